@@ -1,0 +1,128 @@
+"""The configuration of a model and of its training; presets; reading and writing them as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from modules.autoencoder import AutoencoderConfig
+from modules.image_decoder import ImageDecoderConfig
+from modules.prior import PriorConfig
+from modules.story import UserError
+from modules.storyboard import StoryboardConfig
+from modules.text_decoder import TextDecoderConfig
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the terms of the training loss."""
+
+    text_nll: float = 1.0
+    prior_nll: float = 1.0
+    commitment_loss: float = 1.0
+    diffusion_loss: float = 1.0
+    draft_loss: float = 0.5
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a preset is trained: stage lengths are multiples of the joint phase's `max_steps`."""
+
+    max_steps: int = 2400
+    autoencoder_ratio: float = 0.5
+    consolidation_ratio: float = 0.25
+    batch_size: int = 12  # Stories.
+    learning_rate: float = 1e-3
+    autoencoder_learning_rate: float = 1e-3
+    consolidation_learning_rate: float = 5e-4
+    warmup_ratio: float = 0.08
+    learning_rate_floor: float = 0.05
+    adam_betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    ema_decay: float = 0.995
+    quantize_at: float = 0.5  # The joint phase is continuous until then.
+    revive_until: float = 0.85  # Dead codes are revived until then; afterwards codes keep their meaning.
+    modality_dropout: float = 0.25
+    null_text: float = 0.05
+    null_image: float = 0.1
+    num_stories: int = 8000  # Drawn from the story world, when that is the data.
+
+
+@dataclass(frozen=True)
+class StoryConfig:
+    """Everything that decides the model's architecture, and how it is trained."""
+
+    preset: str = "storyworld"
+    vocab_size: int = 1024
+    max_prompt_length: int = 32
+    max_steps: int = 8  # Longer stories are cut into windows.
+    storyboard: StoryboardConfig = field(default_factory=StoryboardConfig)
+    prior: PriorConfig = field(default_factory=PriorConfig)
+    text_decoder: TextDecoderConfig = field(default_factory=TextDecoderConfig)
+    image_decoder: ImageDecoderConfig = field(default_factory=ImageDecoderConfig)
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    loss_weights: LossWeights = field(default_factory=LossWeights)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def to_json(self) -> str:
+        return json.dumps({"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}, indent=2) + "\n"
+
+
+TINY = StoryConfig(
+    preset="tiny",
+    vocab_size=400,
+    storyboard=StoryboardConfig(dim=32, num_layers=1, num_heads=2, codebook_size=32, codebook_dim=8),
+    prior=PriorConfig(dim=32, num_layers=2, num_heads=2, dropout=0.0),
+    text_decoder=TextDecoderConfig(dim=32, num_layers=2, num_heads=2),
+    image_decoder=ImageDecoderConfig(
+        block_out_channels=(8, 16), attention_levels=(False, True), num_heads=2, cross_attention_dim=16, norm_num_groups=4, draft_dim=16
+    ),
+    autoencoder=AutoencoderConfig(image_size=32, latent_channels=4, block_out_channels=(8, 8), norm_num_groups=4),
+    training=TrainingConfig(max_steps=20, batch_size=4, num_stories=24),
+)
+PRESETS = {"storyworld": StoryConfig(), "tiny": TINY}
+
+
+def load_config(path: Path) -> StoryConfig:
+    """Read a config JSON. Raises UserError on an unknown key, a wrong type or a newer format."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} is not a readable config file: {error}") from error
+    version = values.pop("format_version", None) if isinstance(values, dict) else None
+    if version != FORMAT_VERSION:
+        raise UserError(f"{path} has format version {version!r}, this program reads {FORMAT_VERSION}: use the program that wrote it")
+    return config_from_dict(StoryConfig, values, str(path))
+
+
+def config_from_dict(cls: type, values: Any, where: str) -> Any:
+    """Build the frozen dataclass `cls` from nested dicts, checking names and types."""
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: expected an object with the fields of {cls.__name__}, got {values!r}")
+    types = typing.get_type_hints(cls)
+    unknown = sorted(set(values) - set(types))
+    if unknown:
+        raise UserError(f"{where}: unknown setting {unknown[0]!r} in {cls.__name__}; known are {', '.join(types)}")
+    return cls(**{name: _convert(types[name], value, f"{where}: {name}") for name, value in values.items()})
+
+
+def _convert(kind: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return config_from_dict(kind, value, where)
+    if typing.get_origin(kind) is tuple:
+        inner = typing.get_args(kind)[0]
+        if not isinstance(value, list):
+            raise UserError(f"{where}: expected a list, got {value!r}")
+        return tuple(_convert(inner, item, where) for item in value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not kind:
+        raise UserError(f"{where}: expected {kind.__name__}, got {value!r}")
+    return value

@@ -1,0 +1,127 @@
+"""Stories as tensors in memory: texts tokenised, pictures encoded once by the frozen autoencoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from modules.autoencoder import PictureAutoencoder
+from modules.batch import StoryBatch
+from modules.config import StoryConfig
+from modules.data import epoch_batches
+from modules.images import fit_image
+from modules.story import StorySource
+from modules.tokenizer import StoryTokenizer
+
+ENCODE_BATCH = 64  # Pictures of one call: a fixed shape, so that oneDNN compiles its kernels once.
+
+
+def to_pixels(images: Sequence[Image.Image], size: int) -> Tensor:
+    """Pictures of any shape -> (N,3,H,W) in [-1,1]."""
+    arrays = [np.asarray(image if image.size == (size, size) and image.mode == "RGB" else fit_image(image, size)) for image in images]
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_pictures(pixels: Tensor) -> list[Image.Image]:
+    """(N,3,H,W) in [-1,1] -> pictures."""
+    arrays = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(array) for array in arrays]
+
+
+class EncodedStories:
+    """All stories of a source, ready to be cut into batches; about 10 kB a page.
+
+    `lengths[i]` is the number of steps of story i, `attributes[i]` its steps' ground truth (None where there is none).
+    """
+
+    def __init__(
+        self,
+        source: StorySource,
+        config: StoryConfig,
+        tokenizer: StoryTokenizer,
+        autoencoder: PictureAutoencoder,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        self.config, self.lengths, self.attributes = config, [], []
+        self.prompts, self.texts = [], []
+        latents, masks, waiting = [], [], []
+        for index in range(len(source)):
+            story = source[index]
+            self.lengths.append(len(story.steps))
+            self.attributes.append([step.attributes for step in story.steps])
+            self.prompts.append(story.prompt)
+            self.texts += [step.text for step in story.steps]
+            waiting += [step.image for step in story.steps]
+            while len(waiting) >= ENCODE_BATCH:
+                latents.append(self._encode(waiting[:ENCODE_BATCH], masks, autoencoder))
+                waiting = waiting[ENCODE_BATCH:]
+            progress(index + 1, len(source))
+        if waiting:
+            latents.append(self._encode(waiting, masks, autoencoder))
+        self.latents, self.image_mask = torch.cat(latents), torch.tensor(masks)
+        self.prompt_ids, self.prompt_mask = tokenizer.encode_batch(self.prompts, config.max_prompt_length)
+        self.input_ids, self.text_mask = tokenizer.encode_batch([text or "" for text in self.texts], config.text_decoder.max_length)
+        self.text_mask &= torch.tensor([text is not None for text in self.texts])[:, None]
+        self.starts = np.concatenate([[0], np.cumsum(self.lengths)[:-1]])
+        self.codes: Tensor | None = None  # (variants, N, S): both modalities, text only, picture only.
+
+    def _encode(self, images: list[Image.Image | None], masks: list[bool], autoencoder: PictureAutoencoder) -> Tensor:
+        """Encode up to ENCODE_BATCH pictures, an absent one as zeros, into float16 latents (N,c,h,w)."""
+        masks += [image is not None for image in images]
+        size = self.config.autoencoder.image_size
+        blank = Image.new("RGB", (size, size))
+        pixels = to_pixels([image or blank for image in images] + [blank] * (ENCODE_BATCH - len(images)), size)
+        latents = autoencoder.encode(pixels.to(autoencoder.latent_mean.device))[: len(images)].cpu()
+        latents[~torch.tensor(masks[-len(images) :])] = 0
+        return latents.half()
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def rows(self, index: int) -> range:
+        """The flat row numbers of one story's steps."""
+        return range(self.starts[index], self.starts[index] + self.lengths[index])
+
+    def batch(self, indices: Sequence[int], num_steps: int | None = None, variant: Tensor | None = None) -> StoryBatch:
+        """The stories of `indices`, padded to `num_steps` steps (default: the longest of them).
+
+        Where codes are cached they are given too; `variant` (B,T) says which of them, default 0: from both modalities.
+        """
+        num_steps = num_steps or max(self.lengths[index] for index in indices)
+        rows = torch.tensor([[*self.rows(i), *[self.starts[i]] * (num_steps - self.lengths[i])] for i in indices])
+        step_mask = torch.arange(num_steps) < torch.tensor([self.lengths[index] for index in indices])[:, None]
+        text_mask, image_mask = self.text_mask[rows] & step_mask[..., None], self.image_mask[rows] & step_mask
+        codes = None if self.codes is None else self.codes[torch.zeros_like(rows) if variant is None else variant, rows]
+        return StoryBatch(
+            prompt_ids=self.prompt_ids[list(indices)], prompt_mask=self.prompt_mask[list(indices)],
+            input_ids=self.input_ids[rows], text_mask=text_mask, latents=self.latents[rows].float(), image_mask=image_mask,
+            step_mask=step_mask, codes=codes, num_steps=step_mask.sum().float(), num_images=image_mask.sum().float(),
+            num_tokens=text_mask[..., 1:].sum().float(),
+        )  # fmt: skip
+
+
+class BatchOrder:
+    """The order of stories, a pure function of (seed, step): a resumed run needs no state to go on where it was."""
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
+        self.batches_per_epoch = len(epoch_batches(lengths, batch_size, seed, 0))
+        self._epoch, self._batches = -1, []
+
+    def __getitem__(self, step: int) -> list[int]:
+        """The story indices of the global batch of one update."""
+        epoch, position = divmod(step, self.batches_per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._batches = epoch, epoch_batches(self.lengths, self.batch_size, self.seed, epoch)
+        return self._batches[position]
+
+
+def iterate_pages(source: StorySource, indices: Sequence[int]) -> Iterator[Image.Image]:
+    """The pictures of some stories, in order; steps without one are left out."""
+    for index in indices:
+        yield from (step.image for step in source[index].steps if step.image is not None)
+

@@ -1,0 +1,35 @@
+"""Multi-head self-attention with optional rotary positions and key-value cache."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from modules.layers.kv_cache import LayerCache
+from modules.layers.rope import rotary_angles, rotate
+
+
+class Attention(nn.Module):
+    """Self-attention with normalised queries and keys (QK-norm, arXiv 2302.05442)."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.to_qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.to_out = nn.Linear(dim, dim, bias=False)
+        self.query_norm = nn.LayerNorm(dim // num_heads)
+        self.key_norm = nn.LayerNorm(dim // num_heads)
+
+    def forward(self, x: Tensor, mask: Tensor | None, positions: Tensor | None = None, cache: LayerCache | None = None) -> Tensor:
+        """(B, L, D) -> (B, L, D). `mask` (B or 1, 1, L, L') is True where a query may look; `positions` (L') of all keys, for RoPE."""
+        query, key, value = rearrange(self.to_qkv(x), "b l (three h d) -> three b h l d", three=3, h=self.num_heads)
+        query, key = self.query_norm(query).to(value.dtype), self.key_norm(key).to(value.dtype)
+        if cache is not None:
+            key, value = cache.append(key, value)
+        if positions is not None:
+            cos, sin = rotary_angles(positions, key.shape[-1])
+            new = query.shape[2]
+            query, key = rotate(query, (cos[-new:], sin[-new:])), rotate(key, (cos, sin))
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return self.to_out(rearrange(out, "b h l d -> b l (h d)"))

@@ -1,0 +1,51 @@
+"""Keys and values of the tokens read so far, one pair of buffers a layer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class LayerCache:
+    """Preallocated keys and values (B, heads, capacity, head_dim) of one attention layer.
+
+    Keys are kept as they were before rotation, so that a window can slide without turning old keys again.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity, self.length = capacity, 0
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Add keys and values (B, heads, L, head_dim) and return all that are held. Raises when the capacity is passed."""
+        start, end = self.length, self.length + keys.shape[2]
+        if end > self.capacity:
+            raise ValueError(f"the cache holds {self.capacity} tokens, {end} were asked of it")
+        if self.keys is None:
+            shape = (keys.shape[0], keys.shape[1], self.capacity, keys.shape[3])
+            self.keys, self.values = torch.empty(shape, dtype=keys.dtype, device=keys.device), torch.empty(shape, dtype=keys.dtype, device=keys.device)
+        self.keys[:, :, start:end], self.values[:, :, start:end] = keys, values
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def expand(self, batch_size: int) -> None:
+        """Repeat a cache that was filled for one story for `batch_size` stories."""
+        self.keys = self.keys.expand(batch_size, -1, -1, -1).contiguous()
+        self.values = self.values.expand(batch_size, -1, -1, -1).contiguous()
+
+
+class KVCache:
+    """One `LayerCache` a layer; `length` is the number of tokens read."""
+
+    def __init__(self, num_layers: int, capacity: int) -> None:
+        self.layers = [LayerCache(capacity) for _ in range(num_layers)]
+
+    @property
+    def length(self) -> int:
+        return self.layers[0].length
+
+    def expand(self, batch_size: int) -> None:
+        """Repeat the contents (batch of one) for `batch_size` stories."""
+        for layer in self.layers:
+            layer.expand(batch_size)

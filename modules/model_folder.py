@@ -1,0 +1,61 @@
+"""The `model/` folder, what one generates with: config.json, model.safetensors, tokenizer.json, words.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from modules.checkpoint import latest_checkpoint
+from modules.config import StoryConfig, load_config
+from modules.story import UserError
+from modules.story_model import StoryModel
+from modules.tokenizer import StoryTokenizer
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+def save_model(folder: Path, config: StoryConfig, state: Mapping[str, Tensor], tokenizer: StoryTokenizer) -> None:
+    """Write a model folder. Floats become float16, but the codebook's, whose nearest code must not change."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).write_text(config.to_json(), encoding="utf-8")
+    tokenizer.save(folder)
+    weights = {
+        name: (value.half() if value.dtype == torch.float32 and "quantizer" not in name else value).contiguous().clone()
+        for name, value in state.items()
+    }  # fmt: skip
+    save_file(weights, folder / WEIGHTS)
+
+
+def load_model(path: str | Path) -> tuple[StoryModel, StoryTokenizer]:
+    """Read a model from a model folder, a step's folder or a run's folder, in float32, ready to generate.
+
+    Raises UserError where there is none, or where it is not one of ours.
+    """
+    folder = resolve_model_folder(Path(path))
+    config = load_config(folder / CONFIG)
+    model = StoryModel(config).eval()
+    try:
+        state = load_file(folder / WEIGHTS)
+        model.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in state.items()})
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise UserError(f"{folder / WEIGHTS} does not hold this model's weights ({str(error).splitlines()[0]}); copy the folder anew") from error
+    return model, StoryTokenizer.load(folder)
+
+
+def resolve_model_folder(path: Path) -> Path:
+    """The model folder that `path` means. Raises UserError where nothing is found."""
+    if not path.exists():
+        raise UserError(f"no checkpoint at {path}: give a run's folder, a step's folder or a model folder")
+    candidates = [path, path / "model"]
+    latest = latest_checkpoint(path) if path.is_dir() else None
+    if latest is not None:
+        candidates.append(latest / "model")
+    for folder in candidates:
+        if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
+            return folder
+    raise UserError(f"{path} is not a checkpoint of this program: it holds no {CONFIG} with {WEIGHTS} (has the run saved yet?)")

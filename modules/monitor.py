@@ -1,0 +1,186 @@
+"""What a person sees of a training: progress bar, TensorBoard, and `losses.jsonl`, the trace that two runs can be compared by."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch.nn.utils import get_total_norm
+from torch.utils.tensorboard import SummaryWriter
+
+from modules.batch import draw_noise
+from modules.encoded import EncodedStories, to_pictures, to_pixels
+from modules.phases import Phase
+from modules.pipeline import StoryPipeline
+from modules.reliance import code_reliance, reliance_summary
+from modules.story import StorySource
+from modules.story_model import StoryModel
+from modules.tokenizer import StoryTokenizer
+
+HELD_OUT_STORIES = 24
+SAMPLE_STORIES = 3
+
+
+def progress_bar() -> Progress:
+    """The bar of all long work: what, how far, time spent and time left."""
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"), speed_estimate_period=300,
+    )  # fmt: skip
+
+
+class Monitor:
+    """Watches a run; on ranks other than the first it does nothing."""
+
+    def __init__(
+        self, run_dir: Path, log_every: int, model: StoryModel, tokenizer: StoryTokenizer, held_out: StorySource, global_step: int, active: bool
+    ) -> None:
+        self.model, self.tokenizer, self.active, self.log_every = model, tokenizer, active, log_every
+        self._held_out_source, self._held_out = held_out, None
+        self._progress = self._task = None
+        if active:
+            # Events and lines after the step that is resumed from belong to updates that will be made again.
+            self.writer = SummaryWriter(run_dir / "tensorboard", purge_step=global_step)
+            self.trace = run_dir / "losses.jsonl"
+            lines = self.trace.read_text().splitlines() if self.trace.exists() else []
+            self.trace.write_text("".join(line + "\n" for line in lines if json.loads(line)["global_step"] < global_step))
+
+    def close(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+        if self.active:
+            self.writer.close()
+
+    @contextmanager
+    def bar(self, description: str, total: int) -> Iterator[Callable[[int, int], None]]:
+        """A progress bar for one piece of work; calls take (done, total)."""
+        with progress_bar() as progress:
+            task = progress.add_task(description, total=total, note="", visible=self.active)
+            yield lambda done, total: progress.update(task, completed=done, total=total)
+
+    def start_phase(self, name: str, step: int, num_steps: int) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+        self._progress = progress_bar()
+        self._task = self._progress.add_task(name, total=num_steps, completed=step, note="", visible=self.active)
+        self._progress.start()
+        self._mark = (time.perf_counter(), 0, 0)
+
+    def gradient_norms(self, phase: Phase, step: int) -> dict[str, float]:
+        """The norm of each factor's gradient, on the steps that are logged."""
+        if not self.active or step % self.log_every:
+            return {}
+        factors = self.model.factors if phase.name != "autoencoder" else {"autoencoder": self.model.autoencoder}
+        gradients = {name: [p.grad for p in factor.parameters() if p.grad is not None] for name, factor in factors.items()}
+        return {name: get_total_norm(values).item() for name, values in gradients.items() if values}
+
+    def update(
+        self, phase: Phase, step: int, global_step: int, losses: dict[str, float], norms: dict[str, float], rate: float, skipped: int
+    ) -> None:
+        """Record one update."""
+        if not self.active:
+            return
+        with self.trace.open("a") as file:
+            file.write(json.dumps({"global_step": global_step, "phase": phase.name, "step": step, **losses, "gradient_norm": norms["total"]}) + "\n")
+        note = "  ".join(f"{name.removesuffix('_loss').removesuffix('_nll')} {value:.3f}" for name, value in losses.items())
+        self._progress.update(self._task, completed=step + 1, note=note)
+        if step % self.log_every:
+            return
+        for name, value in losses.items():
+            self.writer.add_scalar(f"{phase.name}/{name}", value, global_step)
+        for name, value in norms.items():
+            self.writer.add_scalar(f"gradient_norm/{name}", value, global_step)
+        self.writer.add_scalar("learning_rate", rate, global_step)
+        self.writer.add_scalar("skipped_updates", skipped, global_step)
+        self._log_speed(phase, step, global_step)
+
+    def _log_speed(self, phase: Phase, step: int, global_step: int) -> None:
+        now, (then, images, tokens) = time.perf_counter(), self._mark
+        new_images, new_tokens = phase.images_seen - images, phase.tokens_seen - tokens
+        self._mark = (now, phase.images_seen, phase.tokens_seen)
+        if images:
+            self.writer.add_scalar("speed/pictures_per_second", new_images / (now - then), global_step)
+            self.writer.add_scalar("speed/tokens_per_second", new_tokens / (now - then), global_step)
+
+    # -- samples --------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(self, phase: Phase, global_step: int) -> None:
+        """Reconstructions, swap gaps, code usage and sample stories, from the weights that the model holds now."""
+        self.model.eval()
+        self._log_reconstructions(global_step)
+        if phase.name != "autoencoder":
+            self._log_codes(global_step)
+            if self.model.storyboard.quantizer.is_active:
+                self._log_stories(global_step)
+        phase.set_modes()
+
+    def _log_reconstructions(self, global_step: int) -> None:
+        size = self.model.config.autoencoder.image_size
+        device = self.model.autoencoder.latent_mean.device
+        images = [step.image for step in self._held_out_source[0].steps if step.image is not None]
+        pixels = to_pixels(images, size).to(device)
+        decoded = self.model.autoencoder.decode(self.model.autoencoder.encode(pixels))
+        self.writer.add_image("reconstructions", grid([to_pictures(pixels), to_pictures(decoded)]), global_step, dataformats="HWC")
+        error = (decoded - pixels).square().mean().item() / 4
+        self.writer.add_scalar("autoencoder/psnr_db", -10 * np.log10(max(error, 1e-10)), global_step)
+
+    def _log_codes(self, global_step: int) -> None:
+        if self._held_out is None:
+            count = min(len(self._held_out_source), HELD_OUT_STORIES)
+            self._held_out = EncodedStories(Head(self._held_out_source, count), self.model.config, self.tokenizer, self.model.autoencoder)
+        batch = self._held_out.batch(range(len(self._held_out))).to(self.model.autoencoder.latent_mean.device)
+        config = self.model.config
+        noise = draw_noise(
+            batch.step_mask.numel(), config.autoencoder.latent_shape, config.image_decoder.num_train_timesteps, torch.Generator().manual_seed(0)
+        )
+        sums = code_reliance(self.model, batch, noise.to(batch.step_mask.device))
+        for name, value in reliance_summary(sums, batch.image_mask.flatten()).items():
+            self.writer.add_scalar(f"held_out/{name}", value, global_step)
+        codes = self.model.encode(batch).codes
+        if codes is None:
+            return
+        codes = codes[batch.step_mask.flatten()]
+        counts = torch.bincount(codes.flatten(), minlength=config.storyboard.codebook_size).float()
+        shares = counts / counts.sum()
+        self.writer.add_scalar("codebook/used", (counts > 0).float().mean().item(), global_step)
+        self.writer.add_scalar("codebook/perplexity", torch.special.entr(shares).sum().exp().item(), global_step)
+        prior = self.model.prior(codes_of(batch, self.model), batch.prompt_ids, batch.prompt_mask, batch.step_mask)
+        self.writer.add_scalar("held_out/prior_nll", prior.nll[batch.step_mask].mean().item(), global_step)
+
+    def _log_stories(self, global_step: int) -> None:
+        pipeline = StoryPipeline(self.model, self.tokenizer)
+        for index in range(min(SAMPLE_STORIES, len(self._held_out_source))):
+            prompt = self._held_out.prompts[index]
+            story = pipeline(prompt, num_steps=self._held_out.lengths[index], seed=index, num_inference_steps=10)
+            self.writer.add_image(f"stories/{index}", grid([story.images]), global_step, dataformats="HWC")
+            self.writer.add_text(f"stories/{index}", f"**{prompt}**\n\n" + "\n\n".join(story.texts), global_step)
+
+
+class Head:
+    """The first stories of a source."""
+
+    def __init__(self, source: StorySource, count: int) -> None:
+        self.source, self.count = source, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int):
+        return self.source[index]
+
+
+def codes_of(batch, model: StoryModel) -> torch.Tensor:
+    return model.encode(batch).codes.unflatten(0, batch.step_mask.shape)
+
+
+def grid(rows: list) -> np.ndarray:
+    """Rows of equally large pictures as one array (H, W, 3)."""
+    return np.concatenate([np.concatenate([np.asarray(image) for image in row], axis=1) for row in rows])

@@ -1,0 +1,221 @@
+"""The three phases of training: what each trains, on which batches, and what happens around its updates."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
+
+from modules.batch import StepNoise, draw_noise
+from modules.encoded import BatchOrder, EncodedStories, iterate_pages, to_pixels
+from modules.story import StorySource
+from modules.story_model import StoryModel
+
+KMEANS_VECTORS_PER_CODE = 40
+STATISTICS_STORIES = 64
+
+
+def derive_seed(*key: int | str) -> int:
+    """A seed of its own for every key such as (seed, "noise", step): a resumed run draws what it would have drawn."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+class Phase:
+    """One phase of `num_steps` updates of `module`. `loss` is called once for each part of a global batch."""
+
+    name: str
+    module: nn.Module
+
+    def __init__(self, model: StoryModel, num_steps: int, learning_rate: float, global_batch: int, seed: int) -> None:
+        self.model, self.training = model, model.config.training
+        self.num_steps, self.learning_rate = num_steps, learning_rate
+        self.global_batch, self.seed = global_batch, seed
+        self.images_seen = self.tokens_seen = 0  # By this process, since it started.
+
+    def start(self) -> None:
+        """Prepare data; called when the phase begins and when a run resumes within it."""
+
+    def set_modes(self) -> None:
+        """Choose what is trained, and set train and eval modes."""
+
+    def before_update(self, step: int) -> None:
+        """Called before update `step` is computed."""
+
+    def loss(self, module: nn.Module, step: int, part: int, num_parts: int) -> ModelOutput:
+        """Loss and named losses of part `part` of the global batch of update `step`."""
+        raise NotImplementedError
+
+    def after_update(self, step: int, outputs: list[ModelOutput], gather: Callable[[Tensor], Tensor]) -> None:
+        """Called after an update that was applied, with its parts' outputs."""
+
+    def finish(self) -> None:
+        """Called once, when the last update is done and the module holds its averaged weights."""
+
+    def generator(self, purpose: str, step: int) -> torch.Generator:
+        return torch.Generator().manual_seed(derive_seed(self.seed, purpose, self.name, step))
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.autoencoder.latent_mean.device
+
+
+def rows_of_part(order: list[int], part: int, num_parts: int) -> list[int]:
+    size = len(order) // num_parts
+    return order[part * size : (part + 1) * size]
+
+
+class AutoencoderPhase(Phase):
+    """Trains the autoencoder on the stories' pictures."""
+
+    name = "autoencoder"
+
+    def __init__(self, model: StoryModel, source: StorySource, lengths: list[int], **options) -> None:
+        super().__init__(model, **options)
+        self.module, self.source = model.autoencoder, source
+        self.order = BatchOrder(lengths, self.global_batch, derive_seed(self.seed, "order", self.name))
+
+    def set_modes(self) -> None:
+        self.model.requires_grad_(False).eval()
+        self.module.requires_grad_(True).train()
+
+    def loss(self, module: nn.Module, step: int, part: int, num_parts: int) -> ModelOutput:
+        size = self.model.config.autoencoder.image_size
+        images = to_pixels(list(iterate_pages(self.source, rows_of_part(self.order[step], part, num_parts))), size)
+        self.images_seen += len(images)
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "noise", self.name, step, part))
+        noise = torch.randn(len(images), *self.model.config.autoencoder.latent_shape, generator=generator)
+        return module(images.to(self.device), noise.to(self.device))
+
+    def finish(self) -> None:
+        self.module.requires_grad_(False).eval()
+        sample = list(range(min(len(self.source), STATISTICS_STORIES)))
+        self.module.fit_statistics(to_pixels(list(iterate_pages(self.source, sample)), self.model.config.autoencoder.image_size).to(self.device))
+
+
+class JointPhase(Phase):
+    """Trains q, p(z), p(s|z) and p(x|z) together: continuous slots first, then k-means and an EMA codebook."""
+
+    name = "joint"
+
+    def __init__(self, model: StoryModel, stories: Callable[[], EncodedStories], **options) -> None:
+        super().__init__(model, **options)
+        self.module, self._stories = model, stories
+
+    def start(self) -> None:
+        self.stories = self._stories()
+        self.stories.codes = None
+        self.order = BatchOrder(self.stories.lengths, self.global_batch, derive_seed(self.seed, "order", self.name))
+
+    def set_modes(self) -> None:
+        self.model.requires_grad_(True).train()
+        self.model.autoencoder.requires_grad_(False).eval()
+
+    @property
+    def quantize_step(self) -> int:
+        return int(self.training.quantize_at * self.num_steps)
+
+    def before_update(self, step: int) -> None:
+        quantizer = self.model.storyboard.quantizer
+        if step >= self.quantize_step and not quantizer.is_active:
+            quantizer.fit(self._collect_slots(step), derive_seed(self.seed, "codebook", step))
+
+    @torch.no_grad()
+    def _collect_slots(self, step: int) -> Tensor:
+        """Encode enough steps for k-means, (M, d): recomputed from the weights, so a resumed run needs no store of them."""
+        wanted = KMEANS_VECTORS_PER_CODE * self.model.config.storyboard.codebook_size
+        slots, order = [], self.order[step]
+        batches = max(1, wanted // (sum(self.stories.lengths[i] for i in order) * self.model.config.storyboard.num_slots))
+        for offset in range(1, batches + 2):
+            batch = self.stories.batch(self.order[step + offset]).to(self.device)
+            noise = self._noise(step + offset, batch.step_mask.numel())
+            board = self.model.encode(batch, noise.to(self.device))
+            slots.append(board.slots[batch.step_mask.flatten()].flatten(0, 1).float())
+        return torch.cat(slots)
+
+    def _noise(self, step: int, num_rows: int) -> StepNoise:
+        return draw_noise(
+            num_rows, self.model.config.autoencoder.latent_shape, self.model.config.image_decoder.num_train_timesteps,
+            self.generator("noise", step), self.training.modality_dropout, self.training.null_text, self.training.null_image,
+        )  # fmt: skip
+
+    def loss(self, module: nn.Module, step: int, part: int, num_parts: int) -> ModelOutput:
+        order = self.order[step]
+        num_steps = max(self.stories.lengths[index] for index in order)
+        noise = self._noise(step, len(order) * num_steps)
+        whole = self.stories.batch(order, num_steps)
+        mine = rows_of_part(order, part, num_parts)
+        batch = self._batch(mine, num_steps, noise.rows(*self._bounds(part, mine, num_steps)))
+        batch.num_steps, batch.num_tokens, batch.num_images = (
+            count / num_parts for count in (whole.num_steps, whole.num_tokens, whole.num_images)
+        )  # fmt: skip
+        self.images_seen += int(batch.image_mask.sum())
+        self.tokens_seen += int(batch.text_mask[..., 1:].sum())
+        return module(batch.to(self.device), noise.rows(*self._bounds(part, mine, num_steps)).to(self.device))
+
+    def _bounds(self, part: int, mine: list[int], num_steps: int) -> tuple[int, int]:
+        size = len(mine) * num_steps
+        return part * size, (part + 1) * size
+
+    def _batch(self, indices: list[int], num_steps: int, noise: StepNoise):
+        return self.stories.batch(indices, num_steps)
+
+    def after_update(self, step: int, outputs: list[ModelOutput], gather: Callable[[Tensor], Tensor]) -> None:
+        quantizer = self.model.storyboard.quantizer
+        if not quantizer.is_active:
+            return
+        slots = gather(torch.cat([output.slots.detach() for output in outputs])).float()
+        slots = slots[gather(torch.cat([output.step_mask for output in outputs]))]
+        revive = step < self.training.revive_until * self.num_steps
+        quantizer.update(slots.flatten(0, 1), derive_seed(self.seed, "codebook", step), revive)
+
+
+class ConsolidationPhase(JointPhase):
+    """q is frozen and its codes are cached; prior and decoders go on maximising the same bound."""
+
+    name = "consolidation"
+
+    def start(self) -> None:
+        super().start()
+        self.stories.codes = cache_codes(self.model.eval(), self.stories)
+
+    def set_modes(self) -> None:
+        super().set_modes()
+        self.model.storyboard.requires_grad_(False).eval()
+
+    def before_update(self, step: int) -> None:
+        """Nothing: the codebook is fixed."""
+
+    def after_update(self, step: int, outputs: list[ModelOutput], gather: Callable[[Tensor], Tensor]) -> None:
+        """Nothing: the codebook is fixed."""
+
+    def _batch(self, indices: list[int], num_steps: int, noise: StepNoise):
+        variant = (~noise.keep_image).long() + 2 * (~noise.keep_text).long()
+        return self.stories.batch(indices, num_steps, variant.view(len(indices), num_steps))
+
+
+@torch.no_grad()
+def cache_codes(model: StoryModel, stories: EncodedStories) -> Tensor:
+    """Codes of every step from both modalities, text alone and picture alone: (3, N, S).
+
+    Where a step lacks one modality, all three come from the other.
+    """
+    device = model.autoencoder.latent_mean.device
+    variants = []
+    for keep_image, keep_text in ((True, True), (False, True), (True, False)):
+        codes = []
+        for start in range(0, len(stories.text_mask), 64):
+            rows = slice(start, start + 64)
+            image_mask, text_mask = stories.image_mask[rows], stories.text_mask[rows]
+            has_text = text_mask.any(1)
+            text_mask = text_mask & (torch.tensor(keep_text) | ~image_mask)[:, None]
+            image_mask = image_mask & (torch.tensor(keep_image) | ~has_text)
+            board = model.storyboard(
+                stories.latents[rows].float().to(device), image_mask.to(device), stories.input_ids[rows].to(device), text_mask.to(device)
+            )  # fmt: skip
+            codes.append(board.codes.cpu())
+        variants.append(torch.cat(codes))
+    return torch.stack(variants)

@@ -1,0 +1,159 @@
+"""StoryPipeline: from a prompt to an illustrated story. Plans all steps first, then decodes texts and pictures in one batch each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from modules.batch import StoryBatch
+from modules.encoded import to_pictures, to_pixels
+from modules.image_decoder import SchedulerName
+from modules.model_folder import load_model
+from modules.story import StoryStep, UserError
+from modules.story_model import StoryModel
+from modules.text_decoder import Decoding
+from modules.tokenizer import StoryTokenizer
+
+MAX_NUM_STEPS = 32
+
+
+@dataclass(frozen=True)
+class StoryPipelineOutput:
+    """T pages: `images` (96 x 96 RGB, or the preset's size), `texts`, `codes` (T, S) and their `log_probs` (T, S) in nats."""
+
+    prompt: str
+    images: list[Image.Image]
+    texts: list[str]
+    codes: Tensor
+    log_probs: Tensor | None
+
+    @property
+    def bits(self) -> list[float] | None:
+        """What each step's codes cost under the prior, in bits."""
+        return None if self.log_probs is None else (-self.log_probs.sum(-1) / torch.log(torch.tensor(2.0))).tolist()
+
+
+class StoryPipeline:
+    """A trained model with the verbs of a storyteller: call it, `continue_story`, `caption`, `illustrate`."""
+
+    def __init__(self, model: StoryModel, tokenizer: StoryTokenizer) -> None:
+        self.model, self.tokenizer, self.config = model.eval(), tokenizer, model.config
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path) -> StoryPipeline:
+        """Load a model folder, a step's folder or a run's folder. Raises UserError where there is none."""
+        return cls(*load_model(path))
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.autoencoder.latent_mean.device
+
+    def to(self, device: str | torch.device) -> StoryPipeline:
+        self.model.to(device)
+        return self
+
+    def __call__(
+        self,
+        prompt: str,
+        num_steps: int = 5,
+        seed: int = 0,
+        temperature: float = 0.8,
+        top_p: float = 0.95,
+        guidance_scale: float = 2.0,
+        num_inference_steps: int = 20,
+        scheduler: SchedulerName = "ddim",
+        decoding: Decoding = "greedy",
+        steps: Sequence[StoryStep] = (),
+    ) -> StoryPipelineOutput:
+        """Tell a story of `num_steps` pages; the same arguments give the same bytes. `temperature` and `top_p` are the plan's
+        (and the text's, when `decoding` is "top_p"). With `steps`, those come first and the new pages continue them.
+
+        Raises UserError on an empty prompt or a number out of range.
+        """
+        self._check_inputs(prompt, num_steps, temperature, top_p, num_inference_steps, scheduler, decoding)
+        given = self.encode(steps) if steps else None
+        plan = self.plan(prompt, num_steps, seed, temperature, top_p, given)
+        texts, images = self.render(plan.codes[0], seed, temperature, top_p, guidance_scale, num_inference_steps, scheduler, decoding)
+        return StoryPipelineOutput(prompt, images, texts, plan.codes[0].cpu(), plan.log_probs[0].cpu())
+
+    def plan(
+        self, prompt: str, num_steps: int, seed: int = 0, temperature: float = 0.8, top_p: float = 0.95,
+        codes: Tensor | None = None, num_plans: int = 1,
+    ):  # fmt: skip
+        """Draw plans from the prior: codes (num_plans, num_steps, S) and log-probabilities of the same shape."""
+        ids, mask = self.tokenizer.encode_batch([prompt], self.config.max_prompt_length)
+        ids, mask = ids[:, : mask.sum()], mask[:, : mask.sum()]
+        generator = torch.Generator(self.device).manual_seed(seed)
+        history = None if codes is None else codes[None]
+        return self.model.prior.sample(
+            ids.to(self.device), mask.to(self.device), num_steps, temperature, top_p, generator, history, num_plans
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def render(
+        self, codes: Tensor, seed: int = 0, temperature: float = 0.8, top_p: float = 0.95, guidance_scale: float = 2.0,
+        num_inference_steps: int = 20, scheduler: SchedulerName = "ddim", decoding: Decoding = "greedy",
+    ) -> tuple[list[str], list[Image.Image]]:  # fmt: skip
+        """Codes (T, S) -> T texts and T pictures, each decoded in one batch."""
+        code_embeds = self.model.storyboard.embed(codes.to(self.device)).code_embeds
+        ids = self.model.text_decoder.generate(code_embeds, decoding, temperature or 1.0, top_p, seed=seed)
+        generator = torch.Generator().manual_seed(seed)
+        latents = self.model.image_decoder.sample(code_embeds, num_inference_steps, guidance_scale, scheduler, generator)
+        return [self.tokenizer.decode(row) for row in ids], to_pictures(self.model.autoencoder.decode(latents))
+
+    @torch.no_grad()
+    def encode(self, steps: Sequence[StoryStep]) -> Tensor:
+        """Steps, each with a text, a picture or both -> their codes (T, S)."""
+        board = self.model.encode(self._batch(steps))
+        if board.codes is None:
+            raise UserError("this checkpoint is from before its codebook was placed: train on, or take a later one")
+        return board.codes
+
+    def continue_story(self, prompt: str, steps: Sequence[StoryStep], num_steps: int, **options) -> StoryPipelineOutput:
+        """The next `num_steps` pages after the given ones."""
+        return self(prompt, num_steps=num_steps, steps=steps, **options)
+
+    def caption(self, image: Image.Image, decoding: Decoding = "greedy") -> tuple[str, Tensor]:
+        """The text of a picture, and its codes (S,)."""
+        codes = self.encode([StoryStep(text=None, image=image)])
+        ids = self.model.text_decoder.generate(self.model.storyboard.embed(codes).code_embeds, decoding)
+        return self.tokenizer.decode(ids[0]), codes[0].cpu()
+
+    def illustrate(self, texts: Sequence[str], seed: int = 0, **options) -> StoryPipelineOutput:
+        """A picture for each text; options as for `render`."""
+        codes = self.encode([StoryStep(text=text) for text in texts])
+        _, images = self.render(codes, seed, **options)
+        return StoryPipelineOutput(" ".join(texts), images, list(texts), codes.cpu(), None)
+
+    def _batch(self, steps: Sequence[StoryStep]) -> StoryBatch:
+        """One story of T given steps as a batch of one, on the model's device."""
+        size, shape = self.config.autoencoder.image_size, self.config.autoencoder.latent_shape
+        ids, mask = self.tokenizer.encode_batch([step.text or "" for step in steps], self.config.text_decoder.max_length)
+        mask &= torch.tensor([step.text is not None for step in steps])[:, None]
+        has_image = torch.tensor([step.image is not None for step in steps])
+        latents = torch.zeros(len(steps), *shape)
+        if has_image.any():
+            pixels = to_pixels([step.image for step in steps if step.image is not None], size)
+            latents[has_image] = self.model.autoencoder.encode(pixels.to(self.device)).cpu()
+        return StoryBatch(
+            input_ids=ids[None], text_mask=mask[None], latents=latents[None], image_mask=has_image[None], step_mask=torch.ones_like(has_image)[None]
+        ).to(self.device)
+
+    def _check_inputs(
+        self, prompt: str, num_steps: int, temperature: float, top_p: float, num_inference_steps: int, scheduler: str, decoding: str
+    ) -> None:
+        if not prompt.strip():
+            raise UserError("the prompt is empty: say in one line what the story is about")
+        if not 1 <= num_steps <= MAX_NUM_STEPS:
+            raise UserError(f"num_steps must be from 1 to {MAX_NUM_STEPS}, got {num_steps}")
+        if not temperature >= 0:
+            raise UserError(f"temperature must be 0 or more, got {temperature}")
+        if not 0 < top_p <= 1:
+            raise UserError(f"top_p must be above 0 and at most 1, got {top_p}")
+        if not 1 <= num_inference_steps <= 1000:
+            raise UserError(f"num_inference_steps must be from 1 to 1000, got {num_inference_steps}")

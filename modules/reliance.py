@@ -1,0 +1,47 @@
+"""Do the decoders need the codes? Their losses with a step's own codes, with another step's, and with the null codes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from modules.batch import StepNoise, StoryBatch
+from modules.losses import masked_mean
+from modules.story_model import StoryModel
+
+
+def swap_rows(count: int) -> Tensor:
+    """A permutation (N,) of rows without a fixed point: every step gets the codes of a step about half a batch away."""
+    return torch.arange(count).roll(max(1, count // 2 + 1) % count if count > 1 else 0)
+
+
+@torch.no_grad()
+def code_reliance(model: StoryModel, batch: StoryBatch, noise: StepNoise) -> dict[str, Tensor]:
+    """Per-row sums on one batch, N = B*T rows: text_nll_{own,swapped,null} (N,) summed over tokens, num_tokens (N,), and
+    diffusion_loss_{own,swapped,null} (N,). Padded rows hold zeros; swapped codes come from a real step of the batch.
+    """
+    input_ids, text_mask, latents = batch.input_ids.flatten(0, 1), batch.text_mask.flatten(0, 1), batch.latents.flatten(0, 1)
+    image_mask, step_mask = batch.image_mask.flatten(), batch.step_mask.flatten()
+    own = model.encode(batch).code_embeds
+    swapped = own.clone()
+    real = step_mask.nonzero()[:, 0]
+    swapped[real] = own[real[swap_rows(len(real))]]
+    null = torch.ones_like(step_mask)
+    sums = {"num_tokens": text_mask[:, 1:].sum(1).float()}
+    for name, codes, is_null in (("own", own, None), ("swapped", swapped, None), ("null", own, null)):
+        text = model.text_decoder(codes, input_ids, text_mask, is_null)
+        image = model.image_decoder(codes, latents, noise.timesteps, noise.noise, is_null)
+        sums[f"text_nll_{name}"], sums[f"diffusion_loss_{name}"] = text.nll.sum(1), image.loss.float() * image_mask
+    return sums
+
+
+def reliance_summary(sums: dict[str, Tensor], image_mask: Tensor) -> dict[str, float]:
+    """Means of `code_reliance`: nats a token and mean squared error, and the gaps to a step's own codes."""
+    summary = {}
+    for name in ("own", "swapped", "null"):
+        summary[f"text_nll_{name}"] = (sums[f"text_nll_{name}"].sum() / sums["num_tokens"].sum().clamp(min=1)).item()
+        summary[f"diffusion_loss_{name}"] = masked_mean(sums[f"diffusion_loss_{name}"], image_mask).item()
+    for term in ("text_nll", "diffusion_loss"):
+        summary[f"{term}_swap_gap"] = summary[f"{term}_swapped"] - summary[f"{term}_own"]
+        summary[f"{term}_null_gap"] = summary[f"{term}_null"] - summary[f"{term}_own"]
+    return summary

@@ -1,0 +1,96 @@
+"""The latent-storyboard story model: four factors, one loss.
+
+    p(s, x, z | c) = prod_t  p(z_t | z_<t, c)  p(s_t | z_t)  p(x_t | z_t)        q(z_t | s_t, x_t) one-hot
+
+    loss = text_nll + beta * prior_nll + commitment_loss + lambda * diffusion_loss  (+ draft_loss)
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
+
+from modules.autoencoder import PictureAutoencoder
+from modules.batch import StepNoise, StoryBatch
+from modules.config import StoryConfig
+from modules.image_decoder import ImageDecoder
+from modules.losses import masked_mean, weighted_sum
+from modules.prior import Prior
+from modules.storyboard import Storyboard, StoryboardOutput
+from modules.text_decoder import TextDecoder
+
+SPECIAL_IDS = (0, 1, 2)  # <pad>, <bos>, <eos> of every tokenizer trained here.
+
+
+@dataclass
+class StoryModelOutput(ModelOutput):
+    """`loss` (); `losses` its named terms, each (); `slots` (N,S,d) before quantising and their `step_mask` (N,);
+    `codes` (B,T,S) or None while continuous.
+    """
+
+    loss: Tensor = None
+    losses: dict[str, Tensor] = None
+    slots: Tensor | None = None
+    step_mask: Tensor | None = None
+    codes: Tensor | None = None
+
+
+class StoryModel(nn.Module):
+    """The four factors, and the frozen autoencoder that pictures enter and leave by."""
+
+    def __init__(self, config: StoryConfig) -> None:
+        super().__init__()
+        self.config = config
+        board, latent_shape = config.storyboard, config.autoencoder.latent_shape
+        self.storyboard = Storyboard(board, config.vocab_size, config.text_decoder.max_length, latent_shape)
+        self.prior = Prior(config.prior, config.vocab_size, board.codebook_size, board.num_slots)
+        self.text_decoder = TextDecoder(config.text_decoder, config.vocab_size, board.num_slots, board.codebook_dim, SPECIAL_IDS)
+        self.image_decoder = ImageDecoder(config.image_decoder, latent_shape, board.num_slots, board.codebook_dim)
+        self.autoencoder = PictureAutoencoder(config.autoencoder).requires_grad_(False)
+
+    def forward(self, batch: StoryBatch, noise: StepNoise) -> StoryModelOutput:
+        """The training loss of a batch; a pure function of weights, batch and noise (but for dropout). N = B*T rows."""
+        input_ids, text_mask, latents = batch.input_ids.flatten(0, 1), batch.text_mask.flatten(0, 1), batch.latents.flatten(0, 1)
+        step_mask, image_mask = batch.step_mask.flatten(), batch.image_mask.flatten()
+
+        # z ~ q(z | s, x): encode and quantise, or take the codes cached when q was frozen.
+        board = self.encode(batch, noise)
+
+        # -log p(s | z), and a bound on -log p(x | z) up to its weighting over noise levels.
+        text = self.text_decoder(board.code_embeds, input_ids, text_mask, noise.null_text)
+        image = self.image_decoder(board.code_embeds, latents, noise.timesteps, noise.noise, noise.null_image)
+        losses = {
+            "text_nll": masked_mean(text.nll, text.mask, batch.num_tokens),
+            "diffusion_loss": masked_mean(image.loss, image_mask, batch.num_images),
+            "draft_loss": masked_mean(image.draft_loss, image_mask, batch.num_images),
+        }
+        if board.commitment_loss is not None:
+            losses["commitment_loss"] = masked_mean(board.commitment_loss.mean(1), step_mask, batch.num_steps)
+
+        # -log p(z | c), in nats a code. Codes are integers: the prior cannot reach the encoder.
+        codes = None if board.codes is None else board.codes.unflatten(0, batch.step_mask.shape)
+        if codes is not None:
+            prior = self.prior(codes, batch.prompt_ids, batch.prompt_mask, batch.step_mask)
+            losses["prior_nll"] = masked_mean(prior.nll.mean(-1), batch.step_mask, batch.num_steps)
+        return StoryModelOutput(
+            loss=weighted_sum(losses, asdict(self.config.loss_weights)),
+            losses=losses, slots=board.slots, step_mask=step_mask, codes=codes,
+        )  # fmt: skip
+
+    def encode(self, batch: StoryBatch, noise: StepNoise | None = None) -> StoryboardOutput:
+        """q(z | s, x) for N = B*T steps; with noise, under its modality dropout."""
+        if batch.codes is not None:
+            return self.storyboard.embed(batch.codes.flatten(0, 1))
+        text_mask, image_mask = batch.text_mask.flatten(0, 1), batch.image_mask.flatten()
+        if noise is not None:  # A modality is dropped only where the other one is there.
+            has_text = text_mask.any(1)
+            text_mask = text_mask & (noise.keep_text | ~image_mask)[:, None]
+            image_mask = image_mask & (noise.keep_image | ~has_text)
+        return self.storyboard(batch.latents.flatten(0, 1), image_mask, batch.input_ids.flatten(0, 1), text_mask)
+
+    @property
+    def factors(self) -> dict[str, nn.Module]:
+        """The trainable parts by name, for reports."""
+        return {name: getattr(self, name) for name in ("storyboard", "prior", "text_decoder", "image_decoder")}

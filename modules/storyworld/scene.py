@@ -1,0 +1,288 @@
+"""From a page to its picture: who stands where, in which pose, with what around them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from functools import cache
+
+from PIL import Image
+
+from .characters import FEET, HEIGHT, character, sleeper
+from .objects import thing
+from .page import Page
+from .pen import UNITS, Pen
+from .places import background
+from .props import prop
+
+GROUND = 92  # Where the soles are.
+_CONFETTI = ((240, 50, 70), (40, 130, 250), (255, 210, 40), (50, 200, 100), (180, 80, 230), (255, 130, 200))
+
+
+class Stage:
+    """A picture in the making; positions are the middles of sprites, in units."""
+
+    def __init__(self, page: Page, image_size: int) -> None:
+        self.page, self.size = page, image_size
+        self.k = image_size / UNITS
+        self.picture = background(page.place, page.weather, page.jitter[0] % 3, image_size).copy()
+
+    def put(self, sprite: Image.Image, x: float, y: float) -> None:
+        """Lay a sprite over the picture."""
+        corner = round(x * self.k - sprite.width / 2), round(y * self.k - sprite.height / 2)
+        self.picture.paste(sprite, corner, sprite)
+
+    def prop(self, name: str, x: float, y: float) -> None:
+        """Lay a prop over the picture."""
+        self.put(prop(name, self.size), x, y)
+
+    def thing(self, x: float, y: float) -> None:
+        """Lay the page's object over the picture."""
+        dx, dy = self.page.jitter[2:]
+        self.put(thing(self.page.object, self.size), x + dx / 2, y + dy / 2)
+
+    def actor(self, index: int, x: float, pose: str, face: str, flip: bool = False, feet: float = GROUND) -> None:
+        """Draw a character of the cast; one who cries stands in a puddle of tears."""
+        who = self.page.cast[index]
+        x += self.page.jitter[index]
+        if feet == GROUND:
+            self.prop("puddle" if face == "cry" else "shadow", x, GROUND - 0.5)
+        self.put(character(who.kind, who.color, pose, face, flip, self.size), x, feet - FEET + HEIGHT / 2)
+
+    def bubble(self, x: float, y: float, dots: tuple[tuple[float, float], ...]) -> None:
+        """Draw a thought of the page's object."""
+        for dot in dots:
+            self.prop("dot", *dot)
+        self.prop("bubble", x, y)
+        self.put(thing(self.page.object, self.size), x, y)
+
+
+@cache
+def _confetti(variant: int, image_size: int) -> Image.Image:
+    pen, rng = Pen(96, 96, image_size), random.Random(variant)
+    for column in range(8):
+        for row in range(4):
+            x, y = column * 12.6 + rng.uniform(1, 9), row * 12 + rng.uniform(0, 9)
+            pen.line([(x, y), (x + rng.uniform(-2, 2), y + 2.2)], _CONFETTI[rng.randrange(6)], 2.2)
+    return pen.finish()
+
+
+def _want(stage: Stage) -> None:
+    stage.actor(0, 27, "stand", "smile")
+    stage.bubble(70, 20, ((51, 35), (46, 40)))
+
+
+def _friend_want(stage: Stage) -> None:
+    stage.actor(0, 22, "stand", "smile")
+    stage.actor(1, 74, "stand", "wonder", flip=True)
+    stage.bubble(48, 19, ((59, 36), (62, 40)))
+
+
+def _walk(stage: Stage) -> None:
+    stage.prop("footprints", 22, 91)
+    stage.actor(0, 52, "walk", "happy")
+
+
+def _travel(stage: Stage) -> None:
+    if stage.page.vehicle == "car":
+        stage.actor(0, 44, "wave", "happy", feet=85)
+        stage.prop("car", 48, 81)
+    elif stage.page.vehicle == "boat":
+        stage.actor(0, 38, "wave", "happy", feet=89)
+        stage.prop("boat", 50, 70)
+        stage.prop("sea", 48, 94)
+    else:
+        stage.actor(0, 46, "wave", "happy", feet=77)
+        stage.prop("rocket", 48, 76)
+
+
+def _search(stage: Stage) -> None:
+    if len(stage.page.cast) == 1:
+        stage.actor(0, 27, "reach", "wonder")
+        stage.prop("magnifier", 52, 74)
+        stage.bubble(70, 20, ((51, 35), (46, 40)))
+        return
+    stage.actor(0, 20, "reach", "wonder")
+    stage.actor(1, 76, "stand", "wonder", flip=True)
+    stage.prop("magnifier", 46, 76)
+    stage.bubble(48, 19, ((36, 36), (33, 40)))
+
+
+_BARRIERS = {  # obstacle: the middle of its sprite, the place of the object
+    "rock": ((76, 68), (76, 31)), "river": ((58, 76), (83, 74)), "box": ((74, 69), (74, 70)), "cave": ((72, 67), (72, 76)),
+}  # fmt: skip
+
+
+def _blocked(stage: Stage) -> None:
+    barrier, treasure = _BARRIERS[stage.page.obstacle]
+    stage.prop(stage.page.obstacle, *barrier)
+    stage.actor(0, 24, "stand", "cry")
+    stage.thing(*treasure)
+
+
+def _climb(stage: Stage) -> None:
+    stage.prop("rock", 80, 68)
+    stage.prop("ladder", 61, 66)
+    stage.actor(1, 19, "wave", "happy")
+    stage.actor(0, 57, "wave", "happy", feet=76)
+    stage.thing(81, 30)
+
+
+def _cross(stage: Stage) -> None:
+    stage.prop("river", 58, 76)
+    stage.prop("plank", 57, 85)
+    stage.actor(1, 17, "wave", "happy")
+    stage.actor(0, 52, "walk", "happy", feet=84)
+    stage.thing(83, 72)
+
+
+def _unlock(stage: Stage) -> None:
+    stage.prop("open box", 77, 69)
+    stage.actor(1, 17, "wave", "happy")
+    stage.actor(0, 46, "reach", "happy")
+    stage.prop("key", 66, 83)
+    stage.thing(78, 33)
+
+
+def _light_cave(stage: Stage) -> None:
+    stage.prop("lit cave", 75, 67)
+    stage.prop("glow", 57, 50)
+    stage.actor(1, 17, "wave", "happy")
+    stage.actor(0, 45, "reach", "happy")
+    stage.thing(77, 76)
+    stage.prop("lantern", 57, 50)
+
+
+def _shelter(stage: Stage) -> None:
+    stage.actor(0, 27, "reach", "happy")
+    stage.actor(1, 69, "reach", "happy", flip=True)
+    stage.prop("umbrella", 48, 30)
+    stage.thing(48, 78)
+
+
+def _slide(stage: Stage) -> None:
+    stage.actor(0, 24, "up", "happy", feet=86)
+    stage.actor(1, 54, "up", "happy", feet=86)
+    stage.prop("sled", 50, 87)
+    stage.thing(80, 68)
+
+
+def _light_way(stage: Stage) -> None:
+    stage.prop("glow", 48, 44)
+    stage.actor(0, 22, "reach", "happy")
+    stage.actor(1, 74, "reach", "happy", flip=True)
+    stage.prop("lantern", 48, 46)
+    stage.thing(48, 79)
+
+
+_USES: dict[tuple[str | None, str], Callable[[Stage], None]] = {  # by obstacle and tool
+    ("rock", "ladder"): _climb, ("river", "plank"): _cross, ("box", "key"): _unlock, ("cave", "lantern"): _light_cave,
+    (None, "umbrella"): _shelter, (None, "sled"): _slide, (None, "lantern"): _light_way,
+}  # fmt: skip
+
+
+def _use(stage: Stage) -> None:
+    _USES[stage.page.obstacle, stage.page.tool](stage)
+
+
+_HELD = {  # tool: the sprite that is shown around, and where
+    "ladder": ("small ladder", 48, 72), "plank": ("plank", 48, 84), "key": ("key", 48, 70), "lantern": ("lantern", 48, 70),
+    "umbrella": ("small umbrella", 48, 70), "sled": ("sled", 48, 87),
+}  # fmt: skip
+
+
+def _meet(stage: Stage) -> None:
+    held = stage.page.tool or stage.page.object
+    stage.actor(0, 21, "wave", "happy")
+    stage.actor(1, 75, "reach" if held else "wave", "happy", flip=True)
+    stage.prop("heart", 48, 30)
+    if stage.page.tool:
+        stage.prop(*_HELD[stage.page.tool])
+    elif stage.page.object:
+        stage.thing(50, 72)
+
+
+def _give(stage: Stage) -> None:
+    giver = 0 if stage.page.event == "give" else 1
+    stage.actor(0, 21, "reach" if giver == 0 else "up", "happy")
+    stage.actor(1, 75, "reach" if giver == 1 else "up", "happy", flip=True)
+    stage.thing(48, 69)
+    stage.prop("heart", 66 if giver == 0 else 30, 24)
+
+
+def _celebrate(stage: Stage) -> None:
+    stage.put(_confetti(stage.page.jitter[1] % 4, stage.size), 48, 48)
+    if len(stage.page.cast) == 1:
+        stage.actor(0, 32, "up", "happy")
+        stage.thing(71, 52)
+        return
+    stage.actor(0, 21, "up", "happy")
+    stage.actor(1, 75, "up", "happy", flip=True)
+    stage.thing(48, 46)
+
+
+def _sleep(stage: Stage) -> None:
+    who = stage.page.cast[0]
+    stage.put(sleeper(who.kind, who.color, stage.size), 38 + stage.page.jitter[0] / 2, 69)
+    stage.prop("zzz", 62, 28)
+    stage.thing(83, 79)
+
+
+def _play(stage: Stage) -> None:
+    if len(stage.page.cast) == 1:
+        stage.actor(0, 30, "up", "happy")
+        x, y = 70, 52
+    else:
+        stage.actor(0, 20, "up", "happy")
+        stage.actor(1, 76, "up", "happy", flip=True)
+        x, y = 48, 34
+    stage.prop("shadow", x, GROUND - 2)
+    stage.prop("hops", x, y + 22)
+    stage.thing(x, y)
+
+
+def _lose(stage: Stage) -> None:
+    stage.actor(0, 25, "reach", "shock")
+    stage.prop("swoosh", 52, 40)
+    stage.thing(78, 32)
+
+
+def _cry(stage: Stage) -> None:
+    stage.actor(0, 48, "stand", "cry")
+
+
+def _trouble(stage: Stage) -> None:
+    stage.actor(0, 28, "stand", "cry")
+    stage.thing(71, 78)
+
+
+def _friend_cry(stage: Stage) -> None:
+    stage.actor(0, 22, "stand", "wonder")
+    stage.actor(1, 73, "stand", "cry", flip=True)
+
+
+def _find(stage: Stage) -> None:
+    if len(stage.page.cast) == 1:
+        stage.actor(0, 27, "reach", "happy")
+        x = 69
+    else:
+        stage.actor(0, 19, "reach", "happy")
+        stage.actor(1, 77, "wave", "happy", flip=True)
+        x = 48
+    stage.thing(x, 77)
+    stage.prop("shine", x, 56)
+
+
+_LAYOUTS: dict[str, Callable[[Stage], None]] = {
+    "want": _want, "friend_want": _friend_want, "walk": _walk, "travel": _travel, "seek": _search, "search": _search,
+    "blocked": _blocked, "use": _use, "meet": _meet, "give": _give, "give_back": _give, "celebrate": _celebrate,
+    "return": _celebrate, "sleep": _sleep, "play": _play, "lose": _lose, "cry": _cry, "trouble": _trouble,
+    "friend_cry": _friend_cry, "find": _find, "discover": _find,
+}  # fmt: skip
+
+
+def draw(page: Page, image_size: int) -> Image.Image:
+    """Return the picture of a page."""
+    stage = Stage(page, image_size)
+    _LAYOUTS[page.event](stage)
+    return stage.picture

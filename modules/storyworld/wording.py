@@ -1,0 +1,82 @@
+"""The words of a page: a template for what happens, filled with who, where and what."""
+
+from __future__ import annotations
+
+import random
+import re
+
+from .labels import AT, GARMENTS, NAMES, SHE, with_article
+from .page import Actor, Page
+from .templates import TEMPLATES
+
+_DAY = {"sunny": "One sunny day", "rain": "One rainy day", "snow": "One snowy day", "night": "One night"}
+_SKY = {
+    "sunny": ("The sun is warm.", "The sun is bright."),
+    "rain": ("The rain falls and falls.", "Rain taps on everything."),
+    "snow": ("Soft snow is falling.", "The snow is white and cold."),
+    "night": ("The night is dark and still.", "It is a quiet night."),
+}  # fmt: skip
+# Whoever is in the kitchen hears the weather outside.
+_INDOORS = {
+    "sunny": ("The sun is at the window.",), "rain": ("Rain taps on the window.",),
+    "snow": ("Snow falls outside the window.",), "night": ("The night is dark outside.",),
+}  # fmt: skip
+
+
+class Writer:
+    """Writes the pages of one story in order; it remembers who has been introduced."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.rng = rng
+        self.known: set[str] = set()
+
+    def write(self, page: Page) -> str:
+        """Return the text of a page."""
+        first = not self.known
+        template = self.rng.choice(TEMPLATES[_key(page)])
+        sky = self.rng.choice((_INDOORS if page.place == "kitchen" else _SKY)[page.weather])
+        fields = {
+            "hero": self._call(page.cast[0]),
+            "at": AT[page.place],
+            "to": f"to the {page.place}",
+            "day": _DAY[page.weather] if first else self.rng.choice(("Then", "Soon", "Now")),
+            "sky": sky,
+            **_pronouns(page.cast[0], ""),
+        }
+        if len(page.cast) > 1:
+            friend = page.cast[1]
+            fields.update(friend=self._call(friend), friend_name=NAMES[friend.kind], **_pronouns(friend, "friend_"))
+        if page.object:
+            fields.update(object=page.object, an_object=with_article(page.object))
+        text = template.format(**fields)
+        return re.sub(r"(^|[.!?] )([a-z])", lambda match: match[1] + match[2].upper(), text)
+
+    def _call(self, actor: Actor) -> str:
+        """Return what to call a character: all there is to say at first, less later on."""
+        name, worn = NAMES[actor.kind], f"{actor.color} {GARMENTS[actor.kind]}"
+        his = "her" if actor.kind in SHE else "his"
+        if actor.kind not in self.known:
+            self.known.add(actor.kind)
+            return self.rng.choice((f"{name} the {actor.kind} in {his} {worn}", f"{name} the {actor.kind} in a {worn}"))
+        return self.rng.choice((name, name, f"the {actor.kind}", f"{name} in {his} {worn}", f"the {actor.kind} in the {worn}"))
+
+
+def _key(page: Page) -> str:
+    """Return which templates fit the page."""
+    if page.event in ("blocked", "use"):
+        return f"{page.event} {page.obstacle or page.tool}"
+    if page.event == "trouble":
+        return f"trouble {page.weather}"
+    if page.event == "travel":
+        return f"travel {page.vehicle}"
+    if page.event == "meet" and page.tool:
+        return f"meet {page.tool}"
+    if page.event == "meet" and page.object:
+        return "meet object"
+    together = len(page.cast) > 1 and page.event in ("search", "find", "play", "celebrate", "return")
+    return f"{page.event} together" if together else page.event
+
+
+def _pronouns(actor: Actor, prefix: str) -> dict[str, str]:
+    he, him, his = ("she", "her", "her") if actor.kind in SHE else ("he", "him", "his")
+    return {f"{prefix}he": he, f"{prefix}him": him, f"{prefix}his": his}

@@ -1,0 +1,373 @@
+"""train(): three phases, one loop; exact to resume, safe to kill."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
+from torch import Tensor, nn
+
+from modules.checkpoint import RunLock, flatten_optimizer, latest_checkpoint, load_checkpoint, restore_optimizer, save_checkpoint
+from modules.config import StoryConfig
+from modules.encoded import EncodedStories
+from modules.model_folder import load_model, save_model
+from modules.monitor import Monitor
+from modules.phases import AutoencoderPhase, ConsolidationPhase, JointPhase, Phase, derive_seed
+from modules.schedules import cosine_with_warmup
+from modules.story import StorySource, UserError
+from modules.story_model import StoryModel
+from modules.tokenizer import StoryTokenizer
+
+STAGES = ("autoencoder", "joint", "consolidation")
+MAX_SKIPPED_IN_A_ROW = 10
+
+
+@dataclass(frozen=True)
+class TrainArgs:
+    """How to run a training: nothing here changes the model but `seed`."""
+
+    output_dir: Path
+    mixed_precision: str = "no"
+    gradient_accumulation_steps: int = 1
+    save_every: int = 200
+    log_every: int = 10
+    sample_every: int = 200
+    keep_last: int = 2
+    seed: int = 0
+    stages: tuple[str, ...] = STAGES
+    autoencoder: Path | None = None
+
+
+class Interrupted(Exception):
+    """The run was asked to stop, and has saved. `code` is the exit code: 128 + the signal's number."""
+
+    def __init__(self, signal_number: int, checkpoint: Path | None) -> None:
+        super().__init__(f"stopped by {signal.Signals(signal_number).name}; saved {checkpoint}; the same command goes on from there")
+        self.code = 128 + signal_number
+
+
+def train(config: StoryConfig, args: TrainArgs, source: StorySource, held_out: StorySource) -> Path:
+    """Train a model on `source` and return the folder to generate from; the same call resumes.
+
+    Raises UserError on settings that do not fit the folder, and on several non-finite updates in a row; Interrupted on a signal.
+    """
+    accelerator = make_accelerator(args)
+    with RunLock(args.output_dir) if accelerator.is_main_process else nullcontext(), stop_on_signals() as stop:
+        return Trainer(config, args, source, held_out, accelerator, stop).run()
+
+
+def make_accelerator(args: TrainArgs) -> Accelerator:
+    if args.mixed_precision == "fp16" and not torch.cuda.is_available():
+        raise UserError("--mixed_precision fp16 needs a GPU; on a CPU use bf16 or no")
+    # The prior is not used while slots are continuous; the codebook is kept in step by hand (see VectorQuantizer.update).
+    ddp = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
+    return Accelerator(mixed_precision=args.mixed_precision, kwargs_handlers=[ddp])
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM in a list for the loop to read; a second one ends the program at once."""
+    received: list[int] = []
+
+    def handle(number: int, frame: Any) -> None:
+        if received:
+            raise SystemExit(128 + number)
+        received.append(number)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Trainer:
+    """The state of a run: model, averaged weights, optimizer, phase and step."""
+
+    def __init__(
+        self, config: StoryConfig, args: TrainArgs, source: StorySource, held_out: StorySource, accelerator: Accelerator, stop: list[int]
+    ) -> None:
+        self.config, self.args, self.source, self.held_out = config, args, source, held_out
+        self.accelerator, self.stop = accelerator, stop
+        self.lengths = source.lengths
+        self.global_batch = config.training.batch_size * args.gradient_accumulation_steps * accelerator.num_processes
+        self.phase_name, self.step, self.global_step = args.stages[0], 0, 0
+        self.skipped = self.skipped_in_a_row = 0
+        self._encoded: EncodedStories | None = None
+        self._state: dict[str, Any] | None = None
+
+    def run(self) -> Path:
+        checkpoint = self._agree(latest_checkpoint(self.args.output_dir) if self.accelerator.is_main_process else None)
+        tensors, self._state = load_checkpoint(checkpoint) if checkpoint else ({}, None)
+        self._build(checkpoint, tensors, self._state)
+        try:
+            for phase in self._phases(self._state):
+                self._run_phase(phase, tensors)
+                tensors = {}
+        finally:
+            self.monitor.close()
+        return self.args.output_dir / "model"
+
+    # -- set-up ---------------------------------------------------------------------------------------------------------
+
+    def _build(self, checkpoint: Path | None, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any] | None) -> None:
+        """Make or load tokenizer and model, and check that a resumed run is the same run."""
+        torch.manual_seed(derive_seed(self.args.seed, "weights"))
+        self.model = StoryModel(self.config)
+        if state is None:
+            self.tokenizer = StoryTokenizer.train(self.source.texts(), self.config.vocab_size)
+            if self.args.autoencoder is not None:
+                self._reuse_autoencoder(self.args.autoencoder)
+        else:
+            self._check_same_run(checkpoint, state)
+            self.tokenizer = StoryTokenizer.load(checkpoint / "model")
+            self.model.load_state_dict(tensors["model"])
+            self.phase_name, self.step, self.global_step = state["phase"], state["step"], state["global_step"]
+            self.skipped, self.skipped_in_a_row = state["skipped"], state["skipped_in_a_row"]
+        self.model.to(self.accelerator.device)
+        self.monitor = Monitor(
+            self.args.output_dir, self.args.log_every, self.model, self.tokenizer, self.held_out, self.global_step, self.accelerator.is_main_process
+        )
+
+    def _identity(self) -> dict[str, Any]:
+        """What must not change between a run and its continuation."""
+        return {
+            "config": self.config.to_json(), "seed": self.args.seed, "data": self.source.fingerprint(), "global_batch": self.global_batch,
+            "mixed_precision": self.args.mixed_precision,
+        }  # fmt: skip
+
+    def _check_same_run(self, checkpoint: Path, state: dict[str, Any]) -> None:
+        for name, value in self._identity().items():
+            if state["identity"].get(name) != value:
+                raise UserError(
+                    f"{checkpoint} was trained with another {name.replace('_', ' ')}: give the same flags and data to go on, "
+                    "or another --output_dir to start anew"
+                )
+
+    def _reuse_autoencoder(self, path: Path) -> None:
+        donor, _ = load_model(path)
+        if donor.config.autoencoder != self.config.autoencoder:
+            raise UserError(f"the autoencoder in {path} has another shape than this preset's: leave --autoencoder out to train one")
+        self.model.autoencoder.load_state_dict(donor.autoencoder.state_dict())
+
+    def _phases(self, state: dict[str, Any] | None) -> Iterator[Phase]:
+        """The phases still to be run, each made when its turn comes."""
+        done = [] if state is None else state["done"]
+        self.done = list(done)
+        if self.args.autoencoder is not None and "autoencoder" not in self.done:
+            self.done.append("autoencoder")
+        for name in self.args.stages:
+            needs = STAGES[: STAGES.index(name)]
+            missing = [stage for stage in needs if stage not in self.done]
+            if missing:
+                raise UserError(f"--stages {name} needs a finished {missing[-1]} stage in {self.args.output_dir}: run that first")
+            if name in self.done:
+                continue
+            if name != self.phase_name:
+                self.phase_name, self.step = name, 0
+            yield self._make_phase(name)
+
+    def _make_phase(self, name: str) -> Phase:
+        training = self.config.training
+        ratio, rate = {
+            "autoencoder": (training.autoencoder_ratio, training.autoencoder_learning_rate),
+            "joint": (1.0, training.learning_rate),
+            "consolidation": (training.consolidation_ratio, training.consolidation_learning_rate),
+        }[name]
+        options = {
+            "num_steps": max(1, round(ratio * training.max_steps)), "learning_rate": rate, "global_batch": self.global_batch,
+            "seed": self.args.seed,
+        }  # fmt: skip
+        if name == "autoencoder":
+            return AutoencoderPhase(self.model, self.source, self.lengths, **options)
+        return {"joint": JointPhase, "consolidation": ConsolidationPhase}[name](self.model, self._encode_stories, **options)
+
+    def _encode_stories(self) -> EncodedStories:
+        if self._encoded is None:
+            with self.monitor.bar("encoding pictures", len(self.source)) as progress:
+                self._encoded = EncodedStories(self.source, self.config, self.tokenizer, self.model.autoencoder, progress)
+        return self._encoded
+
+    def _agree(self, value: Any) -> Any:
+        return broadcast_object_list([value])[0] if self.accelerator.num_processes > 1 else value
+
+    # -- the loop -------------------------------------------------------------------------------------------------------
+
+    def _run_phase(self, phase: Phase, tensors: dict[str, dict[str, Tensor]]) -> None:
+        phase.start()
+        phase.set_modes()
+        self.parameters = [parameter for parameter in phase.module.parameters() if parameter.requires_grad]
+        self.averages = [parameter.detach().clone() for parameter in self.parameters]
+        self.optimizer = self._make_optimizer(phase)
+        if tensors and self.step > 0:
+            self._restore(tensors)
+        module, optimizer = self.accelerator.prepare(phase.module, self.optimizer)
+        self.monitor.start_phase(phase.name, self.step, phase.num_steps)
+        while self.step < phase.num_steps:
+            self._update(phase, module, optimizer)
+            self.step += 1
+            self.global_step += 1
+            if self._asked_to_stop():
+                raise Interrupted(self.stop[0], self._save(phase))
+            if self.step % self.args.save_every == 0 and self.step < phase.num_steps:
+                self._save(phase)
+        self.accelerator.unwrap_model(module, keep_fp32_wrapper=False)
+        self.accelerator.free_memory()
+        self._finish(phase)
+
+    def _make_optimizer(self, phase: Phase) -> torch.optim.Optimizer:
+        training = self.config.training
+        decay = [parameter for parameter in self.parameters if parameter.ndim >= 2]
+        rest = [parameter for parameter in self.parameters if parameter.ndim < 2]
+        groups = [{"params": decay, "weight_decay": training.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+        return torch.optim.AdamW(groups, lr=phase.learning_rate, betas=training.adam_betas, fused=True)
+
+    def _update(self, phase: Phase, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """One optimizer update: the parts' gradients, the checks, then weights, averages and codebook."""
+        parts, ranks = self.args.gradient_accumulation_steps, self.accelerator.num_processes
+        phase.before_update(self.step)
+        rate = self._set_learning_rate(phase)
+        outputs = []
+        for index in range(parts):
+            part = index * ranks + self.accelerator.process_index
+            torch.manual_seed(derive_seed(self.args.seed, "dropout", phase.name, self.step, part))
+            with self.accelerator.no_sync(module) if index < parts - 1 else nullcontext():
+                output = phase.loss(module, self.step, part, parts * ranks)
+                self.accelerator.backward(output.loss / parts)
+            outputs.append(output)
+        self.accelerator.unscale_gradients(optimizer)
+        norms = self.monitor.gradient_norms(phase, self.step)
+        grad_norm = nn.utils.clip_grad_norm_(self.parameters, self.config.training.max_grad_norm)
+        losses = self._mean_losses(outputs)
+        finite = math.isfinite(losses["loss"]) and math.isfinite(float(grad_norm))
+        if finite or self.accelerator.scaler is not None:  # A loss scaler skips the update itself, and lowers its scale.
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        self._count_skipped(finite, losses, float(grad_norm))
+        if finite:
+            self._average_weights()
+            phase.after_update(self.step, outputs, self.accelerator.gather)
+        self.monitor.update(phase, self.step, self.global_step, losses, norms | {"total": float(grad_norm)}, rate, self.skipped)
+        if self.accelerator.is_main_process and (self.step + 1) % self.args.sample_every == 0:
+            with self.averaged():
+                self.monitor.sample(phase, self.global_step)
+
+    def _set_learning_rate(self, phase: Phase) -> float:
+        training = self.config.training
+        warmup = max(1, round(training.warmup_ratio * phase.num_steps))
+        rate = phase.learning_rate * cosine_with_warmup(self.step, phase.num_steps, warmup, training.learning_rate_floor)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def _mean_losses(self, outputs: list[Any]) -> dict[str, float]:
+        """Losses of the global batch: the mean over its parts, on every rank the same."""
+        names = ["loss", *outputs[0].losses]
+        values = torch.stack([torch.stack([output.loss, *output.losses.values()]).detach().float() for output in outputs]).mean(0)
+        return dict(zip(names, self.accelerator.reduce(values, "mean").tolist(), strict=True))
+
+    def _count_skipped(self, finite: bool, losses: dict[str, float], grad_norm: float) -> None:
+        self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1
+        self.skipped += not finite
+        if self.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise UserError(
+                f"{MAX_SKIPPED_IN_A_ROW} updates in a row gave a non-finite loss or gradient (last: loss {losses['loss']}, gradient norm "
+                f"{grad_norm}) at step {self.step} of {self.phase_name}: lower --learning_rate or use --mixed_precision no; "
+                "the last checkpoint is sound"
+            )
+
+    @torch.no_grad()
+    def _average_weights(self) -> None:
+        """Exponential moving average, shorter at the start of a phase so that it forgets the phase's first weights."""
+        decay = min(self.config.training.ema_decay, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(self.averages, [parameter.detach() for parameter in self.parameters], 1 - decay)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the model holds its averaged weights."""
+        live = [parameter.detach().clone() for parameter in self.parameters]
+        self._copy(self.averages)
+        try:
+            yield
+        finally:
+            self._copy(live)
+
+    @torch.no_grad()
+    def _copy(self, values: list[Tensor]) -> None:
+        for parameter, value in zip(self.parameters, values, strict=True):
+            parameter.copy_(value)
+
+    def _asked_to_stop(self) -> bool:
+        """Whether any process got a signal; all of them learn it at the same step."""
+        flag = torch.tensor([float(self.stop[0] if self.stop else 0)], device=self.accelerator.device)
+        if self.accelerator.num_processes > 1:
+            flag = self.accelerator.gather(flag).max()[None]
+        if flag.item() and not self.stop:
+            self.stop.append(int(flag.item()))
+        return bool(self.stop)
+
+    # -- saving ---------------------------------------------------------------------------------------------------------
+
+    def _finish(self, phase: Phase) -> None:
+        self._copy(self.averages)
+        phase.finish()
+        self.done.append(phase.name)
+        self._save(phase)
+        if self.accelerator.is_main_process:
+            save_model(self.args.output_dir / "model", self.config, self.model.state_dict(), self.tokenizer)
+        self.accelerator.wait_for_everyone()
+
+    def _save(self, phase: Phase) -> Path | None:
+        if not self.accelerator.is_main_process:
+            return None
+        tensors, optimizer = flatten_optimizer(self.optimizer)
+        scaler = self.accelerator.scaler
+        state = {
+            "identity": self._identity(), "phase": self.phase_name, "step": self.step, "global_step": self.global_step, "done": self.done,
+            "skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row, "optimizer": optimizer,
+            "scaler": scaler.state_dict() if scaler is not None else None,
+        }  # fmt: skip
+        groups = {
+            "model": self.model.state_dict(), "optimizer": tensors,
+            "averages": {str(index): value for index, value in enumerate(self.averages)},
+        }  # fmt: skip
+
+        def write_model(folder: Path) -> None:
+            with self.averaged():
+                save_model(folder / "model", self.config, self.model.state_dict(), self.tokenizer)
+
+        return save_checkpoint(self.args.output_dir, self.global_step, groups, state, self.args.keep_last, write_model)
+
+    def _restore(self, tensors: dict[str, dict[str, Tensor]]) -> None:
+        with torch.no_grad():
+            for index, average in enumerate(self.averages):
+                average.copy_(tensors["averages"][str(index)])
+        restore_optimizer(self.optimizer, tensors["optimizer"], self._state["optimizer"])
+        if self.accelerator.scaler is not None and self._state["scaler"]:
+            self.accelerator.scaler.load_state_dict(self._state["scaler"])
+
+
+def plan(config: StoryConfig, args: TrainArgs) -> dict[str, Any]:
+    """What `--dry_run` prints: the resolved config, parameters by factor, and the memory that training needs."""
+    with torch.device("meta"):
+        model = StoryModel(config)
+    parameters = {
+        name: {"trainable": sum(p.numel() for p in factor.parameters() if p.requires_grad), "frozen": sum(p.numel() for p in factor.parameters() if not p.requires_grad)}
+        for name, factor in {**model.factors, "autoencoder": model.autoencoder}.items()
+    }
+    count = sum(entry["trainable"] + entry["frozen"] for entry in parameters.values())
+    return {
+        "config": dataclasses.asdict(config), "run": {name: str(value) for name, value in dataclasses.asdict(args).items()},
+        "parameters": parameters,
+        "memory_mib": {"weights, averages, gradients and two Adam moments (float32)": round(count * 5 * 4 / 2**20)},
+    }  # fmt: skip

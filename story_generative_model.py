@@ -1,0 +1,31 @@
+"""Train the latent-storyboard story model, and tell illustrated stories with it. `--help` lists the commands."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+COMMANDS = {
+    "train": "train a model on a folder of stories or on the built-in story world",
+    "generate": "write and illustrate a story from one line",
+    "continue": "go on from given pages",
+    "caption": "say what a picture shows",
+    "illustrate": "draw a picture for a text",
+    "evaluate": "measure likelihoods, and what the codes hold",
+}
+
+
+def main(argv: list[str]) -> int:
+    """Run one command; 0 on success, 2 on bad input, 128 + signal when stopped."""
+    parser = argparse.ArgumentParser(prog="story_generative_model.py", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for name, summary in COMMANDS.items():
+        commands.add_parser(name, help=summary, add_help=False)
+    known, rest = parser.parse_known_args(argv[:1])
+    from modules import cli  # torch and its friends load only when a command runs.
+
+    return cli.run(known.command, [*rest, *argv[1:]])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
