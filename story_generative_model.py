@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+
+from modules.arguments import Parser
 
 COMMANDS = {
     "train": "train a model on a folder of stories or on the built-in story world",
@@ -17,12 +18,12 @@ COMMANDS = {
 
 def main(argv: list[str]) -> int:
     """Run one command; 0 on success, 2 on bad input, 128 + signal when stopped."""
-    parser = argparse.ArgumentParser(prog="story_generative_model.py", description=__doc__)
+    parser = Parser(prog="story_generative_model.py", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, summary in COMMANDS.items():
         commands.add_parser(name, help=summary, add_help=False)
     known, rest = parser.parse_known_args(argv[:1])
-    from modules import cli  # torch and its friends load only when a command runs.
+    from modules import cli
 
     return cli.run(known.command, [*rest, *argv[1:]])
 

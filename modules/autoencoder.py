@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
@@ -14,17 +15,22 @@ from transformers.utils import ModelOutput
 @dataclass(frozen=True)
 class AutoencoderConfig:
     image_size: int = 96
-    latent_channels: int = 8
+    latent_channels: int = 12
     unshuffle: int = 4  # Pixels are folded into channels first: on a CPU the full-resolution convolutions would cost most.
     block_out_channels: tuple[int, ...] = (96, 128)
     layers_per_block: int = 1
     norm_num_groups: int = 16
     kl_weight: float = 1e-6
-    edge_weight: float = 0.5
+    edge_weight: float = 0.2
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels a side of the patch that one latent cell stands for."""
+        return self.unshuffle * 2 ** (len(self.block_out_channels) - 1)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        size = self.image_size // (self.unshuffle * 2 ** (len(self.block_out_channels) - 1))
+        size = self.image_size // self.downsampling
         return self.latent_channels, size, size
 
 
@@ -37,7 +43,7 @@ class AutoencoderOutput(ModelOutput):
 
 
 class PictureAutoencoder(nn.Module):
-    """AutoencoderKL over folded pixels; latents leave with zero mean and unit variance a channel."""
+    """AutoencoderKL over folded pixels, with a linear path around it; latents leave with zero mean and unit variance a channel."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
@@ -49,12 +55,21 @@ class PictureAutoencoder(nn.Module):
             block_out_channels=config.block_out_channels, layers_per_block=config.layers_per_block,
             norm_num_groups=config.norm_num_groups, mid_block_add_attention=False, sample_size=config.image_size // config.unshuffle,
         )  # fmt: skip
+        # A linear path around the network, patch by patch: it starts as principal components (`fit_shortcut`) and the
+        # network, which starts at zero, learns the rest. In 30 CPU-seconds that is 21.5 dB in place of 16.7.
+        patch = 3 * config.downsampling**2
+        self.to_latent, self.to_patch = nn.Conv2d(patch, config.latent_channels, 1), nn.Conv2d(config.latent_channels, patch, 1)
+        for layer in (self.vae.quant_conv, self.vae.decoder.conv_out):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        # Start nearly without noise: from unit variance the encoder would have to outgrow its own noise first.
+        nn.init.constant_(self.vae.quant_conv.bias[config.latent_channels :], -6.0)
         self.register_buffer("latent_mean", torch.zeros(config.latent_channels, 1, 1))
         self.register_buffer("latent_std", torch.ones(config.latent_channels, 1, 1))
 
     def forward(self, images: Tensor, noise: Tensor) -> AutoencoderOutput:
         """images (N,3,H,W) in [-1,1], noise (N,c,h,w) -> absolute error, edge error (differences of neighbours) and KL."""
-        posterior = self.vae.encode(F.pixel_unshuffle(images, self.config.unshuffle)).latent_dist
+        posterior = self._posterior(images)
         decoded = self._to_pixels(posterior.mean + posterior.std * noise).float()
         losses = {
             "reconstruction_loss": (decoded - images).abs().mean(),
@@ -65,22 +80,42 @@ class PictureAutoencoder(nn.Module):
         return AutoencoderOutput(loss=sum(weights[name] * value for name, value in losses.items()), losses=losses)
 
     @torch.no_grad()
+    def fit_shortcut(self, images: Tensor) -> None:
+        """Set the linear path to the principal components of the patches of pictures (N,3,H,W), at unit variance."""
+        patches = F.pixel_unshuffle(images, self.config.downsampling).permute(0, 2, 3, 1).flatten(0, 2)
+        mean = patches.mean(0)
+        covariance = (patches - mean).T @ (patches - mean) / len(patches)
+        variances, axes = torch.linalg.eigh(covariance)
+        count = self.config.latent_channels
+        scale, axes = variances[-count:].clamp(min=1e-8).sqrt(), axes[:, -count:]
+        self.to_latent.weight.copy_((axes / scale).T[:, :, None, None])
+        self.to_latent.bias.copy_(-mean @ (axes / scale))
+        self.to_patch.weight.copy_((axes * scale)[:, :, None, None])
+        self.to_patch.bias.copy_(mean)
+
+    @torch.no_grad()
     def fit_statistics(self, images: Tensor) -> None:
         """Measure the latents' mean and standard deviation a channel on pictures (N,3,H,W), for `encode` and `decode`."""
-        mean = self.vae.encode(F.pixel_unshuffle(images, self.config.unshuffle)).latent_dist.mean.float()
+        mean = self._posterior(images).mean.float()
         self.latent_mean.copy_(mean.mean((0, 2, 3))[:, None, None])
         self.latent_std.copy_(mean.std((0, 2, 3))[:, None, None])
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """(N,3,H,W) in [-1,1] -> latents (N,c,h,w), standardised."""
-        mean = self.vae.encode(F.pixel_unshuffle(images, self.config.unshuffle)).latent_dist.mean
-        return (mean.float() - self.latent_mean) / self.latent_std
+        return (self._posterior(images).mean.float() - self.latent_mean) / self.latent_std
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """(N,c,h,w) -> pictures (N,3,H,W) in [-1,1]."""
         return self._to_pixels(latents * self.latent_std + self.latent_mean).float().clamp(-1, 1)
 
+    def _posterior(self, images: Tensor) -> DiagonalGaussianDistribution:
+        moments = self.vae.quant_conv(self.vae.encoder(F.pixel_unshuffle(images, self.config.unshuffle))).float()
+        linear = self.to_latent(F.pixel_unshuffle(images, self.config.downsampling)).float()
+        mean, log_variance = moments.chunk(2, dim=1)
+        return DiagonalGaussianDistribution(torch.cat([mean + linear, log_variance], dim=1))
+
     def _to_pixels(self, raw_latents: Tensor) -> Tensor:
-        return F.pixel_shuffle(self.vae.decode(raw_latents).sample, self.config.unshuffle)
+        decoded = F.pixel_shuffle(self.vae.decode(raw_latents).sample, self.config.unshuffle)
+        return decoded + F.pixel_shuffle(self.to_patch(raw_latents), self.config.downsampling)

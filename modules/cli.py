@@ -10,10 +10,15 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from modules.config import PRESETS, StoryConfig, load_config
-from modules.story import StorySource, StoryStep, UserError
+from modules.arguments import Parser, normalise_flag, positive_float, positive_int
+from modules.checks import DECODINGS, SCHEDULERS, check_settings, check_story
+from modules.story import StorySource, UserError
+
+if TYPE_CHECKING:
+    from modules.config import StoryConfig
+    from modules.pipeline import StoryPipeline
 
 DATA_HELP = "a folder of stories (see README), or the word storyworld for the built-in world"
 
@@ -21,7 +26,7 @@ DATA_HELP = "a folder of stories (see README), or the word storyworld for the bu
 def run(command: str, argv: Sequence[str]) -> int:
     """Run `command` with its flags and return the exit code. Dashes and underscores in flags are the same."""
     argv = [normalise_flag(word) for word in argv]
-    parser = argparse.ArgumentParser(prog=f"story_generative_model.py {command}", allow_abbrev=False)
+    parser = Parser(prog=f"story_generative_model.py {command}")
     add_flags, act = COMMANDS[command]
     add_flags(parser)
     args = parser.parse_args(argv)
@@ -29,37 +34,19 @@ def run(command: str, argv: Sequence[str]) -> int:
     try:
         return act(args) or 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
 
 
-def normalise_flag(word: str) -> str:
-    """--batch-size=4 -> --batch_size=4; words that are not flags stay as they are."""
-    name, equals, value = word.partition("=")
-    return name.replace("-", "_").replace("__", "--", 1) + equals + value if word.startswith("--") else word
-
-
-def positive_int(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, got {value}")
-    return value
-
-
-def positive_float(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
-    return value
-
-
 # -- train --------------------------------------------------------------------------------------------------------------
 
 
 def train_flags(parser: argparse.ArgumentParser) -> None:
+    from modules.config import PRESETS
+
     parser.add_argument("--preset", choices=sorted(PRESETS), default="storyworld", help="which model (default storyworld)")
     parser.add_argument("--config", type=Path, help="a config JSON in place of a preset; --dry_run prints one to start from")
     parser.add_argument("--data", default="storyworld", help=DATA_HELP)
@@ -70,10 +57,10 @@ def train_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch_size", type=positive_int, help="stories a process and a micro-batch")
     parser.add_argument("--gradient_accumulation_steps", type=positive_int, default=1, help="micro-batches an update (default 1)")
     parser.add_argument("--learning_rate", type=positive_float, help="peak learning rate of the joint phase")
-    parser.add_argument("--mixed_precision", choices=("no", "bf16", "fp16"), default="no", help="bf16 is several times faster, also on many CPUs")
+    parser.add_argument("--mixed_precision", choices=("no", "bf16", "fp16"), default="no", help="bf16 is much faster, also on many CPUs")
     parser.add_argument("--num_stories", type=positive_int, help="stories drawn when --data is storyworld")
     parser.add_argument("--save_every", type=positive_int, default=200, help="updates between checkpoints (default 200)")
-    parser.add_argument("--sample_every", type=positive_int, default=200, help="updates between sample stories in TensorBoard (default 200)")
+    parser.add_argument("--sample_every", type=positive_int, default=200, help="updates between samples in TensorBoard (default 200)")
     parser.add_argument("--log_every", type=positive_int, default=10, help="updates between lines in TensorBoard (default 10)")
     parser.add_argument("--keep_last", type=int, default=2, help="checkpoints to keep, 0 for all (default 2)")
     parser.add_argument("--on_bad_record", choices=("error", "skip"), default="error", help="what to do with a broken story")
@@ -82,7 +69,9 @@ def train_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def act_train(args: argparse.Namespace) -> int:
-    from modules.training import STAGES, Interrupted, TrainArgs, plan, train
+    from modules.dry_run import plan
+    from modules.interrupts import Interrupted
+    from modules.training import STAGES, TrainArgs, train
 
     stages = tuple(name.strip() for name in args.stages.split(",") if name.strip())
     if not stages or [name for name in STAGES if name in stages] != list(stages):
@@ -109,6 +98,8 @@ def act_train(args: argparse.Namespace) -> int:
 
 def resolve_config(args: argparse.Namespace) -> StoryConfig:
     """The preset or config file, with the flags' values in it."""
+    from modules.config import PRESETS, load_config
+
     config = load_config(args.config) if args.config else PRESETS[args.preset]
     names = ("max_steps", "batch_size", "learning_rate", "num_stories")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
@@ -151,8 +142,8 @@ def render_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top_p", type=float, default=0.95)
     parser.add_argument("--guidance_scale", type=float, default=2.0)
     parser.add_argument("--num_inference_steps", type=positive_int, default=20)
-    parser.add_argument("--scheduler", choices=("ddim", "dpmsolver++", "unipc", "euler"), default="ddim")
-    parser.add_argument("--decoding", choices=("greedy", "beam", "top_p"), default="greedy")
+    parser.add_argument("--scheduler", choices=SCHEDULERS, default="ddim")
+    parser.add_argument("--decoding", choices=DECODINGS, default="greedy")
     parser.add_argument("--output", type=Path, default=Path("out"), help="folder for generated.png, book.html, story.json and the pages")
 
 
@@ -163,7 +154,7 @@ def generate_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def continue_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--story", type=Path, required=True, help="the given pages: a story.json, or a folder with stories.jsonl (its first story)")
+    parser.add_argument("--story", type=Path, required=True, help="the given pages: story.json, or a folder with it or stories.jsonl")
     parser.add_argument("--prompt", help="what the story is about (default: the given story's prompt)")
     parser.add_argument("--num_steps", type=positive_int, default=2, help="pages to add (default 2)")
     render_flags(parser)
@@ -185,39 +176,48 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names}
 
 
-def load_pipeline(args: argparse.Namespace, *texts: str):
-    """The pipeline of --ckpt; words of `texts` that it has never seen are named."""
+def load_pipeline(args: argparse.Namespace, prompt: str = "", texts: Sequence[str] = ()) -> StoryPipeline:
+    """The pipeline of --ckpt; what it cannot do justice to in the prompt and in the given pages' texts is said."""
     from modules.pipeline import StoryPipeline
 
     pipeline = StoryPipeline.from_pretrained(args.ckpt)
-    unseen = list(dict.fromkeys(word for text in texts for word in pipeline.tokenizer.unseen_words(text)))
+    tokenizer, config = pipeline.tokenizer, pipeline.config
+    unseen = list(dict.fromkeys(word for text in (prompt, *texts) for word in tokenizer.unseen_words(text)))
     if unseen:
         print(f"note: these weights have never seen {', '.join(unseen)}; the story may go its own way there", file=sys.stderr)
+    limits = (("the prompt", config.max_prompt_length, [prompt]), ("a page's text", config.text_decoder.max_length, texts))
+    for what, length, given in limits:
+        if any(len(tokenizer.encode(text, sys.maxsize)) > length for text in given):
+            print(f"note: these weights read the first {length - 2} tokens of {what}; the rest is passed over", file=sys.stderr)
     return pipeline
 
 
 def act_generate(args: argparse.Namespace) -> None:
     from modules.presentation.story_files import prepare_output, write_story
 
-    if not args.prompt.strip():
-        raise UserError("the prompt is empty: say in one line what the story is about")
+    check_story(args.prompt, args.num_steps)
+    check_settings(**settings(args))
     prepare_output(args.output)
     pipeline = load_pipeline(args, args.prompt)
     started = time.perf_counter()
     story = pipeline(args.prompt, num_steps=args.num_steps, **settings(args))
-    tell(story, write_story(args.output, story, settings(args)), started)
+    tell(story.texts, write_story(args.output, story, settings(args)), started)
 
 
 def act_continue(args: argparse.Namespace) -> None:
     from modules.presentation.story_files import prepare_output, read_story, write_story
 
     given = read_story(args.story)
-    prompt = args.prompt or given.prompt
+    prompt = given.prompt if args.prompt is None else args.prompt
+    check_story(prompt, args.num_steps)
+    check_settings(**settings(args))
     prepare_output(args.output)
-    pipeline = load_pipeline(args, prompt, *(step.text or "" for step in given.steps))
+    pipeline = load_pipeline(args, prompt, [step.text for step in given.steps if step.text is not None])
     started = time.perf_counter()
     story = pipeline.continue_story(prompt, given.steps, args.num_steps, **settings(args))
-    tell(story, write_story(args.output, story, settings(args)), started)
+    pages = pipeline.complete(prompt, given.steps, **settings(args))
+    files = write_story(args.output, story, settings(args), pages)
+    tell([*(f"(given) {text}" for text in pages.texts), *story.texts], files, started)
 
 
 def act_illustrate(args: argparse.Namespace) -> None:
@@ -225,11 +225,12 @@ def act_illustrate(args: argparse.Namespace) -> None:
 
     if not all(text.strip() for text in args.text):
         raise UserError("--text is empty: say what the picture shows")
+    check_settings(**settings(args))
     prepare_output(args.output)
-    pipeline = load_pipeline(args, *args.text)
+    pipeline = load_pipeline(args, texts=args.text)
     started = time.perf_counter()
     story = pipeline.illustrate(args.text, **settings(args))
-    tell(story, write_story(args.output, story, settings(args)), started)
+    tell(story.texts, write_story(args.output, story, settings(args)), started)
 
 
 def act_caption(args: argparse.Namespace) -> None:
@@ -241,11 +242,15 @@ def act_caption(args: argparse.Namespace) -> None:
     print(f"codes {' '.join(str(code) for code in codes.tolist())}", file=sys.stderr)
 
 
-def tell(story, files: Sequence[Path], started: float) -> None:
-    """Print the story and where it lies."""
-    for number, text in enumerate(story.texts, 1):
-        print(f"{number}. {text}")
-    print(f"{len(story.texts)} pages in {time.perf_counter() - started:.1f} s: {', '.join(str(file) for file in files)}", file=sys.stderr)
+def tell(texts: Sequence[str], files: Sequence[Path], started: float) -> None:
+    """Print the story, a line a page, and where it lies."""
+    from modules.presentation.book import clean
+
+    for number, text in enumerate(texts, 1):
+        print(f"{number}. {' '.join(clean(text).split())}")
+    names = ", ".join(file.name for file in files)
+    count = "1 page" if len(texts) == 1 else f"{len(texts)} pages"
+    print(f"{count} in {time.perf_counter() - started:.1f} s, in the folder {files[0].parent}: {names}", file=sys.stderr)
 
 
 # -- evaluate -----------------------------------------------------------------------------------------------------------

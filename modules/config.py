@@ -34,9 +34,9 @@ class LossWeights:
 class TrainingConfig:
     """How a preset is trained: stage lengths are multiples of the joint phase's `max_steps`."""
 
-    max_steps: int = 2400
-    autoencoder_ratio: float = 0.5
-    consolidation_ratio: float = 0.25
+    max_steps: int = 2000
+    autoencoder_ratio: float = 0.36
+    consolidation_ratio: float = 0.3
     batch_size: int = 12  # Stories.
     learning_rate: float = 1e-3
     autoencoder_learning_rate: float = 1e-3

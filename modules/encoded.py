@@ -14,7 +14,7 @@ from modules.batch import StoryBatch
 from modules.config import StoryConfig
 from modules.data import epoch_batches
 from modules.images import fit_image
-from modules.story import StorySource
+from modules.story import Story, StorySource
 from modules.tokenizer import StoryTokenizer
 
 ENCODE_BATCH = 64  # Pictures of one call: a fixed shape, so that oneDNN compiles its kernels once.
@@ -32,6 +32,19 @@ def to_pictures(pixels: Tensor) -> list[Image.Image]:
     return [Image.fromarray(array) for array in arrays]
 
 
+class Head:
+    """The first `count` stories of a source."""
+
+    def __init__(self, source: StorySource, count: int) -> None:
+        self.source, self.count = source, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Story:
+        return self.source[index]
+
+
 class EncodedStories:
     """All stories of a source, ready to be cut into batches; about 10 kB a page.
 
@@ -44,7 +57,7 @@ class EncodedStories:
         config: StoryConfig,
         tokenizer: StoryTokenizer,
         autoencoder: PictureAutoencoder,
-        progress: Callable[[int, int], None] = lambda done, total: None,
+        progress: Callable[[int], None] = lambda done: None,
     ) -> None:
         self.config, self.lengths, self.attributes = config, [], []
         self.prompts, self.texts = [], []
@@ -59,7 +72,7 @@ class EncodedStories:
             while len(waiting) >= ENCODE_BATCH:
                 latents.append(self._encode(waiting[:ENCODE_BATCH], masks, autoencoder))
                 waiting = waiting[ENCODE_BATCH:]
-            progress(index + 1, len(source))
+            progress(index + 1)
         if waiting:
             latents.append(self._encode(waiting, masks, autoencoder))
         self.latents, self.image_mask = torch.cat(latents), torch.tensor(masks)

@@ -38,12 +38,17 @@ def load_model(path: str | Path) -> tuple[StoryModel, StoryTokenizer]:
     """
     folder = resolve_model_folder(Path(path))
     config = load_config(folder / CONFIG)
-    model = StoryModel(config).eval()
+    try:
+        model = StoryModel(config).eval()
+    except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:  # From whichever library builds the part.
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder / CONFIG} describes no model that can be built ({reason})") from error
     try:
         state = load_file(folder / WEIGHTS)
         model.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in state.items()})
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise UserError(f"{folder / WEIGHTS} does not hold this model's weights ({str(error).splitlines()[0]}); copy the folder anew") from error
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder / WEIGHTS} does not hold this model's weights ({reason}); copy the folder anew") from error
     return model, StoryTokenizer.load(folder)
 
 

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.nn.utils import get_total_norm
 from torch.utils.tensorboard import SummaryWriter
 
 from modules.batch import draw_noise
-from modules.encoded import EncodedStories, to_pictures, to_pixels
+from modules.encoded import EncodedStories, Head, to_pictures, to_pixels
 from modules.phases import Phase
 from modules.pipeline import StoryPipeline
+from modules.progress import ProgressLine
 from modules.reliance import code_reliance, reliance_summary
 from modules.story import StorySource
 from modules.story_model import StoryModel
@@ -25,14 +23,6 @@ from modules.tokenizer import StoryTokenizer
 
 HELD_OUT_STORIES = 24
 SAMPLE_STORIES = 3
-
-
-def progress_bar() -> Progress:
-    """The bar of all long work: what, how far, time spent and time left."""
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"), speed_estimate_period=300,
-    )  # fmt: skip
 
 
 class Monitor:
@@ -43,7 +33,7 @@ class Monitor:
     ) -> None:
         self.model, self.tokenizer, self.active, self.log_every = model, tokenizer, active, log_every
         self._held_out_source, self._held_out = held_out, None
-        self._progress = self._task = None
+        self._progress: ProgressLine | None = None
         if active:
             # Events and lines after the step that is resumed from belong to updates that will be made again.
             self.writer = SummaryWriter(run_dir / "tensorboard", purge_step=global_step)
@@ -53,24 +43,15 @@ class Monitor:
 
     def close(self) -> None:
         if self._progress is not None:
-            self._progress.stop()
+            self._progress.close()
             self._progress = None
         if self.active:
             self.writer.close()
 
-    @contextmanager
-    def bar(self, description: str, total: int) -> Iterator[Callable[[int, int], None]]:
-        """A progress bar for one piece of work; calls take (done, total)."""
-        with progress_bar() as progress:
-            task = progress.add_task(description, total=total, note="", visible=self.active)
-            yield lambda done, total: progress.update(task, completed=done, total=total)
-
     def start_phase(self, name: str, step: int, num_steps: int) -> None:
         if self._progress is not None:
-            self._progress.stop()
-        self._progress = progress_bar()
-        self._task = self._progress.add_task(name, total=num_steps, completed=step, note="", visible=self.active)
-        self._progress.start()
+            self._progress.close()
+        self._progress = ProgressLine(name, num_steps, step, visible=self.active)
         self._mark = (time.perf_counter(), 0, 0)
 
     def gradient_norms(self, phase: Phase, step: int) -> dict[str, float]:
@@ -90,7 +71,7 @@ class Monitor:
         with self.trace.open("a") as file:
             file.write(json.dumps({"global_step": global_step, "phase": phase.name, "step": step, **losses, "gradient_norm": norms["total"]}) + "\n")
         note = "  ".join(f"{name.removesuffix('_loss').removesuffix('_nll')} {value:.3f}" for name, value in losses.items())
-        self._progress.update(self._task, completed=step + 1, note=note)
+        self._progress.update(step + 1, note)
         if step % self.log_every:
             return
         for name, value in losses.items():
@@ -162,19 +143,6 @@ class Monitor:
             story = pipeline(prompt, num_steps=self._held_out.lengths[index], seed=index, num_inference_steps=10)
             self.writer.add_image(f"stories/{index}", grid([story.images]), global_step, dataformats="HWC")
             self.writer.add_text(f"stories/{index}", f"**{prompt}**\n\n" + "\n\n".join(story.texts), global_step)
-
-
-class Head:
-    """The first stories of a source."""
-
-    def __init__(self, source: StorySource, count: int) -> None:
-        self.source, self.count = source, count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int):
-        return self.source[index]
 
 
 def codes_of(batch, model: StoryModel) -> torch.Tensor:

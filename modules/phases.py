@@ -39,6 +39,9 @@ class Phase:
     def start(self) -> None:
         """Prepare data; called when the phase begins and when a run resumes within it."""
 
+    def begin(self) -> None:
+        """Initialise what depends on the data; called once, before the phase's first update, and not on resuming."""
+
     def set_modes(self) -> None:
         """Choose what is trained, and set train and eval modes."""
 
@@ -90,10 +93,17 @@ class AutoencoderPhase(Phase):
         noise = torch.randn(len(images), *self.model.config.autoencoder.latent_shape, generator=generator)
         return module(images.to(self.device), noise.to(self.device))
 
+    def begin(self) -> None:
+        self.module.fit_shortcut(self._sample())
+
     def finish(self) -> None:
         self.module.requires_grad_(False).eval()
-        sample = list(range(min(len(self.source), STATISTICS_STORIES)))
-        self.module.fit_statistics(to_pixels(list(iterate_pages(self.source, sample)), self.model.config.autoencoder.image_size).to(self.device))
+        self.module.fit_statistics(self._sample())
+
+    def _sample(self) -> Tensor:
+        """Pictures (N,3,H,W) of the first stories, for statistics."""
+        images = iterate_pages(self.source, range(min(len(self.source), STATISTICS_STORIES)))
+        return to_pixels(list(images), self.model.config.autoencoder.image_size).to(self.device)
 
 
 class JointPhase(Phase):

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from modules.batch import StoryBatch
+from modules.checks import check_sampling, check_settings, check_story
 from modules.encoded import to_pictures, to_pixels
 from modules.image_decoder import SchedulerName
 from modules.model_folder import load_model
@@ -18,8 +19,6 @@ from modules.story import StoryStep, UserError
 from modules.story_model import StoryModel
 from modules.text_decoder import Decoding
 from modules.tokenizer import StoryTokenizer
-
-MAX_NUM_STEPS = 32
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class StoryPipeline:
 
         Raises UserError on an empty prompt or a number out of range.
         """
-        self._check_inputs(prompt, num_steps, temperature, top_p, num_inference_steps, scheduler, decoding)
+        check_settings(seed, temperature, top_p, guidance_scale, num_inference_steps, scheduler, decoding)
         given = self.encode(steps) if steps else None
         plan = self.plan(prompt, num_steps, seed, temperature, top_p, given)
         texts, images = self.render(plan.codes[0], seed, temperature, top_p, guidance_scale, num_inference_steps, scheduler, decoding)
@@ -85,7 +84,13 @@ class StoryPipeline:
         self, prompt: str, num_steps: int, seed: int = 0, temperature: float = 0.8, top_p: float = 0.95,
         codes: Tensor | None = None, num_plans: int = 1,
     ):  # fmt: skip
-        """Draw plans from the prior: codes (num_plans, num_steps, S) and log-probabilities of the same shape."""
+        """Draw plans from the prior: codes (num_plans, num_steps, S) and log-probabilities of the same shape.
+
+        `codes` (T0, S) are those of given pages. Raises UserError on an empty prompt or a number out of range.
+        """
+        check_story(prompt, num_steps)
+        check_sampling(seed, temperature, top_p)
+        self._check_codebook()
         ids, mask = self.tokenizer.encode_batch([prompt], self.config.max_prompt_length)
         ids, mask = ids[:, : mask.sum()], mask[:, : mask.sum()]
         generator = torch.Generator(self.device).manual_seed(seed)
@@ -100,8 +105,11 @@ class StoryPipeline:
         num_inference_steps: int = 20, scheduler: SchedulerName = "ddim", decoding: Decoding = "greedy",
     ) -> tuple[list[str], list[Image.Image]]:  # fmt: skip
         """Codes (T, S) -> T texts and T pictures, each decoded in one batch."""
+        check_settings(seed, temperature, top_p, guidance_scale, num_inference_steps, scheduler, decoding)
+        if decoding == "top_p" and temperature == 0:
+            decoding = "greedy"  # The limit of sampling as the temperature falls; dividing by 0 is not.
         code_embeds = self.model.storyboard.embed(codes.to(self.device)).code_embeds
-        ids = self.model.text_decoder.generate(code_embeds, decoding, temperature or 1.0, top_p, seed=seed)
+        ids = self.model.text_decoder.generate(code_embeds, decoding, temperature, top_p, seed=seed)
         generator = torch.Generator().manual_seed(seed)
         latents = self.model.image_decoder.sample(code_embeds, num_inference_steps, guidance_scale, scheduler, generator)
         return [self.tokenizer.decode(row) for row in ids], to_pictures(self.model.autoencoder.decode(latents))
@@ -109,10 +117,8 @@ class StoryPipeline:
     @torch.no_grad()
     def encode(self, steps: Sequence[StoryStep]) -> Tensor:
         """Steps, each with a text, a picture or both -> their codes (T, S)."""
-        board = self.model.encode(self._batch(steps))
-        if board.codes is None:
-            raise UserError("this checkpoint is from before its codebook was placed: train on, or take a later one")
-        return board.codes
+        self._check_codebook()
+        return self.model.encode(self._batch(steps)).codes
 
     def continue_story(self, prompt: str, steps: Sequence[StoryStep], num_steps: int, **options) -> StoryPipelineOutput:
         """The next `num_steps` pages after the given ones."""
@@ -126,9 +132,22 @@ class StoryPipeline:
 
     def illustrate(self, texts: Sequence[str], seed: int = 0, **options) -> StoryPipelineOutput:
         """A picture for each text; options as for `render`."""
-        codes = self.encode([StoryStep(text=text) for text in texts])
-        _, images = self.render(codes, seed, **options)
-        return StoryPipelineOutput(" ".join(texts), images, list(texts), codes.cpu(), None)
+        return self.complete(" ".join(texts), [StoryStep(text=text) for text in texts], seed, **options)
+
+    def complete(self, prompt: str, steps: Sequence[StoryStep], seed: int = 0, **options) -> StoryPipelineOutput:
+        """Given pages as whole pages: what a step lacks is told or drawn from its codes; options as for `render`."""
+        codes = self.encode(steps)
+        texts, images = [step.text for step in steps], [step.image for step in steps]
+        rows = [row for row, step in enumerate(steps) if step.text is None or step.image is None]
+        if rows:
+            for row, text, image in zip(rows, *self.render(codes[rows], seed, **options), strict=True):
+                texts[row] = text if texts[row] is None else texts[row]
+                images[row] = images[row] or image
+        return StoryPipelineOutput(prompt, images, texts, codes.cpu(), None)
+
+    def _check_codebook(self) -> None:
+        if not self.model.storyboard.quantizer.is_active:
+            raise UserError("this checkpoint is from before its codebook was placed: train on, or take a later one")
 
     def _batch(self, steps: Sequence[StoryStep]) -> StoryBatch:
         """One story of T given steps as a batch of one, on the model's device."""
@@ -141,19 +160,6 @@ class StoryPipeline:
             pixels = to_pixels([step.image for step in steps if step.image is not None], size)
             latents[has_image] = self.model.autoencoder.encode(pixels.to(self.device)).cpu()
         return StoryBatch(
-            input_ids=ids[None], text_mask=mask[None], latents=latents[None], image_mask=has_image[None], step_mask=torch.ones_like(has_image)[None]
-        ).to(self.device)
-
-    def _check_inputs(
-        self, prompt: str, num_steps: int, temperature: float, top_p: float, num_inference_steps: int, scheduler: str, decoding: str
-    ) -> None:
-        if not prompt.strip():
-            raise UserError("the prompt is empty: say in one line what the story is about")
-        if not 1 <= num_steps <= MAX_NUM_STEPS:
-            raise UserError(f"num_steps must be from 1 to {MAX_NUM_STEPS}, got {num_steps}")
-        if not temperature >= 0:
-            raise UserError(f"temperature must be 0 or more, got {temperature}")
-        if not 0 < top_p <= 1:
-            raise UserError(f"top_p must be above 0 and at most 1, got {top_p}")
-        if not 1 <= num_inference_steps <= 1000:
-            raise UserError(f"num_inference_steps must be from 1 to 1000, got {num_inference_steps}")
+            input_ids=ids[None], text_mask=mask[None], latents=latents[None], image_mask=has_image[None],
+            step_mask=torch.ones_like(has_image)[None],
+        ).to(self.device)  # fmt: skip

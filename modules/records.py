@@ -40,19 +40,27 @@ def parse_line(line: bytes, number: int, folder: Path) -> Story:
     """Parse one line; `folder` is where pictures are relative to, `number` names an older record that has no id.
 
     Raises:
-        RecordError: the line is too long, not UTF-8, not JSON, or not a story.
+        RecordError: as `decode_line` and `parse_record`.
+    """
+    return parse_record(decode_line(line), f"line{number}", folder)
+
+
+def decode_line(line: bytes) -> Any:
+    """Decode the JSON of one record.
+
+    Raises:
+        RecordError: the line is too long, not UTF-8 or not JSON.
     """
     if len(line) > MAX_LINE_BYTES:
         raise RecordError(f"the line is longer than {MAX_LINE_BYTES // 1_000_000} MB")
     try:
-        record = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+        return json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
         raise RecordError(f"not UTF-8 (byte {error.start + 1} of the line)") from None
     except RecursionError:
         raise RecordError("nested too deeply") from None
     except ValueError as error:
         raise RecordError(f"not valid JSON ({error})") from None
-    return parse_record(record, f"line{number}", folder)
 
 
 def parse_record(record: Any, default_id: str, folder: Path) -> Story:
@@ -102,7 +110,7 @@ def _path_inside(folder: Path, image_path: str, where: str) -> Path:
     # Read as a Windows path too, whose separators include the other kind: data is checked the same on every system.
     parts = PureWindowsPath(image_path)
     if not image_path or parts.drive or parts.root or ".." in parts.parts:
-        raise RecordError(f'{where}: "image_path" must be a path inside the folder of stories.jsonl, got {image_path!r}')
+        raise RecordError(f'{where}: "image_path" must be a path inside the folder of its file, got {image_path!r}')
     path = folder / image_path
     try:
         inside = path.resolve().is_relative_to(folder.resolve())

@@ -12,7 +12,7 @@ from modules.story_model import StoryModel
 
 def swap_rows(count: int) -> Tensor:
     """A permutation (N,) of rows without a fixed point: every step gets the codes of a step about half a batch away."""
-    return torch.arange(count).roll(max(1, count // 2 + 1) % count if count > 1 else 0)
+    return torch.arange(count).roll(count // 2 + (count > 2))
 
 
 @torch.no_grad()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -19,9 +17,11 @@ from torch import Tensor, nn
 from modules.checkpoint import RunLock, flatten_optimizer, latest_checkpoint, load_checkpoint, restore_optimizer, save_checkpoint
 from modules.config import StoryConfig
 from modules.encoded import EncodedStories
+from modules.interrupts import Interrupted, stop_on_signals
 from modules.model_folder import load_model, save_model
 from modules.monitor import Monitor
 from modules.phases import AutoencoderPhase, ConsolidationPhase, JointPhase, Phase, derive_seed
+from modules.progress import progress_line
 from modules.schedules import cosine_with_warmup
 from modules.story import StorySource, UserError
 from modules.story_model import StoryModel
@@ -47,14 +47,6 @@ class TrainArgs:
     autoencoder: Path | None = None
 
 
-class Interrupted(Exception):
-    """The run was asked to stop, and has saved. `code` is the exit code: 128 + the signal's number."""
-
-    def __init__(self, signal_number: int, checkpoint: Path | None) -> None:
-        super().__init__(f"stopped by {signal.Signals(signal_number).name}; saved {checkpoint}; the same command goes on from there")
-        self.code = 128 + signal_number
-
-
 def train(config: StoryConfig, args: TrainArgs, source: StorySource, held_out: StorySource) -> Path:
     """Train a model on `source` and return the folder to generate from; the same call resumes.
 
@@ -71,24 +63,6 @@ def make_accelerator(args: TrainArgs) -> Accelerator:
     # The prior is not used while slots are continuous; the codebook is kept in step by hand (see VectorQuantizer.update).
     ddp = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
     return Accelerator(mixed_precision=args.mixed_precision, kwargs_handlers=[ddp])
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list for the loop to read; a second one ends the program at once."""
-    received: list[int] = []
-
-    def handle(number: int, frame: Any) -> None:
-        if received:
-            raise SystemExit(128 + number)
-        received.append(number)
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class Trainer:
@@ -194,8 +168,8 @@ class Trainer:
 
     def _encode_stories(self) -> EncodedStories:
         if self._encoded is None:
-            with self.monitor.bar("encoding pictures", len(self.source)) as progress:
-                self._encoded = EncodedStories(self.source, self.config, self.tokenizer, self.model.autoencoder, progress)
+            with progress_line("encoding stories", len(self.source), self.accelerator.is_main_process) as progress:
+                self._encoded = EncodedStories(self.source, self.config, self.tokenizer, self.model.autoencoder, progress.update)
         return self._encoded
 
     def _agree(self, value: Any) -> Any:
@@ -206,6 +180,8 @@ class Trainer:
     def _run_phase(self, phase: Phase, tensors: dict[str, dict[str, Tensor]]) -> None:
         phase.start()
         phase.set_modes()
+        if self.step == 0:
+            phase.begin()
         self.parameters = [parameter for parameter in phase.module.parameters() if parameter.requires_grad]
         self.averages = [parameter.detach().clone() for parameter in self.parameters]
         self.optimizer = self._make_optimizer(phase)
@@ -355,19 +331,3 @@ class Trainer:
         restore_optimizer(self.optimizer, tensors["optimizer"], self._state["optimizer"])
         if self.accelerator.scaler is not None and self._state["scaler"]:
             self.accelerator.scaler.load_state_dict(self._state["scaler"])
-
-
-def plan(config: StoryConfig, args: TrainArgs) -> dict[str, Any]:
-    """What `--dry_run` prints: the resolved config, parameters by factor, and the memory that training needs."""
-    with torch.device("meta"):
-        model = StoryModel(config)
-    parameters = {
-        name: {"trainable": sum(p.numel() for p in factor.parameters() if p.requires_grad), "frozen": sum(p.numel() for p in factor.parameters() if not p.requires_grad)}
-        for name, factor in {**model.factors, "autoencoder": model.autoencoder}.items()
-    }
-    count = sum(entry["trainable"] + entry["frozen"] for entry in parameters.values())
-    return {
-        "config": dataclasses.asdict(config), "run": {name: str(value) for name, value in dataclasses.asdict(args).items()},
-        "parameters": parameters,
-        "memory_mib": {"weights, averages, gradients and two Adam moments (float32)": round(count * 5 * 4 / 2**20)},
-    }  # fmt: skip

@@ -9,7 +9,8 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image, ImageChops, PngImagePlugin
 
-from modules.presentation.book import Page, code_color, contact_sheet, write_book, write_pages, write_png, write_story_json
+from modules.presentation.book import Page, code_color, write_book, write_pages, write_png, write_story_json
+from modules.presentation.contact_sheet import contact_sheet
 from modules.story import UserError
 
 NASTY = "<script>alert(\"1\")</script> & 'quotes'"

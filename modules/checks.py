@@ -1,0 +1,41 @@
+"""What a storyteller may be asked for: names and ranges. Imports no torch, so that bad input is told before a model is loaded."""
+
+from __future__ import annotations
+
+from modules.story import UserError
+
+SCHEDULERS = ("ddim", "dpmsolver++", "unipc", "euler")
+DECODINGS = ("greedy", "beam", "top_p")
+MAX_NUM_STEPS = 32
+
+
+def check_story(prompt: str, num_steps: int) -> None:
+    """Raise UserError where no story of `num_steps` pages can be told about `prompt`."""
+    if not prompt.strip():
+        raise UserError("the prompt is empty: say in one line what the story is about")
+    if not 1 <= num_steps <= MAX_NUM_STEPS:
+        raise UserError(f"num_steps must be from 1 to {MAX_NUM_STEPS}, got {num_steps}")
+
+
+def check_sampling(seed: int, temperature: float, top_p: float) -> None:
+    """Raise UserError where nothing can be drawn with these numbers."""
+    if not 0 <= seed < 2**63:
+        raise UserError(f"seed must be from 0 to {2**63 - 1}, got {seed}")
+    if not (temperature == 0 or 0.01 <= temperature <= 100):
+        raise UserError(f"temperature must be 0 (always the likeliest) or from 0.01 to 100, got {temperature}")
+    if not 0 < top_p <= 1:
+        raise UserError(f"top_p must be above 0 and at most 1, got {top_p}")
+
+
+def check_settings(
+    seed: int, temperature: float, top_p: float, guidance_scale: float, num_inference_steps: int, scheduler: str, decoding: str
+) -> None:
+    """Raise UserError on a setting of `StoryPipeline.render` that is out of range or unknown."""
+    check_sampling(seed, temperature, top_p)
+    if not 0 <= guidance_scale <= 100:
+        raise UserError(f"guidance_scale must be from 0 to 100, got {guidance_scale}")
+    if not 1 <= num_inference_steps <= 1000:
+        raise UserError(f"num_inference_steps must be from 1 to 1000, got {num_inference_steps}")
+    for name, value, known in (("scheduler", scheduler, SCHEDULERS), ("decoding", decoding, DECODINGS)):
+        if value not in known:
+            raise UserError(f"{name} must be one of {', '.join(known)}, got {value!r}")

@@ -1,0 +1,29 @@
+"""What `train --dry_run` prints."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from modules.config import StoryConfig
+from modules.story_model import StoryModel
+from modules.training import TrainArgs
+
+
+def plan(config: StoryConfig, args: TrainArgs) -> dict[str, Any]:
+    """The resolved config, parameters by factor (trainable, frozen), and the memory that training needs besides activations."""
+    with torch.device("meta"):
+        model = StoryModel(config)
+    parameters = {}
+    for name, factor in {**model.factors, "autoencoder": model.autoencoder}.items():
+        trainable = sum(parameter.numel() for parameter in factor.parameters() if parameter.requires_grad)
+        parameters[name] = {"trainable": trainable, "frozen": sum(parameter.numel() for parameter in factor.parameters()) - trainable}
+    count = sum(entry["trainable"] + entry["frozen"] for entry in parameters.values())
+    return {
+        "config": dataclasses.asdict(config),
+        "run": {name: str(value) for name, value in dataclasses.asdict(args).items()},
+        "parameters": {**parameters, "total": count},
+        "memory_mib": {"weights, averages, gradients and two Adam moments in float32": round(count * 5 * 4 / 2**20)},
+    }

@@ -1,0 +1,35 @@
+"""Ctrl-C and SIGTERM: finish the step, save, and exit with 128 + the signal's number."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+class Interrupted(Exception):
+    """The run was asked to stop, and has saved. `code` is the exit code: 128 + the signal's number."""
+
+    def __init__(self, signal_number: int, checkpoint: Path | None) -> None:
+        super().__init__(f"stopped by {signal.Signals(signal_number).name}; saved {checkpoint}; the same command goes on from there")
+        self.code = 128 + signal_number
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM in a list for the loop to read; a second one ends the program at once."""
+    received: list[int] = []
+
+    def handle(number: int, frame: Any) -> None:
+        if received:
+            raise SystemExit(128 + number)
+        received.append(number)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

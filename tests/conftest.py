@@ -1,0 +1,89 @@
+"""What the tests of the model share: the real classes at tiny size, and a batch with every kind of gap."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from modules.batch import StepNoise, StoryBatch, draw_noise
+from modules.config import PRESETS, StoryConfig
+from modules.model_folder import save_model
+from modules.pipeline import StoryPipeline
+from modules.story_model import StoryModel
+from modules.storyworld import StoryWorld
+from modules.tokenizer import StoryTokenizer
+
+TEXT_LENGTHS = ((9, 0, 40), (5, 12, 0))  # Story 0 has no text at step 1, story 1 has two steps.
+HAS_IMAGE = ((True, True, True), (False, True, False))
+IS_STEP = ((True, True, True), (True, True, False))
+PROMPT_LENGTHS = (6, 11)
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> StoryConfig:
+    return PRESETS["tiny"]
+
+
+@pytest.fixture
+def story_batch(tiny_config: StoryConfig) -> StoryBatch:
+    """2 stories x 3 steps: ragged texts and prompts, a step without text, one without picture, a padded one. Masked places hold noise."""
+    generator = torch.Generator().manual_seed(1)
+    text_mask = torch.arange(tiny_config.text_decoder.max_length) < torch.tensor(TEXT_LENGTHS)[..., None]
+    prompt_mask = torch.arange(14) < torch.tensor(PROMPT_LENGTHS)[:, None]
+    input_ids = torch.randint(3, tiny_config.vocab_size, text_mask.shape, generator=generator)
+    input_ids[..., 0] = 1
+    for story, step in text_mask.any(-1).nonzero().tolist():
+        input_ids[story, step, TEXT_LENGTHS[story][step] - 1] = 2
+    image_mask, step_mask = torch.tensor(HAS_IMAGE), torch.tensor(IS_STEP)
+    return StoryBatch(
+        prompt_ids=torch.randint(3, tiny_config.vocab_size, prompt_mask.shape, generator=generator), prompt_mask=prompt_mask,
+        input_ids=input_ids, text_mask=text_mask, latents=torch.randn(2, 3, *tiny_config.autoencoder.latent_shape, generator=generator),
+        image_mask=image_mask, step_mask=step_mask, num_steps=step_mask.sum().float(), num_images=image_mask.sum().float(),
+        num_tokens=text_mask[..., 1:].sum().float(),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def story_noise(tiny_config: StoryConfig) -> StepNoise:
+    """The noise of one pass over `story_batch`: both modalities are seen, and no codes are dropped."""
+    return draw_noise(6, tiny_config.autoencoder.latent_shape, 1000, torch.Generator().manual_seed(2))
+
+
+@pytest.fixture
+def tiny_model(tiny_config: StoryConfig, story_batch: StoryBatch) -> StoryModel:
+    """Quantising, and with weights larger than at the start of training, so that whatever leaks is seen."""
+    torch.manual_seed(0)
+    model = StoryModel(tiny_config).eval()
+    with torch.no_grad():
+        for factor in (model.storyboard, model.prior, model.text_decoder):
+            for parameter in factor.parameters():
+                parameter.mul_(4 if parameter.ndim == 2 else 1)
+        for module in (model.text_decoder, model.image_decoder):
+            module.null_codes.normal_()
+        slots = model.encode(story_batch).slots[story_batch.step_mask.flatten()]
+    model.storyboard.quantizer.fit(slots.flatten(0, 1), seed=0)
+    return model
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny_config: StoryConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder that generates nonsense: no weight was trained, but the codes are in use."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = StoryModel(tiny_config)
+        vectors = torch.randn(20 * tiny_config.storyboard.codebook_size, tiny_config.storyboard.codebook_dim)
+    model.storyboard.quantizer.fit(vectors, seed=0)
+    with torch.no_grad():  # Larger weights than at the start of training, so that other codes give other texts.
+        for parameter in (*model.prior.parameters(), *model.text_decoder.parameters()):
+            parameter.mul_(4 if parameter.ndim == 2 else 1)
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    tokenizer = StoryTokenizer.train(StoryWorld(20, image_size=32).texts(), tiny_config.vocab_size)
+    save_model(folder, tiny_config, model.state_dict(), tokenizer)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_pipeline(tiny_checkpoint: Path) -> StoryPipeline:
+    return StoryPipeline.from_pretrained(tiny_checkpoint)

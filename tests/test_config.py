@@ -1,0 +1,91 @@
+"""Configurations survive the trip through JSON, and a file that does not fit is named."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modules.config import FORMAT_VERSION, PRESETS, LossWeights, StoryConfig, load_config
+from modules.story import UserError
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    """The tiny preset as a file, with some keys changed; a dot in a key goes one level down."""
+    values = json.loads(PRESETS["tiny"].to_json())
+    for key, value in changes.items():
+        inner = values
+        *parents, name = key.split(".")
+        for parent in parents:
+            inner = inner[parent]
+        inner[name] = value
+    path = folder / "config.json"
+    path.write_text(json.dumps(values))
+    return path
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_survives_json(name, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(PRESETS[name].to_json())
+    assert load_config(path) == PRESETS[name]
+    assert PRESETS[name].preset == name
+    assert json.loads(path.read_text())["format_version"] == FORMAT_VERSION
+
+
+def test_what_was_changed_is_read(tmp_path):
+    config = load_config(write(tmp_path, **{"prior.dim": 48, "training.adam_betas": [0.8, 0.9], "loss_weights.text_nll": 2}))
+    assert config.prior.dim == 48 and config.training.adam_betas == (0.8, 0.9)
+    assert config.loss_weights.text_nll == 2.0 and isinstance(config.loss_weights.text_nll, float)
+    assert config.storyboard == PRESETS["tiny"].storyboard
+
+
+def test_what_is_missing_has_its_default(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"format_version": FORMAT_VERSION, "prior": {"dim": 64}}))
+    assert load_config(path) == dataclasses.replace(StoryConfig(), prior=dataclasses.replace(StoryConfig().prior, dim=64))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"colour": 3}, "unknown setting 'colour' in StoryConfig"),
+        ({"prior.depth": 3}, "prior: unknown setting 'depth' in PriorConfig"),
+        ({"prior.dim": "64"}, "prior: dim: expected int, got '64'"),
+        ({"prior.dim": 64.0}, "expected int, got 64.0"),
+        ({"prior.dim": True}, "expected int, got True"),
+        ({"prior.dropout": "high"}, "expected float"),
+        ({"prior.dropout": False}, "expected float"),
+        ({"prior.dim": None}, "expected int, got None"),
+        ({"preset": 3}, "expected str"),
+        ({"prior": 3}, "expected an object with the fields of PriorConfig"),
+        ({"training.adam_betas": 0.9}, "adam_betas: expected a list"),
+        ({"image_decoder.attention_levels": [False, 1]}, "expected bool, got 1"),
+        ({"format_version": FORMAT_VERSION + 1}, f"version {FORMAT_VERSION + 1}, this program reads {FORMAT_VERSION}"),
+        ({"format_version": None}, "format version None"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_named(changes, message, tmp_path):
+    path = write(tmp_path, **changes)
+    with pytest.raises(UserError) as error:
+        load_config(path)
+    assert str(path) in str(error.value) and message in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"3", b"\xff\xfe"])
+def test_a_file_that_is_no_config_is_named(content, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="config.json"):
+        load_config(path)
+    with pytest.raises(UserError, match="absent.json"):
+        load_config(tmp_path / "absent.json")
+
+
+def test_configs_cannot_be_changed_in_place():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        PRESETS["tiny"].vocab_size = 3
+    assert all(getattr(LossWeights(), field.name) >= 0 for field in dataclasses.fields(LossWeights))

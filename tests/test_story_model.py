@@ -1,0 +1,320 @@
+"""The whole model: which term trains what, what a loss counts, and whether the decoders need the codes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from modules.batch import StepNoise, StoryBatch, draw_noise
+from modules.config import LossWeights
+from modules.reliance import code_reliance, reliance_summary, swap_rows
+from modules.story_model import StoryModel
+
+TERMS = tuple(asdict(LossWeights()))
+FACTORS = ("storyboard", "prior", "text_decoder", "image_decoder")
+TRAINS = {  # What each term trains, and nothing else.
+    "text_nll": {"storyboard", "text_decoder"},
+    "diffusion_loss": {"storyboard", "image_decoder"},
+    "draft_loss": {"storyboard", "image_decoder"},
+    "commitment_loss": {"storyboard"},
+    "prior_nll": {"prior"},
+}
+CLOSE = {"atol": 1e-5, "rtol": 1e-5}
+
+
+def changed(batch: StoryBatch, /, **fields: Tensor) -> StoryBatch:
+    return StoryBatch(**{**batch, **fields})
+
+
+def with_noise(noise: StepNoise, /, **fields: Tensor) -> StepNoise:
+    return StepNoise(**{**noise, **fields})
+
+
+def where(mask: Tensor, kept: Tensor, other: Tensor | int) -> Tensor:
+    return torch.where(mask.view(*mask.shape, *[1] * (kept.ndim - mask.ndim)), kept, other)
+
+
+def rows(*values: bool) -> Tensor:
+    return torch.tensor(values)
+
+
+# --- the gradient map
+
+
+def reached(model: StoryModel, loss: Tensor) -> set[str]:
+    """The parts of the model that a loss gives a gradient other than zero."""
+    model.zero_grad(set_to_none=True)
+    loss.backward(retain_graph=True)
+    parts = {name: getattr(model, name) for name in (*FACTORS, "autoencoder")}
+    return {name for name, part in parts.items() if any(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())}
+
+
+@pytest.mark.parametrize("factor", [*FACTORS, "autoencoder"])
+@pytest.mark.parametrize("term", TERMS)
+def test_gradient_map(tiny_model, story_batch, story_noise, term, factor):
+    losses = tiny_model.train()(story_batch, story_noise).losses
+    assert losses[term] > 0
+    assert (factor in reached(tiny_model, losses[term])) == (factor in TRAINS[term])
+
+
+@pytest.mark.parametrize("term", [term for term in TERMS if term != "commitment_loss"])
+def test_gradient_map_with_cached_codes(tiny_model, story_batch, story_noise, term):
+    codes = tiny_model.encode(story_batch).codes.unflatten(0, (2, 3))
+    losses = tiny_model.train()(changed(story_batch, codes=codes), story_noise).losses
+    assert reached(tiny_model, losses[term]) == TRAINS[term] - {"storyboard"}
+
+
+def test_training_pass_leaves_every_buffer_alone(tiny_model, story_batch, story_noise):
+    before = {name: value.clone() for name, value in tiny_model.named_buffers()}
+    assert any("_codebook.embed" in name for name in before)
+    for training in (True, False):
+        tiny_model.train(training)(story_batch, story_noise).loss.backward()
+    assert all(torch.equal(value, before[name]) for name, value in tiny_model.named_buffers())
+
+
+def test_decoders_train_the_encoder_through_every_slot(tiny_model, story_batch, story_noise):
+    for term in ("text_nll", "diffusion_loss", "draft_loss"):
+        out = tiny_model(story_batch, story_noise)
+        (gradient,) = torch.autograd.grad(out.losses[term], out.slots)
+        counted = story_batch.text_mask.any(-1).flatten() if term == "text_nll" else story_batch.image_mask.flatten()
+        assert torch.equal(gradient.abs().amax(-1) > 0, counted[:, None].expand(-1, 8)), term
+
+
+def test_nothing_trainable_is_left_out(tiny_model, story_batch, story_noise):
+    noise = with_noise(story_noise, null_text=rows(1, 0, 0, 0, 0, 0).bool(), null_image=rows(0, 1, 0, 0, 0, 0).bool())
+    tiny_model.train()(story_batch, noise).loss.backward()
+    without = [name for name, p in tiny_model.named_parameters() if p.requires_grad and (p.grad is None or p.grad.abs().sum() == 0)]
+    assert without == []
+    assert set(tiny_model.factors) == set(FACTORS)
+    assert all(p.grad is None and not p.requires_grad for p in tiny_model.autoencoder.parameters())
+
+
+def test_continuous_model_trains_encoder_and_decoders_without_codes(tiny_model, story_batch, story_noise):
+    tiny_model.storyboard.quantizer.active.fill_(False)
+    out = tiny_model(story_batch, story_noise)
+    assert out.codes is None and set(out.losses) == {"text_nll", "diffusion_loss", "draft_loss"}
+    assert reached(tiny_model, out.loss) == {"storyboard", "text_decoder", "image_decoder"}
+
+
+# --- the loss
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_loss_is_the_weighted_sum_of_its_terms(tiny_model, story_batch, story_noise, term):
+    before = tiny_model(story_batch, story_noise)
+    assert set(before.losses) == set(TERMS)
+    weights = tiny_model.config.loss_weights
+    torch.testing.assert_close(before.loss, sum(getattr(weights, name) * before.losses[name] for name in TERMS))
+    tiny_model.config = replace(tiny_model.config, loss_weights=replace(weights, **{term: getattr(weights, term) + 2}))
+    after = tiny_model(story_batch, story_noise)
+    torch.testing.assert_close(after.loss - before.loss, 2 * before.losses[term], atol=1e-4, rtol=1e-4)
+
+
+def test_losses_are_means_over_what_is_there(tiny_model, story_batch, story_noise):
+    out = tiny_model(story_batch, story_noise)
+    flat = {name: story_batch[name].flatten(0, 1) for name in ("input_ids", "text_mask", "latents")}
+    board = tiny_model.encode(story_batch)
+    text = tiny_model.text_decoder(board.code_embeds, flat["input_ids"], flat["text_mask"])
+    image = tiny_model.image_decoder(board.code_embeds, flat["latents"], story_noise.timesteps, story_noise.noise)
+    prior = tiny_model.prior(out.codes, story_batch.prompt_ids, story_batch.prompt_mask, story_batch.step_mask)
+    seen, steps = story_batch.image_mask.flatten(), story_batch.step_mask
+    expected = {
+        "text_nll": text.nll[text.mask].mean(), "diffusion_loss": image.loss[seen].mean(), "draft_loss": image.draft_loss[seen].mean(),
+        "commitment_loss": board.commitment_loss[steps.flatten()].mean(), "prior_nll": prior.nll[steps].mean(),
+    }  # fmt: skip
+    assert text.mask.sum() == story_batch.num_tokens == 9 + 40 + 5 + 12 - 4
+    torch.testing.assert_close(out.losses, expected)
+    assert torch.equal(out.codes.flatten(0, 1), board.codes) and torch.equal(out.step_mask, steps.flatten())
+
+
+@pytest.mark.parametrize("what", ["padded step", "padded tokens", "prompt padding", "absent pictures", "absent texts"])
+def test_what_is_masked_changes_no_loss(tiny_model, story_batch, story_noise, what):
+    batch, noise = story_batch, story_noise
+    if what == "padded step":
+        steps, images = batch.step_mask, torch.full_like(batch.latents, 9.0)
+        batch = changed(batch, input_ids=where(steps, batch.input_ids, 9), latents=where(steps, batch.latents, images))
+        still, early = where(steps.flatten(), noise.noise, torch.zeros_like(noise.noise)), where(steps.flatten(), noise.timesteps, 5)
+        noise = with_noise(noise, noise=still, timesteps=early)
+    elif what == "padded tokens":
+        batch = changed(batch, input_ids=where(batch.text_mask, batch.input_ids, 7))
+    elif what == "prompt padding":
+        batch = changed(batch, prompt_ids=where(batch.prompt_mask, batch.prompt_ids, 7))
+    elif what == "absent pictures":
+        batch = changed(batch, latents=where(batch.image_mask, batch.latents, -batch.latents))
+    else:
+        batch = changed(batch, input_ids=where(batch.text_mask.any(-1), batch.input_ids, 5))
+    assert any(not torch.equal(batch[name], value) for name, value in story_batch.items())
+    before, after = tiny_model(story_batch, story_noise), tiny_model(batch, noise)
+    torch.testing.assert_close(after.losses, before.losses, **CLOSE)
+
+
+def test_cropped_is_padded(tiny_model, story_batch, story_noise):
+    """Story 1 alone, without its padded step and with shorter texts, has the losses that it has within the batch."""
+    counts = {name: torch.tensor(value) for name, value in (("num_steps", 2.0), ("num_tokens", 15.0), ("num_images", 1.0))}
+    fields = {name: value[1:] for name, value in story_batch.items() if name not in counts}
+    padded = StoryBatch(**fields, **counts)
+    short = {name: fields[name][:, :2] for name in ("latents", "image_mask", "step_mask")}
+    short |= {name: fields[name][:, :2, :12] for name in ("input_ids", "text_mask")}
+    cropped = changed(padded, **short, prompt_ids=fields["prompt_ids"][:, :11], prompt_mask=fields["prompt_mask"][:, :11])
+    within, alone = tiny_model(padded, story_noise.rows(3, 6)), tiny_model(cropped, story_noise.rows(3, 5))
+    torch.testing.assert_close(alone.losses, within.losses, **CLOSE)
+    assert torch.equal(alone.codes[0], within.codes[0, :2])
+
+
+def test_cached_codes_give_the_losses_of_the_live_encoder(tiny_model, story_batch, story_noise):
+    live = tiny_model(story_batch, story_noise)
+    cached = tiny_model(changed(story_batch, codes=live.codes), story_noise)
+    assert cached.slots is None and torch.equal(cached.codes, live.codes)
+    assert set(cached.losses) == set(TERMS) - {"commitment_loss"}
+    torch.testing.assert_close(cached.losses, {name: live.losses[name] for name in cached.losses}, **CLOSE)
+    others = tiny_model(changed(story_batch, codes=(live.codes + 1) % 32), story_noise)
+    assert all(abs(others.losses[name] - cached.losses[name]) > 1e-5 for name in others.losses)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_parts_of_a_global_batch_average_to_it(tiny_model, story_batch, story_noise, cached):
+    if cached:
+        story_batch = changed(story_batch, codes=tiny_model(story_batch, story_noise).codes)
+    whole = tiny_model(story_batch, story_noise).losses
+    shared = {name: story_batch[name] / 2 for name in ("num_steps", "num_tokens", "num_images")}
+    parts = []
+    for story in range(2):
+        fields = {name: value if name in shared else value[story : story + 1] for name, value in story_batch.items()}
+        parts.append(tiny_model(changed(StoryBatch(**fields), **shared), story_noise.rows(3 * story, 3 * story + 3)).losses)
+    mean = {name: (parts[0][name] + parts[1][name]) / 2 for name in whole}
+    torch.testing.assert_close(mean, whole, **CLOSE)
+    assert abs(parts[0]["text_nll"] - parts[1]["text_nll"]) > 0.1
+
+
+def test_a_batch_without_pictures_or_texts_has_a_loss(tiny_model, story_batch, story_noise):
+    none = changed(story_batch, image_mask=torch.zeros_like(story_batch.image_mask), num_images=torch.tensor(0.0))
+    losses = tiny_model(none, story_noise).losses
+    assert losses["diffusion_loss"] == losses["draft_loss"] == 0 and losses["text_nll"] > 0
+    mute = changed(story_batch, text_mask=torch.zeros_like(story_batch.text_mask), num_tokens=torch.tensor(0.0))
+    losses = tiny_model(mute, story_noise).losses
+    assert losses["text_nll"] == 0 and losses["diffusion_loss"] > 0
+    assert tiny_model(mute, story_noise).loss.isfinite()
+
+
+def test_null_codes_take_effect_row_by_row(tiny_model, story_batch, story_noise):
+    plain = tiny_model(story_batch, story_noise).losses
+    text = tiny_model(story_batch, with_noise(story_noise, null_text=rows(1, 0, 0, 0, 0, 0).bool())).losses
+    image = tiny_model(story_batch, with_noise(story_noise, null_image=rows(1, 0, 0, 0, 0, 0).bool())).losses
+    assert {name for name in TERMS if text[name] != plain[name]} == {"text_nll"}
+    assert {name for name in TERMS if image[name] != plain[name]} == {"diffusion_loss"}
+
+
+# --- modality dropout
+
+
+def test_a_dropped_modality_is_an_absent_one(tiny_model, story_batch, story_noise):
+    everywhere, nowhere = rows(*[True] * 6), rows(*[False] * 6)
+    full = changed(story_batch, text_mask=story_batch.text_mask[:, :1].expand(-1, 3, -1), image_mask=torch.ones(2, 3, dtype=torch.bool))
+    both = tiny_model.encode(full, story_noise).slots
+    no_text = tiny_model.encode(full, with_noise(story_noise, keep_text=nowhere)).slots
+    no_image = tiny_model.encode(full, with_noise(story_noise, keep_image=nowhere)).slots
+    assert torch.equal(no_text, tiny_model.encode(changed(full, text_mask=torch.zeros_like(full.text_mask))).slots)
+    assert torch.equal(no_image, tiny_model.encode(changed(full, image_mask=torch.zeros_like(full.image_mask))).slots)
+    mixed = with_noise(story_noise, keep_text=rows(0, 1, 1, 1, 1, 1).bool(), keep_image=rows(1, 0, 1, 1, 1, 1).bool())
+    expected = torch.cat([no_text[:1], no_image[1:2], both[2:]])
+    torch.testing.assert_close(tiny_model.encode(full, mixed).slots, expected, **CLOSE)
+    assert (both - no_text).abs().max() > 0.1 and (both - no_image).abs().max() > 0.1
+    assert torch.equal(tiny_model.encode(full, with_noise(story_noise, keep_text=everywhere)).slots, both)
+
+
+def test_a_modality_is_never_dropped_where_the_other_is_absent(tiny_model, story_batch, story_noise):
+    plain = tiny_model.encode(story_batch).slots
+    no_text = tiny_model.encode(story_batch, with_noise(story_noise, keep_text=rows(*[False] * 6))).slots
+    no_image = tiny_model.encode(story_batch, with_noise(story_noise, keep_image=rows(*[False] * 6))).slots
+    torch.testing.assert_close(no_text[3], plain[3], **CLOSE)  # It has no picture.
+    torch.testing.assert_close(no_image[1], plain[1], **CLOSE)  # It has no text.
+    assert (no_text[0] - plain[0]).abs().max() > 0.1 and (no_image[0] - plain[0]).abs().max() > 0.1
+
+
+def test_a_dropped_modality_is_still_to_be_told(tiny_model, story_batch, story_noise):
+    """The encoder does not see it, but the decoders are asked for it: that is what makes captions and illustrations."""
+    dropped = tiny_model(story_batch, with_noise(story_noise, keep_text=rows(*[False] * 6))).losses
+    kept = tiny_model(story_batch, story_noise).losses
+    assert dropped["text_nll"] > 1 and dropped["text_nll"] != kept["text_nll"]
+
+
+# --- learning
+
+
+@pytest.fixture(scope="module")
+def learnt(tiny_config) -> tuple[StoryModel, StoryBatch, StepNoise, list[dict[str, float]]]:
+    """A quantising model that saw one batch of 3 stories x 2 steps again and again, and its losses."""
+    torch.manual_seed(0)
+    model, generator = StoryModel(tiny_config), torch.Generator().manual_seed(5)
+    shape, length = tiny_config.autoencoder.latent_shape, tiny_config.text_decoder.max_length
+    mask = torch.arange(length) < torch.tensor([[5, 7], [4, 6], [6, 5]])[..., None]
+    whole = torch.ones(3, 2, dtype=torch.bool)
+    batch = StoryBatch(
+        prompt_ids=torch.randint(3, 400, (3, 5), generator=generator), prompt_mask=torch.ones(3, 5, dtype=torch.bool),
+        input_ids=torch.randint(3, 9, mask.shape, generator=generator), text_mask=mask, image_mask=whole, step_mask=whole,
+        latents=torch.randn(3, 2, *shape, generator=generator).mean((-1, -2), keepdim=True).expand(3, 2, *shape) * 6,
+        num_steps=whole.sum().float(), num_images=whole.sum().float(), num_tokens=mask[..., 1:].sum().float(),
+    )  # fmt: skip
+    quantizer, optimizer, history = model.storyboard.quantizer, torch.optim.AdamW(model.parameters(), lr=4e-3), []
+    quantizer.fit(model.encode(batch).slots.detach().flatten(0, 1), seed=0)
+    for step in range(60):
+        noise = draw_noise(6, shape, 1000, torch.Generator().manual_seed(step))
+        out = model(batch, noise)
+        optimizer.zero_grad()
+        out.loss.backward()
+        optimizer.step()
+        quantizer.update(out.slots.detach().flatten(0, 1), seed=step, revive=True)
+        history.append({name: value.item() for name, value in (("loss", out.loss), *out.losses.items())})
+    return model.eval(), batch, noise, history
+
+
+def test_overfits_one_batch(learnt):
+    history = learnt[-1]
+    ratios = {name: history[-1][name] / history[0][name] for name in history[0]}
+    assert history[30]["loss"] < 0.7 * history[0]["loss"]
+    assert ratios["text_nll"] < 0.5 and ratios["prior_nll"] < 0.5 and ratios["draft_loss"] < 0.5 and ratios["diffusion_loss"] < 0.8
+
+
+def test_decoders_rely_on_the_codes(learnt):
+    model, batch, noise, _ = learnt
+    sums = code_reliance(model, batch, noise)
+    summary = reliance_summary(sums, batch.image_mask.flatten())
+    for term in ("text_nll", "diffusion_loss"):
+        assert summary[f"{term}_swapped"] > 1.3 * summary[f"{term}_own"]
+        assert summary[f"{term}_null"] > 1.05 * summary[f"{term}_own"]
+        assert summary[f"{term}_swap_gap"] == pytest.approx(summary[f"{term}_swapped"] - summary[f"{term}_own"])
+    expected = model(batch, noise).losses
+    assert summary["text_nll_own"] == pytest.approx(expected["text_nll"].item(), rel=1e-4)
+    assert summary["diffusion_loss_own"] == pytest.approx(expected["diffusion_loss"].item(), rel=1e-4)
+
+
+def test_reliance_leaves_padding_out(tiny_model, story_batch, story_noise):
+    sums = code_reliance(tiny_model, story_batch, story_noise)
+    assert sums["num_tokens"].tolist() == [8, 0, 39, 4, 11, 0]
+    for name, value in sums.items():
+        mask = story_batch.image_mask.flatten() if name.startswith("diffusion") else story_batch.text_mask.any(-1).flatten()
+        assert torch.equal(value > 0, mask), name
+
+
+def test_swapped_codes_are_those_of_another_real_step(tiny_model, story_batch, story_noise):
+    swapped = code_reliance(tiny_model, story_batch, story_noise)["text_nll_swapped"]
+    codes = tiny_model.encode(story_batch).code_embeds
+    for row in (0, 2, 3, 4):  # Those with a text; the last row is padding.
+        others = torch.tensor([other for other in range(5) if other != row])
+        ids, mask = (story_batch[name].flatten(0, 1)[row].expand(4, -1) for name in ("input_ids", "text_mask"))
+        candidates = tiny_model.text_decoder(codes[others], ids, mask).nll.sum(1)
+        assert (candidates - swapped[row]).abs().min() < 1e-3
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 24, 97])
+def test_swapping_leaves_no_row_its_own(count):
+    permutation = swap_rows(count)
+    assert sorted(permutation.tolist()) == list(range(count))
+    assert (permutation != torch.arange(count)).all()
+
+
+def test_swapping_one_row_or_none_is_possible():
+    assert swap_rows(1).tolist() == [0] and swap_rows(0).tolist() == []
