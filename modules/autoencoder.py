@@ -47,6 +47,8 @@ class PictureAutoencoder(nn.Module):
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
+        if config.image_size % config.downsampling:
+            raise ValueError(f"image_size {config.image_size} is not a multiple of {config.downsampling}, the pixels a side of one cell")
         self.config = config
         levels = len(config.block_out_channels)
         self.vae = AutoencoderKL(

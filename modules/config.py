@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import typing
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,13 @@ class TrainingConfig:
     null_image: float = 0.1
     num_stories: int = 8000  # Drawn from the story world, when that is the data.
 
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "batch_size", "num_stories"):
+            if getattr(self, name) < 1:
+                raise UserError(f"training.{name} must be 1 or more, got {getattr(self, name)}")
+        if not 0 <= self.quantize_at < 1:
+            raise UserError(f"training.quantize_at must be from 0 to below 1, got {self.quantize_at}: codes are placed in the joint phase")
+
 
 @dataclass(frozen=True)
 class StoryConfig:
@@ -90,12 +98,23 @@ TINY = StoryConfig(
 PRESETS = {"storyworld": StoryConfig(), "tiny": TINY}
 
 
+def changes(before: Any, now: Any, name: str = "") -> Iterator[str]:
+    """What differs between two values read from JSON, each with its dotted name."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in {**before, **now}:
+            yield from changes(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))
+    elif before != now:
+        yield f"{name} ({before!r}, now {now!r})"
+
+
 def load_config(path: Path) -> StoryConfig:
-    """Read a config JSON. Raises UserError on an unknown key, a wrong type or a newer format."""
+    """Read a config JSON, or what `train --dry_run` printed. Raises UserError on an unknown key, a wrong type or a newer format."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path} is not a readable config file: {error}") from error
+    if isinstance(values, dict) and "config" in values:
+        values = values["config"]
     version = values.pop("format_version", None) if isinstance(values, dict) else None
     if version != FORMAT_VERSION:
         raise UserError(f"{path} has format version {version!r}, this program reads {FORMAT_VERSION}: use the program that wrote it")

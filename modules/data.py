@@ -98,7 +98,8 @@ class StoryFolder:
 
     def report(self) -> str:
         """Say in one line what was read and what was left out."""
-        line = f"{self.name}: {len(self):,} stories of {sum(self.lengths):,} steps from {self._records - len(self.skipped):,} of {self._records:,} records"
+        read = self._records - len(self.skipped)
+        line = f"{self.name}: {len(self):,} stories of {sum(self.lengths):,} steps from {read:,} of {self._records:,} records"
         if self.skipped:
             line += f"; {len(self.skipped):,} skipped, the first: {self.skipped[0]}"
         return line

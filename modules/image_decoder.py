@@ -80,7 +80,9 @@ class ImageDecoder(nn.Module):
             rescale_betas_zero_snr=True, timestep_spacing="trailing", **({"clip_sample": False} if name == "ddim" else {}),
         )  # fmt: skip
 
-    def forward(self, code_embeds: Tensor, latents: Tensor, timesteps: Tensor, noise: Tensor, null: Tensor | None = None) -> ImageDecoderOutput:
+    def forward(
+        self, code_embeds: Tensor, latents: Tensor, timesteps: Tensor, noise: Tensor, null: Tensor | None = None
+    ) -> ImageDecoderOutput:
         """code_embeds (N,S,d), latents and noise (N,c,h,w), timesteps (N,), null (N,) bool -> losses (N,)."""
         alpha = self.alphas_cumprod[timesteps].sqrt()[:, None, None, None]
         sigma = (1 - self.alphas_cumprod[timesteps]).sqrt()[:, None, None, None]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+ECHO_SECONDS = 1.0  # A launcher passes Ctrl-C on to workers that the terminal has told already.
 
 
 class Interrupted(Exception):
@@ -19,13 +22,17 @@ class Interrupted(Exception):
 
 @contextmanager
 def stop_on_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list for the loop to read; a second one ends the program at once."""
+    """Collect SIGINT and SIGTERM in a list for the loop to read; a later second one ends the program at once."""
     received: list[int] = []
+    first = 0.0
 
     def handle(number: int, frame: Any) -> None:
-        if received:
+        nonlocal first
+        if not received:
+            first = time.monotonic()
+            received.append(number)
+        elif time.monotonic() - first > ECHO_SECONDS:
             raise SystemExit(128 + number)
-        received.append(number)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

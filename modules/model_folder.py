@@ -13,7 +13,7 @@ from torch import Tensor
 from modules.checkpoint import latest_checkpoint
 from modules.config import StoryConfig, load_config
 from modules.story import UserError
-from modules.story_model import StoryModel
+from modules.story_model import StoryModel, build_model
 from modules.tokenizer import StoryTokenizer
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -37,12 +37,7 @@ def load_model(path: str | Path) -> tuple[StoryModel, StoryTokenizer]:
     Raises UserError where there is none, or where it is not one of ours.
     """
     folder = resolve_model_folder(Path(path))
-    config = load_config(folder / CONFIG)
-    try:
-        model = StoryModel(config).eval()
-    except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:  # From whichever library builds the part.
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{folder / CONFIG} describes no model that can be built ({reason})") from error
+    model = build_model(load_config(folder / CONFIG), str(folder / CONFIG)).eval()
     try:
         state = load_file(folder / WEIGHTS)
         model.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in state.items()})
@@ -53,14 +48,11 @@ def load_model(path: str | Path) -> tuple[StoryModel, StoryTokenizer]:
 
 
 def resolve_model_folder(path: Path) -> Path:
-    """The model folder that `path` means. Raises UserError where nothing is found."""
+    """The model folder that `path` means: of a run's folder, its newest checkpoint's. Raises UserError where nothing is found."""
     if not path.exists():
         raise UserError(f"no checkpoint at {path}: give a run's folder, a step's folder or a model folder")
-    candidates = [path, path / "model"]
     latest = latest_checkpoint(path) if path.is_dir() else None
-    if latest is not None:
-        candidates.append(latest / "model")
-    for folder in candidates:
+    for folder in (path, *([latest / "model"] if latest else []), path / "model"):
         if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
             return folder
     raise UserError(f"{path} is not a checkpoint of this program: it holds no {CONFIG} with {WEIGHTS} (has the run saved yet?)")

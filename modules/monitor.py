@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch.nn.utils import get_total_norm
 from torch.utils.tensorboard import SummaryWriter
 
 from modules.batch import draw_noise
+from modules.checks import MAX_NUM_STEPS
 from modules.encoded import EncodedStories, Head, to_pictures, to_pixels
 from modules.phases import Phase
 from modules.pipeline import StoryPipeline
@@ -29,7 +31,14 @@ class Monitor:
     """Watches a run; on ranks other than the first it does nothing."""
 
     def __init__(
-        self, run_dir: Path, log_every: int, model: StoryModel, tokenizer: StoryTokenizer, held_out: StorySource, global_step: int, active: bool
+        self,
+        run_dir: Path,
+        log_every: int,
+        model: StoryModel,
+        tokenizer: StoryTokenizer,
+        held_out: StorySource,
+        global_step: int,
+        active: bool,
     ) -> None:
         self.model, self.tokenizer, self.active, self.log_every = model, tokenizer, active, log_every
         self._held_out_source, self._held_out = held_out, None
@@ -38,8 +47,7 @@ class Monitor:
             # Events and lines after the step that is resumed from belong to updates that will be made again.
             self.writer = SummaryWriter(run_dir / "tensorboard", purge_step=global_step)
             self.trace = run_dir / "losses.jsonl"
-            lines = self.trace.read_text().splitlines() if self.trace.exists() else []
-            self.trace.write_text("".join(line + "\n" for line in lines if json.loads(line)["global_step"] < global_step))
+            cut_trace(self.trace, global_step)
 
     def close(self) -> None:
         if self._progress is not None:
@@ -47,6 +55,11 @@ class Monitor:
             self._progress = None
         if self.active:
             self.writer.close()
+
+    def flush(self) -> None:
+        """Bring to the disk what TensorBoard was told: a run that is killed goes on from its checkpoint and tells only what comes after."""
+        if self.active:
+            self.writer.flush()
 
     def start_phase(self, name: str, step: int, num_steps: int) -> None:
         if self._progress is not None:
@@ -68,8 +81,10 @@ class Monitor:
         """Record one update."""
         if not self.active:
             return
+        values = {**losses, "gradient_norm": norms["total"]}
+        line = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON knows no NaN.
         with self.trace.open("a") as file:
-            file.write(json.dumps({"global_step": global_step, "phase": phase.name, "step": step, **losses, "gradient_norm": norms["total"]}) + "\n")
+            file.write(json.dumps({"global_step": global_step, "phase": phase.name, "step": step, **line}) + "\n")
         note = "  ".join(f"{name.removesuffix('_loss').removesuffix('_nll')} {value:.3f}" for name, value in losses.items())
         self._progress.update(step + 1, note)
         if step % self.log_every:
@@ -107,6 +122,8 @@ class Monitor:
         size = self.model.config.autoencoder.image_size
         device = self.model.autoencoder.latent_mean.device
         images = [step.image for step in self._held_out_source[0].steps if step.image is not None]
+        if not images:
+            return
         pixels = to_pixels(images, size).to(device)
         decoded = self.model.autoencoder.decode(self.model.autoencoder.encode(pixels))
         self.writer.add_image("reconstructions", grid([to_pictures(pixels), to_pictures(decoded)]), global_step, dataformats="HWC")
@@ -118,35 +135,42 @@ class Monitor:
             count = min(len(self._held_out_source), HELD_OUT_STORIES)
             self._held_out = EncodedStories(Head(self._held_out_source, count), self.model.config, self.tokenizer, self.model.autoencoder)
         batch = self._held_out.batch(range(len(self._held_out))).to(self.model.autoencoder.latent_mean.device)
-        config = self.model.config
+        config, generator = self.model.config, torch.Generator().manual_seed(0)
         noise = draw_noise(
-            batch.step_mask.numel(), config.autoencoder.latent_shape, config.image_decoder.num_train_timesteps, torch.Generator().manual_seed(0)
-        )
+            batch.step_mask.numel(), config.autoencoder.latent_shape, config.image_decoder.num_train_timesteps, generator
+        )  # fmt: skip
         sums = code_reliance(self.model, batch, noise.to(batch.step_mask.device))
         for name, value in reliance_summary(sums, batch.image_mask.flatten()).items():
             self.writer.add_scalar(f"held_out/{name}", value, global_step)
         codes = self.model.encode(batch).codes
         if codes is None:
             return
-        codes = codes[batch.step_mask.flatten()]
-        counts = torch.bincount(codes.flatten(), minlength=config.storyboard.codebook_size).float()
+        counts = torch.bincount(codes[batch.step_mask.flatten()].flatten(), minlength=config.storyboard.codebook_size).float()
         shares = counts / counts.sum()
         self.writer.add_scalar("codebook/used", (counts > 0).float().mean().item(), global_step)
         self.writer.add_scalar("codebook/perplexity", torch.special.entr(shares).sum().exp().item(), global_step)
-        prior = self.model.prior(codes_of(batch, self.model), batch.prompt_ids, batch.prompt_mask, batch.step_mask)
+        prior = self.model.prior(codes.unflatten(0, batch.step_mask.shape), batch.prompt_ids, batch.prompt_mask, batch.step_mask)
         self.writer.add_scalar("held_out/prior_nll", prior.nll[batch.step_mask].mean().item(), global_step)
 
     def _log_stories(self, global_step: int) -> None:
         pipeline = StoryPipeline(self.model, self.tokenizer)
-        for index in range(min(SAMPLE_STORIES, len(self._held_out_source))):
-            prompt = self._held_out.prompts[index]
-            story = pipeline(prompt, num_steps=self._held_out.lengths[index], seed=index, num_inference_steps=10)
+        told = [index for index, prompt in enumerate(self._held_out.prompts) if prompt.strip()]
+        for index in told[:SAMPLE_STORIES]:
+            prompt, num_steps = self._held_out.prompts[index], min(self._held_out.lengths[index], MAX_NUM_STEPS)
+            story = pipeline(prompt, num_steps=num_steps, seed=index, num_inference_steps=10)
             self.writer.add_image(f"stories/{index}", grid([story.images]), global_step, dataformats="HWC")
             self.writer.add_text(f"stories/{index}", f"**{prompt}**\n\n" + "\n\n".join(story.texts), global_step)
 
 
-def codes_of(batch, model: StoryModel) -> torch.Tensor:
-    return model.encode(batch).codes.unflatten(0, batch.step_mask.shape)
+def cut_trace(path: Path, global_step: int) -> None:
+    """Take off the lines of `global_step` and later, and what follows a line that was not written to its end."""
+    kept = 0
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+        if not line.endswith(b"\n") or json.loads(line)["global_step"] >= global_step:
+            break
+        kept += len(line)
+    with path.open("ab") as file:
+        file.truncate(kept)
 
 
 def grid(rows: list) -> np.ndarray:

@@ -6,12 +6,14 @@ import hashlib
 from collections.abc import Callable
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
+from modules.autoencoder import AutoencoderOutput
 from modules.batch import StepNoise, draw_noise
 from modules.encoded import BatchOrder, EncodedStories, iterate_pages, to_pixels
-from modules.story import StorySource
+from modules.story import StorySource, UserError
 from modules.story_model import StoryModel
 
 KMEANS_VECTORS_PER_CODE = 40
@@ -78,7 +80,7 @@ class AutoencoderPhase(Phase):
 
     def __init__(self, model: StoryModel, source: StorySource, lengths: list[int], **options) -> None:
         super().__init__(model, **options)
-        self.module, self.source = model.autoencoder, source
+        self.module, self.source, self.lengths = model.autoencoder, source, lengths
         self.order = BatchOrder(lengths, self.global_batch, derive_seed(self.seed, "order", self.name))
 
     def set_modes(self) -> None:
@@ -86,12 +88,18 @@ class AutoencoderPhase(Phase):
         self.module.requires_grad_(True).train()
 
     def loss(self, module: nn.Module, step: int, part: int, num_parts: int) -> ModelOutput:
-        size = self.model.config.autoencoder.image_size
-        images = to_pixels(list(iterate_pages(self.source, rows_of_part(self.order[step], part, num_parts))), size)
+        config, order = self.model.config.autoencoder, self.order[step]
+        mine = rows_of_part(order, part, num_parts)
+        images = list(iterate_pages(self.source, mine))
         self.images_seen += len(images)
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, "noise", self.name, step, part))
-        noise = torch.randn(len(images), *self.model.config.autoencoder.latent_shape, generator=generator)
-        return module(images.to(self.device), noise.to(self.device))
+        # However the global batch is cut, its steps get the same noise and count the same; a part without pictures, not at all.
+        start, count = (sum(self.lengths[index] for index in stories) for stories in (order[: part * len(mine)], mine))
+        total = sum(self.lengths[index] for index in order)
+        share = num_parts * count / total if images else 0.0
+        pixels = to_pixels(images or [Image.new("RGB", (config.image_size, config.image_size))], config.image_size)
+        noise = torch.randn(total, *config.latent_shape, generator=self.generator("noise", step))[start : start + len(pixels)]
+        output = module(pixels.to(self.device), noise.to(self.device))
+        return AutoencoderOutput(loss=share * output.loss, losses={name: share * value for name, value in output.losses.items()})
 
     def begin(self) -> None:
         self.module.fit_shortcut(self._sample())
@@ -102,8 +110,11 @@ class AutoencoderPhase(Phase):
 
     def _sample(self) -> Tensor:
         """Pictures (N,3,H,W) of the first stories, for statistics."""
-        images = iterate_pages(self.source, range(min(len(self.source), STATISTICS_STORIES)))
-        return to_pixels(list(images), self.model.config.autoencoder.image_size).to(self.device)
+        count = min(len(self.source), STATISTICS_STORIES)
+        images = list(iterate_pages(self.source, range(count)))
+        if not images:
+            raise UserError(f"the first {count} stories hold no picture to train the autoencoder on: give a trained one with --autoencoder")
+        return to_pixels(images, self.model.config.autoencoder.image_size).to(self.device)
 
 
 class JointPhase(Phase):

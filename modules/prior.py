@@ -49,6 +49,8 @@ class Prior(nn.Module):
 
     def __init__(self, config: PriorConfig, vocab_size: int, codebook_size: int, num_slots: int) -> None:
         super().__init__()
+        if config.dim % (2 * config.num_heads):
+            raise ValueError(f"rotary positions need heads of an even width: dim {config.dim} is not a multiple of 2 x {config.num_heads}")
         self.config, self.num_slots = config, num_slots
         self.prompt_embed = nn.Embedding(vocab_size, config.dim)
         self.code_embed = nn.Embedding(codebook_size + 1, config.dim)  # The last one is BOS.

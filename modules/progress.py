@@ -23,8 +23,10 @@ class ProgressLine:
         console = Console(stderr=True)
         self._visible, self._bar = visible, None
         if visible and console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-            self._bar = Progress(*columns, TextColumn("{task.fields[note]}"), console=console, speed_estimate_period=300)
+            self._bar = Progress(
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
+                TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console, speed_estimate_period=300,
+            )  # fmt: skip
             self._task = self._bar.add_task(description, total=total, completed=done, note="")
             self._bar.start()
         self._console = console

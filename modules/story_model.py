@@ -18,6 +18,7 @@ from modules.config import StoryConfig
 from modules.image_decoder import ImageDecoder
 from modules.losses import masked_mean, weighted_sum
 from modules.prior import Prior
+from modules.story import UserError
 from modules.storyboard import Storyboard, StoryboardOutput
 from modules.text_decoder import TextDecoder
 
@@ -94,3 +95,12 @@ class StoryModel(nn.Module):
     def factors(self) -> dict[str, nn.Module]:
         """The trainable parts by name, for reports."""
         return {name: getattr(self, name) for name in ("storyboard", "prior", "text_decoder", "image_decoder")}
+
+
+def build_model(config: StoryConfig, where: str) -> StoryModel:
+    """A model with fresh weights. Raises UserError where none can be built; `where` says whose config it is."""
+    try:
+        return StoryModel(config)
+    except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:  # From whichever library builds the part.
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{where} describes no model that can be built ({reason})") from error

@@ -28,7 +28,7 @@ class StoryboardConfig:
 
 @dataclass
 class StoryboardOutput(ModelOutput):
-    """`code_embeds` (N, S, d) straight-through; `slots` (N, S, d) before quantising; `codes` (N, S), `commitment_loss` (N, S) once active."""
+    """`code_embeds` (N,S,d) straight-through; `slots` (N,S,d) before quantising; `codes` and `commitment_loss` (N,S) once active."""
 
     code_embeds: Tensor = None
     slots: Tensor = None

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.utils import ModelOutput
 
+from modules.layers.seeding import seeded
+
 Decoding = Literal["greedy", "beam", "top_p"]
 
 
@@ -82,8 +84,7 @@ class TextDecoder(nn.Module):
             "beam": {"do_sample": False, "num_beams": num_beams},
             "top_p": {"do_sample": True, "top_p": top_p, "top_k": 0, "temperature": temperature},
         }[decoding]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)  # Hugging Face's `generate` takes no generator.
+        with seeded(seed):  # Hugging Face's `generate` takes no generator.
             ids = self.language_model.generate(
                 inputs_embeds=embeds, attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device),
                 max_new_tokens=self.config.max_length - 1, pad_token_id=self.pad_id, eos_token_id=self.eos_id, **options,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_lis
 from torch import Tensor, nn
 
 from modules.checkpoint import RunLock, flatten_optimizer, latest_checkpoint, load_checkpoint, restore_optimizer, save_checkpoint
-from modules.config import StoryConfig
+from modules.config import StoryConfig, changes
 from modules.encoded import EncodedStories
 from modules.interrupts import Interrupted, stop_on_signals
 from modules.model_folder import load_model, save_model
@@ -24,8 +27,9 @@ from modules.phases import AutoencoderPhase, ConsolidationPhase, JointPhase, Pha
 from modules.progress import progress_line
 from modules.schedules import cosine_with_warmup
 from modules.story import StorySource, UserError
-from modules.story_model import StoryModel
+from modules.story_model import build_model
 from modules.tokenizer import StoryTokenizer
+from modules.weight_average import WeightAverage
 
 STAGES = ("autoencoder", "joint", "consolidation")
 MAX_SKIPPED_IN_A_ROW = 10
@@ -62,7 +66,9 @@ def make_accelerator(args: TrainArgs) -> Accelerator:
         raise UserError("--mixed_precision fp16 needs a GPU; on a CPU use bf16 or no")
     # The prior is not used while slots are continuous; the codebook is kept in step by hand (see VectorQuantizer.update).
     ddp = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
-    return Accelerator(mixed_precision=args.mixed_precision, kwargs_handlers=[ddp])
+    # Without this, accelerate takes each process that torchrun starts on a machine without GPUs for a run of its own.
+    cpu = "LOCAL_RANK" in os.environ and not torch.accelerator.is_available()
+    return Accelerator(cpu=cpu, mixed_precision=args.mixed_precision, kwargs_handlers=[ddp])
 
 
 class Trainer:
@@ -83,6 +89,7 @@ class Trainer:
     def run(self) -> Path:
         checkpoint = self._agree(latest_checkpoint(self.args.output_dir) if self.accelerator.is_main_process else None)
         tensors, self._state = load_checkpoint(checkpoint) if checkpoint else ({}, None)
+        self._saved = checkpoint
         self._build(checkpoint, tensors, self._state)
         try:
             for phase in self._phases(self._state):
@@ -90,6 +97,9 @@ class Trainer:
                 tensors = {}
         finally:
             self.monitor.close()
+        if self.accelerator.is_main_process:
+            shutil.copytree(self._saved / "model", self.args.output_dir / "model", dirs_exist_ok=True)
+        self.accelerator.wait_for_everyone()
         return self.args.output_dir / "model"
 
     # -- set-up ---------------------------------------------------------------------------------------------------------
@@ -97,21 +107,22 @@ class Trainer:
     def _build(self, checkpoint: Path | None, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any] | None) -> None:
         """Make or load tokenizer and model, and check that a resumed run is the same run."""
         torch.manual_seed(derive_seed(self.args.seed, "weights"))
-        self.model = StoryModel(self.config)
+        self.model = build_model(self.config, "this config")
         if state is None:
             self.tokenizer = StoryTokenizer.train(self.source.texts(), self.config.vocab_size)
-            if self.args.autoencoder is not None:
-                self._reuse_autoencoder(self.args.autoencoder)
         else:
             self._check_same_run(checkpoint, state)
             self.tokenizer = StoryTokenizer.load(checkpoint / "model")
             self.model.load_state_dict(tensors["model"])
             self.phase_name, self.step, self.global_step = state["phase"], state["step"], state["global_step"]
             self.skipped, self.skipped_in_a_row = state["skipped"], state["skipped_in_a_row"]
+        if self.args.autoencoder is not None:
+            self._reuse_autoencoder(self.args.autoencoder, resumed=state is not None)
         self.model.to(self.accelerator.device)
         self.monitor = Monitor(
-            self.args.output_dir, self.args.log_every, self.model, self.tokenizer, self.held_out, self.global_step, self.accelerator.is_main_process
-        )
+            self.args.output_dir, self.args.log_every, self.model, self.tokenizer, self.held_out, self.global_step,
+            self.accelerator.is_main_process,
+        )  # fmt: skip
 
     def _identity(self) -> dict[str, Any]:
         """What must not change between a run and its continuation."""
@@ -121,18 +132,21 @@ class Trainer:
         }  # fmt: skip
 
     def _check_same_run(self, checkpoint: Path, state: dict[str, Any]) -> None:
-        for name, value in self._identity().items():
-            if state["identity"].get(name) != value:
-                raise UserError(
-                    f"{checkpoint} was trained with another {name.replace('_', ' ')}: give the same flags and data to go on, "
-                    "or another --output_dir to start anew"
-                )
+        before, now = ({**identity, "config": json.loads(identity["config"])} for identity in (state["identity"], self._identity()))
+        for change in changes(before, now):
+            raise UserError(
+                f"{checkpoint} was trained with another {change}: give the same flags and data to go on, "
+                "or another --output_dir to start anew"
+            )
 
-    def _reuse_autoencoder(self, path: Path) -> None:
+    def _reuse_autoencoder(self, path: Path, resumed: bool) -> None:
         donor, _ = load_model(path)
         if donor.config.autoencoder != self.config.autoencoder:
             raise UserError(f"the autoencoder in {path} has another shape than this preset's: leave --autoencoder out to train one")
-        self.model.autoencoder.load_state_dict(donor.autoencoder.state_dict())
+        weights = donor.autoencoder.state_dict()
+        if resumed and any(not torch.equal(weights[name], value) for name, value in self.model.autoencoder.state_dict().items()):
+            raise UserError(f"{self.args.output_dir} has another autoencoder than {path}: leave --autoencoder out to go on with it")
+        self.model.autoencoder.load_state_dict(weights)
 
     def _phases(self, state: dict[str, Any] | None) -> Iterator[Phase]:
         """The phases still to be run, each made when its turn comes."""
@@ -140,6 +154,8 @@ class Trainer:
         self.done = list(done)
         if self.args.autoencoder is not None and "autoencoder" not in self.done:
             self.done.append("autoencoder")
+            if self.args.stages == ("autoencoder",):
+                raise UserError("--autoencoder takes the place of the only stage that --stages asks for: leave one of them out")
         for name in self.args.stages:
             needs = STAGES[: STAGES.index(name)]
             missing = [stage for stage in needs if stage not in self.done]
@@ -183,7 +199,7 @@ class Trainer:
         if self.step == 0:
             phase.begin()
         self.parameters = [parameter for parameter in phase.module.parameters() if parameter.requires_grad]
-        self.averages = [parameter.detach().clone() for parameter in self.parameters]
+        self.average = WeightAverage(self.parameters, self.config.training.ema_decay)
         self.optimizer = self._make_optimizer(phase)
         if tensors and self.step > 0:
             self._restore(tensors)
@@ -194,7 +210,7 @@ class Trainer:
             self.step += 1
             self.global_step += 1
             if self._asked_to_stop():
-                raise Interrupted(self.stop[0], self._save(phase))
+                raise Interrupted(self.stop[0], self._agree(self._save(phase)))  # No rank leaves before the first has saved.
             if self.step % self.args.save_every == 0 and self.step < phase.num_steps:
                 self._save(phase)
         self.accelerator.unwrap_model(module, keep_fp32_wrapper=False)
@@ -215,7 +231,7 @@ class Trainer:
         rate = self._set_learning_rate(phase)
         outputs = []
         for index in range(parts):
-            part = index * ranks + self.accelerator.process_index
+            part = self.accelerator.process_index * parts + index
             torch.manual_seed(derive_seed(self.args.seed, "dropout", phase.name, self.step, part))
             with self.accelerator.no_sync(module) if index < parts - 1 else nullcontext():
                 output = phase.loss(module, self.step, part, parts * ranks)
@@ -231,11 +247,11 @@ class Trainer:
         optimizer.zero_grad(set_to_none=True)
         self._count_skipped(finite, losses, float(grad_norm))
         if finite:
-            self._average_weights()
+            self.average.update(self.step)
             phase.after_update(self.step, outputs, self.accelerator.gather)
         self.monitor.update(phase, self.step, self.global_step, losses, norms | {"total": float(grad_norm)}, rate, self.skipped)
         if self.accelerator.is_main_process and (self.step + 1) % self.args.sample_every == 0:
-            with self.averaged():
+            with self.average.applied():
                 self.monitor.sample(phase, self.global_step)
 
     def _set_learning_rate(self, phase: Phase) -> float:
@@ -262,27 +278,6 @@ class Trainer:
                 "the last checkpoint is sound"
             )
 
-    @torch.no_grad()
-    def _average_weights(self) -> None:
-        """Exponential moving average, shorter at the start of a phase so that it forgets the phase's first weights."""
-        decay = min(self.config.training.ema_decay, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(self.averages, [parameter.detach() for parameter in self.parameters], 1 - decay)
-
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """Inside, the model holds its averaged weights."""
-        live = [parameter.detach().clone() for parameter in self.parameters]
-        self._copy(self.averages)
-        try:
-            yield
-        finally:
-            self._copy(live)
-
-    @torch.no_grad()
-    def _copy(self, values: list[Tensor]) -> None:
-        for parameter, value in zip(self.parameters, values, strict=True):
-            parameter.copy_(value)
-
     def _asked_to_stop(self) -> bool:
         """Whether any process got a signal; all of them learn it at the same step."""
         flag = torch.tensor([float(self.stop[0] if self.stop else 0)], device=self.accelerator.device)
@@ -295,17 +290,15 @@ class Trainer:
     # -- saving ---------------------------------------------------------------------------------------------------------
 
     def _finish(self, phase: Phase) -> None:
-        self._copy(self.averages)
+        self.average.copy_to_parameters()
         phase.finish()
         self.done.append(phase.name)
         self._save(phase)
-        if self.accelerator.is_main_process:
-            save_model(self.args.output_dir / "model", self.config, self.model.state_dict(), self.tokenizer)
-        self.accelerator.wait_for_everyone()
 
     def _save(self, phase: Phase) -> Path | None:
         if not self.accelerator.is_main_process:
             return None
+        self.monitor.flush()
         tensors, optimizer = flatten_optimizer(self.optimizer)
         scaler = self.accelerator.scaler
         state = {
@@ -313,21 +306,17 @@ class Trainer:
             "skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row, "optimizer": optimizer,
             "scaler": scaler.state_dict() if scaler is not None else None,
         }  # fmt: skip
-        groups = {
-            "model": self.model.state_dict(), "optimizer": tensors,
-            "averages": {str(index): value for index, value in enumerate(self.averages)},
-        }  # fmt: skip
+        groups = {"model": self.model.state_dict(), "optimizer": tensors, "averages": self.average.state_dict()}
 
         def write_model(folder: Path) -> None:
-            with self.averaged():
+            with self.average.applied():
                 save_model(folder / "model", self.config, self.model.state_dict(), self.tokenizer)
 
-        return save_checkpoint(self.args.output_dir, self.global_step, groups, state, self.args.keep_last, write_model)
+        self._saved = save_checkpoint(self.args.output_dir, self.global_step, groups, state, self.args.keep_last, write_model)
+        return self._saved
 
     def _restore(self, tensors: dict[str, dict[str, Tensor]]) -> None:
-        with torch.no_grad():
-            for index, average in enumerate(self.averages):
-                average.copy_(tensors["averages"][str(index)])
+        self.average.load_state_dict(tensors["averages"])
         restore_optimizer(self.optimizer, tensors["optimizer"], self._state["optimizer"])
         if self.accelerator.scaler is not None and self._state["scaler"]:
             self.accelerator.scaler.load_state_dict(self._state["scaler"])

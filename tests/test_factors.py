@@ -433,6 +433,17 @@ def test_autoencoder_shapes_and_statistics(autoencoder, pictures, tiny_config):
     torch.testing.assert_close(latents.std((0, 2, 3)), torch.ones(4), atol=1e-4, rtol=0)
 
 
+def test_autoencoder_starts_as_principal_components(autoencoder, pictures, tiny_config):
+    autoencoder.fit_shortcut(pictures)
+    latents = autoencoder.encode(pictures).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(latents.mean(1), torch.zeros(4), atol=1e-3, rtol=0)
+    torch.testing.assert_close(latents.cov(correction=0), torch.eye(4), atol=1e-2, rtol=0)
+    patches = torch.nn.functional.pixel_unshuffle(pictures, tiny_config.autoencoder.downsampling).transpose(0, 1).flatten(1)
+    left_over = torch.linalg.svdvals(patches - patches.mean(1, keepdim=True))[4:].square().sum() / pictures.numel()
+    error = (autoencoder.decode(autoencoder.encode(pictures)) - pictures).square().mean()
+    assert 0.5 * left_over < error < 1.001 * left_over < 0.5 * pictures.var()  # Below it where decoding stays in range.
+
+
 def test_statistics_cancel_between_encode_and_decode(autoencoder, pictures):
     before = autoencoder.decode(autoencoder.encode(pictures))
     autoencoder.fit_statistics(pictures)

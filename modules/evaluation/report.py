@@ -85,11 +85,14 @@ def _usage(codes: torch.Tensor, codebook_size: int) -> dict[str, float]:
     """Codes (N, S) -> the share of the codebook that is used, and its perplexity, over all slots and the mean over slots."""
     counts = torch.bincount(codes.flatten(), minlength=codebook_size).double()
     by_slot = [torch.bincount(column, minlength=codebook_size).double() for column in codes.t()]
-    perplexity = lambda c: torch.special.entr(c / c.sum()).sum().exp().item()  # noqa: E731
     return {
-        "codebook_size": codebook_size, "used": (counts > 0).double().mean().item(), "perplexity": perplexity(counts),
-        "perplexity_per_slot": sum(map(perplexity, by_slot)) / len(by_slot),
+        "codebook_size": codebook_size, "used": (counts > 0).double().mean().item(), "perplexity": _perplexity(counts),
+        "perplexity_per_slot": sum(map(_perplexity, by_slot)) / len(by_slot),
     }  # fmt: skip
+
+
+def _perplexity(counts: torch.Tensor) -> float:
+    return torch.special.entr(counts / counts.sum()).sum().exp().item()
 
 
 def _decode_and_score(pipeline: StoryPipeline, stories: EncodedStories, codes: torch.Tensor, name: str, seed: int) -> dict[str, Figure]:
@@ -111,7 +114,8 @@ def print_report(report: dict[str, Any]) -> None:
     console.print(table)
     book = report["codebook"]
     console.print(
-        f"codes used {book['used']:.1%} of {book['codebook_size']}, perplexity {book['perplexity']:.0f}, a slot {book['perplexity_per_slot']:.0f}"
+        f"codes used {book['used']:.1%} of {book['codebook_size']}, perplexity {book['perplexity']:.0f}, "
+        f"a slot {book['perplexity_per_slot']:.0f}"
     )
     for variant, figures in report.get("text_from_codes", {}).items():
         table = Table(f"named right, codes from {variant}", "value", "95 %", "floor", "ceiling")
@@ -121,5 +125,6 @@ def print_report(report: dict[str, Any]) -> None:
 
 
 def _cells(figure: dict[str, float | None]) -> list[str]:
-    number = lambda value: "" if value is None else f"{value:.3f}"  # noqa: E731
-    return [number(figure["value"]), f"{number(figure['low'])} - {number(figure['high'])}", number(figure["floor"]), number(figure["ceiling"])]
+    names = ("value", "low", "high", "floor", "ceiling")
+    value, low, high, floor, ceiling = ("" if figure[name] is None else f"{figure[name]:.3f}" for name in names)
+    return [value, f"{low} - {high}", floor, ceiling]

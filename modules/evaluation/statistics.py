@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -21,7 +22,8 @@ class Figure:
     ceiling: float | None = None
 
     def to_dict(self) -> dict[str, float | None]:
-        return asdict(self)
+        """The numbers by name; what could not be measured is None, as JSON knows no NaN."""
+        return {name: None if value is None or math.isnan(value) else value for name, value in asdict(self).items()}
 
 
 def bootstrap_mean(

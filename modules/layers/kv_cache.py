@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 
@@ -24,7 +23,7 @@ class LayerCache:
             raise ValueError(f"the cache holds {self.capacity} tokens, {end} were asked of it")
         if self.keys is None:
             shape = (keys.shape[0], keys.shape[1], self.capacity, keys.shape[3])
-            self.keys, self.values = torch.empty(shape, dtype=keys.dtype, device=keys.device), torch.empty(shape, dtype=keys.dtype, device=keys.device)
+            self.keys, self.values = keys.new_empty(shape), values.new_empty(shape)
         self.keys[:, :, start:end], self.values[:, :, start:end] = keys, values
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end]

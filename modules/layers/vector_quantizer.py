@@ -1,4 +1,4 @@
-"""A cosine codebook with explicit EMA updates, around vector-quantize-pytorch (VQ-VAE, arXiv 1711.00937; cosine codes, arXiv 2110.04627)."""
+"""A cosine codebook (arXiv 2110.04627) with explicit EMA updates (VQ-VAE, arXiv 1711.00937), around vector-quantize-pytorch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 from vector_quantize_pytorch import VectorQuantize
 from vector_quantize_pytorch.vector_quantize_pytorch import kmeans
+
+from modules.layers.seeding import seeded
 
 
 @dataclass
@@ -73,8 +75,7 @@ class VectorQuantizer(nn.Module):
         """Place the codes by spherical k-means on (M, d) vectors, M >= K, and switch quantisation on."""
         if len(z) < self.codebook_size:
             raise ValueError(f"{self.codebook_size} codes need at least as many vectors, got {len(z)}")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             means, counts = kmeans(F.normalize(z.float(), dim=-1)[None], self.codebook_size, num_iters, use_cosine_sim=True)
         book = self.library._codebook
         counts = counts.float() / counts.sum() * self.codebook_size
@@ -98,6 +99,5 @@ class VectorQuantizer(nn.Module):
         book.embed_avg.lerp_(torch.einsum("hnd,hnc->hcd", z, one_hot) * scale, 1 - book.decay)
         book.update_ema()
         if revive:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
+            with seeded(seed):
                 book.train().expire_codes_(z)

@@ -29,7 +29,8 @@ _FORMS = {
         "tell me a story about {hero} who makes {friend} happy with {an_object}", "a story about {hero} who finds {an_object} {home}",
     ),
     "storm": (
-        "{hero} plays with {his} {object} {home}", "{hero} and {his} {object} {trouble}", "{friend} helps {hero} and {his} {object} {trouble}",
+        "{hero} plays with {his} {object} {home}", "{hero} and {his} {object} {trouble}",
+        "{friend} helps {hero} and {his} {object} {trouble}",
         "tell me a story about {hero} {trouble} with {an_object}",
     ),
     "trade": (
