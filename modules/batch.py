@@ -20,7 +20,8 @@ class StoryBatch(ModelOutput):
     latents: Tensor = None  # (B, T, c, h, w)
     image_mask: Tensor = None  # (B, T) bool; False where a step has no picture
     step_mask: Tensor = None  # (B, T) bool; False on padding steps
-    codes: Tensor | None = None  # (B, T, S) cached codes; None while the encoder is being trained
+    codes: Tensor | None = None  # (B, T, S) cached codes for the decoders; None while the encoder is being trained
+    plan: Tensor | None = None  # (B, T, S) cached codes for the prior: those of both modalities, which are the best to plan
     num_steps: Tensor = None  # () steps, tokens and pictures that a mean is taken over: those of this batch, or,
     num_tokens: Tensor = None  # () when a global batch is cut into parts, the global number divided by the parts,
     num_images: Tensor = None  # () so that the parts' mean losses average to the global batch's mean loss.

@@ -108,11 +108,13 @@ class EncodedStories:
         rows = torch.tensor([[*self.rows(i), *[self.starts[i]] * (num_steps - self.lengths[i])] for i in indices])
         step_mask = torch.arange(num_steps) < torch.tensor([self.lengths[index] for index in indices])[:, None]
         text_mask, image_mask = self.text_mask[rows] & step_mask[..., None], self.image_mask[rows] & step_mask
-        codes = None if self.codes is None else self.codes[torch.zeros_like(rows) if variant is None else variant, rows]
+        codes = plan = None
+        if self.codes is not None:
+            codes, plan = self.codes[torch.zeros_like(rows) if variant is None else variant, rows], self.codes[0, rows]
         return StoryBatch(
             prompt_ids=self.prompt_ids[list(indices)], prompt_mask=self.prompt_mask[list(indices)],
             input_ids=self.input_ids[rows], text_mask=text_mask, latents=self.latents[rows].float(), image_mask=image_mask,
-            step_mask=step_mask, codes=codes, num_steps=step_mask.sum().float(), num_images=image_mask.sum().float(),
+            step_mask=step_mask, codes=codes, plan=plan, num_steps=step_mask.sum().float(), num_images=image_mask.sum().float(),
             num_tokens=text_mask[..., 1:].sum().float(),
         )  # fmt: skip
 

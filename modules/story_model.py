@@ -73,7 +73,8 @@ class StoryModel(nn.Module):
         # -log p(z | c), in nats a code. Codes are integers: the prior cannot reach the encoder.
         codes = None if board.codes is None else board.codes.unflatten(0, batch.step_mask.shape)
         if codes is not None:
-            prior = self.prior(codes, batch.prompt_ids, batch.prompt_mask, batch.step_mask)
+            plan = codes if batch.plan is None else batch.plan
+            prior = self.prior(plan, batch.prompt_ids, batch.prompt_mask, batch.step_mask)
             losses["prior_nll"] = masked_mean(prior.nll.mean(-1), batch.step_mask, batch.num_steps)
         return StoryModelOutput(
             loss=weighted_sum(losses, asdict(self.config.loss_weights)),

@@ -174,6 +174,13 @@ def test_cached_codes_give_the_losses_of_the_live_encoder(tiny_model, story_batc
     assert all(abs(others.losses[name] - cached.losses[name]) > 1e-5 for name in others.losses)
 
 
+def test_prior_learns_the_plan_and_the_decoders_read_the_codes(tiny_model, story_batch, story_noise):
+    codes = tiny_model(story_batch, story_noise).codes
+    cached = tiny_model(changed(story_batch, codes=codes, plan=codes), story_noise).losses
+    planned = tiny_model(changed(story_batch, codes=codes, plan=(codes + 1) % 32), story_noise).losses
+    assert {name for name in cached if not torch.equal(cached[name], planned[name])} == {"prior_nll"}
+
+
 @pytest.mark.parametrize("cached", [False, True])
 def test_parts_of_a_global_batch_average_to_it(tiny_model, story_batch, story_noise, cached):
     if cached:

@@ -1,0 +1,183 @@
+"""What the benchmarks share: work timed in turns, memory, the environment, goals and their JSON. Makes `modules` importable."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+LIBRARIES = ("transformers", "diffusers", "accelerate", "numpy", "pillow")
+BUSY_LOAD = 0.5
+MIB = 2**20
+
+
+# -- timing -------------------------------------------------------------------------------------------------------------
+
+
+def summary(values: Sequence[float]) -> dict[str, float]:
+    """Median, interquartile range, minimum and count of some numbers."""
+    quarters = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
+    return {"median": quarters[1], "iqr": quarters[2] - quarters[0], "min": min(values), "count": len(values)}
+
+
+def time_in_turns(works: Mapping[str, Callable[[], object]], repeats: int, warmups: int = 3) -> dict[str, list[float]]:
+    """Seconds of every repeat of each piece of work, A B C A B C ...: what slows the machine for a while slows them all."""
+    for _ in range(warmups):
+        for work in works.values():
+            work()
+    seconds = {name: [] for name in works}
+    for _ in range(repeats):
+        for name, work in works.items():
+            gc.collect()
+            started = time.perf_counter()
+            work()
+            seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def ratios(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
+    """Summary of the quotients of repeats that were timed side by side."""
+    return summary([first / second for first, second in zip(above, below, strict=True)])
+
+
+# -- memory -------------------------------------------------------------------------------------------------------------
+
+
+def _status_mib(field: str) -> float | None:
+    """A field of Linux's /proc/self/status in MiB, or None elsewhere."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(field + ":")), None)
+
+
+def peak_rss_mib() -> float:
+    """The most memory that this process has held. Linux's `ru_maxrss` would count that of the parent that started it."""
+    peak = _status_mib("VmHWM")
+    if peak is not None:
+        return peak
+    maximum = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return maximum / MIB if sys.platform == "darwin" else maximum / 1024
+
+
+def rss_mib() -> float:
+    """The memory that this process holds now; where the system does not say, the most that it has held."""
+    now = _status_mib("VmRSS")
+    return peak_rss_mib() if now is None else now
+
+
+# -- environment, goals, output -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A figure and the bound that it should keep."""
+
+    what: str
+    measured: float
+    bound: float
+    at_least: bool = False
+
+    @property
+    def met(self) -> bool:
+        return self.measured >= self.bound if self.at_least else self.measured <= self.bound
+
+    def __str__(self) -> str:
+        relation = "at least" if self.at_least else "at most"
+        return f"{'met   ' if self.met else 'missed'}  {self.what}: {self.measured:,.4g} (goal: {relation} {self.bound:,.4g})"
+
+
+def environment() -> dict[str, Any]:
+    """What a figure depends on besides the code."""
+    return {
+        "cpu": cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "load_average_at_start": _LOAD_AT_START,
+        "system": f"{platform.system()} {platform.machine()}", "python": platform.python_version(), "torch": torch.__version__,
+        **{name: importlib.metadata.version(name) for name in LIBRARIES},
+    }  # fmt: skip
+
+
+def cpu_name() -> str:
+    """The processor's name, as far as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def _load_average() -> float | None:
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+_LOAD_AT_START = _load_average()
+
+
+def make_parser(description: str, repeats: int, warmups: int = 3) -> argparse.ArgumentParser:
+    """A parser with the flags that every benchmark has."""
+    from modules.arguments import Parser, positive_int
+
+    parser = Parser(description=description)
+    parser.add_argument("--json", type=Path, help="where to write all figures")
+    parser.add_argument("--threads", type=positive_int, help="threads of torch (default: its own choice)")
+    parser.add_argument("--repeats", type=positive_int, default=repeats, help=f"timed repeats (default {repeats})")
+    parser.add_argument("--warmups", type=positive_int, default=warmups, help=f"untimed repeats before them (default {warmups})")
+    return parser
+
+
+def start(measure: Callable[[argparse.Namespace], tuple[dict[str, Any], list[Goal]]], parser: argparse.ArgumentParser) -> None:
+    """Parse the flags, measure, show the goals and write the JSON."""
+    from modules.story import UserError
+
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if _LOAD_AT_START is not None and _LOAD_AT_START > BUSY_LOAD:
+        print(f"warning: the machine is busy (load {_LOAD_AT_START:.1f}): these figures will be too slow", file=sys.stderr)
+    try:
+        results, goals = measure(args)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    for goal in goals:
+        print(goal)
+    if args.json:
+        settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items() if name != "json"}
+        told = {"goals": [asdict(goal) | {"met": goal.met} for goal in goals]}
+        report = {"benchmark": Path(sys.argv[0]).stem, "environment": environment(), "settings": settings, **results, **told}
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of words under a header, the first column to the left and the others to the right."""
+    lines = [header, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    for line in lines:
+        print("  ".join(word.rjust(width) if column else word.ljust(width) for column, (word, width) in enumerate(zip(line, widths, strict=True))))
+
+
+def timing_rows(timings: Mapping[str, Sequence[float]]) -> list[list[str]]:
+    """Name, median, interquartile range and minimum of each, in milliseconds."""
+    figures = {name: summary(seconds) for name, seconds in timings.items()}
+    return [[name, *(f"{1000 * figure[key]:,.1f}" for key in ("median", "iqr", "min"))] for name, figure in figures.items()]
+
+
+TIMING_HEADER = ("milliseconds", "median", "iqr", "min")

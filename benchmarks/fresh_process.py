@@ -1,0 +1,16 @@
+"""What generate.py starts in a process of its own: load a checkpoint, say so, tell one story, print the peak memory in MiB."""
+
+from __future__ import annotations
+
+import sys
+
+from common import peak_rss_mib
+
+from modules.pipeline import StoryPipeline
+
+if __name__ == "__main__":
+    checkpoint, prompt, num_steps = sys.argv[1:]
+    pipeline = StoryPipeline.from_pretrained(checkpoint)
+    print("ready", flush=True)
+    pipeline(prompt, num_steps=int(num_steps))
+    print(peak_rss_mib(), flush=True)

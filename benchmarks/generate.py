@@ -1,0 +1,182 @@
+"""Seconds a story, loading and memory, and the ratio to the plain libraries used page after page for the same work."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import TIMING_HEADER, Goal, make_parser, print_table, ratios, start, summary, time_in_turns, timing_rows
+from PIL import Image
+from torch import Tensor
+
+from modules.arguments import positive_int
+from modules.encoded import to_pictures
+from modules.pipeline import StoryPipeline
+from modules.story import UserError
+
+PROMPT = "Rusty the fox wants a kite"
+PICTURE_TOLERANCE = 3  # Of 255 levels: another batch size rounds differently, and guidance makes more of it.
+FRESH_PROCESSES = 3
+GUIDANCE, INFERENCE_STEPS, SCHEDULER = 2.0, 20, "ddim"
+
+
+class PageByPage:
+    """The libraries as they come: `GPT2LMHeadModel.generate` for one page, the diffusers loop for one page, then the next page.
+
+    Guidance is one UNet call on a batch of two, and the context is projected once a page, as in diffusers' own pipelines.
+    """
+
+    def __init__(self, pipeline: StoryPipeline) -> None:
+        self.model, self.tokenizer = pipeline.model, pipeline.tokenizer
+
+    @torch.no_grad()
+    def render(self, codes: Tensor, noise: Tensor) -> tuple[list[str], list[Image.Image]]:
+        """codes (T,S), noise (T,c,h,w) -> T texts and T pictures."""
+        texts, images = [], []
+        for page in range(len(codes)):
+            code_embeds = self.model.storyboard.embed(codes[page : page + 1]).code_embeds
+            texts.append(self.text(code_embeds))
+            images.append(self.picture(code_embeds, noise[page : page + 1]))
+        return texts, images
+
+    def text(self, code_embeds: Tensor) -> str:
+        """Greedy decoding of one page's text: code_embeds (1,S,d)."""
+        decoder = self.model.text_decoder
+        bos = decoder.language_model.transformer.wte(torch.full((1, 1), decoder.bos_id))
+        embeds = torch.cat([decoder.prefix_embeds(code_embeds), bos], dim=1)
+        ids = decoder.language_model.generate(
+            inputs_embeds=embeds, attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long), do_sample=False,
+            max_new_tokens=decoder.config.max_length - 1, pad_token_id=decoder.pad_id, eos_token_id=decoder.eos_id,
+        )  # fmt: skip
+        return self.tokenizer.decode(ids[0])
+
+    def picture(self, code_embeds: Tensor, noise: Tensor) -> Image.Image:
+        """One page's picture: code_embeds (1,S,d), noise (1,c,h,w)."""
+        decoder = self.model.image_decoder
+        scheduler = decoder.make_scheduler(SCHEDULER)
+        scheduler.set_timesteps(INFERENCE_STEPS)
+        conditions = torch.cat([code_embeds, decoder.null_codes[None]])
+        context, labels = decoder.to_context(conditions) + decoder.slot_position, conditions.flatten(1)
+        latents = noise * scheduler.init_noise_sigma
+        for timestep in scheduler.timesteps:
+            noisy = scheduler.scale_model_input(torch.cat([latents, latents]), timestep)
+            with_codes, without = decoder.unet(noisy, timestep, context, class_labels=labels).sample.chunk(2)
+            latents = scheduler.step(without + GUIDANCE * (with_codes - without), timestep, latents).prev_sample
+        return to_pictures(self.model.autoencoder.decode(latents))[0]
+
+
+class Comparison:
+    """A story as a user gets it, and the same work done in one batch and page after page, with equal numbers of tokens."""
+
+    def __init__(self, pipeline: StoryPipeline, num_pages: int) -> None:
+        self.pipeline, self.num_pages, self.plain = pipeline, num_pages, PageByPage(pipeline)
+        self.codes = pipeline.plan(PROMPT, num_pages).codes[0]
+        shape = num_pages, *pipeline.model.image_decoder.latent_shape
+        self.noise = torch.randn(*shape, generator=torch.Generator().manual_seed(0))  # As `render` draws it from seed 0.
+        self._seeds = count()
+
+    @contextmanager
+    def all_tokens(self) -> Iterator[None]:
+        """Inside, every text has as many tokens as it may have: `min_new_tokens` = `max_new_tokens`."""
+        decoder = self.pipeline.model.text_decoder
+        settings = decoder.language_model.generation_config
+        settings.min_new_tokens = decoder.config.max_length - 1
+        try:
+            yield
+        finally:
+            settings.min_new_tokens = None
+
+    def story(self) -> None:
+        """Another story each time, with the default settings."""
+        self.pipeline(PROMPT, num_steps=self.num_pages, seed=next(self._seeds))
+
+    def plan(self) -> None:
+        self.pipeline.plan(PROMPT, self.num_pages)
+
+    def batched(self) -> tuple[list[str], list[Image.Image]]:
+        with self.all_tokens():
+            return self.pipeline.render(self.codes, 0, 0.8, 0.95, GUIDANCE, INFERENCE_STEPS, SCHEDULER, "greedy")
+
+    def page_by_page(self) -> tuple[list[str], list[Image.Image]]:
+        with self.all_tokens():
+            return self.plain.render(self.codes, self.noise)
+
+    def check(self) -> dict[str, Any]:
+        """Raise UserError unless both ways tell the same texts, of full length, and draw the same pictures up to rounding."""
+        (texts, images), (their_texts, their_images) = self.batched(), self.page_by_page()
+        if texts != their_texts:
+            raise UserError(f"the texts differ: {texts} in one batch, {their_texts} page by page")
+        levels = max(
+            int(np.abs(np.asarray(mine, np.int16) - np.asarray(theirs, np.int16)).max())
+            for mine, theirs in zip(images, their_images, strict=True)
+        )  # fmt: skip
+        if levels > PICTURE_TOLERANCE:
+            raise UserError(f"the pictures differ by {levels} of 255 levels, more than {PICTURE_TOLERANCE}")
+        decoder = self.pipeline.model.text_decoder
+        with self.all_tokens():
+            ids = decoder.generate(self.pipeline.model.storyboard.embed(self.codes).code_embeds)
+        if ids.shape[1] != decoder.config.max_length - 1 or (ids == decoder.eos_id).any():
+            raise UserError("a text ended early: the work is not the same")
+        return {"texts": "equal", "largest_picture_difference_of_255": levels, "tokens_a_page": ids.shape[1]}
+
+
+def fresh_process(ckpt: Path, num_pages: int) -> tuple[float, float, float]:
+    """Seconds from the start of an interpreter to a loaded pipeline, seconds of its first story, and peak memory in MiB."""
+    command = [sys.executable, str(Path(__file__).with_name("fresh_process.py")), str(ckpt), PROMPT, str(num_pages)]
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    started = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | threads) as process:
+        ready = process.stdout.readline()
+        loaded = time.perf_counter()
+        rest = process.stdout.read().split()
+        told = time.perf_counter()
+    if ready.strip() != "ready" or process.returncode != 0:
+        raise UserError(f"a fresh process could not tell a story from {ckpt}")
+    return loaded - started, told - loaded, float(rest[-1])
+
+
+def measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[Goal]]:
+    """All figures and goals."""
+    fresh = [fresh_process(args.ckpt, args.num_pages) for _ in range(FRESH_PROCESSES)]
+    loading, first_story, peak = (list(column) for column in zip(*fresh, strict=True))
+    comparison = Comparison(StoryPipeline.from_pretrained(args.ckpt), args.num_pages)
+    same = comparison.check()
+    works = {name: getattr(comparison, name) for name in ("story", "plan", "batched", "page_by_page")}
+    timings = time_in_turns(works, args.repeats, args.warmups)
+    with_plan = [plan + batched for plan, batched in zip(timings["plan"], timings["batched"], strict=True)]
+    speed = {"same_codes": ratios(timings["page_by_page"], timings["batched"]), "with_planning": ratios(timings["page_by_page"], with_plan)}
+    shown = {"loading, fresh process": loading, "first story, fresh process": first_story, **timings}
+    print_table(TIMING_HEADER, timing_rows(shown))
+    print(f"{args.num_pages} pages: {speed['same_codes']['median']:.2f}x the plain libraries page by page (guidance as a batch of 2);", end=" ")
+    print(f"{speed['with_planning']['median']:.2f}x when planning is counted against us; peak memory {max(peak):,.0f} MiB")
+    results = {
+        "seconds": {name: summary(seconds) for name, seconds in shown.items()}, "peak_rss_mib": summary(peak),
+        "ratio_to_page_by_page": speed, "same_work": same, "baseline_guidance": "one UNet call on a batch of 2",
+    }  # fmt: skip
+    return results, [
+        Goal(f"ratio to the plain libraries, {args.num_pages} pages", speed["same_codes"]["median"], 2.0, at_least=True),
+        Goal("seconds a story", summary(timings["story"])["median"], 4.0),
+        Goal("seconds to load", summary(loading)["median"], 8.0),
+        Goal("peak memory, MiB", max(peak), 2048.0),
+    ]
+
+
+def make_flags() -> argparse.ArgumentParser:
+    parser = make_parser(__doc__, repeats=9)
+    parser.add_argument("--ckpt", type=Path, default=Path("checkpoints/storyworld"))
+    parser.add_argument("--num_pages", type=positive_int, default=5, help="pages of a story (default 5)")
+    return parser
+
+
+if __name__ == "__main__":
+    start(measure, make_flags())
