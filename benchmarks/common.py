@@ -171,7 +171,8 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     lines = [header, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     for line in lines:
-        print("  ".join(word.rjust(width) if column else word.ljust(width) for column, (word, width) in enumerate(zip(line, widths, strict=True))))
+        first, *others = (word.rjust(width) for word, width in zip(line, widths, strict=True))
+        print("  ".join([first.strip().ljust(widths[0]), *others]))
 
 
 def timing_rows(timings: Mapping[str, Sequence[float]]) -> list[list[str]]:

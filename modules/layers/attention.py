@@ -27,11 +27,10 @@ class Attention(nn.Module):
         """(B, L, D) -> (B, L, D). `mask` (B or 1, 1, L, L') is True where a query may look; `positions` (L') of all keys, for RoPE."""
         query, key, value = rearrange(self.to_qkv(x), "b l (three h d) -> three b h l d", three=3, h=self.num_heads)
         query, key = self.query_norm(query).to(value.dtype), self.key_norm(key).to(value.dtype)
+        if positions is not None:
+            angles = rotary_angles(positions[-x.shape[1] :], key.shape[-1])
+            query, key = rotate(query, angles), rotate(key, angles)
         if cache is not None:
             key, value = cache.append(key, value)
-        if positions is not None:
-            cos, sin = rotary_angles(positions, key.shape[-1])
-            new = query.shape[2]
-            query, key = rotate(query, (cos[-new:], sin[-new:])), rotate(key, (cos, sin))
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.to_out(rearrange(out, "b h l d -> b l (h d)"))
