@@ -145,9 +145,10 @@ def make_parser(description: str, repeats: int, warmups: int = 3) -> argparse.Ar
 
 def start(measure: Callable[[argparse.Namespace], tuple[dict[str, Any], list[Goal]]], parser: argparse.ArgumentParser) -> None:
     """Parse the flags, measure, show the goals and write the JSON."""
+    from modules.arguments import normalise_flag
     from modules.story import UserError
 
-    args = parser.parse_args()
+    args = parser.parse_args([normalise_flag(word) for word in sys.argv[1:]])
     if args.threads:
         torch.set_num_threads(args.threads)
     if _LOAD_AT_START is not None and _LOAD_AT_START > BUSY_LOAD:
@@ -171,8 +172,8 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     lines = [header, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     for line in lines:
-        first, *others = (word.rjust(width) for word, width in zip(line, widths, strict=True))
-        print("  ".join([first.strip().ljust(widths[0]), *others]))
+        others = (word.rjust(width) for word, width in zip(line[1:], widths[1:], strict=True))
+        print("  ".join([line[0].ljust(widths[0]), *others]))
 
 
 def timing_rows(timings: Mapping[str, Sequence[float]]) -> list[list[str]]:

@@ -51,12 +51,12 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[Goal]]:
     """Plans a second of every batch and precision, and the latency of one plan."""
     pipeline = StoryPipeline.from_pretrained(args.ckpt)
     works = {
-        f"{num_plans} plans, {precision}": partial(draw, pipeline, args.num_steps, num_plans, precision)
+        f"{num_plans} plan{'s' if num_plans > 1 else ''}, {precision}": partial(draw, pipeline, args.num_steps, num_plans, precision)
         for num_plans in (*args.num_plans, 1)
         for precision in PRECISIONS
     }  # fmt: skip
     if args.profile:
-        for name in (f"{args.num_plans[0]} plans, {precision}" for precision in PRECISIONS):
+        for name in list(works)[: len(PRECISIONS)]:
             works[name]()
             print(name)
             print_profile(works[name])

@@ -10,6 +10,21 @@ from transformers.utils import ModelOutput
 
 
 @dataclass
+class PlanBatch(ModelOutput):
+    """Cached codes for the prior to learn from: those of both modalities, of P stories that need not be the batch's own."""
+
+    codes: Tensor = None  # (P, T, S)
+    prompt_ids: Tensor = None  # (P, Lp)
+    prompt_mask: Tensor = None  # (P, Lp) bool
+    step_mask: Tensor = None  # (P, T) bool
+    num_steps: Tensor = None  # () as in StoryBatch
+
+    def to(self, device: torch.device) -> PlanBatch:
+        """The same plans on another device."""
+        return PlanBatch(**{name: value.to(device) for name, value in self.items()})
+
+
+@dataclass
 class StoryBatch(ModelOutput):
     """Stories as tensors. The pictures travel as latents of the frozen autoencoder, encoded once."""
 
@@ -21,7 +36,7 @@ class StoryBatch(ModelOutput):
     image_mask: Tensor = None  # (B, T) bool; False where a step has no picture
     step_mask: Tensor = None  # (B, T) bool; False on padding steps
     codes: Tensor | None = None  # (B, T, S) cached codes for the decoders; None while the encoder is being trained
-    plan: Tensor | None = None  # (B, T, S) cached codes for the prior: those of both modalities, which are the best to plan
+    plans: PlanBatch | None = None  # what the prior learns, where it is not the codes above
     num_steps: Tensor = None  # () steps, tokens and pictures that a mean is taken over: those of this batch, or,
     num_tokens: Tensor = None  # () when a global batch is cut into parts, the global number divided by the parts,
     num_images: Tensor = None  # () so that the parts' mean losses average to the global batch's mean loss.

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from modules.autoencoder import PictureAutoencoder
-from modules.batch import StoryBatch
+from modules.batch import PlanBatch, StoryBatch
 from modules.config import StoryConfig
 from modules.data import epoch_batches
 from modules.images import fit_image
@@ -104,19 +104,30 @@ class EncodedStories:
 
         Where codes are cached they are given too; `variant` (B,T) says which of them, default 0: from both modalities.
         """
-        num_steps = num_steps or max(self.lengths[index] for index in indices)
-        rows = torch.tensor([[*self.rows(i), *[self.starts[i]] * (num_steps - self.lengths[i])] for i in indices])
-        step_mask = torch.arange(num_steps) < torch.tensor([self.lengths[index] for index in indices])[:, None]
+        rows, step_mask = self._padded(indices, num_steps)
         text_mask, image_mask = self.text_mask[rows] & step_mask[..., None], self.image_mask[rows] & step_mask
-        codes = plan = None
-        if self.codes is not None:
-            codes, plan = self.codes[torch.zeros_like(rows) if variant is None else variant, rows], self.codes[0, rows]
+        codes = None if self.codes is None else self.codes[torch.zeros_like(rows) if variant is None else variant, rows]
         return StoryBatch(
             prompt_ids=self.prompt_ids[list(indices)], prompt_mask=self.prompt_mask[list(indices)],
             input_ids=self.input_ids[rows], text_mask=text_mask, latents=self.latents[rows].float(), image_mask=image_mask,
-            step_mask=step_mask, codes=codes, plan=plan, num_steps=step_mask.sum().float(), num_images=image_mask.sum().float(),
+            step_mask=step_mask, codes=codes, num_steps=step_mask.sum().float(), num_images=image_mask.sum().float(),
             num_tokens=text_mask[..., 1:].sum().float(),
         )  # fmt: skip
+
+    def plans(self, indices: Sequence[int]) -> PlanBatch:
+        """The cached codes of the stories of `indices`, from both modalities, for the prior."""
+        rows, step_mask = self._padded(indices, None)
+        return PlanBatch(
+            codes=self.codes[0, rows], prompt_ids=self.prompt_ids[list(indices)], prompt_mask=self.prompt_mask[list(indices)],
+            step_mask=step_mask, num_steps=step_mask.sum().float(),
+        )  # fmt: skip
+
+    def _padded(self, indices: Sequence[int], num_steps: int | None) -> tuple[Tensor, Tensor]:
+        """Row numbers (B,T) of the stories' steps, padded with the first one's, and their step_mask (B,T)."""
+        lengths = [self.lengths[index] for index in indices]
+        num_steps = num_steps or max(lengths)
+        rows = [[*self.rows(index), *[self.starts[index]] * (num_steps - length)] for index, length in zip(indices, lengths, strict=True)]
+        return torch.tensor(np.array(rows)), torch.arange(num_steps) < torch.tensor(lengths)[:, None]
 
 
 class BatchOrder:

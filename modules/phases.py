@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from modules.autoencoder import AutoencoderOutput
-from modules.batch import StepNoise, draw_noise
+from modules.batch import StepNoise, StoryBatch, draw_noise
 from modules.encoded import BatchOrder, EncodedStories, iterate_pages, to_pixels
 from modules.story import StorySource, UserError
 from modules.story_model import StoryModel
 
 KMEANS_VECTORS_PER_CODE = 40
+PLANS_PER_STORY = 8  # Cached codes are cheap to read: the prior sees this many times as many stories as the decoders.
 STATISTICS_STORIES = 64
 
 
@@ -168,21 +169,19 @@ class JointPhase(Phase):
         num_steps = max(self.stories.lengths[index] for index in order)
         noise = self._noise(step, len(order) * num_steps)
         whole = self.stories.batch(order, num_steps)
-        mine = rows_of_part(order, part, num_parts)
-        batch = self._batch(mine, num_steps, noise.rows(*self._bounds(part, mine, num_steps)))
+        size = len(order) // num_parts * num_steps
+        noise = noise.rows(part * size, (part + 1) * size)
+        batch = self._batch(step, part, num_parts, num_steps, noise)
         batch.num_steps, batch.num_tokens, batch.num_images = (
             count / num_parts for count in (whole.num_steps, whole.num_tokens, whole.num_images)
         )  # fmt: skip
         self.images_seen += int(batch.image_mask.sum())
         self.tokens_seen += int(batch.text_mask[..., 1:].sum())
-        return module(batch.to(self.device), noise.rows(*self._bounds(part, mine, num_steps)).to(self.device))
+        return module(batch.to(self.device), noise.to(self.device))
 
-    def _bounds(self, part: int, mine: list[int], num_steps: int) -> tuple[int, int]:
-        size = len(mine) * num_steps
-        return part * size, (part + 1) * size
-
-    def _batch(self, indices: list[int], num_steps: int, noise: StepNoise):
-        return self.stories.batch(indices, num_steps)
+    def _batch(self, step: int, part: int, num_parts: int, num_steps: int, noise: StepNoise) -> StoryBatch:
+        """One part of the global batch of update `step`, padded as the whole is; `noise` is the part's own."""
+        return self.stories.batch(rows_of_part(self.order[step], part, num_parts), num_steps)
 
     def after_update(self, step: int, outputs: list[ModelOutput], gather: Callable[[Tensor], Tensor]) -> None:
         quantizer = self.model.storyboard.quantizer
@@ -202,6 +201,9 @@ class ConsolidationPhase(JointPhase):
     def start(self) -> None:
         super().start()
         self.stories.codes = cache_codes(self.model.eval(), self.stories)
+        self.plan_order = BatchOrder(
+            self.stories.lengths, self.global_batch * PLANS_PER_STORY, derive_seed(self.seed, "order", self.name, "plans")
+        )  # fmt: skip
 
     def set_modes(self) -> None:
         super().set_modes()
@@ -213,9 +215,12 @@ class ConsolidationPhase(JointPhase):
     def after_update(self, step: int, outputs: list[ModelOutput], gather: Callable[[Tensor], Tensor]) -> None:
         """Nothing: the codebook is fixed."""
 
-    def _batch(self, indices: list[int], num_steps: int, noise: StepNoise):
+    def _batch(self, step: int, part: int, num_parts: int, num_steps: int, noise: StepNoise) -> StoryBatch:
         variant = (~noise.keep_image).long() + 2 * (~noise.keep_text).long()
-        return self.stories.batch(indices, num_steps, variant.view(len(indices), num_steps))
+        batch = self.stories.batch(rows_of_part(self.order[step], part, num_parts), num_steps, variant.view(-1, num_steps))
+        batch.plans = self.stories.plans(rows_of_part(self.plan_order[step], part, num_parts))
+        batch.plans.num_steps = sum(self.stories.lengths[index] for index in self.plan_order[step]) / torch.tensor(float(num_parts))
+        return batch
 
 
 @torch.no_grad()

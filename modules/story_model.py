@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from modules.autoencoder import PictureAutoencoder
-from modules.batch import StepNoise, StoryBatch
+from modules.batch import PlanBatch, StepNoise, StoryBatch
 from modules.config import StoryConfig
 from modules.image_decoder import ImageDecoder
 from modules.losses import masked_mean, weighted_sum
@@ -73,9 +73,9 @@ class StoryModel(nn.Module):
         # -log p(z | c), in nats a code. Codes are integers: the prior cannot reach the encoder.
         codes = None if board.codes is None else board.codes.unflatten(0, batch.step_mask.shape)
         if codes is not None:
-            plan = codes if batch.plan is None else batch.plan
-            prior = self.prior(plan, batch.prompt_ids, batch.prompt_mask, batch.step_mask)
-            losses["prior_nll"] = masked_mean(prior.nll.mean(-1), batch.step_mask, batch.num_steps)
+            plans = batch.plans or PlanBatch(codes, batch.prompt_ids, batch.prompt_mask, batch.step_mask, batch.num_steps)
+            prior = self.prior(plans.codes, plans.prompt_ids, plans.prompt_mask, plans.step_mask)
+            losses["prior_nll"] = masked_mean(prior.nll.mean(-1), plans.step_mask, plans.num_steps)
         return StoryModelOutput(
             loss=weighted_sum(losses, asdict(self.config.loss_weights)),
             losses=losses, slots=board.slots, step_mask=step_mask, codes=codes,

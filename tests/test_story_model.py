@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.batch import StepNoise, StoryBatch, draw_noise
+from modules.batch import PlanBatch, StepNoise, StoryBatch, draw_noise
 from modules.config import LossWeights
 from modules.reliance import code_reliance, reliance_summary, swap_rows
 from modules.story_model import StoryModel
@@ -176,8 +176,10 @@ def test_cached_codes_give_the_losses_of_the_live_encoder(tiny_model, story_batc
 
 def test_prior_learns_the_plan_and_the_decoders_read_the_codes(tiny_model, story_batch, story_noise):
     codes = tiny_model(story_batch, story_noise).codes
-    cached = tiny_model(changed(story_batch, codes=codes, plan=codes), story_noise).losses
-    planned = tiny_model(changed(story_batch, codes=codes, plan=(codes + 1) % 32), story_noise).losses
+    story = {name: story_batch[name] for name in ("prompt_ids", "prompt_mask", "step_mask", "num_steps")}
+    cached = tiny_model(changed(story_batch, codes=codes, plans=PlanBatch(codes=codes, **story)), story_noise).losses
+    torch.testing.assert_close(cached, tiny_model(changed(story_batch, codes=codes), story_noise).losses)
+    planned = tiny_model(changed(story_batch, codes=codes, plans=PlanBatch(codes=(codes + 1) % 32, **story)), story_noise).losses
     assert {name for name in cached if not torch.equal(cached[name], planned[name])} == {"prior_nll"}
 
 

@@ -1,0 +1,198 @@
+"""Evaluation: every figure with its interval, floor and ceiling; scores that mean what they say; nothing that is no number in the JSON."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import story_generative_model
+from modules.config import StoryConfig
+from modules.data import write_stories
+from modules.evaluation.attributes import GROUPS, score_texts
+from modules.evaluation.report import VARIANTS, evaluate
+from modules.evaluation.statistics import bootstrap_mean
+from modules.model_folder import save_model
+from modules.pipeline import StoryPipeline
+from modules.story import Story, StoryStep
+from modules.story_model import StoryModel
+from modules.storyworld import PLACES, StoryWorld, mentioned
+
+NUM_STORIES = 6
+
+
+@pytest.fixture(scope="module")
+def world() -> StoryWorld:
+    return StoryWorld(NUM_STORIES, split="val", image_size=32)
+
+
+@pytest.fixture(scope="module")
+def report(tiny_pipeline: StoryPipeline, world: StoryWorld) -> dict[str, Any]:
+    return evaluate(tiny_pipeline, world, NUM_STORIES)
+
+
+@pytest.fixture(scope="module")
+def bare_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Validation stories of texts alone, without pictures and attributes."""
+    folder = tmp_path_factory.mktemp("bare")
+    world = StoryWorld(3, split="val", image_size=32)
+    stories = [world[index] for index in range(3)]
+    write_stories(folder / "val", [Story(story.id, story.prompt, tuple(StoryStep(step.text) for step in story.steps)) for story in stories])
+    return folder
+
+
+def figures(value: Any) -> Iterator[dict[str, float | None]]:
+    """Every figure of a report, however deep."""
+    if isinstance(value, dict) and "low" in value:
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from figures(inner)
+
+
+# The report
+
+
+def test_report_holds_every_figure_with_interval_floor_and_ceiling(report, world):
+    assert (report["data"], report["num_stories"], report["num_steps"]) == ("storyworld", NUM_STORIES, sum(world.lengths))
+    terms = [f"{term}_{codes}" for term in ("text_nats_per_token", "diffusion_loss") for codes in ("own", "swapped", "null")]
+    assert list(report["likelihood"]) == [*terms, "prior_nats_per_code"]
+    assert tuple(report["text_from_codes"]) == VARIANTS
+    for scores in report["text_from_codes"].values():
+        assert list(scores) == list(GROUPS.values())
+        assert all(0 <= score["floor"] <= score["ceiling"] == 1 for score in scores.values())
+        assert all(0 <= score["low"] <= score["high"] <= 1 for score in scores.values())
+    everything = list(figures(report))
+    assert len(everything) == 7 + 3 * len(GROUPS)
+    for figure in everything:
+        assert figure["low"] <= figure["value"] <= figure["high"]
+        if figure["floor"] is not None:
+            assert figure["floor"] <= figure["ceiling"]
+    assert report["likelihood"]["prior_nats_per_code"]["ceiling"] == pytest.approx(np.log(32))
+    assert 0 < report["codebook"]["used"] <= 1
+    assert 1 <= report["codebook"]["perplexity_per_slot"] <= report["codebook"]["perplexity"] <= 32
+
+
+def test_report_depends_on_nothing_but_model_stories_and_seed(tiny_pipeline, world):
+    first, second, other = (evaluate(tiny_pipeline, world, 2, seed) for seed in (3, 3, 4))
+    assert first == second
+    assert first["likelihood"]["diffusion_loss_own"] != other["likelihood"]["diffusion_loss_own"]
+    assert first["codebook"] == other["codebook"]
+
+
+def test_stories_without_attributes_and_pictures_are_measured_as_far_as_they_go(tiny_checkpoint, bare_folder, tmp_path, capsys):
+    flags = ("--data", str(bare_folder), "--ckpt", str(tiny_checkpoint), "--json", str(tmp_path / "deep/report.json"))
+    assert story_generative_model.main(["evaluate", *flags]) == 0
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    report = json.loads((tmp_path / "deep/report.json").read_text(), parse_constant=refuse)
+    assert "text_from_codes" not in report
+    assert report["num_stories"] == 3
+    measured = {name: figure["value"] for name, figure in report["likelihood"].items()}
+    assert {name for name, value in measured.items() if value is None} == {name for name in measured if name.startswith("diffusion_loss")}
+    printed = capsys.readouterr().out
+    assert "3 held-out stories" in printed
+    assert "nan" not in printed
+
+
+def test_checkpoint_from_before_its_codebook_was_placed_is_told(tiny_config: StoryConfig, tiny_pipeline, bare_folder, tmp_path, capsys):
+    save_model(tmp_path / "model", tiny_config, StoryModel(tiny_config).state_dict(), tiny_pipeline.tokenizer)
+    for data in ("storyworld", str(bare_folder)):
+        assert story_generative_model.main(["evaluate", "--ckpt", str(tmp_path), "--data", data]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.splitlines()[-1].startswith("error: this checkpoint is from before its codebook was placed")
+        assert captured.err.count("error") == 1
+
+
+def test_json_that_cannot_be_written_is_told(tiny_checkpoint, bare_folder, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    flags = ("--data", str(bare_folder), "--ckpt", str(tiny_checkpoint), "--json", str(tmp_path / "file/report.json"))
+    assert story_generative_model.main(["evaluate", *flags]) == 2
+    assert f"error: cannot write {tmp_path}/file/report.json" in capsys.readouterr().err
+
+
+# What texts name
+
+
+def texts_and_lengths(num_stories: int) -> tuple[list[str], list[int]]:
+    world = StoryWorld(num_stories, seed=5, image_size=32)
+    stories = [world._tell(index)[1] for index in range(num_stories)]
+    return [text for pages in stories for text, _ in pages], [len(pages) for pages in stories]
+
+
+def test_perfect_texts_score_one():
+    texts, lengths = texts_and_lengths(20)
+    for figure in score_texts(texts, texts, lengths).values():
+        assert (figure.value, figure.low, figure.high, figure.ceiling) == (1, 1, 1, 1)
+        assert 0 <= figure.floor < 1
+
+
+def test_texts_in_another_order_score_about_the_floor():
+    texts, lengths = texts_and_lengths(200)
+    others = random.Random(0).sample(texts, len(texts))
+    for name, figure in score_texts(texts, others, lengths).items():
+        assert figure.value == pytest.approx(figure.floor, abs=0.05), name
+
+
+def test_a_constant_text_scores_by_chance():
+    rng = random.Random(0)
+    texts = [f"They walk to the {rng.choice(PLACES)}." for _ in range(2000)]
+    figure = score_texts(texts, ["They are on the beach."] * len(texts), [4] * 500)["place"]
+    assert figure.value == pytest.approx(1 / len(PLACES), abs=0.03)
+    assert figure.floor == pytest.approx(1 / len(PLACES), abs=0.03)
+    assert figure.low < figure.value < figure.high < 0.2
+
+
+def test_a_score_counts_the_steps_whose_true_text_names_something():
+    true = ["The fox sleeps.", "They walk.", "Rusty and Lily walk.", "The bear is on the moon."]
+    decoded = ["A fox sleeps.", "The fox walks.", "Rusty walks.", "Bruno is on the moon."]
+    figures = score_texts(true, decoded, [1, 3])
+    assert figures["character"].value == pytest.approx(2 / 3)  # One of two heroes is not right; what no text names is not asked.
+    assert figures["place"].value == figures["action"].value == 1
+    assert np.isnan(figures["colour"].value)
+    assert set(figures["colour"].to_dict().values()) == {None, 0.0, 1.0}
+    assert mentioned(true[2])["characters"] == {"fox", "rabbit"}
+
+
+# Intervals
+
+
+def test_interval_covers_the_truth_as_often_as_it_says():
+    """Steps of a story share the story's own chance: the interval is over stories, not over steps."""
+    rng, covered = np.random.default_rng(0), 0
+    for experiment in range(100):
+        counts = rng.integers(2, 9, size=60)
+        sums = rng.binomial(counts, rng.beta(2, 2, size=60))
+        figure = bootstrap_mean(sums, counts, seed=experiment)
+        assert figure.value == pytest.approx(sums.sum() / counts.sum())
+        covered += figure.low <= 0.5 <= figure.high
+    assert 87 <= covered <= 100
+
+
+def test_whole_stories_are_drawn_again():
+    values = np.random.default_rng(1).random(30)
+    once, often = bootstrap_mean(values, np.ones(30)), bootstrap_mean(10 * values, np.full(30, 10))
+    assert once.low < once.value < once.high
+    assert (often.low, often.high) == pytest.approx((once.low, once.high))  # Ten equal steps a story tell no more than one.
+    same = bootstrap_mean([1, 2, 4], [2, 4, 8])
+    assert (same.low, same.value, same.high) == (0.5, 0.5, 0.5)
+
+
+def test_interval_is_the_same_for_the_same_seed_only():
+    values = np.random.default_rng(1).random(30)
+    assert bootstrap_mean(values, np.ones(30), seed=1) == bootstrap_mean(values, np.ones(30), seed=1)
+    assert bootstrap_mean(values, np.ones(30), seed=1) != bootstrap_mean(values, np.ones(30), seed=2)
+
+
+def test_nothing_to_count_gives_no_number_and_one_story_no_width():
+    assert bootstrap_mean([0, 0], [0, 0], floor=0.1).to_dict() == {"value": None, "low": None, "high": None, "floor": 0.1, "ceiling": None}
+    rare = bootstrap_mean([0, 3, 0], [0, 4, 0])
+    assert (rare.low, rare.value, rare.high) == (0.75, 0.75, 0.75)
