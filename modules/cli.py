@@ -272,13 +272,13 @@ def act_evaluate(args: argparse.Namespace) -> None:
     pipeline = StoryPipeline.from_pretrained(args.ckpt)
     source = open_source(args.data, "val", pipeline.config, args.seed, args.num_stories, args.on_bad_record)
     report = evaluate(pipeline, source, min(args.num_stories, len(source)), args.seed)
+    print_report(report)
     if args.json:
         try:
             args.json.parent.mkdir(parents=True, exist_ok=True)
             args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         except OSError as error:
             raise UserError(f"cannot write {args.json}: {error.strerror}") from error
-    print_report(report)
 
 
 COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int | None]]] = {
