@@ -37,7 +37,7 @@ class TrainingConfig:
 
     max_steps: int = 2000
     autoencoder_ratio: float = 0.36
-    consolidation_ratio: float = 0.3
+    consolidation_ratio: float = 0.2
     batch_size: int = 12  # Stories.
     learning_rate: float = 1e-3
     autoencoder_learning_rate: float = 1e-3
@@ -93,7 +93,7 @@ TINY = StoryConfig(
         block_out_channels=(8, 16), attention_levels=(False, True), num_heads=2, cross_attention_dim=16, norm_num_groups=4, draft_dim=16
     ),
     autoencoder=AutoencoderConfig(image_size=32, latent_channels=4, block_out_channels=(8, 8), norm_num_groups=4),
-    training=TrainingConfig(max_steps=20, batch_size=4, num_stories=24),
+    training=TrainingConfig(max_steps=20, autoencoder_ratio=0.36, consolidation_ratio=0.3, batch_size=4, quantize_at=0.5, num_stories=24),
 )
 PRESETS = {"storyworld": StoryConfig(), "tiny": TINY}
 

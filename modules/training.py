@@ -176,7 +176,7 @@ class Trainer:
         }[name]
         options = {
             "num_steps": max(1, round(ratio * training.max_steps)), "learning_rate": rate, "global_batch": self.global_batch,
-            "seed": self.args.seed,
+            "seed": self.args.seed, "autocast": self.accelerator.autocast,
         }  # fmt: skip
         if name == "autoencoder":
             return AutoencoderPhase(self.model, self.source, self.lengths, **options)

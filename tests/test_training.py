@@ -122,6 +122,23 @@ def events(folder: Path) -> EventAccumulator:
 # Killed, stopped, cut into stages: the same run
 
 
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen]]:
+    """Start python in the project's folder; whatever still runs at the end of the test is killed."""
+    processes = []
+
+    def call(*argv: str, **environment: object) -> subprocess.Popen:
+        variables = os.environ | {"OMP_NUM_THREADS": "1"} | {name: str(value) for name, value in environment.items()}
+        options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+        processes.append(subprocess.Popen([sys.executable, *argv], cwd=ROOT, env=variables, **options))
+        return processes[-1]
+
+    yield call
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
 def kill_when(process: subprocess.Popen, happened: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 300
     while not happened():
@@ -132,16 +149,16 @@ def kill_when(process: subprocess.Popen, happened: Callable[[], bool]) -> None:
     assert process.wait() == -signal.SIGKILL
 
 
-def test_killed_run_ends_as_the_uninterrupted_one(reference, tmp_path):
+def test_killed_run_ends_as_the_uninterrupted_one(reference, tmp_path, start):
     """Killed in the middle of the joint phase and of an epoch, and again where a phase ends; sampling is off, and changes nothing."""
-    command = [sys.executable, "story_generative_model.py", *words(tmp_path)]
-    options = {"cwd": ROOT, "env": os.environ | {"OMP_NUM_THREADS": "1"}, "stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+    command = ("story_generative_model.py", *words(tmp_path))
     lines = tmp_path / "losses.jsonl"
-    kill_when(subprocess.Popen(command, **options), lambda: lines.exists() and lines.read_bytes().count(b"\n") >= 9)
+    kill_when(start(*command), lambda: lines.exists() and lines.read_bytes().count(b"\n") >= 9)
     assert state_of(tmp_path)["global_step"] < len(trace(tmp_path)) < JOINT_END  # Some updates were lost.
-    kill_when(subprocess.Popen(command, **options), (tmp_path / f"step_{JOINT_END:08d}").exists)
+    kill_when(start(*command), (tmp_path / f"step_{JOINT_END:08d}").exists)
     assert state_of(tmp_path)["done"] == ["autoencoder", "joint"]
-    assert subprocess.run(command, **options, timeout=300).returncode == 0
+    last = start(*command)
+    assert (last.communicate(timeout=300)[1].count("error"), last.returncode) == (0, 0)
     assert outcome(tmp_path) == outcome(reference)
     told = events(tmp_path)
     for name, start, end in (("joint", 4, JOINT_END), ("consolidation", JOINT_END, END)):
@@ -227,17 +244,17 @@ def test_the_newest_checkpoint_of_a_run_is_generated_with(reference, tmp_path):
 # Two processes
 
 
-def test_two_processes_train_as_one_and_hold_the_same(reference, tmp_path):
+def test_two_processes_train_as_one_and_hold_the_same(reference, tmp_path, start):
     """Two processes with half the batch each, as torchrun starts them; the second one is told to stop after the codes are placed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "OMP_NUM_THREADS": 1}
-    processes = []
-    for rank in range(2):
-        environment = os.environ | {name: str(value) for name, value in (shared | {"RANK": rank, "LOCAL_RANK": rank}).items()}
-        command = [sys.executable, "-m", "tests.two_processes", str(tmp_path / f"{rank}.json"), *words(tmp_path / "run", "--batch_size", 2)]
-        processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True))
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    command = words(tmp_path / "run", "--batch_size", 2)
+    processes = [
+        start("-m", "tests.two_processes", str(tmp_path / f"{rank}.json"), *command, RANK=rank, LOCAL_RANK=rank, **shared)
+        for rank in range(2)
+    ]  # fmt: skip
     errors = [process.communicate(timeout=300)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
