@@ -17,16 +17,20 @@ from modules.story_model import StoryModel, build_model
 from modules.tokenizer import StoryTokenizer
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+TRAINING_ONLY = "image_decoder.draft."  # Not needed to generate, and left as it is initialised in a model that is loaded.
 
 
 def save_model(folder: Path, config: StoryConfig, state: Mapping[str, Tensor], tokenizer: StoryTokenizer) -> None:
-    """Write a model folder. Floats become float16, but the codebook's, whose nearest code must not change."""
+    """Write a model folder, without what only training needs. Floats become float16, but the codebook's, whose nearest code
+    must not change.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(config.to_json(), encoding="utf-8")
     tokenizer.save(folder)
     weights = {
         name: (value.half() if value.dtype == torch.float32 and "quantizer" not in name else value).contiguous().clone()
         for name, value in state.items()
+        if not name.startswith(TRAINING_ONLY)
     }  # fmt: skip
     save_file(weights, folder / WEIGHTS)
 
@@ -40,7 +44,9 @@ def load_model(path: str | Path) -> tuple[StoryModel, StoryTokenizer]:
     model = build_model(load_config(folder / CONFIG), str(folder / CONFIG)).eval()
     try:
         state = load_file(folder / WEIGHTS)
-        model.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in state.items()})
+        training_only = {name: value for name, value in model.state_dict().items() if name.startswith(TRAINING_ONLY)}
+        state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+        model.load_state_dict({**training_only, **state})
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{folder / WEIGHTS} does not hold this model's weights ({reason}); copy the folder anew") from error
