@@ -64,8 +64,9 @@ def train(config: StoryConfig, args: TrainArgs, source: StorySource, held_out: S
 def make_accelerator(args: TrainArgs) -> Accelerator:
     if args.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise UserError("--mixed_precision fp16 needs a GPU; on a CPU use bf16 or no")
-    # The prior is not used while slots are continuous; the codebook is kept in step by hand (see VectorQuantizer.update).
-    ddp = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
+    # The prior is not used while slots are continuous. Each process updates its codebook alike (see VectorQuantizer.update);
+    # DDP's broadcast of buffers before an update takes care of last bits, in which sums on two GPUs may differ.
+    ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
     # Without this, accelerate takes each process that torchrun starts on a machine without GPUs for a run of its own.
     cpu = "LOCAL_RANK" in os.environ and not torch.accelerator.is_available()
     return Accelerator(cpu=cpu, mixed_precision=args.mixed_precision, kwargs_handlers=[ddp])
