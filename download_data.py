@@ -13,8 +13,9 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
+from modules.arguments import Parser, normalise_flag
 from modules.story import UserError
 
 if TYPE_CHECKING:
@@ -23,14 +24,6 @@ if TYPE_CHECKING:
     from modules.story import StorySource
 
 INTERRUPTED = 130
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one sentence."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print `message` without the usage and exit with 2."""
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def integer(lowest: int, highest: int) -> Callable[[str], int]:
@@ -50,7 +43,7 @@ def integer(lowest: int, highest: int) -> Callable[[str], int]:
 
 def add_storyworld(sources: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
     """Add the built-in picture-story world, which needs no network."""
-    parser = sources.add_parser("storyworld", parents=[common], allow_abbrev=False, help="the built-in picture-story world (no network)")
+    parser = sources.add_parser("storyworld", parents=[common], help="the built-in picture-story world (no network)")
     parser.add_argument("--stories", type=integer(1, 10_000_000), default=2000, metavar="N", help="training stories (2000)")
     parser.add_argument("--val_stories", type=integer(1, 1_000_000), metavar="M", help="validation stories (a tenth of --stories)")
     parser.add_argument("--seed", type=integer(0, 2**31 - 1), default=0, metavar="S", help="the same seed makes the same stories (0)")
@@ -71,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     common = Parser(add_help=False)
     common.add_argument("--output", type=Path, default=Path("data"), metavar="FOLDER", help="where train/ and val/ go (data)")
     common.add_argument("--overwrite", action="store_true", help="replace train/ and val/ if they are there")
-    parser = Parser(prog="download_data.py", description="Make data/train and data/val from a named source.", allow_abbrev=False)
+    parser = Parser(prog="download_data.py", description="Make data/train and data/val from a named source.")
     sources = parser.add_subparsers(dest="source", required=True, metavar="SOURCE")
     add_storyworld(sources, common)
     return parser
@@ -137,20 +130,10 @@ def replace_folder(folder: Path, new: Path) -> None:
         raise
 
 
-def with_underscores(arguments: Sequence[str]) -> list[str]:
-    """Spell the dashes within flags as underscores, not those of their values: --val-stories=5 is --val_stories=5."""
-    spelled = []
-    for argument in arguments:
-        flag, equals, value = argument.partition("=")
-        if flag.startswith("--"):
-            flag = "--" + flag[2:].replace("-", "_")
-        spelled.append(flag + equals + value)
-    return spelled
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 2 for what the user can mend, 130 for Ctrl-C."""
-    args = build_parser().parse_args(with_underscores(sys.argv[1:] if arguments is None else arguments))
+    words = sys.argv[1:] if arguments is None else arguments
+    args = build_parser().parse_args([normalise_flag(word) for word in words])
     try:
         sources = args.open_splits(args)
         write_splits(args.output, sources, args.overwrite)

@@ -114,6 +114,11 @@ class EncodedStories:
             num_tokens=text_mask[..., 1:].sum().float(),
         )  # fmt: skip
 
+    def counts(self, indices: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """How many steps, tokens after <bos> and pictures the stories of `indices` hold, each () float."""
+        rows = torch.tensor([row for index in indices for row in self.rows(index)])
+        return torch.tensor(float(len(rows))), self.text_mask[rows, 1:].sum().float(), self.image_mask[rows].sum().float()
+
     def plans(self, indices: Sequence[int]) -> PlanBatch:
         """The cached codes of the stories of `indices`, from both modalities, for the prior."""
         rows, step_mask = self._padded(indices, None)

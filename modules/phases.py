@@ -178,13 +178,10 @@ class JointPhase(Phase):
         order = self.order[step]
         num_steps = max(self.stories.lengths[index] for index in order)
         noise = self._noise(step, len(order) * num_steps)
-        whole = self.stories.batch(order, num_steps)
         size = len(order) // num_parts * num_steps
         noise = noise.rows(part * size, (part + 1) * size)
         batch = self._batch(step, part, num_parts, num_steps, noise)
-        batch.num_steps, batch.num_tokens, batch.num_images = (
-            count / num_parts for count in (whole.num_steps, whole.num_tokens, whole.num_images)
-        )  # fmt: skip
+        batch.num_steps, batch.num_tokens, batch.num_images = (count / num_parts for count in self.stories.counts(order))
         self.images_seen += int(batch.image_mask.sum())
         self.tokens_seen += int(batch.text_mask[..., 1:].sum())
         return module(batch.to(self.device), noise.to(self.device))
