@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from modules.arguments import positive_int
 from modules.batch import StepNoise, StoryBatch
 from modules.config import PRESETS, StoryConfig
-from modules.losses import masked_mean
+from modules.losses import cosine_distance, masked_mean
 from modules.phases import JointPhase, Phase
 from modules.storyworld import StoryWorld
-from modules.training import TrainArgs, Trainer, make_accelerator
+from modules.training import STAGES, TrainArgs, Trainer, make_accelerator
 
 STATES = ("continuous", "quantised")
 PARTS = ("storyboard", "text_decoder", "image_decoder", "prior", "optimizer")
@@ -101,7 +101,8 @@ def make_forwards(model, batch: StoryBatch, noise: StepNoise) -> dict[str, Calla
 
     def storyboard() -> Tensor:
         out = model.encode(batch, noise)
-        return out.code_embeds.sum() if out.commitment_loss is None else out.code_embeds.sum() + out.commitment_loss.mean()
+        loss = out.code_embeds.sum() + cosine_distance(out.slots, model.encode(batch).slots.detach()).mean()
+        return loss if out.commitment_loss is None else loss + out.commitment_loss.mean()
 
     def text_decoder() -> Tensor:
         out = model.text_decoder(code_embeds, ids, text_mask, noise.null_text)
@@ -132,12 +133,12 @@ def time_optimizer(optimizer: torch.optim.Optimizer) -> float:
 
 
 def make_config(args: argparse.Namespace, num_timed: int) -> StoryConfig:
-    """The preset with a schedule of our length: one update of the autoencoder, then the joint phase, quantised from the middle on."""
+    """The preset with a schedule of our length: one update each of what comes before, then the joint phase, quantised half-way."""
     config = PRESETS[args.preset]
     total = num_timed + args.memory_steps
     schedule = {
-        "max_steps": total, "autoencoder_ratio": 1 / total, "quantize_at": (num_timed // 2 + 0.5) / total, "num_stories": args.num_stories,
-        "batch_size": args.batch_size or config.training.batch_size,
+        "max_steps": total, "autoencoder_ratio": 1 / total, "text_ratio": 1 / total, "quantize_at": (num_timed // 2 + 0.5) / total,
+        "num_stories": args.num_stories, "batch_size": args.batch_size or config.training.batch_size,
     }  # fmt: skip
     return dataclasses.replace(config, training=dataclasses.replace(config.training, **schedule))
 
@@ -151,7 +152,7 @@ def train_for_a_while(args: argparse.Namespace) -> TimedTrainer:
     with tempfile.TemporaryDirectory() as folder:
         never = 10**9
         run = TrainArgs(
-            Path(folder), args.mixed_precision, save_every=never, sample_every=never, stages=("autoencoder", "joint"), keep_last=1
+            Path(folder), args.mixed_precision, save_every=never, sample_every=never, stages=STAGES[:3], keep_last=1
         )  # fmt: skip
         trainer = TimedTrainer(config, run, source, held_out, make_accelerator(run), []).watch(num_timed, args.warmups)
         trainer.run()

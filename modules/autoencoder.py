@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,8 @@ class AutoencoderConfig:
     block_out_channels: tuple[int, ...] = (96, 128)
     layers_per_block: int = 1
     norm_num_groups: int = 16
-    kl_weight: float = 1e-6
+    kl_weight: float = 1e-5
+    latent_noise: float = 0.15  # Least deviation of the posterior: the decoder learns to forgive what the UNet gets wrong.
     edge_weight: float = 0.2
 
     @property
@@ -116,6 +118,7 @@ class PictureAutoencoder(nn.Module):
         moments = self.vae.quant_conv(self.vae.encoder(F.pixel_unshuffle(images, self.config.unshuffle))).float()
         linear = self.to_latent(F.pixel_unshuffle(images, self.config.downsampling)).float()
         mean, log_variance = moments.chunk(2, dim=1)
+        log_variance = log_variance.clamp(min=2 * math.log(self.config.latent_noise))
         return DiagonalGaussianDistribution(torch.cat([mean + linear, log_variance], dim=1))
 
     def _to_pixels(self, raw_latents: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ class StoryBatch(ModelOutput):
     prompt_mask: Tensor = None  # (B, Lp) bool
     input_ids: Tensor = None  # (B, T, L) <bos> ... <eos>
     text_mask: Tensor = None  # (B, T, L) bool; all False where a step has no text
-    latents: Tensor = None  # (B, T, c, h, w)
+    latents: Tensor | None = None  # (B, T, c, h, w); None: no step has a picture
     image_mask: Tensor = None  # (B, T) bool; False where a step has no picture
     step_mask: Tensor = None  # (B, T) bool; False on padding steps
     codes: Tensor | None = None  # (B, T, S) cached codes for the decoders; None while the encoder is being trained
@@ -40,6 +40,10 @@ class StoryBatch(ModelOutput):
     num_steps: Tensor = None  # () steps, tokens and pictures that a mean is taken over: those of this batch, or,
     num_tokens: Tensor = None  # () when a global batch is cut into parts, the global number divided by the parts,
     num_images: Tensor = None  # () so that the parts' mean losses average to the global batch's mean loss.
+
+    def without_pictures(self) -> StoryBatch:
+        """The texts of the same stories."""
+        return StoryBatch(**{**self, "latents": None, "image_mask": torch.zeros_like(self.image_mask)})
 
     def to(self, device: torch.device) -> StoryBatch:
         """The same batch on another device."""

@@ -51,7 +51,7 @@ def train_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, help="a config JSON in place of a preset; --dry_run prints one to start from")
     parser.add_argument("--data", default="storyworld", help=DATA_HELP)
     parser.add_argument("--output_dir", type=Path, default=Path("checkpoints/run"), help="the run's folder; the same command resumes it")
-    parser.add_argument("--stages", default="autoencoder,joint,consolidation", help="which phases to run, in order (default all three)")
+    parser.add_argument("--stages", default="autoencoder,text,joint,consolidation", help="which phases to run, in order (default all four)")
     parser.add_argument("--autoencoder", type=Path, help="a checkpoint whose trained autoencoder is used in place of training one")
     parser.add_argument("--max_steps", type=positive_int, help="updates of the joint phase; the other phases scale with it")
     parser.add_argument("--batch_size", type=positive_int, help="stories a process and a micro-batch")
@@ -69,6 +69,8 @@ def train_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def act_train(args: argparse.Namespace) -> int:
+    from accelerate import PartialState
+
     from modules.dry_run import plan
     from modules.interrupts import Interrupted
     from modules.training import STAGES, TrainArgs, train
@@ -90,9 +92,9 @@ def act_train(args: argparse.Namespace) -> int:
     try:
         folder = train(config, run_args, source, held_out)
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
+        PartialState().on_main_process(print)(stop, file=sys.stderr)
         return stop.code
-    print(f"trained; generate with --ckpt {folder.parent}")
+    PartialState().on_main_process(print)(f"trained; generate with --ckpt {folder.parent}")
     return 0
 
 

@@ -27,6 +27,8 @@ class LossWeights:
     text_nll: float = 1.0
     prior_nll: float = 1.0
     commitment_loss: float = 1.0
+    agreement_loss: float = 1.0
+    bag_of_words_loss: float = 1.0
     diffusion_loss: float = 1.0
     draft_loss: float = 0.5
 
@@ -36,7 +38,8 @@ class TrainingConfig:
     """How a preset is trained: stage lengths are multiples of the joint phase's `max_steps`."""
 
     max_steps: int = 2000
-    autoencoder_ratio: float = 0.36
+    autoencoder_ratio: float = 0.9
+    text_ratio: float = 0.3  # The opening on texts alone.
     consolidation_ratio: float = 0.2
     batch_size: int = 12  # Stories.
     learning_rate: float = 1e-3
@@ -93,7 +96,9 @@ TINY = StoryConfig(
         block_out_channels=(8, 16), attention_levels=(False, True), num_heads=2, cross_attention_dim=16, norm_num_groups=4, draft_dim=16
     ),
     autoencoder=AutoencoderConfig(image_size=32, latent_channels=4, block_out_channels=(8, 8), norm_num_groups=4),
-    training=TrainingConfig(max_steps=20, autoencoder_ratio=0.36, consolidation_ratio=0.3, batch_size=4, quantize_at=0.5, num_stories=24),
+    training=TrainingConfig(
+        max_steps=20, autoencoder_ratio=0.36, text_ratio=0.3, consolidation_ratio=0.3, batch_size=4, quantize_at=0.5, num_stories=24
+    ),
 )
 PRESETS = {"storyworld": StoryConfig(), "tiny": TINY}
 

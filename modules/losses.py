@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -12,6 +13,11 @@ def masked_mean(values: Tensor, mask: Tensor, count: Tensor | None = None) -> Te
     mask = mask.view(*mask.shape, *[1] * (values.ndim - mask.ndim)).expand_as(values)
     total = values.float().masked_fill(~mask, 0).sum()
     return total / (mask.sum() if count is None else count).clamp(min=1)
+
+
+def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
+    """1 - cos of the angle between vectors (..., d): (...), from 0 to 2, in float32."""
+    return 1 - F.cosine_similarity(a.float(), b.float(), dim=-1)
 
 
 def weighted_sum(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

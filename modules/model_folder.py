@@ -17,7 +17,8 @@ from modules.story_model import StoryModel, build_model
 from modules.tokenizer import StoryTokenizer
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-TRAINING_ONLY = "image_decoder.draft."  # Not needed to generate, and left as it is initialised in a model that is loaded.
+# Not needed to generate, and left as it is initialised in a model that is loaded.
+TRAINING_ONLY = ("text_decoder.bag_of_words.", "image_decoder.draft.")
 
 
 def save_model(folder: Path, config: StoryConfig, state: Mapping[str, Tensor], tokenizer: StoryTokenizer) -> None:

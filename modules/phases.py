@@ -1,4 +1,4 @@
-"""The three phases of training: what each trains, on which batches, and what happens around its updates."""
+"""The phases of training: what each trains, on which batches, and what happens around its updates."""
 
 from __future__ import annotations
 
@@ -43,10 +43,11 @@ class Phase:
         global_batch: int,
         seed: int,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
+        visible: bool = True,
     ) -> None:
         self.model, self.training = model, model.config.training
         self.num_steps, self.learning_rate = num_steps, learning_rate
-        self.global_batch, self.seed, self.autocast = global_batch, seed, autocast
+        self.global_batch, self.seed, self.autocast, self.visible = global_batch, seed, autocast, visible
         self.images_seen = self.tokens_seen = 0  # By this process, since it started.
 
     def start(self) -> None:
@@ -128,10 +129,8 @@ class AutoencoderPhase(Phase):
         return to_pixels(images, self.model.config.autoencoder.image_size).to(self.device)
 
 
-class JointPhase(Phase):
-    """Trains q, p(z), p(s|z) and p(x|z) together: continuous slots first, then k-means and an EMA codebook."""
-
-    name = "joint"
+class StoryPhase(Phase):
+    """Updates on batches of stories; the base of the phases after the autoencoder's."""
 
     def __init__(self, model: StoryModel, stories: Callable[[], EncodedStories], **options) -> None:
         super().__init__(model, **options)
@@ -142,9 +141,57 @@ class JointPhase(Phase):
         self.stories.codes = None
         self.order = BatchOrder(self.stories.lengths, self.global_batch, derive_seed(self.seed, "order", self.name))
 
+    def loss(self, module: nn.Module, step: int, part: int, num_parts: int) -> ModelOutput:
+        order = self.order[step]
+        num_steps = max(self.stories.lengths[index] for index in order)
+        noise = self._noise(step, len(order) * num_steps)
+        size = len(order) // num_parts * num_steps
+        noise = noise.rows(part * size, (part + 1) * size)
+        batch = self._batch(step, part, num_parts, num_steps, noise)
+        batch.num_steps, batch.num_tokens, batch.num_images = (count / num_parts for count in self.stories.counts(order))
+        self.images_seen += int(batch.image_mask.sum())
+        self.tokens_seen += int(batch.text_mask[..., 1:].sum())
+        return module(batch.to(self.device), noise.to(self.device))
+
+    def _noise(self, step: int, num_rows: int) -> StepNoise:
+        return draw_noise(
+            num_rows, self.model.config.autoencoder.latent_shape, self.model.config.image_decoder.num_train_timesteps,
+            self.generator("noise", step), self.training.modality_dropout, self.training.null_text, self.training.null_image,
+        )  # fmt: skip
+
+    def _batch(self, step: int, part: int, num_parts: int, num_steps: int, noise: StepNoise) -> StoryBatch:
+        """One part of the global batch of update `step`, padded as the whole is; `noise` is the part's own."""
+        return self.stories.batch(rows_of_part(self.order[step], part, num_parts), num_steps)
+
+    def train_only(self, *factors: nn.Module) -> None:
+        self.model.requires_grad_(False).eval()
+        for factor in factors:
+            factor.requires_grad_(True).train()
+
+
+class TextPhase(StoryPhase):
+    """Opens with q and p(s|z) on texts alone, continuous.
+
+    Names, colours and objects come into the slots within some hundred updates this way; with pictures and modality
+    dropout from the first update on, the object had not come after a thousand (assets/notes.md).
+    """
+
+    name = "text"
+
     def set_modes(self) -> None:
-        self.model.requires_grad_(True).train()
-        self.model.autoencoder.requires_grad_(False).eval()
+        self.train_only(self.model.storyboard, self.model.text_decoder)
+
+    def _batch(self, *args) -> StoryBatch:
+        return super()._batch(*args).without_pictures()
+
+
+class JointPhase(StoryPhase):
+    """Trains q, p(z), p(s|z) and p(x|z) together: continuous slots first, then k-means and an EMA codebook."""
+
+    name = "joint"
+
+    def set_modes(self) -> None:
+        self.train_only(*self.model.factors.values())
 
     @property
     def quantize_step(self) -> int:
@@ -168,28 +215,6 @@ class JointPhase(Phase):
             slots.append(board.slots[batch.step_mask.flatten()].flatten(0, 1).float())
         return torch.cat(slots)
 
-    def _noise(self, step: int, num_rows: int) -> StepNoise:
-        return draw_noise(
-            num_rows, self.model.config.autoencoder.latent_shape, self.model.config.image_decoder.num_train_timesteps,
-            self.generator("noise", step), self.training.modality_dropout, self.training.null_text, self.training.null_image,
-        )  # fmt: skip
-
-    def loss(self, module: nn.Module, step: int, part: int, num_parts: int) -> ModelOutput:
-        order = self.order[step]
-        num_steps = max(self.stories.lengths[index] for index in order)
-        noise = self._noise(step, len(order) * num_steps)
-        size = len(order) // num_parts * num_steps
-        noise = noise.rows(part * size, (part + 1) * size)
-        batch = self._batch(step, part, num_parts, num_steps, noise)
-        batch.num_steps, batch.num_tokens, batch.num_images = (count / num_parts for count in self.stories.counts(order))
-        self.images_seen += int(batch.image_mask.sum())
-        self.tokens_seen += int(batch.text_mask[..., 1:].sum())
-        return module(batch.to(self.device), noise.to(self.device))
-
-    def _batch(self, step: int, part: int, num_parts: int, num_steps: int, noise: StepNoise) -> StoryBatch:
-        """One part of the global batch of update `step`, padded as the whole is; `noise` is the part's own."""
-        return self.stories.batch(rows_of_part(self.order[step], part, num_parts), num_steps)
-
     def after_update(self, step: int, outputs: list[ModelOutput], gather: Callable[[Tensor], Tensor]) -> None:
         quantizer = self.model.storyboard.quantizer
         if not quantizer.is_active:
@@ -200,7 +225,7 @@ class JointPhase(Phase):
         quantizer.update(slots.flatten(0, 1), derive_seed(self.seed, "codebook", step), revive)
 
 
-class ConsolidationPhase(JointPhase):
+class ConsolidationPhase(StoryPhase):
     """q is frozen and its codes are cached; prior and decoders go on maximising the same bound."""
 
     name = "consolidation"
@@ -208,20 +233,13 @@ class ConsolidationPhase(JointPhase):
     def start(self) -> None:
         super().start()
         with self.autocast():  # As it was trained, and five times as fast.
-            self.stories.codes = cache_codes(self.model.eval(), self.stories)
+            self.stories.codes = cache_codes(self.model.eval(), self.stories, self.visible)
         self.plan_order = BatchOrder(
             self.stories.lengths, self.global_batch * PLANS_PER_STORY, derive_seed(self.seed, "order", self.name, "plans")
         )  # fmt: skip
 
     def set_modes(self) -> None:
-        super().set_modes()
-        self.model.storyboard.requires_grad_(False).eval()
-
-    def before_update(self, step: int) -> None:
-        """Nothing: the codebook is fixed."""
-
-    def after_update(self, step: int, outputs: list[ModelOutput], gather: Callable[[Tensor], Tensor]) -> None:
-        """Nothing: the codebook is fixed."""
+        self.train_only(self.model.prior, self.model.text_decoder, self.model.image_decoder)
 
     def _batch(self, step: int, part: int, num_parts: int, num_steps: int, noise: StepNoise) -> StoryBatch:
         variant = (~noise.keep_image).long() + 2 * (~noise.keep_text).long()
@@ -232,7 +250,7 @@ class ConsolidationPhase(JointPhase):
 
 
 @torch.no_grad()
-def cache_codes(model: StoryModel, stories: EncodedStories) -> Tensor:
+def cache_codes(model: StoryModel, stories: EncodedStories, visible: bool = True) -> Tensor:
     """Codes of every step from both modalities, text alone and picture alone: (3, N, S).
 
     Where a step lacks one modality, all three come from the other.
@@ -241,7 +259,7 @@ def cache_codes(model: StoryModel, stories: EncodedStories) -> Tensor:
     variants = []
     for name, keep_image, keep_text in (("both", True, True), ("the text", False, True), ("the picture", True, False)):
         codes = []
-        for start in track(f"codes from {name}", range(0, len(stories.text_mask), 128)):
+        for start in track(f"codes from {name}", range(0, len(stories.text_mask), 128), visible):
             rows = slice(start, start + 128)
             image_mask, text_mask = stories.image_mask[rows], stories.text_mask[rows]
             has_text = text_mask.any(1)

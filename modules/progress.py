@@ -58,9 +58,9 @@ def progress_line(description: str, total: int, visible: bool = True) -> Iterato
         line.close()
 
 
-def track(description: str, parts: Sequence[T]) -> Iterator[T]:
+def track(description: str, parts: Sequence[T], visible: bool = True) -> Iterator[T]:
     """Iterate over `parts` behind a progress line."""
-    with progress_line(description, len(parts)) as line:
+    with progress_line(description, len(parts), visible) as line:
         for done, part in enumerate(parts, 1):
             yield part
             line.update(done)

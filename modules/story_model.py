@@ -2,7 +2,8 @@
 
     p(s, x, z | c) = prod_t  p(z_t | z_<t, c)  p(s_t | z_t)  p(x_t | z_t)        q(z_t | s_t, x_t) one-hot
 
-    loss = text_nll + beta * prior_nll + commitment_loss + lambda * diffusion_loss  (+ draft_loss)
+    loss = text_nll + beta * prior_nll + commitment_loss + lambda * diffusion_loss
+           (+ bag_of_words_loss + draft_loss + agreement_loss: the encoder's aids, no part of the bound)
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from modules.autoencoder import PictureAutoencoder
 from modules.batch import PlanBatch, StepNoise, StoryBatch
 from modules.config import StoryConfig
 from modules.image_decoder import ImageDecoder
-from modules.losses import masked_mean, weighted_sum
+from modules.losses import cosine_distance, masked_mean, weighted_sum
 from modules.prior import Prior
 from modules.story import UserError
 from modules.storyboard import Storyboard, StoryboardOutput
@@ -53,22 +54,31 @@ class StoryModel(nn.Module):
 
     def forward(self, batch: StoryBatch, noise: StepNoise) -> StoryModelOutput:
         """The training loss of a batch; a pure function of weights, batch and noise (but for dropout). N = B*T rows."""
-        input_ids, text_mask, latents = batch.input_ids.flatten(0, 1), batch.text_mask.flatten(0, 1), batch.latents.flatten(0, 1)
-        step_mask, image_mask = batch.step_mask.flatten(), batch.image_mask.flatten()
+        input_ids, text_mask, step_mask = batch.input_ids.flatten(0, 1), batch.text_mask.flatten(0, 1), batch.step_mask.flatten()
 
         # z ~ q(z | s, x): encode and quantise, or take the codes cached when q was frozen.
         board = self.encode(batch, noise)
 
-        # -log p(s | z), and a bound on -log p(x | z) up to its weighting over noise levels.
+        # -log p(s | z)
         text = self.text_decoder(board.code_embeds, input_ids, text_mask, noise.null_text)
-        image = self.image_decoder(board.code_embeds, latents, noise.timesteps, noise.noise, noise.null_image)
         losses = {
             "text_nll": masked_mean(text.nll, text.mask, batch.num_tokens),
-            "diffusion_loss": masked_mean(image.loss, image_mask, batch.num_images),
-            "draft_loss": masked_mean(image.draft_loss, image_mask, batch.num_images),
+            "bag_of_words_loss": masked_mean(text.bag_of_words_loss, step_mask, batch.num_tokens),
         }
+
+        # A bound on -log p(x | z), up to its weighting over noise levels.
+        if batch.latents is not None:
+            latents, image_mask = batch.latents.flatten(0, 1), batch.image_mask.flatten()
+            image = self.image_decoder(board.code_embeds, latents, noise.timesteps, noise.noise, noise.null_image)
+            losses["diffusion_loss"] = masked_mean(image.loss, image_mask, batch.num_images)
+            losses["draft_loss"] = masked_mean(image.draft_loss, image_mask, batch.num_images)
+
+        # q's own terms: slots stay near their codes, and near what they are when no modality is dropped.
         if board.commitment_loss is not None:
             losses["commitment_loss"] = masked_mean(board.commitment_loss.mean(1), step_mask, batch.num_steps)
+        if batch.latents is not None and batch.codes is None:
+            disagreement = cosine_distance(board.slots, self.encode(batch).slots.detach())
+            losses["agreement_loss"] = masked_mean(disagreement.mean(1), step_mask, batch.num_steps)
 
         # -log p(z | c), in nats a code. Codes are integers: the prior cannot reach the encoder.
         codes = None if board.codes is None else board.codes.unflatten(0, batch.step_mask.shape)
@@ -86,6 +96,8 @@ class StoryModel(nn.Module):
         if batch.codes is not None:
             return self.storyboard.embed(batch.codes.flatten(0, 1))
         text_mask, image_mask = batch.text_mask.flatten(0, 1), batch.image_mask.flatten()
+        if batch.latents is None:
+            return self.storyboard(None, image_mask, batch.input_ids.flatten(0, 1), text_mask)
         if noise is not None:  # A modality is dropped only where the other one is there.
             has_text = text_mask.any(1)
             text_mask = text_mask & (noise.keep_text | ~image_mask)[:, None]

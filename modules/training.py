@@ -1,54 +1,36 @@
-"""train(): three phases, one loop; exact to resume, safe to kill."""
+"""train(): four phases, one loop; exact to resume, safe to kill."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from modules.checkpoint import RunLock, flatten_optimizer, latest_checkpoint, load_checkpoint, restore_optimizer, save_checkpoint
-from modules.config import StoryConfig, changes
+from modules.config import StoryConfig
 from modules.encoded import EncodedStories
 from modules.interrupts import Interrupted, stop_on_signals
 from modules.model_folder import load_model, save_model
 from modules.monitor import Monitor
-from modules.phases import AutoencoderPhase, ConsolidationPhase, JointPhase, Phase, derive_seed
+from modules.phases import AutoencoderPhase, ConsolidationPhase, JointPhase, Phase, TextPhase, derive_seed
+from modules.processes import forgotten_precision, keep_freed_memory, make_accelerator
 from modules.progress import progress_line
 from modules.schedules import cosine_with_warmup
 from modules.story import StorySource, UserError
 from modules.story_model import build_model
 from modules.tokenizer import StoryTokenizer
+from modules.train_args import STAGES, TrainArgs, check_same_run, run_identity
 from modules.weight_average import WeightAverage
 
-STAGES = ("autoencoder", "joint", "consolidation")
 MAX_SKIPPED_IN_A_ROW = 10
-
-
-@dataclass(frozen=True)
-class TrainArgs:
-    """How to run a training: nothing here changes the model but `seed`."""
-
-    output_dir: Path
-    mixed_precision: str = "no"
-    gradient_accumulation_steps: int = 1
-    save_every: int = 200
-    log_every: int = 10
-    sample_every: int = 200
-    keep_last: int = 2
-    seed: int = 0
-    stages: tuple[str, ...] = STAGES
-    autoencoder: Path | None = None
 
 
 def train(config: StoryConfig, args: TrainArgs, source: StorySource, held_out: StorySource) -> Path:
@@ -56,20 +38,11 @@ def train(config: StoryConfig, args: TrainArgs, source: StorySource, held_out: S
 
     Raises UserError on settings that do not fit the folder, and on several non-finite updates in a row; Interrupted on a signal.
     """
-    accelerator = make_accelerator(args)
-    with RunLock(args.output_dir) if accelerator.is_main_process else nullcontext(), stop_on_signals() as stop:
-        return Trainer(config, args, source, held_out, accelerator, stop).run()
-
-
-def make_accelerator(args: TrainArgs) -> Accelerator:
-    if args.mixed_precision == "fp16" and not torch.cuda.is_available():
-        raise UserError("--mixed_precision fp16 needs a GPU; on a CPU use bf16 or no")
-    # The prior is not used while slots are continuous. Each process updates its codebook alike (see VectorQuantizer.update);
-    # DDP's broadcast of buffers before an update takes care of last bits, in which sums on two GPUs may differ.
-    ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
-    # Without this, accelerate takes each process that torchrun starts on a machine without GPUs for a run of its own.
-    cpu = "LOCAL_RANK" in os.environ and not torch.accelerator.is_available()
-    return Accelerator(cpu=cpu, mixed_precision=args.mixed_precision, kwargs_handlers=[ddp])
+    keep_freed_memory()
+    with forgotten_precision():
+        accelerator = make_accelerator(args)
+        with RunLock(args.output_dir) if accelerator.is_main_process else nullcontext(), stop_on_signals() as stop:
+            return Trainer(config, args, source, held_out, accelerator, stop).run()
 
 
 class Trainer:
@@ -82,6 +55,7 @@ class Trainer:
         self.accelerator, self.stop = accelerator, stop
         self.lengths = source.lengths
         self.global_batch = config.training.batch_size * args.gradient_accumulation_steps * accelerator.num_processes
+        self.identity = run_identity(config, args, source, self.global_batch)
         self.phase_name, self.step, self.global_step = args.stages[0], 0, 0
         self.skipped = self.skipped_in_a_row = 0
         self._encoded: EncodedStories | None = None
@@ -112,7 +86,7 @@ class Trainer:
         if state is None:
             self.tokenizer = StoryTokenizer.train(self.source.texts(), self.config.vocab_size)
         else:
-            self._check_same_run(checkpoint, state)
+            check_same_run(checkpoint, state["identity"], self.identity)
             self.tokenizer = StoryTokenizer.load(checkpoint / "model")
             self.model.load_state_dict(tensors["model"])
             self.phase_name, self.step, self.global_step = state["phase"], state["step"], state["global_step"]
@@ -124,21 +98,6 @@ class Trainer:
             self.args.output_dir, self.args.log_every, self.model, self.tokenizer, self.held_out, self.global_step,
             self.accelerator.is_main_process,
         )  # fmt: skip
-
-    def _identity(self) -> dict[str, Any]:
-        """What must not change between a run and its continuation."""
-        return {
-            "config": self.config.to_json(), "seed": self.args.seed, "data": self.source.fingerprint(), "global_batch": self.global_batch,
-            "mixed_precision": self.args.mixed_precision,
-        }  # fmt: skip
-
-    def _check_same_run(self, checkpoint: Path, state: dict[str, Any]) -> None:
-        before, now = ({**identity, "config": json.loads(identity["config"])} for identity in (state["identity"], self._identity()))
-        for change in changes(before, now):
-            raise UserError(
-                f"{checkpoint} was trained with another {change}: give the same flags and data to go on, "
-                "or another --output_dir to start anew"
-            )
 
     def _reuse_autoencoder(self, path: Path, resumed: bool) -> None:
         donor, _ = load_model(path)
@@ -172,16 +131,18 @@ class Trainer:
         training = self.config.training
         ratio, rate = {
             "autoencoder": (training.autoencoder_ratio, training.autoencoder_learning_rate),
+            "text": (training.text_ratio, training.learning_rate),
             "joint": (1.0, training.learning_rate),
             "consolidation": (training.consolidation_ratio, training.consolidation_learning_rate),
         }[name]
         options = {
             "num_steps": max(1, round(ratio * training.max_steps)), "learning_rate": rate, "global_batch": self.global_batch,
-            "seed": self.args.seed, "autocast": self.accelerator.autocast,
+            "seed": self.args.seed, "autocast": self.accelerator.autocast, "visible": self.accelerator.is_main_process,
         }  # fmt: skip
         if name == "autoencoder":
             return AutoencoderPhase(self.model, self.source, self.lengths, **options)
-        return {"joint": JointPhase, "consolidation": ConsolidationPhase}[name](self.model, self._encode_stories, **options)
+        phases = {"text": TextPhase, "joint": JointPhase, "consolidation": ConsolidationPhase}
+        return phases[name](self.model, self._encode_stories, **options)
 
     def _encode_stories(self) -> EncodedStories:
         if self._encoded is None:
@@ -190,7 +151,7 @@ class Trainer:
         return self._encoded
 
     def _agree(self, value: Any) -> Any:
-        return broadcast_object_list([value])[0] if self.accelerator.num_processes > 1 else value
+        return broadcast_object_list([value])[0]
 
     # -- the loop -------------------------------------------------------------------------------------------------------
 
@@ -281,12 +242,11 @@ class Trainer:
 
     def _asked_to_stop(self) -> bool:
         """Whether any process got a signal; all of them learn it at the same step."""
-        flag = torch.tensor([float(self.stop[0] if self.stop else 0)], device=self.accelerator.device)
-        if self.accelerator.num_processes > 1:
-            flag = self.accelerator.gather(flag).max()[None]
-        if flag.item() and not self.stop:
-            self.stop.append(int(flag.item()))
-        return bool(self.stop)
+        mine = torch.tensor([self.stop[0] if self.stop else 0], device=self.accelerator.device)
+        anyone = int(self.accelerator.gather(mine).max())
+        if anyone and not self.stop:
+            self.stop.append(anyone)
+        return bool(anyone)
 
     # -- saving ---------------------------------------------------------------------------------------------------------
 
@@ -303,7 +263,7 @@ class Trainer:
         tensors, optimizer = flatten_optimizer(self.optimizer)
         scaler = self.accelerator.scaler
         state = {
-            "identity": self._identity(), "phase": self.phase_name, "step": self.step, "global_step": self.global_step, "done": self.done,
+            "identity": self.identity, "phase": self.phase_name, "step": self.step, "global_step": self.global_step, "done": self.done,
             "skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row, "optimizer": optimizer,
             "scaler": scaler.state_dict() if scaler is not None else None,
         }  # fmt: skip

@@ -14,6 +14,7 @@ from modules.pipeline import StoryPipeline
 from modules.story_model import StoryModel
 from modules.storyworld import StoryWorld
 from modules.tokenizer import StoryTokenizer
+from tests.runs import END, trace, train
 
 TEXT_LENGTHS = ((9, 0, 40), (5, 12, 0))  # Story 0 has no text at step 1, story 1 has two steps.
 HAS_IMAGE = ((True, True, True), (False, True, False))
@@ -87,3 +88,12 @@ def tiny_checkpoint(tiny_config: StoryConfig, tmp_path_factory: pytest.TempPathF
 @pytest.fixture(scope="session")
 def tiny_pipeline(tiny_checkpoint: Path) -> StoryPipeline:
     return StoryPipeline.from_pretrained(tiny_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training from start to end, with samples on the way; every checkpoint is kept."""
+    folder = tmp_path_factory.mktemp("reference")
+    assert train(folder, "--sample_every", 4, "--keep_last", 0) == 0
+    assert [line["global_step"] for line in trace(folder)] == list(range(END))
+    return folder

@@ -297,6 +297,16 @@ def test_eos_counts_and_bos_does_not(decoder, text):
     assert decoder(**text).nll[0].sum() > decoder(**longer).nll[0].sum() + 1e-2
 
 
+def test_bag_of_words_is_whether_each_word_occurs(decoder, text):
+    loss = decoder(**text).bag_of_words_loss
+    logits = decoder.bag_of_words(text["code_embeds"].flatten(1))
+    for row, length in enumerate(text["text_mask"].sum(1).tolist()):
+        words = set(text["input_ids"][row, 1:length].tolist())
+        signs = torch.tensor([1.0 if word in words else -1.0 for word in range(logits.shape[1])])
+        expected = -torch.nn.functional.logsigmoid(signs * logits[row]).sum() if length else torch.tensor(0.0)
+        torch.testing.assert_close(loss[row], expected)
+
+
 def test_padding_of_texts_changes_nothing(decoder, text):
     expected = decoder(**text).nll
     garbage = {**text, "input_ids": torch.where(text["text_mask"], text["input_ids"], 11)}
@@ -384,11 +394,12 @@ def test_beam_search_finds_no_worse_than_greedy(decoder, text):
 
 
 def test_greedy_ignores_the_seed_and_one_by_one_is_the_same(decoder, text):
-    together = decoder.generate(text["code_embeds"], seed=1)
-    assert torch.equal(together, decoder.generate(text["code_embeds"], seed=2))
-    assert len(together.unique(dim=0)) == 6  # Six codes, six texts.
+    decoder, codes = decoder.double(), text["code_embeds"].double()  # The untrained model's words are nearly equally likely.
+    together = decoder.generate(codes, seed=1)
+    assert torch.equal(together, decoder.generate(codes, seed=2))
+    assert len(together.unique(dim=0)) > 3  # Other codes, other texts.
     for row in range(6):
-        assert rows_of(decoder.generate(text["code_embeds"][row : row + 1])) == rows_of(together[row : row + 1])
+        assert rows_of(decoder.generate(codes[row : row + 1])) == rows_of(together[row : row + 1])
 
 
 def test_one_by_one_is_the_same_where_texts_end(reciter):
@@ -465,6 +476,13 @@ def test_autoencoder_loss_names_its_terms(autoencoder, pictures, tiny_config):
     assert torch.equal(autoencoder(pictures, noise).loss, out.loss) and not torch.equal(autoencoder(pictures, -noise).loss, out.loss)
 
 
+def test_posterior_is_at_least_as_wide_as_the_latent_noise(autoencoder, pictures, tiny_config):
+    narrow = autoencoder._posterior(pictures).std
+    torch.testing.assert_close(narrow, torch.full_like(narrow, tiny_config.autoencoder.latent_noise))
+    autoencoder.vae.quant_conv.bias.data[4:] = 0.0
+    torch.testing.assert_close(autoencoder._posterior(pictures).std, torch.ones_like(narrow))
+
+
 def test_autoencoder_learns_a_batch_and_decodes_it(autoencoder, pictures):
     optimizer = torch.optim.AdamW(autoencoder.parameters(), lr=5e-3)
     losses = []
@@ -476,8 +494,11 @@ def test_autoencoder_learns_a_batch_and_decodes_it(autoencoder, pictures):
         losses.append(out.loss.item())
     assert losses[-1] < 0.6 * losses[0]
     autoencoder.fit_statistics(pictures)
-    error = (autoencoder.decode(autoencoder.encode(pictures)) - pictures).abs().mean()
+    latents, noise = autoencoder.encode(pictures), torch.randn(8, 4, 4, 4, generator=generator(99))
+    error = (autoencoder.decode(latents) - pictures).abs().mean()
     assert error < 0.8 * (pictures - pictures.mean((0, 2, 3), keepdim=True)).abs().mean()
+    shaken = latents + autoencoder.config.latent_noise * noise / autoencoder.latent_std
+    assert (autoencoder.decode(shaken) - pictures).abs().mean() < 1.08 * error  # Learnt without that noise, 1.14.
 
 
 # --- p(x | z)

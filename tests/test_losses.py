@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modules.batch import draw_noise
-from modules.losses import masked_mean, weighted_sum
+from modules.losses import cosine_distance, masked_mean, weighted_sum
 from modules.sampling import sample_logits
 from modules.schedules import cosine_with_warmup
 
@@ -37,6 +37,20 @@ def test_masked_mean_gives_no_gradient_under_the_mask():
 def test_masked_mean_is_taken_in_float32():
     values = torch.full((5000,), 1.0, dtype=torch.bfloat16)
     assert masked_mean(values, torch.ones(5000, dtype=torch.bool)) == 1
+
+
+def test_cosine_distance_is_that_of_directions():
+    a = torch.tensor([[1.0, 0.0], [3.0, 4.0], [2.0, 0.0], [0.0, 5.0]])
+    b = torch.tensor([[7.0, 0.0], [4.0, 3.0], [0.0, 1.0], [0.0, -1.0]])
+    torch.testing.assert_close(cosine_distance(a, b), torch.tensor([0.0, 0.04, 1.0, 2.0]))
+    torch.testing.assert_close(cosine_distance(a[None, :2], b[:2].view(1, 2, 2)), torch.tensor([[0.0, 0.04]]))
+    assert cosine_distance(torch.zeros(3, 2), torch.zeros(3, 2)).isfinite().all()
+
+
+def test_cosine_distance_is_taken_in_float32():
+    a = torch.randn(50, 32, generator=generator()).bfloat16()
+    distance = cosine_distance(a, a)
+    assert distance.dtype == torch.float32 and distance.abs().max() < 1e-6
 
 
 def test_weighted_sum_needs_a_weight_for_every_loss():

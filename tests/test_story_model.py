@@ -6,20 +6,26 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from modules.batch import PlanBatch, StepNoise, StoryBatch, draw_noise
 from modules.config import LossWeights
+from modules.losses import cosine_distance
 from modules.reliance import code_reliance, reliance_summary, swap_rows
 from modules.story_model import StoryModel
 
 TERMS = tuple(asdict(LossWeights()))
+ENCODER_ONLY = {"commitment_loss", "agreement_loss"}  # The terms that train nothing else.
+TEXTS = {"text_nll", "bag_of_words_loss"}
+PICTURES = {"diffusion_loss", "draft_loss", "agreement_loss"}  # The terms that a batch without latents lacks.
 FACTORS = ("storyboard", "prior", "text_decoder", "image_decoder")
 TRAINS = {  # What each term trains, and nothing else.
     "text_nll": {"storyboard", "text_decoder"},
+    "bag_of_words_loss": {"storyboard", "text_decoder"},
     "diffusion_loss": {"storyboard", "image_decoder"},
     "draft_loss": {"storyboard", "image_decoder"},
     "commitment_loss": {"storyboard"},
+    "agreement_loss": {"storyboard"},
     "prior_nll": {"prior"},
 }
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
@@ -41,6 +47,14 @@ def rows(*values: bool) -> Tensor:
     return torch.tensor(values)
 
 
+@pytest.fixture
+def dropping_noise(story_noise) -> StepNoise:
+    """Step 0 of story 0 loses its text, step 2 its picture; what the others would lose, they have alone."""
+    return with_noise(
+        story_noise, keep_text=rows(False, True, True, False, True, True), keep_image=rows(True, False, False, True, True, True)
+    )
+
+
 # --- the gradient map
 
 
@@ -54,17 +68,26 @@ def reached(model: StoryModel, loss: Tensor) -> set[str]:
 
 @pytest.mark.parametrize("factor", [*FACTORS, "autoencoder"])
 @pytest.mark.parametrize("term", TERMS)
-def test_gradient_map(tiny_model, story_batch, story_noise, term, factor):
-    losses = tiny_model.train()(story_batch, story_noise).losses
+def test_gradient_map(tiny_model, story_batch, dropping_noise, term, factor):
+    losses = tiny_model.train()(story_batch, dropping_noise).losses
     assert losses[term] > 0
     assert (factor in reached(tiny_model, losses[term])) == (factor in TRAINS[term])
 
 
-@pytest.mark.parametrize("term", [term for term in TERMS if term != "commitment_loss"])
+@pytest.mark.parametrize("term", [term for term in TERMS if term not in ENCODER_ONLY])
 def test_gradient_map_with_cached_codes(tiny_model, story_batch, story_noise, term):
     codes = tiny_model.encode(story_batch).codes.unflatten(0, (2, 3))
     losses = tiny_model.train()(changed(story_batch, codes=codes), story_noise).losses
     assert reached(tiny_model, losses[term]) == TRAINS[term] - {"storyboard"}
+
+
+@pytest.mark.parametrize("active", [False, True])
+def test_gradient_map_without_pictures(tiny_model, story_batch, story_noise, active):
+    tiny_model.storyboard.quantizer.active.fill_(active)
+    out = tiny_model.train()(story_batch.without_pictures(), story_noise)
+    assert set(out.losses) == (set(TERMS) - PICTURES if active else TEXTS)
+    assert reached(tiny_model, out.loss) == {"storyboard", "text_decoder"} | ({"prior"} if active else set())
+    assert all(p.grad is None for part in (tiny_model.storyboard.image_encoder, tiny_model.image_decoder) for p in part.parameters())
 
 
 def test_training_pass_leaves_every_buffer_alone(tiny_model, story_batch, story_noise):
@@ -76,10 +99,10 @@ def test_training_pass_leaves_every_buffer_alone(tiny_model, story_batch, story_
 
 
 def test_decoders_train_the_encoder_through_every_slot(tiny_model, story_batch, story_noise):
-    for term in ("text_nll", "diffusion_loss", "draft_loss"):
+    for term in (*TEXTS, "diffusion_loss", "draft_loss"):
         out = tiny_model(story_batch, story_noise)
         (gradient,) = torch.autograd.grad(out.losses[term], out.slots)
-        counted = story_batch.text_mask.any(-1).flatten() if term == "text_nll" else story_batch.image_mask.flatten()
+        counted = story_batch.text_mask.any(-1).flatten() if term in TEXTS else story_batch.image_mask.flatten()
         assert torch.equal(gradient.abs().amax(-1) > 0, counted[:, None].expand(-1, 8)), term
 
 
@@ -95,7 +118,7 @@ def test_nothing_trainable_is_left_out(tiny_model, story_batch, story_noise):
 def test_continuous_model_trains_encoder_and_decoders_without_codes(tiny_model, story_batch, story_noise):
     tiny_model.storyboard.quantizer.active.fill_(False)
     out = tiny_model(story_batch, story_noise)
-    assert out.codes is None and set(out.losses) == {"text_nll", "diffusion_loss", "draft_loss"}
+    assert out.codes is None and set(out.losses) == TEXTS | PICTURES
     assert reached(tiny_model, out.loss) == {"storyboard", "text_decoder", "image_decoder"}
 
 
@@ -103,27 +126,29 @@ def test_continuous_model_trains_encoder_and_decoders_without_codes(tiny_model, 
 
 
 @pytest.mark.parametrize("term", TERMS)
-def test_loss_is_the_weighted_sum_of_its_terms(tiny_model, story_batch, story_noise, term):
-    before = tiny_model(story_batch, story_noise)
+def test_loss_is_the_weighted_sum_of_its_terms(tiny_model, story_batch, dropping_noise, term):
+    before = tiny_model(story_batch, dropping_noise)
     assert set(before.losses) == set(TERMS)
     weights = tiny_model.config.loss_weights
     torch.testing.assert_close(before.loss, sum(getattr(weights, name) * before.losses[name] for name in TERMS))
     tiny_model.config = replace(tiny_model.config, loss_weights=replace(weights, **{term: getattr(weights, term) + 2}))
-    after = tiny_model(story_batch, story_noise)
+    after = tiny_model(story_batch, dropping_noise)
     torch.testing.assert_close(after.loss - before.loss, 2 * before.losses[term], atol=1e-4, rtol=1e-4)
 
 
-def test_losses_are_means_over_what_is_there(tiny_model, story_batch, story_noise):
-    out = tiny_model(story_batch, story_noise)
+def test_losses_are_means_over_what_is_there(tiny_model, story_batch, dropping_noise):
+    out = tiny_model(story_batch, dropping_noise)
     flat = {name: story_batch[name].flatten(0, 1) for name in ("input_ids", "text_mask", "latents")}
-    board = tiny_model.encode(story_batch)
+    board, whole = tiny_model.encode(story_batch, dropping_noise), tiny_model.encode(story_batch)
     text = tiny_model.text_decoder(board.code_embeds, flat["input_ids"], flat["text_mask"])
-    image = tiny_model.image_decoder(board.code_embeds, flat["latents"], story_noise.timesteps, story_noise.noise)
+    image = tiny_model.image_decoder(board.code_embeds, flat["latents"], dropping_noise.timesteps, dropping_noise.noise)
     prior = tiny_model.prior(out.codes, story_batch.prompt_ids, story_batch.prompt_mask, story_batch.step_mask)
     seen, steps = story_batch.image_mask.flatten(), story_batch.step_mask
     expected = {
         "text_nll": text.nll[text.mask].mean(), "diffusion_loss": image.loss[seen].mean(), "draft_loss": image.draft_loss[seen].mean(),
         "commitment_loss": board.commitment_loss[steps.flatten()].mean(), "prior_nll": prior.nll[steps].mean(),
+        "agreement_loss": cosine_distance(board.slots, whole.slots)[steps.flatten()].mean(),
+        "bag_of_words_loss": text.bag_of_words_loss[steps.flatten()].sum() / text.mask.sum(),
     }  # fmt: skip
     assert text.mask.sum() == story_batch.num_tokens == 9 + 40 + 5 + 12 - 4
     torch.testing.assert_close(out.losses, expected)
@@ -168,7 +193,7 @@ def test_cached_codes_give_the_losses_of_the_live_encoder(tiny_model, story_batc
     live = tiny_model(story_batch, story_noise)
     cached = tiny_model(changed(story_batch, codes=live.codes), story_noise)
     assert cached.slots is None and torch.equal(cached.codes, live.codes)
-    assert set(cached.losses) == set(TERMS) - {"commitment_loss"}
+    assert set(cached.losses) == set(TERMS) - ENCODER_ONLY
     torch.testing.assert_close(cached.losses, {name: live.losses[name] for name in cached.losses}, **CLOSE)
     others = tiny_model(changed(story_batch, codes=(live.codes + 1) % 32), story_noise)
     assert all(abs(others.losses[name] - cached.losses[name]) > 1e-5 for name in others.losses)
@@ -204,8 +229,21 @@ def test_a_batch_without_pictures_or_texts_has_a_loss(tiny_model, story_batch, s
     assert losses["diffusion_loss"] == losses["draft_loss"] == 0 and losses["text_nll"] > 0
     mute = changed(story_batch, text_mask=torch.zeros_like(story_batch.text_mask), num_tokens=torch.tensor(0.0))
     losses = tiny_model(mute, story_noise).losses
-    assert losses["text_nll"] == 0 and losses["diffusion_loss"] > 0
+    assert losses["text_nll"] == losses["bag_of_words_loss"] == 0 and losses["diffusion_loss"] > 0
     assert tiny_model(mute, story_noise).loss.isfinite()
+
+
+def test_without_pictures_is_as_if_no_step_had_one(tiny_model, story_batch, story_noise):
+    texts = story_batch.without_pictures()
+    assert texts.latents is None and not texts.image_mask.any() and story_batch.latents is not None
+    none = changed(story_batch, image_mask=torch.zeros_like(story_batch.image_mask))
+    without, masked = tiny_model(texts, story_noise), tiny_model(none, story_noise)
+    torch.testing.assert_close(without.losses, {name: masked.losses[name] for name in without.losses}, **CLOSE)
+    torch.testing.assert_close(without.slots, masked.slots, **CLOSE)
+    assert torch.equal(without.codes, masked.codes)
+    assert (without.slots - tiny_model(story_batch, story_noise).slots).abs().max() > 0.1
+    blind = with_noise(story_noise, keep_text=rows(*[False] * 6))  # Without a picture, no text is dropped.
+    assert torch.equal(tiny_model(texts, blind).slots, without.slots)
 
 
 def test_null_codes_take_effect_row_by_row(tiny_model, story_batch, story_noise):
@@ -250,6 +288,31 @@ def test_a_dropped_modality_is_still_to_be_told(tiny_model, story_batch, story_n
     assert dropped["text_nll"] > 1 and dropped["text_nll"] != kept["text_nll"]
 
 
+# --- agreement
+
+
+def test_slots_agree_where_nothing_is_dropped(tiny_model, story_batch, story_noise, dropping_noise):
+    assert tiny_model(story_batch, story_noise).losses["agreement_loss"].abs() < 1e-6
+    distances = cosine_distance(tiny_model.encode(story_batch, dropping_noise).slots, tiny_model.encode(story_batch).slots).mean(1)
+    assert torch.equal(distances > 1e-3, rows(True, False, True, False, False, False))
+
+
+def test_agreement_pulls_to_a_target_that_stands_still(tiny_model, story_batch, dropping_noise):
+    """The gradient is the one towards slots that were stored, and not the one that would move the target, too."""
+
+    def gradient(loss: Tensor) -> Tensor:
+        return torch.autograd.grad(loss, tiny_model.storyboard.queries)[0]
+
+    def by_hand(target: Tensor) -> Tensor:
+        distance = cosine_distance(tiny_model.encode(story_batch, dropping_noise).slots, target).mean(1)
+        return gradient(distance[story_batch.step_mask.flatten()].mean())
+
+    target = tiny_model.encode(story_batch).slots
+    actual = gradient(tiny_model(story_batch, dropping_noise).losses["agreement_loss"])
+    torch.testing.assert_close(actual, by_hand(target.detach().clone()), **CLOSE)
+    assert (actual - by_hand(target)).abs().max() > 1e-3
+
+
 # --- learning
 
 
@@ -257,7 +320,10 @@ def test_a_dropped_modality_is_still_to_be_told(tiny_model, story_batch, story_n
 def learnt(tiny_config) -> tuple[StoryModel, StoryBatch, StepNoise, list[dict[str, float]]]:
     """A quantising model that saw one batch of 3 stories x 2 steps again and again, and its losses."""
     torch.manual_seed(0)
-    model, generator = StoryModel(tiny_config), torch.Generator().manual_seed(5)
+    # That words are rare is most of what there is to learn about six texts' bags of words: it must not outweigh the rest.
+    model = StoryModel(replace(tiny_config, loss_weights=replace(tiny_config.loss_weights, bag_of_words_loss=0.1)))
+    nn.init.constant_(model.text_decoder.bag_of_words.bias, -5.0)
+    generator = torch.Generator().manual_seed(5)
     shape, length = tiny_config.autoencoder.latent_shape, tiny_config.text_decoder.max_length
     mask = torch.arange(length) < torch.tensor([[5, 7], [4, 6], [6, 5]])[..., None]
     whole = torch.ones(3, 2, dtype=torch.bool)
@@ -269,7 +335,7 @@ def learnt(tiny_config) -> tuple[StoryModel, StoryBatch, StepNoise, list[dict[st
     )  # fmt: skip
     quantizer, optimizer, history = model.storyboard.quantizer, torch.optim.AdamW(model.parameters(), lr=4e-3), []
     quantizer.fit(model.encode(batch).slots.detach().flatten(0, 1), seed=0)
-    for step in range(60):
+    for step in range(100):
         noise = draw_noise(6, shape, 1000, torch.Generator().manual_seed(step))
         out = model(batch, noise)
         optimizer.zero_grad()
@@ -282,7 +348,7 @@ def learnt(tiny_config) -> tuple[StoryModel, StoryBatch, StepNoise, list[dict[st
 
 def test_overfits_one_batch(learnt):
     history = learnt[-1]
-    ratios = {name: history[-1][name] / history[0][name] for name in history[0]}
+    ratios = {name: history[-1][name] / history[0][name] for name in TERMS if name not in ENCODER_ONLY}
     assert history[30]["loss"] < 0.7 * history[0]["loss"]
     assert ratios["text_nll"] < 0.5 and ratios["prior_nll"] < 0.5 and ratios["draft_loss"] < 0.5 and ratios["diffusion_loss"] < 0.8
 

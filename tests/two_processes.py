@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import signal
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
+
+import torch.distributed
 
 import story_generative_model
 from modules.phases import JointPhase
@@ -24,18 +28,20 @@ def recorded(self: Trainer) -> Path:
 
 
 def signalled(self: JointPhase, module, step, part, num_parts):
-    if step == STOP_AT and len(trainers) == 1 and os.environ["RANK"] == "1":
+    if (step, part) == (STOP_AT, num_parts - 1) and len(trainers) == 1:  # The last part is the second process's.
         os.kill(os.getpid(), signal.SIGTERM)
     return loss(self, module, step, part, num_parts)
 
 
 def main(report: Path, argv: list[str]) -> None:
     Trainer.run, JointPhase.loss = recorded, signalled
-    codes = [story_generative_model.main(argv), story_generative_model.main(argv)]
+    with redirect_stdout(io.StringIO()) as printed:
+        codes = [story_generative_model.main(argv), story_generative_model.main(argv)]
     tensors = trainers[-1].model.state_dict()
     hashes = {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in tensors.items()}
-    report.write_text(json.dumps({"codes": codes, "processes": trainers[-1].accelerator.num_processes, "hashes": hashes}))
-    trainers[-1].accelerator.end_training()
+    processes = torch.distributed.get_world_size()
+    report.write_text(json.dumps({"codes": codes, "processes": processes, "hashes": hashes, "printed": printed.getvalue()}))
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,55 @@
+"""The process or processes of a training, by accelerate."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, is_initialized
+from accelerate.utils import DistributedDataParallelKwargs
+
+from modules.story import UserError
+from modules.train_args import TrainArgs
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # Of glibc's malloc.h.
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep the memory that tensors free: to give it back and fault it in anew took a sixth of an update on a CPU."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 2**25)  # The largest that it takes.
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+@contextmanager
+def forgotten_precision() -> Iterator[None]:
+    """Let accelerate forget the precision of a training at its end: the next one in this process may have another."""
+    is_callers = is_initialized()  # Who may go on with it.
+    try:
+        yield
+    finally:
+        if not is_callers:
+            AcceleratorState._reset_state()  # There is no public way. The process group stays, for the next training.
+
+
+def make_accelerator(args: TrainArgs) -> Accelerator:
+    """An accelerator on the GPUs, or on the CPU where there are none; what launched this process says how many there are of it."""
+    if args.mixed_precision == "fp16" and not torch.cuda.is_available():
+        raise UserError("--mixed_precision fp16 needs a GPU; on a CPU use bf16 or no")
+    # The prior is not used while slots are continuous. Each process updates its codebook alike (see VectorQuantizer.update);
+    # DDP's broadcast of buffers before an update takes care of last bits, in which sums on two GPUs may differ.
+    ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
+    # Where there are no GPUs, accelerate takes each of several processes for a run of its own unless it is told to use the CPU.
+    cpu = not torch.accelerator.is_available()
+    accelerator = Accelerator(cpu=cpu, mixed_precision=args.mixed_precision, kwargs_handlers=[ddp])
+    if accelerator.num_processes == 1 and {"ACCELERATE_USE_CPU", "MASTER_ADDR"} <= os.environ.keys():
+        # Both are set by accelerate launch where it was to start several processes, and found neither GPUs nor a host file for mpirun.
+        warnings.warn("accelerate launch started one process only; for several on CPUs give it --multi_gpu, without --cpu", stacklevel=2)
+    return accelerator
