@@ -1,6 +1,7 @@
 # make demo: an illustrated story with the shipped weights. make test: the tests. Both set up .venv first.
 PYTHON ?= python3
 PROMPT ?= Rusty the fox wants a kite
+SEED ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE := 1
@@ -9,7 +10,7 @@ export HF_HUB_OFFLINE := 1
 
 demo: $(VENV)/ready
 	@echo "== telling a story: $(PROMPT)"
-	@start=$$(date +%s); $(BIN)/python story_generative_model.py generate --prompt "$(PROMPT)" --output out; \
+	@start=$$(date +%s); $(BIN)/python story_generative_model.py generate --prompt "$(PROMPT)" --seed $(SEED) --output out; \
 	status=$$?; echo "== demo took $$(( $$(date +%s) - start )) s; open out/book.html"; exit $$status
 
 test: $(VENV)/ready

@@ -22,7 +22,7 @@ class AutoencoderConfig:
     layers_per_block: int = 1
     norm_num_groups: int = 16
     kl_weight: float = 1e-5
-    latent_noise: float = 0.15  # Least deviation of the posterior: the decoder learns to forgive what the UNet gets wrong.
+    latent_noise: float = 0.15  # The posterior's deviation: the decoder learns to forgive what the UNet gets wrong.
     edge_weight: float = 0.2
 
     @property
@@ -51,6 +51,8 @@ class PictureAutoencoder(nn.Module):
         super().__init__()
         if config.image_size % config.downsampling:
             raise ValueError(f"image_size {config.image_size} is not a multiple of {config.downsampling}, the pixels a side of one cell")
+        if config.latent_noise <= 0:
+            raise ValueError(f"latent_noise must be above 0, got {config.latent_noise}")
         self.config = config
         levels = len(config.block_out_channels)
         self.vae = AutoencoderKL(
@@ -66,8 +68,6 @@ class PictureAutoencoder(nn.Module):
         for layer in (self.vae.quant_conv, self.vae.decoder.conv_out):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
-        # Start nearly without noise: from unit variance the encoder would have to outgrow its own noise first.
-        nn.init.constant_(self.vae.quant_conv.bias[config.latent_channels :], -6.0)
         self.register_buffer("latent_mean", torch.zeros(config.latent_channels, 1, 1))
         self.register_buffer("latent_std", torch.ones(config.latent_channels, 1, 1))
 
@@ -117,8 +117,8 @@ class PictureAutoencoder(nn.Module):
     def _posterior(self, images: Tensor) -> DiagonalGaussianDistribution:
         moments = self.vae.quant_conv(self.vae.encoder(F.pixel_unshuffle(images, self.config.unshuffle))).float()
         linear = self.to_latent(F.pixel_unshuffle(images, self.config.downsampling)).float()
-        mean, log_variance = moments.chunk(2, dim=1)
-        log_variance = log_variance.clamp(min=2 * math.log(self.config.latent_noise))
+        mean, _ = moments.chunk(2, dim=1)
+        log_variance = torch.full_like(mean, 2 * math.log(self.config.latent_noise))
         return DiagonalGaussianDistribution(torch.cat([mean + linear, log_variance], dim=1))
 
     def _to_pixels(self, raw_latents: Tensor) -> Tensor:

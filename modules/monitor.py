@@ -101,7 +101,7 @@ class Monitor:
         now, (then, images, tokens) = time.perf_counter(), self._mark
         new_images, new_tokens = phase.images_seen - images, phase.tokens_seen - tokens
         self._mark = (now, phase.images_seen, phase.tokens_seen)
-        if images:
+        if images or tokens:
             self.writer.add_scalar("speed/pictures_per_second", new_images / (now - then), global_step)
             self.writer.add_scalar("speed/tokens_per_second", new_tokens / (now - then), global_step)
 
@@ -112,7 +112,7 @@ class Monitor:
         """Reconstructions, swap gaps, code usage and sample stories, from the weights that the model holds now."""
         self.model.eval()
         self._log_reconstructions(global_step)
-        if phase.name != "autoencoder":
+        if phase.name not in ("autoencoder", "text"):  # Until then nothing reads pictures' codes.
             self._log_codes(global_step)
             if self.model.storyboard.quantizer.is_active:
                 self._log_stories(global_step)

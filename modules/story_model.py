@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
@@ -77,7 +78,9 @@ class StoryModel(nn.Module):
         if board.commitment_loss is not None:
             losses["commitment_loss"] = masked_mean(board.commitment_loss.mean(1), step_mask, batch.num_steps)
         if batch.latents is not None and batch.codes is None:
-            disagreement = cosine_distance(board.slots, self.encode(batch).slots.detach())
+            with torch.no_grad():  # After the pass with gradients: autocast keeps the casts of weights that it made first.
+                whole = self.encode(batch).slots
+            disagreement = cosine_distance(board.slots, whole)
             losses["agreement_loss"] = masked_mean(disagreement.mean(1), step_mask, batch.num_steps)
 
         # -log p(z | c), in nats a code. Codes are integers: the prior cannot reach the encoder.

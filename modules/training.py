@@ -120,7 +120,7 @@ class Trainer:
             needs = STAGES[: STAGES.index(name)]
             missing = [stage for stage in needs if stage not in self.done]
             if missing:
-                raise UserError(f"--stages {name} needs a finished {missing[-1]} stage in {self.args.output_dir}: run that first")
+                raise UserError(f"--stages {name} needs a finished {missing[0]} stage in {self.args.output_dir}: run that first")
             if name in self.done:
                 continue
             if name != self.phase_name:

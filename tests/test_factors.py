@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -476,11 +477,15 @@ def test_autoencoder_loss_names_its_terms(autoencoder, pictures, tiny_config):
     assert torch.equal(autoencoder(pictures, noise).loss, out.loss) and not torch.equal(autoencoder(pictures, -noise).loss, out.loss)
 
 
-def test_posterior_is_at_least_as_wide_as_the_latent_noise(autoencoder, pictures, tiny_config):
-    narrow = autoencoder._posterior(pictures).std
-    torch.testing.assert_close(narrow, torch.full_like(narrow, tiny_config.autoencoder.latent_noise))
-    autoencoder.vae.quant_conv.bias.data[4:] = 0.0
-    torch.testing.assert_close(autoencoder._posterior(pictures).std, torch.ones_like(narrow))
+def test_posterior_is_as_wide_as_the_latent_noise(autoencoder, pictures, tiny_config):
+    posterior = autoencoder._posterior(pictures)
+    torch.testing.assert_close(posterior.std, torch.full_like(posterior.mean, tiny_config.autoencoder.latent_noise))
+
+
+@pytest.mark.parametrize("latent_noise", [0.0, -0.1])
+def test_latent_noise_must_be_positive(tiny_config, latent_noise):
+    with pytest.raises(ValueError, match="latent_noise must be above 0"):
+        PictureAutoencoder(replace(tiny_config.autoencoder, latent_noise=latent_noise))
 
 
 def test_autoencoder_learns_a_batch_and_decodes_it(autoencoder, pictures):

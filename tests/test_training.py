@@ -143,7 +143,7 @@ def test_a_later_second_signal_ends_the_program_and_an_echo_does_not(monkeypatch
 
 def test_stages_by_separate_commands_are_the_whole_run(reference, tmp_path, capsys):
     assert "--stages text needs a finished autoencoder stage" in fails(capsys, tmp_path, "--stages", "text")
-    assert "--stages joint needs a finished text stage" in fails(capsys, tmp_path, "--stages", "joint")
+    assert "--stages joint needs a finished autoencoder stage" in fails(capsys, tmp_path, "--stages", "joint")
     for stage in LENGTHS:
         assert train(tmp_path, "--stages", stage) == 0
     assert outcome(tmp_path) == outcome(reference)
