@@ -146,8 +146,10 @@ def make_parser(description: str, repeats: int, warmups: int = 3) -> argparse.Ar
 def start(measure: Callable[[argparse.Namespace], tuple[dict[str, Any], list[Goal]]], parser: argparse.ArgumentParser) -> None:
     """Parse the flags, measure, show the goals and write the JSON."""
     from modules.arguments import normalise_flag
+    from modules.memory import keep_freed_memory
     from modules.story import UserError
 
+    keep_freed_memory()  # As the command line does.
     args = parser.parse_args([normalise_flag(word) for word in sys.argv[1:]])
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from modules.arguments import Parser, normalise_flag, positive_float, positive_int
 from modules.checks import DECODINGS, SCHEDULERS, check_settings, check_story
+from modules.memory import keep_freed_memory
 from modules.story import StorySource, UserError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def run(command: str, argv: Sequence[str]) -> int:
     add_flags(parser)
     args = parser.parse_args(argv)
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
+    keep_freed_memory()
     try:
         return act(args) or 0
     except UserError as error:

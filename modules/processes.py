@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,16 +14,6 @@ from accelerate.utils import DistributedDataParallelKwargs
 
 from modules.story import UserError
 from modules.train_args import TrainArgs
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # Of glibc's malloc.h.
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep the memory that tensors free: to give it back and fault it in anew took a sixth of an update on a CPU."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, 2**25)  # The largest that it takes.
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 @contextmanager

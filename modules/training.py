@@ -21,7 +21,7 @@ from modules.interrupts import Interrupted, stop_on_signals
 from modules.model_folder import load_model, save_model
 from modules.monitor import Monitor
 from modules.phases import AutoencoderPhase, ConsolidationPhase, JointPhase, Phase, TextPhase, derive_seed
-from modules.processes import forgotten_precision, keep_freed_memory, make_accelerator
+from modules.processes import forgotten_precision, make_accelerator
 from modules.progress import progress_line
 from modules.schedules import cosine_with_warmup
 from modules.story import StorySource, UserError
@@ -38,7 +38,6 @@ def train(config: StoryConfig, args: TrainArgs, source: StorySource, held_out: S
 
     Raises UserError on settings that do not fit the folder, and on several non-finite updates in a row; Interrupted on a signal.
     """
-    keep_freed_memory()
     with forgotten_precision():
         accelerator = make_accelerator(args)
         with RunLock(args.output_dir) if accelerator.is_main_process else nullcontext(), stop_on_signals() as stop:
