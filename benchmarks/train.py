@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from modules.arguments import positive_int
 from modules.batch import StepNoise, StoryBatch
 from modules.config import PRESETS, StoryConfig
-from modules.losses import cosine_distance, masked_mean
+from modules.losses import masked_mean
 from modules.phases import JointPhase, Phase
 from modules.story_model import StoryModel
 from modules.storyworld import StoryWorld
@@ -93,12 +93,6 @@ def draw_batch(phase: JointPhase, step: int) -> tuple[StoryBatch, StepNoise]:
     return batch.to(phase.device), phase._noise(step, batch.step_mask.numel()).to(phase.device)
 
 
-@torch.no_grad()
-def whole_slots(model: StoryModel, batch: StoryBatch) -> Tensor:
-    """The slots (N,S,d) with nothing dropped, which the loss draws the others to."""
-    return model.encode(batch).slots
-
-
 def make_forwards(model: StoryModel, batch: StoryBatch, noise: StepNoise) -> dict[str, Callable[[], Tensor]]:
     """What each factor computes within an update, for itself: what it gets from another factor is given, and needs its gradient."""
     with torch.no_grad():
@@ -108,7 +102,7 @@ def make_forwards(model: StoryModel, batch: StoryBatch, noise: StepNoise) -> dic
 
     def storyboard() -> Tensor:
         out = model.encode(batch, noise)
-        loss = out.code_embeds.sum() + cosine_distance(out.slots, whole_slots(model, batch)).mean()
+        loss = out.code_embeds.sum() + model.disagreement(out.slots, batch).mean()
         return loss if out.commitment_loss is None else loss + out.commitment_loss.mean()
 
     def text_decoder() -> Tensor:

@@ -78,10 +78,7 @@ class StoryModel(nn.Module):
         if board.commitment_loss is not None:
             losses["commitment_loss"] = masked_mean(board.commitment_loss.mean(1), step_mask, batch.num_steps)
         if batch.latents is not None and batch.codes is None:
-            with torch.no_grad():  # After the pass with gradients: autocast keeps the casts of weights that it made first.
-                whole = self.encode(batch).slots
-            disagreement = cosine_distance(board.slots, whole)
-            losses["agreement_loss"] = masked_mean(disagreement.mean(1), step_mask, batch.num_steps)
+            losses["agreement_loss"] = masked_mean(self.disagreement(board.slots, batch).mean(1), step_mask, batch.num_steps)
 
         # -log p(z | c), in nats a code. Codes are integers: the prior cannot reach the encoder.
         codes = None if board.codes is None else board.codes.unflatten(0, batch.step_mask.shape)
@@ -99,13 +96,21 @@ class StoryModel(nn.Module):
         if batch.codes is not None:
             return self.storyboard.embed(batch.codes.flatten(0, 1))
         text_mask, image_mask = batch.text_mask.flatten(0, 1), batch.image_mask.flatten()
-        if batch.latents is None:
-            return self.storyboard(None, image_mask, batch.input_ids.flatten(0, 1), text_mask)
+        latents = None if batch.latents is None else batch.latents.flatten(0, 1)
         if noise is not None:  # A modality is dropped only where the other one is there.
             has_text = text_mask.any(1)
             text_mask = text_mask & (noise.keep_text | ~image_mask)[:, None]
             image_mask = image_mask & (noise.keep_image | ~has_text)
-        return self.storyboard(batch.latents.flatten(0, 1), image_mask, batch.input_ids.flatten(0, 1), text_mask)
+        return self.storyboard(latents, image_mask, batch.input_ids.flatten(0, 1), text_mask)
+
+    def disagreement(self, slots: Tensor, batch: StoryBatch) -> Tensor:
+        """Cosine distances (N,S) of slots (N,S,d), under modality dropout, to those with nothing dropped; these get no gradient.
+
+        To be called after the pass that gave the slots: autocast keeps the casts of weights that it made first.
+        """
+        with torch.no_grad():
+            whole = self.encode(batch).slots
+        return cosine_distance(slots, whole)
 
     @property
     def factors(self) -> dict[str, nn.Module]:

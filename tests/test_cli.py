@@ -221,7 +221,7 @@ def test_bad_flag_is_told_before_anything_is_loaded_or_written(tmp_path, capsys,
 
 @pytest.mark.parametrize("argv", [(), ("conjure",), ("--prompt", "a"), ("caption",), ("illustrate", "--text", " ")])
 def test_bad_command_is_told(capsys, argv):
-    fails(capsys, *argv)
+    assert fails(capsys, *argv)
 
 
 def edit_config(folder: Path, **values) -> None:

@@ -588,7 +588,7 @@ def test_bad_input_is_one_sentence(world, arguments, capsys):
 def test_help_imports_nothing_heavy():
     code = "import sys, download_data\ntry: download_data.main(['storyworld', '--help'])\nexcept SystemExit: pass\n"
     code += "assert not {'torch', 'numpy', 'rich', 'tokenizers'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, capture_output=True, timeout=60)
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, timeout=60).returncode == 0
 
 
 # --- real data
