@@ -111,7 +111,7 @@ def make_forwards(model: StoryModel, batch: StoryBatch, noise: StepNoise) -> dic
 
     def image_decoder() -> Tensor:
         out = model.image_decoder(code_embeds, latents, noise.timesteps, noise.noise, noise.null_image)
-        return masked_mean(out.loss + out.draft_loss, batch.image_mask.flatten(), batch.num_images)
+        return masked_mean(out.loss, batch.image_mask.flatten(), batch.num_images)
 
     def prior() -> Tensor:
         codes = board.codes.unflatten(0, batch.step_mask.shape)
@@ -138,7 +138,7 @@ def make_config(args: argparse.Namespace, num_timed: int) -> StoryConfig:
     config = PRESETS[args.preset]
     total = num_timed + args.memory_steps
     schedule = {
-        "max_steps": total, "autoencoder_ratio": 1 / total, "text_ratio": 1 / total, "quantize_at": (num_timed // 2 + 0.5) / total,
+        "max_steps": total, "autoencoder_ratio": 1 / total, "opening_ratio": 1 / total, "quantize_at": (num_timed // 2 + 0.5) / total,
         "num_stories": args.num_stories, "batch_size": args.batch_size or config.training.batch_size,
     }  # fmt: skip
     return dataclasses.replace(config, training=dataclasses.replace(config.training, **schedule))

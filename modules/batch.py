@@ -32,7 +32,7 @@ class StoryBatch(ModelOutput):
     prompt_mask: Tensor = None  # (B, Lp) bool
     input_ids: Tensor = None  # (B, T, L) <bos> ... <eos>
     text_mask: Tensor = None  # (B, T, L) bool; all False where a step has no text
-    latents: Tensor | None = None  # (B, T, c, h, w); None: no step has a picture
+    latents: Tensor = None  # (B, T, c, h, w)
     image_mask: Tensor = None  # (B, T) bool; False where a step has no picture
     step_mask: Tensor = None  # (B, T) bool; False on padding steps
     codes: Tensor | None = None  # (B, T, S) cached codes for the decoders; None while the encoder is being trained
@@ -40,10 +40,6 @@ class StoryBatch(ModelOutput):
     num_steps: Tensor = None  # () steps, tokens and pictures that a mean is taken over: those of this batch, or,
     num_tokens: Tensor = None  # () when a global batch is cut into parts, the global number divided by the parts,
     num_images: Tensor = None  # () so that the parts' mean losses average to the global batch's mean loss.
-
-    def without_pictures(self) -> StoryBatch:
-        """The texts of the same stories."""
-        return StoryBatch(**{**self, "latents": None, "image_mask": torch.zeros_like(self.image_mask)})
 
     def to(self, device: torch.device) -> StoryBatch:
         """The same batch on another device."""
@@ -58,8 +54,8 @@ class StepNoise(ModelOutput):
     keep_image: Tensor = None  # (N,) bool: the encoder sees the picture
     null_text: Tensor = None  # (N,) bool: the text decoder gets the null codes (classifier-free guidance dropout)
     null_image: Tensor = None  # (N,) bool: the image decoder gets them
-    timesteps: Tensor = None  # (N,) diffusion timesteps
-    noise: Tensor = None  # (N, c, h, w)
+    timesteps: Tensor | None = None  # (N,) diffusion timesteps; None: the image decoder is not asked
+    noise: Tensor | None = None  # (N, c, h, w)
 
     def rows(self, start: int, end: int) -> StepNoise:
         """The part that belongs to rows start..end of a global batch."""

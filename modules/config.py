@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from modules.aids import AidsConfig
 from modules.autoencoder import AutoencoderConfig
 from modules.image_decoder import ImageDecoderConfig
 from modules.prior import PriorConfig
@@ -17,7 +18,7 @@ from modules.story import UserError
 from modules.storyboard import StoryboardConfig
 from modules.text_decoder import TextDecoderConfig
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -28,19 +29,20 @@ class LossWeights:
     prior_nll: float = 1.0
     commitment_loss: float = 1.0
     agreement_loss: float = 1.0
-    bag_of_words_loss: float = 1.0
     diffusion_loss: float = 1.0
-    draft_loss: float = 0.5
+    bag_of_words_loss: float = 0.1  # These are sums over a text's and a picture's words.
+    bag_of_visual_words_loss: float = 0.03
+    draft_loss: float = 1.0
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
     """How a preset is trained: stage lengths are multiples of the joint phase's `max_steps`."""
 
-    max_steps: int = 2000
-    autoencoder_ratio: float = 0.9
-    text_ratio: float = 0.3  # The opening on texts alone.
-    consolidation_ratio: float = 0.2
+    max_steps: int = 1600
+    autoencoder_ratio: float = 1.1
+    opening_ratio: float = 0.4
+    consolidation_ratio: float = 0.5
     batch_size: int = 12  # Stories.
     learning_rate: float = 1e-3
     autoencoder_learning_rate: float = 1e-3
@@ -51,7 +53,7 @@ class TrainingConfig:
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     ema_decay: float = 0.995
-    quantize_at: float = 0.5  # The joint phase is continuous until then.
+    quantize_at: float = 0.35  # The joint phase is continuous until then.
     revive_until: float = 0.85  # Dead codes are revived until then; afterwards codes keep their meaning.
     modality_dropout: float = 0.25
     null_text: float = 0.05
@@ -79,6 +81,7 @@ class StoryConfig:
     text_decoder: TextDecoderConfig = field(default_factory=TextDecoderConfig)
     image_decoder: ImageDecoderConfig = field(default_factory=ImageDecoderConfig)
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    aids: AidsConfig = field(default_factory=AidsConfig)
     loss_weights: LossWeights = field(default_factory=LossWeights)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
@@ -93,11 +96,12 @@ TINY = StoryConfig(
     prior=PriorConfig(dim=32, num_layers=2, num_heads=2, dropout=0.0),
     text_decoder=TextDecoderConfig(dim=32, num_layers=2, num_heads=2),
     image_decoder=ImageDecoderConfig(
-        block_out_channels=(8, 16), attention_levels=(False, True), num_heads=2, cross_attention_dim=16, norm_num_groups=4, draft_dim=16
+        block_out_channels=(8, 16), attention_levels=(False, True), num_heads=2, cross_attention_dim=16, norm_num_groups=4
     ),
+    aids=AidsConfig(num_visual_words=16, draft_dim=16),
     autoencoder=AutoencoderConfig(image_size=32, latent_channels=4, block_out_channels=(8, 8), norm_num_groups=4),
     training=TrainingConfig(
-        max_steps=20, autoencoder_ratio=0.36, text_ratio=0.3, consolidation_ratio=0.3, batch_size=4, quantize_at=0.5, num_stories=24
+        max_steps=20, autoencoder_ratio=0.36, opening_ratio=0.3, consolidation_ratio=0.3, batch_size=4, quantize_at=0.5, num_stories=24
     ),
 )
 PRESETS = {"storyworld": StoryConfig(), "tiny": TINY}

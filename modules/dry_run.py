@@ -18,7 +18,7 @@ def plan(config: StoryConfig, args: TrainArgs) -> dict[str, Any]:
     with torch.device("meta"):
         model = build_model(config, "this config")
     parameters = {}
-    for name, factor in {**model.factors, "autoencoder": model.autoencoder}.items():
+    for name, factor in {**model.factors, "aids": model.aids, "autoencoder": model.autoencoder}.items():
         trainable = sum(parameter.numel() for parameter in factor.parameters() if parameter.requires_grad)
         parameters[name] = {"trainable": trainable, "frozen": sum(parameter.numel() for parameter in factor.parameters()) - trainable}
     count = sum(entry["trainable"] + entry["frozen"] for entry in parameters.values())

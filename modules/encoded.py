@@ -155,4 +155,3 @@ def iterate_pages(source: StorySource, indices: Sequence[int]) -> Iterator[Image
     """The pictures of some stories, in order; steps without one are left out."""
     for index in indices:
         yield from (step.image for step in source[index].steps if step.image is not None)
-

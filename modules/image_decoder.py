@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,23 +35,20 @@ class ImageDecoderConfig:
     num_heads: int = 4
     cross_attention_dim: int = 256
     norm_num_groups: int = 16
-    draft_dim: int = 384
     num_train_timesteps: int = 1000
 
 
 @dataclass
 class ImageDecoderOutput(ModelOutput):
-    """`loss` (N,): mean squared error of the predicted velocity; `draft_loss` (N,): that of latents regressed from the codes."""
+    """`loss` (N,): mean squared error of the predicted velocity."""
 
     loss: Tensor = None
-    draft_loss: Tensor = None
 
 
 class ImageDecoder(nn.Module):
     """UNet2DConditionModel on the autoencoder's latents: v-prediction (arXiv 2202.00512), zero terminal SNR (arXiv 2305.08891).
 
-    The codes enter by cross-attention and, flattened, with the time embedding. A small regression of the latents from
-    the codes (the draft) gives the encoder a gradient free of diffusion noise; it is not used to generate.
+    The codes enter by cross-attention and, flattened, with the time embedding.
     """
 
     def __init__(self, config: ImageDecoderConfig, latent_shape: tuple[int, int, int], num_slots: int, code_dim: int) -> None:
@@ -68,9 +66,6 @@ class ImageDecoder(nn.Module):
             cross_attention_dim=config.cross_attention_dim, class_embed_type="projection",
             projection_class_embeddings_input_dim=num_slots * code_dim,
         )  # fmt: skip
-        self.draft = nn.Sequential(
-            nn.Linear(num_slots * code_dim, config.draft_dim), nn.SiLU(), nn.Linear(config.draft_dim, channels * size * size)
-        )  # fmt: skip
         self.register_buffer("alphas_cumprod", self.make_scheduler("ddim").alphas_cumprod.clone(), persistent=False)
 
     def make_scheduler(self, name: SchedulerName) -> SchedulerMixin:
@@ -87,11 +82,7 @@ class ImageDecoder(nn.Module):
         alpha = self.alphas_cumprod[timesteps].sqrt()[:, None, None, None]
         sigma = (1 - self.alphas_cumprod[timesteps]).sqrt()[:, None, None, None]
         velocity = self.predict_velocity(alpha * latents + sigma * noise, timesteps, code_embeds, null)
-        draft = self.draft(code_embeds.flatten(1)).view_as(latents)
-        return ImageDecoderOutput(
-            loss=(velocity.float() - (alpha * noise - sigma * latents)).square().mean((1, 2, 3)),
-            draft_loss=(draft.float() - latents).square().mean((1, 2, 3)),
-        )  # fmt: skip
+        return ImageDecoderOutput(loss=(velocity.float() - (alpha * noise - sigma * latents)).square().mean((1, 2, 3)))
 
     def predict_velocity(self, noisy: Tensor, timesteps: Tensor, code_embeds: Tensor, null: Tensor | None = None) -> Tensor:
         """noisy (N,c,h,w), code_embeds (N,S,d) -> v (N,c,h,w); rows where `null` (N,) is True get the learned null codes."""
@@ -108,21 +99,38 @@ class ImageDecoder(nn.Module):
         guidance_scale: float = 2.0,
         scheduler: SchedulerName = "ddim",
         generator: torch.Generator | None = None,
+        init_latents: Tensor | None = None,
+        strength: float = 1.0,
+        on_step: Callable[[Tensor], None] = lambda latents: None,
     ) -> Tensor:
-        """Denoise the pictures of N steps in one batch: code_embeds (N,S,d) -> latents (N,c,h,w)."""
+        """Denoise the pictures of N steps in one batch: code_embeds (N,S,d) -> latents (N,c,h,w).
+
+        With `init_latents` (N,c,h,w) only the last `strength` of the steps are taken, at least one, from those latents with
+        that much noise (SDEdit, arXiv 2108.01073). `on_step` is given the latents after every step.
+        """
         noise_schedule = self.make_scheduler(scheduler)
         noise_schedule.set_timesteps(num_inference_steps)
-        count, guided = len(code_embeds), guidance_scale != 1.0
-        latents = torch.randn(count, *self.latent_shape, generator=generator).to(code_embeds.device) * noise_schedule.init_noise_sigma
-        if guided:
-            code_embeds = torch.cat([code_embeds, code_embeds])
-            null = torch.arange(2 * count, device=code_embeds.device) >= count
-        for timestep in noise_schedule.timesteps:
-            scaled = noise_schedule.scale_model_input(latents, timestep)
-            if guided:
-                with_codes, without = self.predict_velocity(scaled.repeat(2, 1, 1, 1), timestep, code_embeds, null).chunk(2)
-                velocity = without + guidance_scale * (with_codes - without)
-            else:
-                velocity = self.predict_velocity(scaled, timestep, code_embeds)
+        timesteps = noise_schedule.timesteps
+        noise = torch.randn(len(code_embeds), *self.latent_shape, generator=generator).to(code_embeds.device)
+        if init_latents is None:
+            latents = noise * noise_schedule.init_noise_sigma
+        else:
+            skipped = num_inference_steps - max(1, int(num_inference_steps * strength))
+            timesteps = timesteps[skipped * noise_schedule.order :]
+            if hasattr(noise_schedule, "set_begin_index"):  # Schedulers that count steps, which DDIM does not.
+                noise_schedule.set_begin_index(skipped * noise_schedule.order)
+            latents = noise_schedule.add_noise(init_latents, noise, timesteps[:1])
+        for timestep in timesteps:
+            velocity = self._guided_velocity(noise_schedule.scale_model_input(latents, timestep), timestep, code_embeds, guidance_scale)
             latents = noise_schedule.step(velocity.float(), timestep, latents, return_dict=False)[0]
+            on_step(latents)
         return latents
+
+    def _guided_velocity(self, noisy: Tensor, timestep: Tensor, code_embeds: Tensor, guidance_scale: float) -> Tensor:
+        """Classifier-free guidance (arXiv 2207.12598) against the null codes; a scale of 1 is none."""
+        if guidance_scale == 1.0:
+            return self.predict_velocity(noisy, timestep, code_embeds)
+        null = torch.arange(2 * len(noisy), device=noisy.device) >= len(noisy)
+        both = self.predict_velocity(noisy.repeat(2, 1, 1, 1), timestep, code_embeds.repeat(2, 1, 1), null)
+        with_codes, without = both.chunk(2)
+        return without + guidance_scale * (with_codes - without)

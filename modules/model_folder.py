@@ -18,7 +18,7 @@ from modules.tokenizer import StoryTokenizer
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 # Not needed to generate, and left as it is initialised in a model that is loaded.
-TRAINING_ONLY = ("text_decoder.bag_of_words.", "image_decoder.draft.")
+TRAINING_ONLY = ("aids.",)
 
 
 def save_model(folder: Path, config: StoryConfig, state: Mapping[str, Tensor], tokenizer: StoryTokenizer) -> None:

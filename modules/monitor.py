@@ -112,7 +112,7 @@ class Monitor:
         """Reconstructions, swap gaps, code usage and sample stories, from the weights that the model holds now."""
         self.model.eval()
         self._log_reconstructions(global_step)
-        if phase.name not in ("autoencoder", "text"):  # Until then nothing reads pictures' codes.
+        if phase.name not in ("autoencoder", "opening"):  # Until then no UNet reads the codes.
             self._log_codes(global_step)
             if self.model.storyboard.quantizer.is_active:
                 self._log_stories(global_step)

@@ -19,8 +19,9 @@ from modules.story import StorySource, UserError
 from modules.story_model import StoryModel
 
 KMEANS_VECTORS_PER_CODE = 40
-PLANS_PER_STORY = 8  # Cached codes are cheap to read: the prior sees this many times as many stories as the decoders.
+PLANS_PER_STORY = 4  # Cached codes are cheap to read: the prior sees this many times as many stories as the decoders.
 STATISTICS_STORIES = 64
+VISUAL_WORD_PICTURES = 4096
 
 
 def derive_seed(*key: int | str) -> int:
@@ -169,20 +170,24 @@ class StoryPhase(Phase):
             factor.requires_grad_(True).train()
 
 
-class TextPhase(StoryPhase):
-    """Opens with q and p(s|z) on texts alone, continuous.
-
-    Names, colours and objects come into the slots within some hundred updates this way; with pictures and modality
-    dropout from the first update on, the object had not come after a thousand (assets/notes.md).
+class OpeningPhase(StoryPhase):
+    """Opens with q, its aids and p(s|z), continuous: what a step shows and says comes into the slots at half the price of an
+    update with the UNet.
     """
 
-    name = "text"
+    name = "opening"
+
+    def begin(self) -> None:
+        rows = self.stories.image_mask.nonzero()[:VISUAL_WORD_PICTURES, 0]
+        if len(rows):
+            self.model.aids.fit_visual_words(self.stories.latents[rows].to(self.device), derive_seed(self.seed, "visual words"))
 
     def set_modes(self) -> None:
-        self.train_only(self.model.storyboard, self.model.text_decoder)
+        self.train_only(self.model.storyboard, self.model.aids, self.model.text_decoder)
 
-    def _batch(self, *args) -> StoryBatch:
-        return super()._batch(*args).without_pictures()
+    def _noise(self, step: int, num_rows: int) -> StepNoise:
+        drawn = super()._noise(step, num_rows)
+        return StepNoise(**{name: value for name, value in drawn.items() if name not in ("timesteps", "noise")})
 
 
 class JointPhase(StoryPhase):
@@ -191,7 +196,7 @@ class JointPhase(StoryPhase):
     name = "joint"
 
     def set_modes(self) -> None:
-        self.train_only(*self.model.factors.values())
+        self.train_only(*self.model.factors.values(), self.model.aids)
 
     @property
     def quantize_step(self) -> int:

@@ -1,9 +1,9 @@
 """The latent-storyboard story model: four factors, one loss.
 
-    p(s, x, z | c) = prod_t  p(z_t | z_<t, c)  p(s_t | z_t)  p(x_t | z_t)        q(z_t | s_t, x_t) one-hot
+p(s, x, z | c) = prod_t  p(z_t | z_<t, c)  p(s_t | z_t)  p(x_t | z_t)        q(z_t | s_t, x_t) one-hot
 
-    loss = text_nll + beta * prior_nll + commitment_loss + lambda * diffusion_loss
-           (+ bag_of_words_loss + draft_loss + agreement_loss: the encoder's aids, no part of the bound)
+loss = text_nll + beta * prior_nll + commitment_loss + lambda * diffusion_loss
+       (+ bag_of_words_loss + bag_of_visual_words_loss + draft_loss + agreement_loss: the encoder's aids)
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
+from modules.aids import EncoderAids
 from modules.autoencoder import PictureAutoencoder
 from modules.batch import PlanBatch, StepNoise, StoryBatch
 from modules.config import StoryConfig
@@ -51,33 +52,34 @@ class StoryModel(nn.Module):
         self.prior = Prior(config.prior, config.vocab_size, board.codebook_size, board.num_slots)
         self.text_decoder = TextDecoder(config.text_decoder, config.vocab_size, board.num_slots, board.codebook_dim, SPECIAL_IDS)
         self.image_decoder = ImageDecoder(config.image_decoder, latent_shape, board.num_slots, board.codebook_dim)
+        self.aids = EncoderAids(config.aids, config.vocab_size, latent_shape, board.num_slots, board.codebook_dim)
         self.autoencoder = PictureAutoencoder(config.autoencoder).requires_grad_(False)
 
     def forward(self, batch: StoryBatch, noise: StepNoise) -> StoryModelOutput:
         """The training loss of a batch; a pure function of weights, batch and noise (but for dropout). N = B*T rows."""
         input_ids, text_mask, step_mask = batch.input_ids.flatten(0, 1), batch.text_mask.flatten(0, 1), batch.step_mask.flatten()
+        latents, image_mask = batch.latents.flatten(0, 1), batch.image_mask.flatten()
 
         # z ~ q(z | s, x): encode and quantise, or take the codes cached when q was frozen.
         board = self.encode(batch, noise)
 
         # -log p(s | z)
         text = self.text_decoder(board.code_embeds, input_ids, text_mask, noise.null_text)
-        losses = {
-            "text_nll": masked_mean(text.nll, text.mask, batch.num_tokens),
-            "bag_of_words_loss": masked_mean(text.bag_of_words_loss, step_mask, batch.num_tokens),
-        }
+        losses = {"text_nll": masked_mean(text.nll, text.mask, batch.num_tokens)}
 
         # A bound on -log p(x | z), up to its weighting over noise levels.
-        if batch.latents is not None:
-            latents, image_mask = batch.latents.flatten(0, 1), batch.image_mask.flatten()
+        if noise.timesteps is not None:
             image = self.image_decoder(board.code_embeds, latents, noise.timesteps, noise.noise, noise.null_image)
             losses["diffusion_loss"] = masked_mean(image.loss, image_mask, batch.num_images)
-            losses["draft_loss"] = masked_mean(image.draft_loss, image_mask, batch.num_images)
 
-        # q's own terms: slots stay near their codes, and near what they are when no modality is dropped.
+        # q's own terms: slots stay near their codes, say by themselves what the step holds, and agree under modality dropout.
         if board.commitment_loss is not None:
             losses["commitment_loss"] = masked_mean(board.commitment_loss.mean(1), step_mask, batch.num_steps)
-        if batch.latents is not None and batch.codes is None:
+        if batch.codes is None:
+            aids = self.aids(board.code_embeds, input_ids, text_mask, latents)
+            losses["bag_of_words_loss"] = masked_mean(aids.bag_of_words_loss, step_mask, batch.num_steps)
+            losses["bag_of_visual_words_loss"] = masked_mean(aids.bag_of_visual_words_loss, image_mask, batch.num_images)
+            losses["draft_loss"] = masked_mean(aids.draft_loss, image_mask, batch.num_images)
             losses["agreement_loss"] = masked_mean(self.disagreement(board.slots, batch).mean(1), step_mask, batch.num_steps)
 
         # -log p(z | c), in nats a code. Codes are integers: the prior cannot reach the encoder.
@@ -96,12 +98,11 @@ class StoryModel(nn.Module):
         if batch.codes is not None:
             return self.storyboard.embed(batch.codes.flatten(0, 1))
         text_mask, image_mask = batch.text_mask.flatten(0, 1), batch.image_mask.flatten()
-        latents = None if batch.latents is None else batch.latents.flatten(0, 1)
         if noise is not None:  # A modality is dropped only where the other one is there.
             has_text = text_mask.any(1)
             text_mask = text_mask & (noise.keep_text | ~image_mask)[:, None]
             image_mask = image_mask & (noise.keep_image | ~has_text)
-        return self.storyboard(latents, image_mask, batch.input_ids.flatten(0, 1), text_mask)
+        return self.storyboard(batch.latents.flatten(0, 1), image_mask, batch.input_ids.flatten(0, 1), text_mask)
 
     def disagreement(self, slots: Tensor, batch: StoryBatch) -> Tensor:
         """Cosine distances (N,S) of slots (N,S,d), under modality dropout, to those with nothing dropped; these get no gradient.

@@ -53,22 +53,19 @@ class Storyboard(nn.Module):
         self.to_slots = nn.Linear(config.dim, config.codebook_dim)
         self.quantizer = VectorQuantizer(config.codebook_dim, config.codebook_size, config.codebook_decay, config.dead_code_threshold)
 
-    def encode(self, latents: Tensor | None, image_mask: Tensor, input_ids: Tensor, text_mask: Tensor) -> Tensor:
-        """Latents (N,c,h,w) or None, image_mask (N,), input_ids and text_mask (N,L) -> slots (N,S,d).
+    def encode(self, latents: Tensor, image_mask: Tensor, input_ids: Tensor, text_mask: Tensor) -> Tensor:
+        """Latents (N,c,h,w), image_mask (N,), input_ids and text_mask (N,L) -> slots (N,S,d).
 
-        A masked modality is never looked at; without latents, no picture is.
+        A masked modality is never looked at.
         """
         tokens = self.text_encoder(input_ids)
         queries = self.queries.expand(len(tokens), -1, -1)
-        vectors, keys = [queries, tokens], [text_mask.new_ones(queries.shape[:2]), text_mask]
-        if latents is not None:
-            patches = self.image_encoder(latents)
-            vectors.append(patches.to(queries.dtype))
-            keys.append(image_mask[:, None].expand(patches.shape[:2]))
-        fused = self.fusion(torch.cat(vectors, dim=1), torch.cat(keys, dim=1)[:, None, None, :])
+        patches = self.image_encoder(latents).to(queries.dtype)
+        keys = [text_mask.new_ones(queries.shape[:2]), text_mask, image_mask[:, None].expand(patches.shape[:2])]
+        fused = self.fusion(torch.cat([queries, tokens, patches], dim=1), torch.cat(keys, dim=1)[:, None, None, :])
         return self.to_slots(fused[:, : self.config.num_slots])
 
-    def forward(self, latents: Tensor | None, image_mask: Tensor, input_ids: Tensor, text_mask: Tensor) -> StoryboardOutput:
+    def forward(self, latents: Tensor, image_mask: Tensor, input_ids: Tensor, text_mask: Tensor) -> StoryboardOutput:
         """Encode and quantise N steps. The codebook is not changed here: see `VectorQuantizer.update`."""
         slots = self.encode(latents, image_mask, input_ids, text_mask)
         quantized = self.quantizer(slots)

@@ -26,22 +26,14 @@ class TextDecoderConfig:
 
 @dataclass
 class TextDecoderOutput(ModelOutput):
-    """`nll` (N, L-1) in nats a token, 0 where masked; `mask` (N, L-1) bool: the tokens that count, <eos> among them;
-    `bag_of_words_loss` (N,) in nats a text.
-    """
+    """`nll` (N, L-1) in nats a token, 0 where masked; `mask` (N, L-1) bool: the tokens that count, <eos> among them."""
 
     nll: Tensor = None
     mask: Tensor = None
-    bag_of_words_loss: Tensor = None
 
 
 class TextDecoder(nn.Module):
-    """GPT2LMHeadModel over [S prefix vectors | <bos> text <eos>].
-
-    A linear guess at which words occur (arXiv 1703.10960) gives the encoder a gradient that needs no reader: from the
-    language model alone, what is named once in a text took longest to come into the codes, or never came. It is not used
-    to generate.
-    """
+    """GPT2LMHeadModel over [S prefix vectors | <bos> text <eos>]."""
 
     def __init__(
         self, config: TextDecoderConfig, vocab_size: int, num_slots: int, code_dim: int, special_ids: tuple[int, int, int]
@@ -51,13 +43,20 @@ class TextDecoder(nn.Module):
         self.pad_id, self.bos_id, self.eos_id = special_ids
         self.to_prefix = nn.Linear(code_dim, config.dim)
         self.null_codes = nn.Parameter(torch.zeros(num_slots, code_dim))
-        self.bag_of_words = nn.Linear(num_slots * code_dim, vocab_size)
         # Without a pad token in its config: `generate` is told of it, and GPT-2 would warn of padding that is only after <eos>.
         self.language_model = GPT2LMHeadModel(
             GPT2Config(
-                vocab_size=vocab_size, n_positions=num_slots + config.max_length, n_embd=config.dim, n_layer=config.num_layers,
-                n_head=config.num_heads, n_inner=3 * config.dim, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
-                bos_token_id=self.bos_id, eos_token_id=self.eos_id,
+                vocab_size=vocab_size,
+                n_positions=num_slots + config.max_length,
+                n_embd=config.dim,
+                n_layer=config.num_layers,
+                n_head=config.num_heads,
+                n_inner=3 * config.dim,
+                resid_pdrop=0.0,
+                embd_pdrop=0.0,
+                attn_pdrop=0.0,
+                bos_token_id=self.bos_id,
+                eos_token_id=self.eos_id,
             )  # fmt: skip
         )
 
@@ -71,13 +70,7 @@ class TextDecoder(nn.Module):
         logits = self.language_model.lm_head(out.last_hidden_state[:, self.num_slots :])
         mask = text_mask[:, 1:]
         nll = F.cross_entropy(logits.flatten(0, 1).float(), input_ids[:, 1:].flatten(), reduction="none").view_as(mask)
-        return TextDecoderOutput(nll=nll * mask, mask=mask, bag_of_words_loss=self._bag_of_words_loss(code_embeds, input_ids[:, 1:], mask))
-
-    def _bag_of_words_loss(self, code_embeds: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        """code_embeds (N,S,d), tokens and mask (N,L-1) -> cross-entropy (N,) of which words occur, 0 where there is no text."""
-        logits = self.bag_of_words(code_embeds.flatten(1)).float()
-        occurs = torch.zeros_like(logits).scatter_reduce(1, tokens, mask.float(), "amax")
-        return F.binary_cross_entropy_with_logits(logits, occurs, reduction="none").sum(1) * mask.any(1)
+        return TextDecoderOutput(nll=nll * mask, mask=mask)
 
     def prefix_embeds(self, code_embeds: Tensor, null: Tensor | None = None) -> Tensor:
         """(N,S,d) -> (N,S,D); rows where `null` (N,) is True get the learned null codes."""

@@ -10,7 +10,7 @@ from typing import Any
 from modules.config import StoryConfig, changes
 from modules.story import StorySource, UserError
 
-STAGES = ("autoencoder", "text", "joint", "consolidation")
+STAGES = ("autoencoder", "opening", "joint", "consolidation")
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from modules.encoded import EncodedStories
 from modules.interrupts import Interrupted, stop_on_signals
 from modules.model_folder import load_model, save_model
 from modules.monitor import Monitor
-from modules.phases import AutoencoderPhase, ConsolidationPhase, JointPhase, Phase, TextPhase, derive_seed
+from modules.phases import AutoencoderPhase, ConsolidationPhase, JointPhase, OpeningPhase, Phase, derive_seed
 from modules.processes import forgotten_precision, make_accelerator
 from modules.progress import progress_line
 from modules.schedules import cosine_with_warmup
@@ -130,7 +130,7 @@ class Trainer:
         training = self.config.training
         ratio, rate = {
             "autoencoder": (training.autoencoder_ratio, training.autoencoder_learning_rate),
-            "text": (training.text_ratio, training.learning_rate),
+            "opening": (training.opening_ratio, training.learning_rate),
             "joint": (1.0, training.learning_rate),
             "consolidation": (training.consolidation_ratio, training.consolidation_learning_rate),
         }[name]
@@ -140,7 +140,7 @@ class Trainer:
         }  # fmt: skip
         if name == "autoencoder":
             return AutoencoderPhase(self.model, self.source, self.lengths, **options)
-        phases = {"text": TextPhase, "joint": JointPhase, "consolidation": ConsolidationPhase}
+        phases = {"opening": OpeningPhase, "joint": JointPhase, "consolidation": ConsolidationPhase}
         return phases[name](self.model, self._encode_stories, **options)
 
     def _encode_stories(self) -> EncodedStories:

@@ -298,16 +298,6 @@ def test_eos_counts_and_bos_does_not(decoder, text):
     assert decoder(**text).nll[0].sum() > decoder(**longer).nll[0].sum() + 1e-2
 
 
-def test_bag_of_words_is_whether_each_word_occurs(decoder, text):
-    loss = decoder(**text).bag_of_words_loss
-    logits = decoder.bag_of_words(text["code_embeds"].flatten(1))
-    for row, length in enumerate(text["text_mask"].sum(1).tolist()):
-        words = set(text["input_ids"][row, 1:length].tolist())
-        signs = torch.tensor([1.0 if word in words else -1.0 for word in range(logits.shape[1])])
-        expected = -torch.nn.functional.logsigmoid(signs * logits[row]).sum() if length else torch.tensor(0.0)
-        torch.testing.assert_close(loss[row], expected)
-
-
 def test_padding_of_texts_changes_nothing(decoder, text):
     expected = decoder(**text).nll
     garbage = {**text, "input_ids": torch.where(text["text_mask"], text["input_ids"], 11)}
@@ -567,7 +557,6 @@ def test_diffusion_loss_is_the_error_of_the_velocity(painter, codes):
         noisy = alpha * latents[row] + sigma * noise[row]
         velocity = painter.predict_velocity(noisy[None], timestep[None], codes[row : row + 1])[0]
         torch.testing.assert_close(out.loss[row], (velocity - alpha * noise[row] + sigma * latents[row]).square().mean(), **CLOSE)
-    torch.testing.assert_close(out.draft_loss, (painter.draft(codes.flatten(1)).view_as(latents) - latents).square().mean((1, 2, 3)))
 
 
 def test_pictures_depend_on_every_code_and_on_the_time(painter, codes):
@@ -589,15 +578,6 @@ def test_null_rows_of_the_picture_do_not_depend_on_the_codes(painter, codes):
     plain = painter.predict_velocity(noisy, timesteps, codes)
     torch.testing.assert_close(velocity[1], plain[1], **CLOSE)
     assert (velocity[0] - plain[0]).abs().max() > 1e-4
-
-
-def test_draft_always_sees_the_codes(painter, codes):
-    codes = codes.clone().requires_grad_()
-    everywhere = torch.ones(3, dtype=torch.bool)
-    out = painter(codes, latents_like(3), torch.tensor([1, 2, 3]), latents_like(3, seed=1), everywhere)
-    (gradient,) = torch.autograd.grad(out.draft_loss.sum(), codes, retain_graph=True)
-    (through_unet,) = torch.autograd.grad(out.loss.sum(), codes, allow_unused=True)
-    assert (gradient != 0).all() and (through_unet is None or (through_unet == 0).all())
 
 
 @pytest.mark.parametrize("num_inference_steps", [1, 4, 20])

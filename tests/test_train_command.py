@@ -73,12 +73,12 @@ def test_autoencoder_without_pictures_is_told(tmp_path, capsys):
 
 
 def test_autoencoder_of_another_checkpoint_is_used_as_it_is(reference, tiny_checkpoint, tmp_path, capsys):
-    flags = ("--stages", "text,joint", "--max_steps", 1, "--autoencoder")
+    flags = ("--stages", "opening,joint", "--max_steps", 1, "--autoencoder")
     assert train(tmp_path, *flags, reference / "model") == 0
     given, used = (load_file(folder / "model/model.safetensors") for folder in (reference, tmp_path))
     assert len([name for name in used if name.startswith("autoencoder.")]) > 20
     assert not [name for name in moved(given, used) if name.startswith("autoencoder.")]
-    assert [line["phase"] for line in trace(tmp_path)] == ["text", "joint"]
+    assert [line["phase"] for line in trace(tmp_path)] == ["opening", "joint"]
     capsys.readouterr()
     assert "has another autoencoder than" in fails(capsys, tmp_path, *flags, tiny_checkpoint)
     assert train(tmp_path, *flags, reference) == 0
@@ -137,7 +137,7 @@ def test_config_that_cannot_be_built_is_told(tmp_path, capsys, name):
 
 @pytest.mark.parametrize("stages", ["joint,autoencoder", "joint,text", "autoencoder,sleep", "joint,joint", ","])
 def test_stages_out_of_order_are_refused(tmp_path, capsys, stages):
-    assert "--stages must be some of autoencoder,text,joint,consolidation, in this order" in fails(capsys, tmp_path, "--stages", stages)
+    assert "--stages must be some of autoencoder,opening,joint,consolidation, in this order" in fails(capsys, tmp_path, "--stages", stages)
 
 
 def test_fp16_without_a_gpu_is_told(tmp_path, monkeypatch, capsys):
@@ -148,10 +148,10 @@ def test_fp16_without_a_gpu_is_told(tmp_path, monkeypatch, capsys):
 
 
 def test_bf16_trains_and_keeps_its_weights_in_float32(reference, tmp_path):
-    flags = ("--stages", "text,joint,consolidation", "--autoencoder", reference, "--max_steps", 4, "--mixed_precision", "bf16")
+    flags = ("--stages", "opening,joint,consolidation", "--autoencoder", reference, "--max_steps", 4, "--mixed_precision", "bf16")
     assert train(tmp_path, *flags) == 0
     lines = trace(tmp_path)
-    assert [line["phase"] for line in lines] == ["text"] + ["joint"] * 4 + ["consolidation"]
+    assert [line["phase"] for line in lines] == ["opening"] + ["joint"] * 4 + ["consolidation"]
     assert all(math.isfinite(line["loss"]) for line in lines)
     assert all_finite(tmp_path)
     kinds = {value.dtype for value in load_checkpoint(latest_checkpoint(tmp_path))[0]["model"].values() if value.is_floating_point()}

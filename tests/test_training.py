@@ -26,7 +26,7 @@ from modules.config import TINY
 from modules.interrupts import stop_on_signals
 from modules.model_folder import resolve_model_folder
 from modules.monitor import Monitor, cut_trace
-from modules.phases import AutoencoderPhase, ConsolidationPhase, JointPhase, TextPhase, derive_seed
+from modules.phases import AutoencoderPhase, ConsolidationPhase, JointPhase, OpeningPhase, derive_seed
 from modules.story_model import StoryModel
 from modules.storyworld import StoryWorld
 from modules.training import Trainer
@@ -35,8 +35,8 @@ from tests.runs import (
     JOINT_END,
     JOINT_START,
     LENGTHS,
+    OPENING_START,
     QUANTIZE_STEP,
-    TEXT_START,
     all_finite,
     events,
     fails,
@@ -87,16 +87,16 @@ def test_killed_run_ends_as_the_uninterrupted_one(reference, tmp_path, start):
     """Killed in the middle of two phases and of an epoch, and again where a phase ends; sampling is off, and changes nothing."""
     command = ("story_generative_model.py", *words(tmp_path))
     lines = tmp_path / "losses.jsonl"
-    for count, end in ((TEXT_START + 1, JOINT_START), (JOINT_START + 5, JOINT_END)):
+    for count, end in ((OPENING_START + 1, JOINT_START), (JOINT_START + 5, JOINT_END)):
         kill_when(start(*command), lambda count=count: lines.exists() and lines.read_bytes().count(b"\n") >= count)
         assert state_of(tmp_path)["global_step"] < len(trace(tmp_path)) < end  # Some updates were lost.
     kill_when(start(*command), (tmp_path / f"step_{JOINT_END:08d}").exists)
-    assert state_of(tmp_path)["done"] == ["autoencoder", "text", "joint"]
+    assert state_of(tmp_path)["done"] == ["autoencoder", "opening", "joint"]
     last = start(*command)
     assert (last.communicate(timeout=300)[1].count("error"), last.returncode) == (0, 0)
     assert outcome(tmp_path) == outcome(reference)
     told = events(tmp_path)
-    for name, start, end in (("text", TEXT_START, JOINT_START), ("joint", JOINT_START, JOINT_END), ("consolidation", JOINT_END, END)):
+    for name, start, end in (("opening", OPENING_START, JOINT_START), ("joint", JOINT_START, JOINT_END), ("consolidation", JOINT_END, END)):
         assert [event.step for event in told.Scalars(f"{name}/loss")] == list(range(start, end))
 
 
@@ -115,7 +115,7 @@ def signal_at(monkeypatch: pytest.MonkeyPatch, phase: type, step: int, number: i
 def test_signals_finish_the_step_save_and_the_rerun_ends_as_the_uninterrupted_one(reference, tmp_path, monkeypatch, capsys):
     handler = signal.getsignal(signal.SIGINT)
     for phase, step, number, code, done in (
-        (TextPhase, 1, signal.SIGINT, 130, TEXT_START + 2),
+        (OpeningPhase, 1, signal.SIGINT, 130, OPENING_START + 2),
         (JointPhase, 4, signal.SIGTERM, 143, JOINT_START + 5),
         (ConsolidationPhase, 1, signal.SIGINT, 130, JOINT_END + 2),
     ):
@@ -142,7 +142,7 @@ def test_a_later_second_signal_ends_the_program_and_an_echo_does_not(monkeypatch
 
 
 def test_stages_by_separate_commands_are_the_whole_run(reference, tmp_path, capsys):
-    assert "--stages text needs a finished autoencoder stage" in fails(capsys, tmp_path, "--stages", "text")
+    assert "--stages opening needs a finished autoencoder stage" in fails(capsys, tmp_path, "--stages", "opening")
     assert "--stages joint needs a finished autoencoder stage" in fails(capsys, tmp_path, "--stages", "joint")
     for stage in LENGTHS:
         assert train(tmp_path, "--stages", stage) == 0
@@ -297,31 +297,30 @@ def scalars(reference: Path) -> EventAccumulator:
 def test_each_phase_moves_what_it_trains_and_nothing_else(reference):
     torch.manual_seed(derive_seed(0, "weights"))
     model = StoryModel(TINY)
-    ends = (TEXT_START, JOINT_START, JOINT_END, END)
+    ends = (OPENING_START, JOINT_START, JOINT_END, END)
     states = [model.state_dict(), *(tensors_at(reference, step) for step in ends)]
     changes = {name: moved(*pair) for name, pair in zip(LENGTHS, zip(states, states[1:], strict=False), strict=True)}
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    autoencoder, storyboard, text_decoder, image_encoder = (
-        {name for name in states[0] if name.startswith(f"{part}.")}
-        for part in ("autoencoder", "storyboard", "text_decoder", "storyboard.image_encoder")
+    autoencoder, storyboard, text_decoder, aids = (
+        {name for name in states[0] if name.startswith(f"{part}.")} for part in ("autoencoder", "storyboard", "text_decoder", "aids")
     )
     statistics = {"autoencoder.latent_mean", "autoencoder.latent_std"}
     assert changes["autoencoder"] == parameters & autoencoder | statistics
-    assert changes["text"] == parameters & (storyboard | text_decoder) - image_encoder
+    assert changes["opening"] == parameters & (storyboard | text_decoder | aids) | {"aids.visual_words"}
     assert changes["joint"] & parameters == parameters - autoencoder
     codebook = changes["joint"] - parameters
     assert codebook < storyboard
     assert {"storyboard.quantizer.active", "storyboard.quantizer.library._codebook.embed"} <= codebook
-    assert changes["consolidation"] == parameters - autoencoder - storyboard
+    assert changes["consolidation"] == parameters - autoencoder - storyboard - aids
 
 
 def test_each_phase_has_its_terms(reference):
-    texts, pictures = {"text_nll", "bag_of_words_loss"}, {"diffusion_loss", "draft_loss"}
+    aids = {"bag_of_words_loss", "bag_of_visual_words_loss", "draft_loss", "agreement_loss"}
     terms = {
         "autoencoder": {"reconstruction_loss", "edge_loss", "kl_loss"},
-        "text": texts,
-        "joint": {"agreement_loss"} | texts | pictures,
-        "consolidation": {"prior_nll"} | texts | pictures,
+        "opening": {"text_nll"} | aids,
+        "joint": {"text_nll", "diffusion_loss"} | aids,
+        "consolidation": {"text_nll", "diffusion_loss", "prior_nll"},
     }
     for line in trace(reference):
         quantised = {"prior_nll", "commitment_loss"} if line["phase"] == "joint" and line["step"] >= QUANTIZE_STEP else set()
@@ -399,8 +398,8 @@ def test_memory_does_not_grow(tmp_path, monkeypatch):
             sizes[step] = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
     monkeypatch.setattr(Monitor, "update", measured)
-    config = write_config(tmp_path / "config.json", training={"autoencoder_ratio": 0.0, "text_ratio": 0.0, "quantize_at": 0.1})
-    flags = ("--stages", "autoencoder,text,joint", "--max_steps", 60, "--num_stories", 12, "--batch_size", 2, "--save_every", 25)
+    config = write_config(tmp_path / "config.json", training={"autoencoder_ratio": 0.0, "opening_ratio": 0.0, "quantize_at": 0.1})
+    flags = ("--stages", "autoencoder,opening,joint", "--max_steps", 60, "--num_stories", 12, "--batch_size", 2, "--save_every", 25)
     assert train(tmp_path / "run", "--config", config, *flags, "--gradient_accumulation_steps", 1, "--log_every", 10) == 0
     assert counts[59] <= counts[40] <= counts[20] + 10
     assert sizes[59] < sizes[20] + 24

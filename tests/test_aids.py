@@ -1,0 +1,77 @@
+"""The encoder's aids: what the guesses are guesses of."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from modules.aids import AidsConfig, EncoderAids
+
+SHAPE = (4, 6, 6)
+
+
+@pytest.fixture
+def aids() -> EncoderAids:
+    torch.manual_seed(0)
+    return EncoderAids(AidsConfig(num_visual_words=24, draft_dim=16), vocab_size=30, latent_shape=SHAPE, num_slots=8, code_dim=4)
+
+
+def mosaics(count: int, seed: int = 0) -> torch.Tensor:
+    """Latents of flat halves: the patches within a half are one of three colours, those across are mixtures."""
+    generator = torch.Generator().manual_seed(seed)
+    colors = torch.eye(4)[torch.randint(3, (count, 2), generator=generator)] * 10
+    halves = colors[:, :, :, None].expand(-1, -1, -1, 3)  # (N, halves, c, columns)
+    return torch.cat([halves[:, 0], halves[:, 1]], dim=-1)[:, :, None].expand(-1, -1, 6, -1).contiguous()
+
+
+def test_bag_of_words_is_whether_each_word_occurs(aids):
+    generator = torch.Generator().manual_seed(1)
+    codes, ids = torch.randn(3, 8, 4, generator=generator), torch.randint(3, 30, (3, 12), generator=generator)
+    mask = torch.arange(12) < torch.tensor([12, 5, 0])[:, None]
+    loss = aids(codes, ids, mask, torch.zeros(3, *SHAPE)).bag_of_words_loss
+    logits = aids.bag_of_words(codes.flatten(1))
+    for row, length in enumerate((12, 5)):
+        words = set(ids[row, 1:length].tolist())
+        signs = torch.tensor([1.0 if word in words else -1.0 for word in range(30)])
+        torch.testing.assert_close(loss[row], -F.logsigmoid(signs * logits[row]).sum())
+    assert loss[2] == 0
+
+
+def test_visual_words_are_found_and_a_bag_tells_where_none_is(aids):
+    latents = mosaics(64)
+    aids.fit_visual_words(latents, seed=0)
+    flat = {tuple(word.view(4, 2, 2)[:, 0, 0].round().tolist()) for word in aids.visual_words if word.view(4, -1).std(1).max() < 1e-4}
+    assert flat == {(10.0, 0.0, 0.0, 0.0), (0.0, 10.0, 0.0, 0.0), (0.0, 0.0, 10.0, 0.0)}
+    bag = aids.visual_bag(latents)
+    same = torch.stack([(row.flatten(1).std(1) == 0).all() for row in latents])
+    assert bool(same.any()) and torch.equal(bag.sum(1) == 1, same)
+    share = bag.mean(0).clamp(1e-3, 1 - 1e-3)
+    torch.testing.assert_close(aids.bag_of_visual_words.bias.sigmoid(), share)
+
+
+def test_visual_words_depend_on_the_seed_alone_and_on_no_order_of_cells(aids):
+    latents = mosaics(32) + torch.randn(32, *SHAPE, generator=torch.Generator().manual_seed(2))
+    aids.fit_visual_words(latents, seed=3)
+    first = aids.visual_words.clone()
+    torch.rand(5)
+    aids.fit_visual_words(latents, seed=3)
+    assert torch.equal(first, aids.visual_words)
+    moved = torch.cat([mosaics(1)[..., 3:], mosaics(1)[..., :3]], dim=-1)  # Both halves change places.
+    flat = aids.visual_bag(mosaics(1)).bool() & aids.visual_bag(moved).bool()
+    assert flat.sum() >= 1
+
+
+def test_the_loss_falls_to_what_the_codes_do_not_tell(aids):
+    """Codes that name the picture: the bag and the draft become certain."""
+    latents = mosaics(6)
+    aids.fit_visual_words(latents, seed=0)
+    codes = torch.randn(6, 8, 4, generator=torch.Generator().manual_seed(4))
+    none = torch.zeros(6, 12, dtype=torch.bool)
+    optimizer = torch.optim.Adam(aids.parameters(), lr=0.02)
+    for _ in range(150):
+        out = aids(codes, torch.zeros(6, 12, dtype=torch.long), none, latents)
+        optimizer.zero_grad()
+        (out.bag_of_visual_words_loss.mean() + out.draft_loss.mean()).backward()
+        optimizer.step()
+    assert out.bag_of_visual_words_loss.max() < 0.1 and out.draft_loss.max() < 0.1
