@@ -1,0 +1,208 @@
+"""Steps x strength x guidance: how well the next page's picture fits its text, however it is drawn."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from modules.checks import MAX_NUM_STEPS, check_sampling, check_settings
+from modules.encoded import to_pictures, to_pixels
+from modules.evaluation.results_table import ResultsTable
+from modules.evaluation.statistics import bootstrap_mean
+from modules.model_folder import TRAINING_ONLY
+from modules.pipeline import StoryPipeline
+from modules.progress import track
+from modules.story import Story, StorySource, UserError
+
+if TYPE_CHECKING:
+    from modules.evaluation.scorers import Scorer
+
+NUM_GIVEN = 3  # True pages before the predicted one.
+RENDER_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One way to draw a page. `strength` is how much of the noise schedule is run, from the page before (SDEdit, arXiv 2108.01073)."""
+
+    steps: int
+    strength: float
+    cfg: float
+
+    @property
+    def denoising_steps(self) -> int:
+        """The steps that are taken: `int(steps * strength)`, and one where that is none."""
+        return max(1, int(self.steps * self.strength))
+
+    def __str__(self) -> str:
+        return f"steps={self.steps} str={self.strength:.3f} cfg={self.cfg:.2f}"
+
+
+@dataclass(frozen=True)
+class AblationGrid:
+    """Numbers of inference steps x strengths x guidance scales, over `num_examples` stories. Raises UserError on one out of range."""
+
+    steps: tuple[int, ...] = (10, 20, 50)
+    strengths: tuple[float, ...] = (0.02, 0.05, 0.1, 1.0)
+    guidance_scales: tuple[float, ...] = (1.0, 3.0, 5.0, 7.0)
+    num_examples: int = 8
+
+    def __post_init__(self) -> None:
+        for name, values in (("--steps", self.steps), ("--strength", self.strengths), ("--cfg", self.guidance_scales)):
+            if not values or len(set(values)) < len(values):
+                raise UserError(f"{name} must be one or more different numbers, got {','.join(map(str, values)) or 'none'}")
+        for steps, cfg in itertools.product(self.steps, self.guidance_scales):
+            check_settings(0, 0.0, 1.0, cfg, steps, "ddim", "greedy")
+        for strength in self.strengths:
+            if not 0 < strength <= 1:
+                raise UserError(f"--strength must be above 0 and at most 1, got {strength}")
+        if self.num_examples < 1:
+            raise UserError(f"--num_examples must be 1 or more, got {self.num_examples}")
+
+    @classmethod
+    def parse(cls, steps: str, strength: str, cfg: str, num_examples: int) -> AblationGrid:
+        """The grid of the flags' texts, numbers with commas between them."""
+        return cls(_numbers("--steps", steps, int), _numbers("--strength", strength, float), _numbers("--cfg", cfg, float), num_examples)
+
+    def cells(self) -> list[Cell]:
+        """All combinations, the guidance scale changing fastest."""
+        grid = itertools.product(self.steps, self.strengths, self.guidance_scales)
+        return [Cell(steps, float(strength), float(cfg)) for steps, strength, cfg in grid]
+
+
+def _numbers(flag: str, text: str, kind: type) -> tuple:
+    try:
+        return tuple(kind(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"{flag} must be {'whole ' if kind is int else ''}numbers with commas between them, got {text!r}") from None
+
+
+@dataclass(frozen=True)
+class NextPages:
+    """N stories' fourth pages: what was planned and told after three true ones, and what is true."""
+
+    code_embeds: Tensor  # (N,S,d)
+    previous_latents: Tensor  # (N,c,h,w) of the third true page.
+    predicted_texts: list[str]
+    true_texts: list[str]
+    true_images: list[Image.Image]
+
+
+@torch.no_grad()
+def predict_next_pages(pipeline: StoryPipeline, source: StorySource, num_examples: int) -> NextPages:
+    """Take the first stories that have three pages and a whole one after them, and plan that one: the prior's likeliest codes.
+
+    Raises UserError where there are too few.
+    """
+    stories = list(itertools.islice(_whole_stories(source), num_examples))
+    if len(stories) < num_examples:
+        raise UserError(
+            f"{source.name} has {len(stories)} stories with {NUM_GIVEN} pages and a picture and a text after them: "
+            f"lower --num_examples {num_examples}, or give more data"
+        )
+    codes = []
+    for story in track("planning the next pages", stories):
+        to_come = min(len(story.steps) - NUM_GIVEN, MAX_NUM_STEPS)  # All, because the prior knows how many pages are left.
+        codes.append(pipeline.plan(story.prompt, to_come, temperature=0, codes=pipeline.encode(story.steps[:NUM_GIVEN])).codes[0, 0])
+    embeds = pipeline.model.storyboard.embed(torch.stack(codes)).code_embeds
+    ids = [row for part in embeds.split(RENDER_BATCH) for row in pipeline.model.text_decoder.generate(part)]
+    previous = to_pixels([story.steps[NUM_GIVEN - 1].image for story in stories], pipeline.config.autoencoder.image_size)
+    latents = [pipeline.model.autoencoder.encode(part.to(pipeline.device)) for part in previous.split(RENDER_BATCH)]
+    targets = [story.steps[NUM_GIVEN] for story in stories]
+    return NextPages(
+        embeds, torch.cat(latents), [pipeline.tokenizer.decode(row) for row in ids], [page.text for page in targets],
+        [page.image for page in targets],
+    )  # fmt: skip
+
+
+def _whole_stories(source: StorySource) -> Iterator[Story]:
+    for index, length in enumerate(source.lengths):
+        if length > NUM_GIVEN:
+            story = source[index]
+            previous, target = story.steps[NUM_GIVEN - 1 : NUM_GIVEN + 1]
+            if previous.image is not None and target.image is not None and target.text is not None:
+                yield story
+
+
+@torch.no_grad()
+def draw_pages(pipeline: StoryPipeline, pages: NextPages, cell: Cell, seed: int) -> list[Image.Image]:
+    """Draw all N pages as `cell` says. The noise of a page depends on the seed and its place alone: all cells share it."""
+    generator, images = torch.Generator().manual_seed(seed), []
+    for embeds, latents in zip(pages.code_embeds.split(RENDER_BATCH), pages.previous_latents.split(RENDER_BATCH), strict=True):
+        drawn = pipeline.model.image_decoder.sample(
+            embeds, cell.steps, cell.cfg, generator=generator, init_latents=latents, strength=cell.strength
+        )  # fmt: skip
+        images += to_pictures(pipeline.model.autoencoder.decode(drawn))
+    return images
+
+
+def run_ablation(
+    pipeline: StoryPipeline,
+    source: StorySource,
+    grid: AblationGrid,
+    scorer: Scorer,
+    output: Path,
+    seed: int = 0,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Score the next page drawn in every cell of the grid: picture against predicted text (pp) and against true text (pg).
+
+    A row of the CSV `output` is a cell: both mean cosines with their 95 % intervals over stories (floor: with other stories'
+    texts, ceiling: true pictures with true texts), and the seconds that a page took. Cells that are there already are kept.
+    Raises UserError on a CSV of other settings, and on too few stories.
+    """
+    check_sampling(seed, 0, 1)
+    identity = {
+        "scorer": scorer.name, "num_examples": grid.num_examples, "seed": seed, "data": f"{source.name} {source.fingerprint()}",
+        "model": model_fingerprint(pipeline),
+    }  # fmt: skip
+    table = ResultsTable(output, [asdict(cell) for cell in grid.cells()], identity)
+    cells = [cell for cell in grid.cells() if asdict(cell) not in table]
+    if not cells:
+        return
+    pages = predict_next_pages(pipeline, source, grid.num_examples)
+    texts = {"pp": scorer.embed_texts(pages.predicted_texts), "pg": scorer.embed_texts(pages.true_texts)}
+    ceiling = float((scorer.embed_images(pages.true_images) * texts["pg"]).sum(1).mean())
+    draw_pages(pipeline, pages, replace(cells[0], steps=1), seed)  # A program's first pictures are slow; they would be timed.
+    for cell in cells:
+        if int(cell.steps * cell.strength) == 0:
+            warnings.warn(f"{cell}: {cell.steps} x {cell.strength:g} is less than one step of denoising; one is taken", stacklevel=2)
+        started = time.perf_counter()
+        images = draw_pages(pipeline, pages, cell, seed)
+        seconds = (time.perf_counter() - started) / len(images)
+        embeds = scorer.embed_images(images)
+        cosines = {f"{scorer.name}({name})": (embeds @ other.T).double().cpu().numpy() for name, other in texts.items()}
+        table.add(asdict(cell), _row(cell, cosines, ceiling, seconds, seed))
+        for index in range(len(images)):
+            say(f"[ablate] idx={index} {cell} | " + " ".join(f"{name}={matrix[index, index]:.4f}" for name, matrix in cosines.items()))
+
+
+def _row(cell: Cell, cosines: dict[str, np.ndarray], ceiling: float, seconds: float, seed: int) -> dict[str, float | None]:
+    """Cosines (N,N) of every picture with every text -> the means of those that belong together, by the names of their columns."""
+    row: dict[str, float | None] = {"denoising_steps": cell.denoising_steps}
+    for name, matrix in cosines.items():
+        count, own = len(matrix), matrix.diagonal()
+        floor = float((matrix.sum() - own.sum()) / (count * (count - 1))) if count > 1 else None
+        figure = bootstrap_mean(own, np.ones(count), seed, floor, ceiling).to_dict()
+        row |= {name if part == "value" else f"{name} {part}": value for part, value in figure.items()}
+    return row | {"seconds_a_page": seconds}
+
+
+def model_fingerprint(pipeline: StoryPipeline) -> str:
+    """A short hash of all that the model generates with."""
+    digest = hashlib.sha256(pipeline.config.to_json().encode())
+    for name, value in pipeline.model.state_dict().items():
+        if not name.startswith(TRAINING_ONLY):
+            digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,80 @@
+"""A CSV of results that a rerun goes on with."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from modules.story import UserError
+
+
+class ResultsTable:
+    """Rows of a CSV, each with a key; the file is whole after every row, whatever ends the program.
+
+    `keys` are all rows that belong there, in order. `identity`, which ends every row, says what else the figures depend on.
+    Raises UserError where the file holds rows of another key or of another identity, or is no CSV.
+    """
+
+    def __init__(self, path: Path, keys: Sequence[Mapping[str, Any]], identity: Mapping[str, Any]) -> None:
+        self.path, self.identity = Path(path), {name: str(value) for name, value in identity.items()}
+        self._order = [tuple(map(str, key.values())) for key in keys]
+        self._rows = self._read(list(keys[0]))
+
+    def __contains__(self, key: Mapping[str, Any]) -> bool:
+        return tuple(map(str, key.values())) in self._rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, key: Mapping[str, Any], figures: Mapping[str, float | None]) -> None:
+        """Add a row and save; what could not be measured (None or NaN) is an empty field."""
+        fields = {name: "" if value is None or math.isnan(value) else f"{value:.6g}" for name, value in figures.items()}
+        texts = {name: str(value) for name, value in key.items()}
+        self._rows[tuple(texts.values())] = texts | fields | self.identity
+        self._save()
+
+    def _read(self, names: list[str]) -> dict[tuple[str, ...], dict[str, str]]:
+        try:
+            reader = csv.DictReader(io.StringIO(self.path.read_text(encoding="utf-8")), strict=True)
+            rows, columns = list(reader), reader.fieldnames or names
+        except FileNotFoundError:
+            return {}
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise UserError(f"{self.path} is no readable CSV ({error}): choose another output") from error
+        if columns[: len(names)] != names:
+            raise UserError(f"{self.path} does not begin with the columns {', '.join(names)}: choose another output")
+        for row in rows:
+            if None in row or None in row.values():
+                raise UserError(f"{self.path} has rows of unequal length: choose another output, or mend the file")
+            for name, value in self.identity.items():
+                if row.get(name) != value:
+                    before = row.get(name, "unknown")
+                    raise UserError(f"{self.path} holds results of another {name} ({before}, now {value}): choose another output")
+            if tuple(row[name] for name in names) not in self._order:
+                cell = " ".join(f"{name}={row[name]}" for name in names)
+                raise UserError(f"{self.path} holds results that are not asked for ({cell}): choose another output")
+        return {tuple(row[name] for name in names): row for row in rows}
+
+    def _save(self) -> None:
+        rows = [self._rows[key] for key in self._order if key in self._rows]
+        if any(list(row) != list(rows[0]) for row in rows):
+            raise UserError(f"{self.path} holds other figures than those of now: choose another output")
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        temporary = self.path.with_name(f".{self.path.name}.tmp-{os.getpid()}")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(text.getvalue(), encoding="utf-8", newline="")
+            os.replace(temporary, self.path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise UserError(f"cannot write {self.path} ({error.strerror}): choose another output") from error

@@ -1,0 +1,121 @@
+"""Sweeps: a model trained for every combination of some settings' values, each scored by the same measure."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modules.config import StoryConfig, config_from_dict
+from modules.evaluation.results_table import ResultsTable
+from modules.pipeline import StoryPipeline
+from modules.story import StorySource, UserError
+from modules.story_model import build_model
+from modules.train_args import TrainArgs
+from modules.training import train
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A setting's dotted name, as in a config file, and its values. Raises UserError on none, and on equal ones."""
+
+    setting: str
+    values: tuple[Any, ...]
+
+    def __post_init__(self) -> None:
+        texts = [_text(value) for value in self.values]
+        if not texts or len(set(texts)) < len(texts):
+            raise UserError(f"--sweep {self.setting} needs one or more different values, got {','.join(texts) or 'none'}")
+
+    @classmethod
+    def parse(cls, text: str) -> Sweep:
+        """`storyboard.codebook_size=128,256`: values as in JSON, with commas between them; words need no quotes."""
+        setting, equals, values = text.partition("=")
+        if not (setting and equals and values):
+            raise UserError(f"--sweep must be a setting and its values, such as storyboard.codebook_size=128,256, got {text!r}")
+        try:
+            return cls(setting, tuple(json.loads(f"[{values}]")))
+        except json.JSONDecodeError:
+            return cls(setting, tuple(values.split(",")))
+
+
+def with_setting(config: StoryConfig, setting: str, value: Any) -> StoryConfig:
+    """The config with one setting, given by its dotted name, of another value. Raises UserError on an unknown name or a wrong type."""
+    values = json.loads(config.to_json())
+    del values["format_version"]
+    *sections, name = setting.split(".")
+    section = values
+    for part in sections:
+        section = section.setdefault(part, {})
+        if not isinstance(section, dict):
+            raise UserError(f"--sweep {setting}: {part} is no section but a setting of its own")
+    section[name] = value
+    return config_from_dict(StoryConfig, values, f"--sweep {setting}")
+
+
+def run_sweep(
+    sweeps: Sequence[Sweep],
+    config: StoryConfig,
+    args: TrainArgs,
+    open_data: Callable[[StoryConfig], tuple[StorySource, StorySource]],
+    score: Callable[[StoryPipeline], Mapping[str, float | None]],
+    output: Path,
+    identity: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Train `config` with every combination of the sweeps' values, and write what `score` says of each into the CSV `output`.
+
+    Every model has its own folder beside the CSV, `<setting>=<value>`, where `train` goes on if it was stopped; the folder of
+    `args` is not used. Rows that are there already are kept. `open_data` gives a config's training and held-out stories,
+    `identity` says what the scores depend on besides. Raises UserError on a config that cannot be built, before the first
+    training, and on a CSV of other settings; Interrupted on a signal.
+    """
+    configs = _combinations(sweeps, config)
+    table = ResultsTable(output, [key for key, _ in configs], {"run": _fingerprint(config, args, open_data(config), identity or {})})
+    for key, changed in configs:
+        if key in table:
+            continue
+        folder = table.path.parent / re.sub(r"[^\w.=,+\-\[\]]", "_", _join(key, ","))
+        model = train(changed, replace(args, output_dir=folder), *open_data(changed))
+        figures = score(StoryPipeline.from_pretrained(model))
+        table.add(key, figures)
+        shown = [f"{name}={'-' if value is None else format(value, '.4f')}" for name, value in figures.items()]
+        say(f"[sweep] {_join(key, ' ')} | {' '.join(shown)}")
+
+
+def _combinations(sweeps: Sequence[Sweep], config: StoryConfig) -> list[tuple[dict[str, str], StoryConfig]]:
+    """Every combination of values, as texts by their settings' names, and the config that has them; all can be built."""
+    names = [sweep.setting for sweep in sweeps]
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"--sweep needs one or more different settings, got {', '.join(names) or 'none'}")
+    configs = []
+    for values in itertools.product(*(sweep.values for sweep in sweeps)):
+        changed, key = config, dict(zip(names, map(_text, values), strict=True))
+        for name, value in zip(names, values, strict=True):
+            changed = with_setting(changed, name, value)
+        with torch.device("meta"):
+            build_model(changed, f"--sweep {_join(key, ' ')}")
+        configs.append((key, changed))
+    return configs
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
+def _join(key: Mapping[str, str], between: str) -> str:
+    return between.join(f"{name}={value}" for name, value in key.items())
+
+
+def _fingerprint(config: StoryConfig, args: TrainArgs, data: Sequence[StorySource], identity: Mapping[str, Any]) -> str:
+    """A short hash of what all models of a sweep have in common."""
+    run = {name: getattr(args, name) for name in ("seed", "mixed_precision", "gradient_accumulation_steps", "stages", "autoencoder")}
+    common = [config.to_json(), run, [source.fingerprint() for source in data], dict(identity)]
+    return hashlib.sha256(json.dumps(common, default=str).encode()).hexdigest()[:16]
