@@ -12,7 +12,11 @@ COMMANDS = {
     "continue": "go on from given pages",
     "caption": "say what a picture shows",
     "illustrate": "draw a picture for a text",
-    "evaluate": "measure likelihoods, and what the codes hold",
+    "evaluate": "measure likelihoods, what the codes hold, and what is told and drawn from them",
+    "analyze": "a page about the codebook: what each code and each slot is for",
+    "visualize": "predicted beside target, denoising, a story's codes, training curves",
+    "ablate": "sweep inference steps, strength and guidance, or any setting of a training",
+    "train_judge": "train the judge that reads the story world's pictures",
 }
 
 

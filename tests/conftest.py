@@ -9,6 +9,8 @@ import torch
 
 from modules.batch import StepNoise, StoryBatch, draw_noise
 from modules.config import PRESETS, StoryConfig
+from modules.evaluation.judge import Judge, JudgeConfig
+from modules.evaluation.train_judge import train_judge
 from modules.model_folder import save_model
 from modules.pipeline import StoryPipeline
 from modules.story_model import StoryModel
@@ -97,3 +99,9 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert train(folder, "--sample_every", 4, "--keep_last", 0) == 0
     assert [line["global_step"] for line in trace(folder)] == list(range(END))
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_judge() -> Judge:
+    """A judge of 32 pixels that has seen some pages: better than chance, no more."""
+    return train_judge(JudgeConfig(image_size=32, hidden_sizes=(8, 16), blocks=1, embed_dim=16), num_stories=30, num_steps=30)

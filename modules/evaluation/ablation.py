@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,14 +18,12 @@ from torch import Tensor
 from modules.checks import MAX_NUM_STEPS, check_sampling, check_settings
 from modules.encoded import to_pictures, to_pixels
 from modules.evaluation.results_table import ResultsTable
+from modules.evaluation.scorers import Scorer
 from modules.evaluation.statistics import bootstrap_mean
 from modules.model_folder import TRAINING_ONLY
 from modules.pipeline import StoryPipeline
 from modules.progress import track
 from modules.story import Story, StorySource, UserError
-
-if TYPE_CHECKING:
-    from modules.evaluation.scorers import Scorer
 
 NUM_GIVEN = 3  # True pages before the predicted one.
 RENDER_BATCH = 64

@@ -15,8 +15,7 @@ from PIL import Image
 from scipy.linalg import svdvals
 from torch import Tensor
 
-from modules.evaluation.statistics import Figure
-from modules.evaluation.text_metrics import jackknife
+from modules.evaluation.statistics import Figure, jackknife
 from modules.images import to_rgb
 from modules.story import UserError
 

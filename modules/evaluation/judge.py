@@ -52,8 +52,10 @@ class Judge(nn.Module):
         self.config = config
         self.trunk = ResNetModel(
             ResNetConfig(
-                embedding_size=config.hidden_sizes[0], hidden_sizes=list(config.hidden_sizes),
-                depths=[config.blocks] * len(config.hidden_sizes), layer_type="basic",
+                embedding_size=config.hidden_sizes[0],
+                hidden_sizes=list(config.hidden_sizes),
+                depths=[config.blocks] * len(config.hidden_sizes),
+                layer_type="basic",
             )  # fmt: skip
         )
         width = config.hidden_sizes[-1]

@@ -1,87 +1,172 @@
-"""evaluate(): likelihoods, reliance on the codes, usage, and what the codes hold, over held-out stories."""
+"""evaluate(): the bound, what the codes hold, next steps, pictures and texts, over held-out stories."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
+from PIL import Image
+from torch import Tensor
 
-from modules.batch import draw_noise
 from modules.encoded import EncodedStories, Head
-from modules.evaluation.attributes import score_texts
-from modules.evaluation.statistics import Figure, bootstrap_mean
+from modules.evaluation.attributes import score_agreement, score_obedience, score_pictures, score_texts
+from modules.evaluation.bound import measure_bound
+from modules.evaluation.decoded import DecodedPages, decode_pages, decode_texts, plan_next_steps, plan_stories
+from modules.evaluation.image_metrics import Inception
+from modules.evaluation.image_metrics import score_pictures as score_distances
+from modules.evaluation.judge import Judge
+from modules.evaluation.ranking import rank_next_steps
+from modules.evaluation.scorers import Scorer, clip_scores, retrieval
+from modules.evaluation.statistics import Figure, rows_of_other_stories
+from modules.evaluation.text_metrics import score_against
 from modules.phases import cache_codes
 from modules.pipeline import StoryPipeline
-from modules.progress import progress_line, track
-from modules.reliance import code_reliance
+from modules.progress import progress_line
 from modules.story import StorySource, UserError
 
-STORIES_PER_BATCH = 8
-DECODE_BATCH = 128
 VARIANTS = ("text and picture", "text alone", "picture alone")
+Figures = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Graders:
+    """Who looks at pictures: the judge reads attributes; `extractor` gives the features of distances, `scorer` says what text fits."""
+
+    judge: Judge
+    extractor: Judge | Inception
+    scorer: Scorer
 
 
 @torch.no_grad()
-def evaluate(pipeline: StoryPipeline, source: StorySource, num_stories: int, seed: int = 0) -> dict[str, Any]:
-    """Score the first `num_stories` stories of `source`; every figure is a dict of value, low, high, floor and ceiling."""
-    model, config = pipeline.model, pipeline.config
-    if not model.storyboard.quantizer.is_active:
+def evaluate(
+    pipeline: StoryPipeline, source: StorySource, num_stories: int, seed: int = 0, num_drawn: int = 0, graders: Graders | None = None
+) -> dict[str, Any]:
+    """Score the first `num_stories` stories of `source`; pictures are drawn for the first `num_drawn` of them.
+
+    Every figure is a dict of value, low, high (95 %), floor and ceiling. Raises UserError where there is nothing to score.
+    """
+    if not pipeline.model.storyboard.quantizer.is_active:
         raise UserError("this checkpoint is from before its codebook was placed: train on, or take a later one")
-    with progress_line("encoding stories", num_stories) as progress:
-        stories = EncodedStories(Head(source, num_stories), config, pipeline.tokenizer, model.autoencoder, progress.update)
-    codes = cache_codes(model, stories)
-    rows = _score_batches(pipeline, stories, seed)
+    pictures = Pictures(source, num_stories)
+    stories = _encode(pipeline, pictures)
+    codes = cache_codes(pipeline.model, stories)
     report = {
         "data": source.name, "num_stories": len(stories), "num_steps": len(stories.texts), "seed": seed,
-        "likelihood": _likelihood(rows, math.log(config.storyboard.codebook_size)),
-        "codebook": _usage(codes[0], config.storyboard.codebook_size),
+        "bound": measure_bound(pipeline, stories, codes[0], seed),
+        "next_step": rank_next_steps(pipeline, stories, codes[0], seed),
+        "codebook": _usage(codes[0], pipeline.config.storyboard.codebook_size),
+        **_texts(pipeline, stories, codes, seed),
     }  # fmt: skip
-    if any(attributes and attributes[0] for attributes in stories.attributes):
-        report["text_from_codes"] = {
-            name: {key: figure.to_dict() for key, figure in _decode_and_score(pipeline, stories, codes[variant], name, seed).items()}
-            for variant, name in enumerate(VARIANTS)
-        }
+    if num_drawn and graders is not None:
+        report["drawn"] = _drawn(pipeline, stories, codes, pictures.images, min(num_drawn, num_stories), seed, graders)
     return report
 
 
-def _score_batches(pipeline: StoryPipeline, stories: EncodedStories, seed: int) -> dict[str, np.ndarray]:
-    """Per-story sums: of `code_reliance`'s terms, of the prior's nll, and of what they are divided by."""
-    model, config = pipeline.model, pipeline.config
+class Pictures(Head):
+    """The first stories of a source, whose pictures are kept: real ones are what drawn ones are held against."""
+
+    def __init__(self, source: StorySource, count: int) -> None:
+        super().__init__(source, count)
+        self.images: list[Image.Image | None] = []
+
+    def __getitem__(self, index: int):
+        story = super().__getitem__(index)
+        self.images += [step.image for step in story.steps]
+        return story
+
+
+def _encode(pipeline: StoryPipeline, source: Head) -> EncodedStories:
+    with progress_line("encoding stories", len(source)) as progress:
+        return EncodedStories(source, pipeline.config, pipeline.tokenizer, pipeline.model.autoencoder, progress.update)
+
+
+def _texts(pipeline: StoryPipeline, stories: EncodedStories, codes: Tensor, seed: int) -> dict[str, Any]:
+    """Texts decoded from every step's codes, against the true ones."""
+    decoded = {name: decode_texts(pipeline, codes[variant], name) for variant, name in enumerate(VARIANTS)}
+    overlap = score_against(stories.texts, decoded[VARIANTS[0]], stories.lengths, seed)
+    report = {"texts": {"figures": _plain(overlap["figures"]), "signatures": overlap["signatures"]}}
+    if has_attributes(stories):
+        true = [text or "" for text in stories.texts]
+        report["named_right"] = {name: _plain(score_texts(true, texts, stories.lengths, seed)) for name, texts in decoded.items()}
+    return report
+
+
+def _drawn(
+    pipeline: StoryPipeline, stories: EncodedStories, codes: Tensor, images: list, count: int, seed: int, graders: Graders
+) -> dict[str, Any]:
+    """Pages decoded from codes of every origin, and what the graders make of them."""
+    lengths = stories.lengths[:count]
+    rows = list(range(sum(lengths)))
+    pages = {f"true step, {name}": decode_pages(pipeline, codes[i, rows], rows, lengths, name, seed) for i, name in enumerate(VARIANTS)}
+    next_rows, next_codes = plan_next_steps(pipeline, stories, codes[0], count, seed)
+    if next_rows:
+        pages["next step"] = decode_pages(pipeline, next_codes, next_rows, [1] * len(next_rows), "next steps", seed)
+        pages |= _trivial(stories, images, next_rows, seed)
+    pages["whole story"] = decode_pages(pipeline, plan_stories(pipeline, stories, count, seed), rows, lengths, "whole plans", seed)
     generator = torch.Generator().manual_seed(seed)
-    order = sorted(range(len(stories)), key=lambda index: stories.lengths[index])  # Equal lengths together: no padding.
-    rows: dict[str, list[torch.Tensor]] = {}
-    batches = [order[start : start + STORIES_PER_BATCH] for start in range(0, len(order), STORIES_PER_BATCH)]
-    for indices in track("likelihoods", batches):
-        batch = stories.batch(indices)
-        shape = batch.step_mask.shape
-        noise = draw_noise(shape.numel(), config.autoencoder.latent_shape, config.image_decoder.num_train_timesteps, generator)
-        batch, noise = batch.to(pipeline.device), noise.to(pipeline.device)
-        sums = {name: value.view(shape).sum(1) for name, value in code_reliance(model, batch, noise).items()}
-        codes = model.encode(batch).codes.view(*shape, -1)
-        prior = model.prior(codes, batch.prompt_ids, batch.prompt_mask, batch.step_mask).nll
-        sums["prior_nll"] = (prior * batch.step_mask[..., None]).sum((1, 2))
-        sums["num_codes"] = batch.step_mask.sum(1).float() * codes.shape[-1]
-        sums["num_images"] = batch.image_mask.sum(1).float()
-        for name, value in sums.items():
-            rows.setdefault(name, []).append(value.cpu())
-    return {name: torch.cat(values).double().numpy() for name, values in rows.items()}
+    at_random = torch.randint(pipeline.config.storyboard.codebook_size, (len(rows), codes.shape[-1]), generator=generator)
+    pages["random codes"] = decode_pages(pipeline, at_random, rows, lengths, "random codes", seed)
+    return {
+        "num_stories": count, "num_pages": len(rows), "extractor": graders.extractor.name, "scorer": graders.scorer.name,
+        **{name: _grade(name, decoded, stories, images, seed, graders) for name, decoded in pages.items()},
+    }  # fmt: skip
 
 
-def _likelihood(rows: dict[str, np.ndarray], max_nats: float) -> dict[str, Any]:
+def _trivial(stories: EncodedStories, images: list, rows: list[int], seed: int) -> dict[str, DecodedPages]:
+    """What a next step must beat: the page before it, and a page of another story."""
+    story = np.repeat(np.arange(len(stories)), stories.lengths)
+    others = rows_of_other_stories(story, seed)
+    picks = {"repeat the last page": [row - 1 for row in rows]} | ({} if others is None else {"a random page": others[rows].tolist()})
+    return {
+        name: DecodedPages(rows, [1] * len(rows), [stories.texts[row] or "" for row in pick], [images[row] for row in pick])
+        for name, pick in picks.items()
+    }
+
+
+def _grade(name: str, pages: DecodedPages, stories: EncodedStories, images: list, seed: int, graders: Graders) -> Figures:
+    """All figures of one kind of pages; without attributes those that need none."""
+    pages = _where_pictures_are(pages, images)
+    real, true_texts = [images[row] for row in pages.rows], [stories.texts[row] for row in pages.rows]
+    if not real:
+        return {}
     figures: dict[str, Figure] = {}
-    for name in ("own", "swapped", "null"):
-        figures[f"text_nats_per_token_{name}"] = bootstrap_mean(rows[f"text_nll_{name}"], rows["num_tokens"])
-    for name in ("own", "swapped", "null"):
-        figures[f"diffusion_loss_{name}"] = bootstrap_mean(rows[f"diffusion_loss_{name}"], rows["num_images"])
-    figures["prior_nats_per_code"] = bootstrap_mean(rows["prior_nll"], rows["num_codes"], floor=0.0, ceiling=max_nats)
-    return {name: figure.to_dict() for name, figure in figures.items()}
+    if len(pages.lengths) > 1:
+        features = (graders.extractor.features(pictures).double().numpy() for pictures in (pages.images, real))
+        figures |= score_distances(*features, graders.extractor.name, pages.lengths, seed=seed)
+    figures |= clip_scores(graders.scorer, pages.images, pages.texts, true_texts, pages.lengths, seed, real)
+    if name != "whole story":  # Its pages need not be the true story's.
+        figures |= retrieval(graders.scorer, pages.images, true_texts, pages.lengths, seed)
+    if has_attributes(stories):
+        truths = [attributes for story in stories.attributes for attributes in story]
+        truths = [truths[row] for row in pages.rows]
+        readings, real_readings = graders.judge.read(pages.images), graders.judge.read(real)
+        figures |= score_pictures(truths, readings, real_readings, pages.lengths, seed, whole := name == "whole story")
+        figures |= score_agreement(pages.texts, readings, true_texts, real_readings, pages.lengths, seed)
+        if whole:
+            figures |= score_obedience(stories.prompts[: len(pages.lengths)], pages.texts, readings, pages.lengths, seed)
+        else:
+            named = score_texts(true_texts, pages.texts, pages.lengths, seed)
+            figures |= {f"text_{key}": figure for key, figure in named.items()}
+    return _plain(figures)
 
 
-def _usage(codes: torch.Tensor, codebook_size: int) -> dict[str, float]:
+def _where_pictures_are(pages: DecodedPages, images: list) -> DecodedPages:
+    """The pages whose true step has a picture, and which have one themselves."""
+    kept = [page for page, row in enumerate(pages.rows) if images[row] is not None and pages.images[page] is not None]
+    story = np.repeat(np.arange(len(pages.lengths)), pages.lengths)
+    rows, texts, drawn = ([column[page] for page in kept] for column in (pages.rows, pages.texts, pages.images))
+    return DecodedPages(rows, np.unique(story[kept], return_counts=True)[1].tolist(), texts, drawn)
+
+
+def has_attributes(stories: EncodedStories) -> bool:
+    """Whether every step's truth is known, as it is in the story world alone."""
+    return all(attributes and "hero" in attributes for story in stories.attributes for attributes in story)
+
+
+def _usage(codes: Tensor, codebook_size: int) -> dict[str, float]:
     """Codes (N, S) -> the share of the codebook that is used, and its perplexity, over all slots and the mean over slots."""
     counts = torch.bincount(codes.flatten(), minlength=codebook_size).double()
     by_slot = [torch.bincount(column, minlength=codebook_size).double() for column in codes.t()]
@@ -91,40 +176,28 @@ def _usage(codes: torch.Tensor, codebook_size: int) -> dict[str, float]:
     }  # fmt: skip
 
 
-def _perplexity(counts: torch.Tensor) -> float:
+def _perplexity(counts: Tensor) -> float:
     return torch.special.entr(counts / counts.sum()).sum().exp().item()
 
 
-def _decode_and_score(pipeline: StoryPipeline, stories: EncodedStories, codes: torch.Tensor, name: str, seed: int) -> dict[str, Figure]:
-    """Decode every step's text greedily from `codes` (N, S) and compare what it names with the true text."""
-    decoded = []
-    for part in track(f"text from {name}", codes.split(DECODE_BATCH)):
-        embeds = pipeline.model.storyboard.embed(part.to(pipeline.device)).code_embeds
-        decoded += [pipeline.tokenizer.decode(ids) for ids in pipeline.model.text_decoder.generate(embeds)]
-    return score_texts([text or "" for text in stories.texts], decoded, stories.lengths, seed)
+def _plain(figures: Mapping[str, Figure]) -> Figures:
+    return {name: figure.to_dict() for name, figure in figures.items()}
 
 
-def print_report(report: dict[str, Any]) -> None:
-    """Print the figures as tables."""
-    console = Console()
-    console.print(f"{report['num_stories']} held-out stories, {report['num_steps']} steps of {report['data']}; 95 % intervals over stories")
-    table = Table("measure", "value", "95 %", "floor", "ceiling")
-    for name, figure in report["likelihood"].items():
-        table.add_row(name.replace("_", " "), *_cells(figure))
-    console.print(table)
-    book = report["codebook"]
-    console.print(
-        f"codes used {book['used']:.1%} of {book['codebook_size']}, perplexity {book['perplexity']:.0f}, "
-        f"a slot {book['perplexity_per_slot']:.0f}"
-    )
-    for variant, figures in report.get("text_from_codes", {}).items():
-        table = Table(f"named right, codes from {variant}", "value", "95 %", "floor", "ceiling")
-        for name, figure in figures.items():
-            table.add_row(name, *_cells(figure))
-        console.print(table)
-
-
-def _cells(figure: dict[str, float | None]) -> list[str]:
-    names = ("value", "low", "high", "floor", "ceiling")
-    value, low, high, floor, ceiling = ("" if figure[name] is None else f"{figure[name]:.3f}" for name in names)
-    return [value, f"{low} - {high}", floor, ceiling]
+@torch.no_grad()
+def score_quickly(pipeline: StoryPipeline, source: StorySource, num_stories: int, seed: int = 0) -> dict[str, float | None]:
+    """The figures that need no picture drawn, flat, for comparing many models: name, `name low`, `name high`."""
+    with progress_line("encoding stories", num_stories) as progress:
+        stories = EncodedStories(
+            Head(source, num_stories), pipeline.config, pipeline.tokenizer, pipeline.model.autoencoder, progress.update
+        )
+    codes = cache_codes(pipeline.model, stories)
+    figures = measure_bound(pipeline, stories, codes[0], seed, max_vlb_steps=0)
+    wanted = ("text_nats_per_token_own", "text_nats_per_token_swap_gap", "velocity_mse_own", "velocity_mse_swap_gap", "prior_bits_per_step")
+    figures = {name: figures[name] for name in wanted}
+    if has_attributes(stories):
+        decoded = decode_texts(pipeline, codes[0], VARIANTS[0])
+        named = score_texts([text or "" for text in stories.texts], decoded, stories.lengths, seed)
+        figures |= {f"text_{name}": figure for name, figure in _plain(named).items()}
+    flat = {f"{name} {key}".removesuffix(" value"): figure[key] for name, figure in figures.items() for key in ("value", "low", "high")}
+    return flat | {"codes_used": _usage(codes[0], pipeline.config.storyboard.codebook_size)["used"]}

@@ -16,8 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
-from modules.evaluation.statistics import Figure, bootstrap_mean
-from modules.evaluation.text_metrics import rows_of_other_stories
+from modules.evaluation.statistics import Figure, bootstrap_mean, rows_of_other_stories
 from modules.images import to_rgb
 from modules.progress import track
 from modules.story import UserError

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sacrebleu.metrics import BLEU, CHRF
-from scipy.special import stdtrit
 
-from modules.evaluation.statistics import NUM_RESAMPLES, Figure, bootstrap_mean
+from modules.evaluation.statistics import NUM_RESAMPLES, Figure, bootstrap_mean, jackknife, rows_of_other_stories
 
 SELF_BLEU_TEXTS = 500  # At most: it rises with their number, so that only equal numbers compare.
 BLEU_ORDERS = (1, 2, 3, 4)
@@ -52,36 +51,6 @@ def score_against(
 def split_words(text: str) -> list[str]:
     """The words of a text in lower case, without punctuation."""
     return re.findall(r"\w+(?:['’]\w+)*", text.lower())
-
-
-def rows_of_other_stories(stories: ArrayLike, seed: int) -> NDArray[np.int64] | None:
-    """For each of N rows a random row of another story; `stories` (N,) are the rows' stories in order. None: there is but one."""
-    _, first, own, counts = np.unique(stories, return_index=True, return_inverse=True, return_counts=True)
-    if len(counts) < 2:
-        return None
-    after = (first + counts)[own]  # The first row past the row's own story: counting on from there, round the end, meets it last.
-    return (after + np.random.default_rng(seed).integers(0, len(own) - counts[own])) % len(own)
-
-
-def jackknife(
-    value: float,
-    left_out: ArrayLike,
-    floor: float | None = None,
-    ceiling: float | None = None,
-    bounds: tuple[float, float] = (-np.inf, np.inf),
-) -> Figure:
-    """95 % interval of a statistic which rises or falls when a story is drawn twice: distinct n-grams, distances between sets.
-
-    `left_out` (B,) is the statistic without each story, or each group of stories. The interval is symmetric, with Student's
-    quantile and the jackknife's standard error, which errs on the wide side (Efron and Stein, "The jackknife estimate of
-    variance", 1981).
-    """
-    left_out = np.asarray(left_out, dtype=np.float64)
-    left_out = left_out[np.isfinite(left_out)]
-    freedom = len(left_out) - 1
-    half = float(stdtrit(freedom, 0.975) * np.sqrt(freedom * left_out.var())) if freedom > 0 else 0.0
-    low, high = np.clip([value - half, value + half], *bounds)
-    return Figure(value, float(low), float(high), floor, ceiling)
 
 
 def _mean(values: ArrayLike, stories: NDArray, seed: int, **bounds: float | None) -> Figure:

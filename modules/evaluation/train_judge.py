@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from modules.encoded import Head, to_pixels
+from modules.evaluation.attributes import score_pictures
 from modules.evaluation.judge import Judge, JudgeConfig, split_words, targets_of
 from modules.progress import progress_line, track
 from modules.schedules import cosine_with_warmup
@@ -21,10 +21,8 @@ LEARNING_RATE, WARMUP, WEIGHT_DECAY = 3e-3, 100, 0.02
 SPLIT = "judge"  # Stories of its own: neither the model's training nor its validation stories.
 
 
-def train_judge(
-    config: JudgeConfig, num_stories: int, num_steps: int, seed: int = 0, autocast: Callable[[], AbstractContextManager] = nullcontext
-) -> Judge:
-    """Train a judge for `num_steps` updates of 128 pages drawn from `num_stories` stories."""
+def train_judge(config: JudgeConfig, num_stories: int, num_steps: int, seed: int = 0, bf16: bool = False) -> Judge:
+    """Train a judge on the CPU for `num_steps` updates of 128 pages drawn from `num_stories` stories."""
     world = StoryWorld(num_stories, seed=seed, split=SPLIT, image_size=config.image_size)
     words = tuple(sorted({word for text in world.texts() for word in split_words(text)}))
     with torch.random.fork_rng(devices=[]):
@@ -39,7 +37,7 @@ def train_judge(
     with progress_line("training the judge", num_steps) as line:
         for step in range(num_steps):
             rows = torch.randint(len(pixels), (BATCH,), generator=generator)
-            with autocast():
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 loss = judge(worsen(pixels[rows], generator), word_ids[rows], {name: value[rows] for name, value in targets.items()})
             optimizer.zero_grad()
             loss.backward()
@@ -47,6 +45,15 @@ def train_judge(
             schedule.step()
             line.update(step + 1, f"loss {loss.item():.3f}")
     return judge.eval().requires_grad_(False)
+
+
+def score_judge(judge: Judge, num_stories: int = 200, seed: int = 0) -> dict[str, dict[str, Any]]:
+    """What the judge reads off real renders of validation stories, against their truth."""
+    world = StoryWorld(num_stories, seed=seed, split="val", image_size=judge.config.image_size)
+    steps = [step for story in track("judging real renders", Head(world, num_stories)) for step in story.steps]
+    readings = judge.read([step.image for step in steps])
+    figures = score_pictures([step.attributes for step in steps], readings, readings, world.lengths, seed)
+    return {name: dataclasses.replace(figure, ceiling=1.0).to_dict() for name, figure in figures.items()}
 
 
 def draw_pages(world: StoryWorld) -> tuple[Tensor, list[str], list]:

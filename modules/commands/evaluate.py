@@ -1,0 +1,82 @@
+"""`evaluate` and `train_judge`: figures, and who reads pictures."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modules.arguments import positive_int
+from modules.commands.shared import DATA_HELP, checkpoint_flag, clip_flags, judge_flag, load_clip, load_judge, open_source, write_json
+from modules.story import UserError
+
+if TYPE_CHECKING:
+    from modules.evaluation.image_metrics import Inception
+
+
+def evaluate_flags(parser: argparse.ArgumentParser) -> None:
+    checkpoint_flag(parser)
+    parser.add_argument("--data", default="storyworld", help=DATA_HELP)
+    parser.add_argument("--num_stories", type=positive_int, default=200, help="held-out stories to score (default 200)")
+    parser.add_argument("--num_drawn", type=int, default=50, help="of these, stories whose pictures are drawn; 0 for none (default 50)")
+    judge_flag(parser)
+    clip_flags(parser)
+    parser.add_argument("--inception", type=Path, help="the file inception-2015-12-05.pt: distances of its features are FID")
+    parser.add_argument("--generated", type=Path, help="compare the pictures of this folder with those of --reference, and stop")
+    parser.add_argument("--reference", type=Path)
+    parser.add_argument("--json", type=Path, help="where to write all figures")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--on_bad_record", choices=("error", "skip"), default="error")
+
+
+def act_evaluate(args: argparse.Namespace) -> None:
+    from modules.evaluation.report import Graders, evaluate
+    from modules.evaluation.tables import print_report
+    from modules.pipeline import StoryPipeline
+
+    if args.generated or args.reference:
+        return act_compare_folders(args)
+    graders = None
+    if args.num_drawn:
+        judge = load_judge(args)
+        graders = Graders(judge, load_extractor(args) or judge, load_clip(args) or judge)
+    pipeline = StoryPipeline.from_pretrained(args.ckpt)
+    source = open_source(args.data, "val", pipeline.config, args.seed, args.num_stories, args.on_bad_record)
+    report = evaluate(pipeline, source, min(args.num_stories, len(source)), args.seed, args.num_drawn, graders)
+    print_report(report)
+    write_json(args.json, report)
+
+
+def act_compare_folders(args: argparse.Namespace) -> None:
+    from modules.evaluation.folders import compare_folders
+    from modules.evaluation.tables import print_figures
+
+    if not (args.generated and args.reference):
+        raise UserError("--generated and --reference go together: give both folders")
+    figures = compare_folders(args.generated, args.reference, load_extractor(args) or load_judge(args), args.seed)
+    print_figures(f"{args.generated} against {args.reference}", figures)
+    write_json(args.json, figures)
+
+
+def load_extractor(args: argparse.Namespace) -> Inception | None:
+    from modules.evaluation.image_metrics import load_inception
+
+    return load_inception(args.inception) if args.inception else None
+
+
+def train_judge_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", type=Path, default=Path("checkpoints/judge"), help="the judge's folder (default checkpoints/judge)")
+    parser.add_argument("--num_stories", type=positive_int, default=4000, help="stories it learns from (default 4000)")
+    parser.add_argument("--max_steps", type=positive_int, default=4000, help="updates of 128 pages (default 4000)")
+    parser.add_argument("--mixed_precision", choices=("no", "bf16"), default="bf16")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def act_train_judge(args: argparse.Namespace) -> None:
+    from modules.evaluation.judge import JudgeConfig
+    from modules.evaluation.tables import print_figures
+    from modules.evaluation.train_judge import score_judge, train_judge
+
+    judge = train_judge(JudgeConfig(), args.num_stories, args.max_steps, args.seed, args.mixed_precision == "bf16")
+    judge.save(args.output)
+    print_figures("the judge on 200 held-out stories' real renders", score_judge(judge))

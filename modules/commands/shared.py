@@ -1,0 +1,75 @@
+"""What several commands share: flags, and how stories, weights and reports are opened."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modules.story import StorySource, UserError
+
+if TYPE_CHECKING:
+    from modules.config import StoryConfig
+    from modules.evaluation.judge import Judge
+    from modules.evaluation.scorers import ClipScorer
+
+DATA_HELP = "a folder of stories (see README), or the word storyworld for the built-in world"
+
+
+def checkpoint_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--ckpt", type=Path, default=Path("checkpoints/storyworld"), help="a run's folder, a step's or a model folder")
+
+
+def judge_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--judge", type=Path, default=Path("checkpoints/judge"), help="who reads pictures (default checkpoints/judge)")
+
+
+def clip_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--clip", help="a CLIP model, a folder or a Hub id: says how well pictures fit texts, in the judge's place")
+    parser.add_argument("--offline", action="store_true", help="take a Hub id from the local cache only")
+
+
+def open_source(data: str, split: str, config: StoryConfig, seed: int, num_stories: int, on_bad_record: str = "error") -> StorySource:
+    """The stories that `--data` means."""
+    if data == "storyworld":
+        from modules.storyworld import StoryWorld
+
+        return StoryWorld(num_stories, seed=seed, split=split, image_size=config.autoencoder.image_size)
+    from modules.data import open_split
+
+    folder = open_split(data, split, on_bad_record=on_bad_record, max_steps=config.max_steps)
+    print(folder.report(), file=sys.stderr)
+    return folder
+
+
+def open_held_out(data: str, source: StorySource, config: StoryConfig, seed: int, on_bad_record: str) -> StorySource:
+    """The validation stories, or where there are none the training stories, which is said."""
+    try:
+        return open_source(data, "val", config, seed, 200, on_bad_record)
+    except UserError as error:
+        print(f"warning: no validation stories ({error}); samples come from the training stories", file=sys.stderr)
+        return source
+
+
+def load_judge(args: argparse.Namespace) -> Judge:
+    from modules.evaluation.judge import Judge
+
+    return Judge.from_pretrained(args.judge)
+
+
+def load_clip(args: argparse.Namespace) -> ClipScorer | None:
+    from modules.evaluation.scorers import ClipScorer
+
+    return ClipScorer.from_pretrained(args.clip, offline=args.offline) if args.clip else None
+
+
+def write_json(path: Path | None, values: Any) -> None:
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error

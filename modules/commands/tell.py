@@ -1,0 +1,136 @@
+"""`generate`, `continue`, `illustrate`, `caption`: the verbs of a storyteller."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modules.arguments import positive_int
+from modules.checks import DECODINGS, SCHEDULERS, check_settings, check_story
+from modules.commands.shared import checkpoint_flag
+from modules.story import UserError
+
+if TYPE_CHECKING:
+    from modules.pipeline import StoryPipeline
+
+
+def render_flags(parser: argparse.ArgumentParser) -> None:
+    checkpoint_flag(parser)
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes")
+    parser.add_argument("--temperature", type=float, default=0.8, help="of the plan, and of the text with --decoding top_p (default 0.8)")
+    parser.add_argument("--top_p", type=float, default=0.95)
+    parser.add_argument("--guidance_scale", type=float, default=2.0)
+    parser.add_argument("--num_inference_steps", type=positive_int, default=20)
+    parser.add_argument("--scheduler", choices=SCHEDULERS, default="ddim")
+    parser.add_argument("--decoding", choices=DECODINGS, default="greedy")
+    parser.add_argument("--output", type=Path, default=Path("out"), help="folder for generated.png, book.html, story.json and the pages")
+
+
+def generate_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--prompt", required=True, help="what the story is about, in one line")
+    parser.add_argument("--num_steps", type=positive_int, default=5, help="pages (default 5)")
+    render_flags(parser)
+
+
+def continue_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--story", type=Path, required=True, help="the given pages: story.json, or a folder with it or stories.jsonl")
+    parser.add_argument("--prompt", help="what the story is about (default: the given story's prompt)")
+    parser.add_argument("--num_steps", type=positive_int, default=2, help="pages to add (default 2)")
+    render_flags(parser)
+
+
+def illustrate_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--text", required=True, action="append", help="a page's text; give it several times for several pages")
+    render_flags(parser)
+
+
+def caption_flags(parser: argparse.ArgumentParser) -> None:
+    checkpoint_flag(parser)
+    parser.add_argument("--image", type=Path, required=True)
+    parser.add_argument("--decoding", choices=("greedy", "beam"), default="greedy")
+
+
+def settings(args: argparse.Namespace) -> dict[str, Any]:
+    names = ("seed", "temperature", "top_p", "guidance_scale", "num_inference_steps", "scheduler", "decoding")
+    return {name: getattr(args, name) for name in names}
+
+
+def load_pipeline(args: argparse.Namespace, prompt: str = "", texts: Sequence[str] = ()) -> StoryPipeline:
+    """The pipeline of --ckpt; what it cannot do justice to in the prompt and in the given pages' texts is said."""
+    from modules.pipeline import StoryPipeline
+
+    pipeline = StoryPipeline.from_pretrained(args.ckpt)
+    tokenizer, config = pipeline.tokenizer, pipeline.config
+    unseen = list(dict.fromkeys(word for text in (prompt, *texts) for word in tokenizer.unseen_words(text)))
+    if unseen:
+        print(f"note: these weights have never seen {', '.join(unseen)}; the story may go its own way there", file=sys.stderr)
+    limits = (("the prompt", config.max_prompt_length, [prompt]), ("a page's text", config.text_decoder.max_length, texts))
+    for what, length, given in limits:
+        if any(len(tokenizer.encode(text, sys.maxsize)) > length for text in given):
+            print(f"note: these weights read the first {length - 2} tokens of {what}; the rest is passed over", file=sys.stderr)
+    return pipeline
+
+
+def act_generate(args: argparse.Namespace) -> None:
+    from modules.presentation.story_files import prepare_output, write_story
+
+    check_story(args.prompt, args.num_steps)
+    check_settings(**settings(args))
+    prepare_output(args.output)
+    pipeline = load_pipeline(args, args.prompt)
+    started = time.perf_counter()
+    story = pipeline(args.prompt, num_steps=args.num_steps, **settings(args))
+    tell(story.texts, write_story(args.output, story, settings(args)), started)
+
+
+def act_continue(args: argparse.Namespace) -> None:
+    from modules.presentation.story_files import prepare_output, read_story, write_story
+
+    given = read_story(args.story)
+    prompt = given.prompt if args.prompt is None else args.prompt
+    check_story(prompt, args.num_steps)
+    check_settings(**settings(args))
+    prepare_output(args.output)
+    pipeline = load_pipeline(args, prompt, [step.text for step in given.steps if step.text is not None])
+    started = time.perf_counter()
+    story = pipeline.continue_story(prompt, given.steps, args.num_steps, **settings(args))
+    pages = pipeline.complete(prompt, given.steps, **settings(args))
+    files = write_story(args.output, story, settings(args), pages)
+    tell([*(f"(given) {text}" for text in pages.texts), *story.texts], files, started)
+
+
+def act_illustrate(args: argparse.Namespace) -> None:
+    from modules.presentation.story_files import prepare_output, write_story
+
+    if not all(text.strip() for text in args.text):
+        raise UserError("--text is empty: say what the picture shows")
+    check_settings(**settings(args))
+    prepare_output(args.output)
+    pipeline = load_pipeline(args, texts=args.text)
+    started = time.perf_counter()
+    story = pipeline.illustrate(args.text, **settings(args))
+    tell(story.texts, write_story(args.output, story, settings(args)), started)
+
+
+def act_caption(args: argparse.Namespace) -> None:
+    from modules.images import load_image
+
+    image = load_image(args.image)
+    text, codes = load_pipeline(args).caption(image, args.decoding)
+    print(text)
+    print(f"codes {' '.join(str(code) for code in codes.tolist())}", file=sys.stderr)
+
+
+def tell(texts: Sequence[str], files: Sequence[Path], started: float) -> None:
+    """Print the story, a line a page, and where it lies."""
+    from modules.presentation.book import clean
+
+    for number, text in enumerate(texts, 1):
+        print(f"{number}. {' '.join(clean(text).split())}")
+    names = ", ".join(file.name for file in files)
+    count = "1 page" if len(texts) == 1 else f"{len(texts)} pages"
+    print(f"{count} in {time.perf_counter() - started:.1f} s, in the folder {files[0].parent}: {names}", file=sys.stderr)

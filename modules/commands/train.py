@@ -1,0 +1,81 @@
+"""`train`: a model on a folder of stories or on the built-in story world."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modules.arguments import positive_float, positive_int
+from modules.commands.shared import DATA_HELP, open_held_out, open_source
+from modules.story import UserError
+
+if TYPE_CHECKING:
+    from modules.config import StoryConfig
+
+
+def train_flags(parser: argparse.ArgumentParser) -> None:
+    from modules.config import PRESETS
+
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="storyworld", help="which model (default storyworld)")
+    parser.add_argument("--config", type=Path, help="a config JSON in place of a preset; --dry_run prints one to start from")
+    parser.add_argument("--data", default="storyworld", help=DATA_HELP)
+    parser.add_argument("--output_dir", type=Path, default=Path("checkpoints/run"), help="the run's folder; the same command resumes it")
+    parser.add_argument("--stages", default="autoencoder,opening,joint,consolidation", help="which phases to run, in order (default all)")
+    parser.add_argument("--autoencoder", type=Path, help="a checkpoint whose trained autoencoder is used in place of training one")
+    parser.add_argument("--max_steps", type=positive_int, help="updates of the joint phase; the other phases scale with it")
+    parser.add_argument("--batch_size", type=positive_int, help="stories a process and a micro-batch")
+    parser.add_argument("--gradient_accumulation_steps", type=positive_int, default=1, help="micro-batches an update (default 1)")
+    parser.add_argument("--learning_rate", type=positive_float, help="peak learning rate of the joint phase")
+    parser.add_argument("--mixed_precision", choices=("no", "bf16", "fp16"), default="no", help="bf16 is much faster, also on many CPUs")
+    parser.add_argument("--num_stories", type=positive_int, help="stories drawn when --data is storyworld")
+    parser.add_argument("--save_every", type=positive_int, default=200, help="updates between checkpoints (default 200)")
+    parser.add_argument("--sample_every", type=positive_int, default=200, help="updates between samples in TensorBoard (default 200)")
+    parser.add_argument("--log_every", type=positive_int, default=10, help="updates between lines in TensorBoard (default 10)")
+    parser.add_argument("--keep_last", type=int, default=2, help="checkpoints to keep, 0 for all (default 2)")
+    parser.add_argument("--on_bad_record", choices=("error", "skip"), default="error", help="what to do with a broken story")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dry_run", action="store_true", help="print the resolved config, parameters and memory, and stop")
+
+
+def act_train(args: argparse.Namespace) -> int:
+    from accelerate import PartialState
+
+    from modules.dry_run import plan
+    from modules.interrupts import Interrupted
+    from modules.training import STAGES, TrainArgs, train
+
+    stages = tuple(name.strip() for name in args.stages.split(",") if name.strip())
+    if not stages or [name for name in STAGES if name in stages] != list(stages):
+        raise UserError(f"--stages must be some of {','.join(STAGES)}, in this order, got {args.stages!r}")
+    config = resolve_config(args)
+    run_args = TrainArgs(
+        output_dir=args.output_dir, mixed_precision=args.mixed_precision, gradient_accumulation_steps=args.gradient_accumulation_steps,
+        save_every=args.save_every, log_every=args.log_every, sample_every=args.sample_every, keep_last=args.keep_last, seed=args.seed,
+        stages=stages, autoencoder=args.autoencoder,
+    )  # fmt: skip
+    if args.dry_run:
+        print(json.dumps(plan(config, run_args), indent=2, default=str))
+        return 0
+    source = open_source(args.data, "train", config, args.seed, config.training.num_stories, args.on_bad_record)
+    held_out = open_held_out(args.data, source, config, args.seed, args.on_bad_record)
+    try:
+        folder = train(config, run_args, source, held_out)
+    except Interrupted as stop:
+        PartialState().on_main_process(print)(stop, file=sys.stderr)
+        return stop.code
+    PartialState().on_main_process(print)(f"trained; generate with --ckpt {folder.parent}")
+    return 0
+
+
+def resolve_config(args: argparse.Namespace) -> StoryConfig:
+    """The preset or config file, with the flags' values in it."""
+    from modules.config import PRESETS, load_config
+
+    config = load_config(args.config) if args.config else PRESETS[args.preset]
+    names = ("max_steps", "batch_size", "learning_rate", "num_stories")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    return dataclasses.replace(config, training=dataclasses.replace(config.training, **given))

@@ -1,0 +1,64 @@
+"""The figures of `evaluate` as tables on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+Figures = Mapping[str, Mapping[str, Any]]
+
+
+def print_report(report: Mapping[str, Any]) -> None:
+    """Print the figures with their intervals, floors and ceilings."""
+    console = Console()
+    console.print(f"{report['num_stories']} held-out stories, {report['num_steps']} steps of {report['data']}; 95 % intervals over stories")
+    print_figures("the bound", report["bound"])
+    print_figures("the next step, by exact code likelihood", report["next_step"])
+    print_figures("texts from a step's own codes", report["texts"]["figures"])
+    if "named_right" in report:
+        _print_beside("named right, codes from", report["named_right"])
+    if "drawn" in report:
+        drawn = {name: figures for name, figures in report["drawn"].items() if isinstance(figures, dict)}
+        console.print(f"pages drawn for {report['drawn']['num_stories']} stories, beside what real ones score and other stories' pages")
+        _print_beside("pages", drawn)
+    book = report["codebook"]
+    console.print(
+        f"codes used {book['used']:.1%} of {book['codebook_size']}, perplexity {book['perplexity']:.0f}, "
+        f"a slot {book['perplexity_per_slot']:.0f}"
+    )
+
+
+def print_figures(title: str, figures: Figures) -> None:
+    """Print one table, a figure a row."""
+    table = Table(title, "value", "95 %", "floor", "ceiling")
+    for name, figure in figures.items():
+        value, low, high, floor, ceiling = (_number(figure[key]) for key in ("value", "low", "high", "floor", "ceiling"))
+        table.add_row(name.replace("_", " "), value, f"{low} - {high}" if low else "", floor, ceiling)
+    Console().print(table)
+
+
+def _print_beside(title: str, columns: Mapping[str, Figures]) -> None:
+    """Print one table, a figure a row, with a column for each kind of pages; floor and ceiling are the first kind's."""
+    table = Table(title, *columns, "floor", "ceiling")
+    first = next(iter(columns.values()))
+    for name in dict.fromkeys(name for figures in columns.values() for name in figures):
+        known = first.get(name) or next(figures[name] for figures in columns.values() if name in figures)
+        cells = [_spread(figures[name]) if name in figures else "" for figures in columns.values()]
+        table.add_row(name.replace("_", " "), *cells, _number(known["floor"]), _number(known["ceiling"]))
+    Console(width=max(Console().width, 30 + 16 * len(columns))).print(table)
+
+
+def _spread(figure: Mapping[str, Any]) -> str:
+    """The value and half the width of its interval."""
+    if figure["value"] is None:
+        return ""
+    return (
+        f"{_number(figure['value'])} ±{(figure['high'] - figure['low']) / 2:.2f}" if figure["low"] is not None else _number(figure["value"])
+    )
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"
