@@ -21,6 +21,7 @@ COMMANDS: dict[str, Command] = {
     "illustrate": (tell.illustrate_flags, tell.act_illustrate),
     "evaluate": (evaluate.evaluate_flags, evaluate.act_evaluate),
     "train_judge": (evaluate.train_judge_flags, evaluate.act_train_judge),
+    "analyze": (study.analyze_flags, study.act_analyze),
     "visualize": (study.visualize_flags, study.act_visualize),
     "ablate": (study.ablate_flags, study.act_ablate),
 }

@@ -18,7 +18,7 @@ from modules.tokenizer import StoryTokenizer
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 # Not needed to generate, and left as it is initialised in a model that is loaded.
-TRAINING_ONLY = ("aids.",)
+TRAINING_ONLY = ("aids.", "storyboard.quantizer.library._codebook.cluster_size", "storyboard.quantizer.library._codebook.embed_avg")
 
 
 def save_model(folder: Path, config: StoryConfig, state: Mapping[str, Tensor], tokenizer: StoryTokenizer) -> None:

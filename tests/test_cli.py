@@ -235,7 +235,7 @@ BAD_CHECKPOINTS = {
     "random files": (lambda folder: [(folder / name).unlink() for name in ("config.json", "words.json")], "not a checkpoint"),
     "another program": (lambda folder: (folder / "config.json").write_text('{"model_type": "gpt2"}'), "has format version None"),
     "no JSON": (lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe{"), "config.json is not a readable config"),
-    "newer": (lambda folder: edit_config(folder, format_version=2), "format version 2"),
+    "newer": (lambda folder: edit_config(folder, format_version=3), "format version 3"),
     "another shape": (lambda folder: edit_config(folder, vocab_size=500), "does not hold this model's weights"),
     "no such shape": (lambda folder: edit_config(folder, vocab_size=-1), "describes no model"),
     "truncated": (lambda folder: (folder / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{"), "model.safetensors does not hold"),

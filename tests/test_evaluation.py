@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import story_generative_model
 from modules.config import StoryConfig
@@ -20,6 +21,7 @@ from modules.evaluation.report import VARIANTS, Graders, evaluate
 from modules.evaluation.statistics import bootstrap_mean
 from modules.model_folder import save_model
 from modules.pipeline import StoryPipeline
+from modules.presentation.model_card import write_card
 from modules.story import Story, StoryStep
 from modules.story_model import StoryModel
 from modules.storyworld import PLACES, StoryWorld, mentioned
@@ -102,6 +104,32 @@ def test_pages_of_every_origin_are_graded(report):
     assert {"character_in_texts", "object_in_pictures", "place_in_texts"} < set(drawn["whole story"])
     # Pages of real stories: their texts, if not their pictures, name what another true text names as often as by chance.
     assert drawn["a random page"]["text_place"]["value"] < 0.9 < drawn["a random page"]["text_place"]["ceiling"]
+
+
+def test_the_model_card_tells_the_figures_of_the_report(report, tiny_pipeline, world, tmp_path):
+    card, samples = write_card(tmp_path, tiny_pipeline, world, report)
+    text = card.read_text()
+    for name, figures in (("place", report["drawn"]["true step, picture alone"]), ("hero", report["drawn"]["whole story"])):
+        assert f"{figures[name]['value']:.3f} [{figures[name]['low']:.3f}, {figures[name]['high']:.3f}]" in text
+    assert f"perplexity {report['codebook']['perplexity']:.0f}" in text and "None" not in text and "nan" not in text
+    assert all(f"**{world[index].prompt}**" in text for index in range(NUM_STORIES))
+    assert Image.open(samples).size == (5 * 36 - 4, NUM_STORIES * 36 - 4)
+
+
+def test_two_folders_of_pictures_are_compared(tiny_judge, world, tmp_path, capsys):
+    tiny_judge.save(tmp_path / "judge")
+    for name, indices in (("a", (0, 1)), ("b", (2, 3))):
+        (tmp_path / name).mkdir()
+        for number, step in enumerate(step for index in indices for step in world[index].steps):
+            step.image.save(tmp_path / name / f"{number}.png")
+    flags = ["--judge", str(tmp_path / "judge"), "--generated", str(tmp_path / "a"), "--reference"]
+    assert story_generative_model.main(["evaluate", *flags, str(tmp_path / "b"), "--json", str(tmp_path / "out.json")]) == 0
+    assert json.loads((tmp_path / "out.json").read_text())["FD-judge"]["value"] > 0
+    (tmp_path / "empty").mkdir()
+    for reference, message in (("a", "the same"), ("empty", "0 pictures"), (None, "go together")):
+        words = [*flags, str(tmp_path / reference)] if reference else flags[:-1]
+        assert story_generative_model.main(["evaluate", *words]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_report_depends_on_nothing_but_model_stories_and_seed(tiny_pipeline, world, graders):

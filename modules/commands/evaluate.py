@@ -24,6 +24,7 @@ def evaluate_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--inception", type=Path, help="the file inception-2015-12-05.pt: distances of its features are FID")
     parser.add_argument("--generated", type=Path, help="compare the pictures of this folder with those of --reference, and stop")
     parser.add_argument("--reference", type=Path)
+    parser.add_argument("--card", action="store_true", help="write the model card, README.md and samples.png, into --ckpt")
     parser.add_argument("--json", type=Path, help="where to write all figures")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--on_bad_record", choices=("error", "skip"), default="error")
@@ -36,6 +37,8 @@ def act_evaluate(args: argparse.Namespace) -> None:
 
     if args.generated or args.reference:
         return act_compare_folders(args)
+    if args.card and not (args.num_drawn and args.data == "storyworld"):
+        raise UserError("--card tells of pages drawn from the story world: leave --data and --num_drawn as they are")
     graders = None
     if args.num_drawn:
         judge = load_judge(args)
@@ -45,6 +48,10 @@ def act_evaluate(args: argparse.Namespace) -> None:
     report = evaluate(pipeline, source, min(args.num_stories, len(source)), args.seed, args.num_drawn, graders)
     print_report(report)
     write_json(args.json, report)
+    if args.card:
+        from modules.presentation.model_card import write_card
+
+        print(f"wrote {', '.join(str(path) for path in write_card(args.ckpt, pipeline, source, report))}")
 
 
 def act_compare_folders(args: argparse.Namespace) -> None:
@@ -67,7 +74,7 @@ def load_extractor(args: argparse.Namespace) -> Inception | None:
 def train_judge_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=Path("checkpoints/judge"), help="the judge's folder (default checkpoints/judge)")
     parser.add_argument("--num_stories", type=positive_int, default=4000, help="stories it learns from (default 4000)")
-    parser.add_argument("--max_steps", type=positive_int, default=4000, help="updates of 128 pages (default 4000)")
+    parser.add_argument("--max_steps", type=positive_int, default=2000, help="updates of 128 pages (default 2000)")
     parser.add_argument("--mixed_precision", choices=("no", "bf16"), default="bf16")
     parser.add_argument("--seed", type=int, default=0)
 

@@ -11,6 +11,27 @@ from modules.commands.shared import DATA_HELP, checkpoint_flag, clip_flags, judg
 from modules.commands.train import resolve_config
 
 
+def analyze_flags(parser: argparse.ArgumentParser) -> None:
+    checkpoint_flag(parser)
+    parser.add_argument("--data", default="storyworld", help=DATA_HELP)
+    parser.add_argument("--num_stories", type=positive_int, default=200, help="training and held-out stories to read (default 200 each)")
+    judge_flag(parser)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=Path("report"), help="folder for codebook.html and codebook.json (default report)")
+
+
+def act_analyze(args: argparse.Namespace) -> None:
+    from modules.pipeline import StoryPipeline
+    from modules.presentation.codebook_page import analyze
+
+    read_pictures = load_judge(args).read if args.data == "storyworld" else None
+    pipeline = StoryPipeline.from_pretrained(args.ckpt)
+    train = open_source(args.data, "train", pipeline.config, args.seed, args.num_stories)
+    held_out = open_source(args.data, "val", pipeline.config, args.seed, args.num_stories)
+    files = analyze(pipeline, train, held_out, args.num_stories, args.seed, args.output, read_pictures)
+    print(f"wrote {', '.join(str(file) for file in files)}")
+
+
 def visualize_flags(parser: argparse.ArgumentParser) -> None:
     checkpoint_flag(parser)
     parser.add_argument("--data", default="storyworld", help=DATA_HELP)

@@ -68,8 +68,8 @@ def draw_pages(world: StoryWorld) -> tuple[Tensor, list[str], list]:
 
 
 def worsen(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """(N,3,H,W) uint8 -> [-1,1], three batches in four made coarser and noisy: the judge must not hang on a render's last detail."""
-    size, kind = pixels.shape[-1], int(torch.randint(4, (), generator=generator))
+    """(N,3,H,W) uint8 -> [-1,1], two batches in three made coarser and noisy: the judge must not hang on a render's last detail."""
+    size, kind = pixels.shape[-1], int(torch.randint(3, (), generator=generator))
     images = pixels.float() / 127.5 - 1
     if kind:
         coarse = F.interpolate(images, size=size * 3 // (3 + kind), mode="bilinear", antialias=True)
