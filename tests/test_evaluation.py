@@ -18,7 +18,7 @@ from modules.data import write_stories
 from modules.evaluation.attributes import GROUPS, score_texts
 from modules.evaluation.judge import Judge
 from modules.evaluation.report import VARIANTS, Graders, evaluate
-from modules.evaluation.statistics import bootstrap_mean
+from modules.evaluation.statistics import bootstrap_mean, jackknife, rows_of_other_stories
 from modules.model_folder import save_model
 from modules.pipeline import StoryPipeline
 from modules.presentation.model_card import write_card
@@ -255,3 +255,27 @@ def test_nothing_to_count_gives_no_number_and_one_story_no_width():
     assert bootstrap_mean([0, 0], [0, 0], floor=0.1).to_dict() == {"value": None, "low": None, "high": None, "floor": 0.1, "ceiling": None}
     rare = bootstrap_mean([0, 3, 0], [0, 4, 0])
     assert (rare.low, rare.value, rare.high) == (0.75, 0.75, 0.75)
+
+
+def test_rows_of_other_stories_are_any_but_ones_own():
+    stories = np.repeat([0, 2, 3], [2, 1, 3])
+    seen = np.zeros((6, 6))
+    for seed in range(600):
+        seen[np.arange(6), rows_of_other_stories(stories, seed)] += 1
+    own = stories[:, None] == stories
+    assert (seen[own] == 0).all()
+    expected = 600 / (~own).sum(1, keepdims=True)
+    assert (np.abs(seen - expected)[~own] < 0.35 * expected.max()).all()
+    assert (rows_of_other_stories(stories, 7) == rows_of_other_stories(stories, 7)).all()
+    assert rows_of_other_stories(np.zeros(5), 0) is None
+    assert rows_of_other_stories([], 0) is None
+
+
+def test_the_jackknife_of_a_mean_is_students_interval():
+    values = np.random.default_rng(0).normal(size=12)
+    figure = jackknife(values.mean(), (values.sum() - values) / 11, floor=-1, ceiling=1)
+    half = 2.2010 * values.std(ddof=1) / np.sqrt(12)
+    assert (figure.low, figure.high) == pytest.approx((values.mean() - half, values.mean() + half), rel=1e-4)
+    assert (figure.floor, figure.ceiling) == (-1, 1)
+    bounded = jackknife(0.1, [0.0, 0.2, np.nan], bounds=(0, 1))
+    assert (bounded.low, bounded.high) == (0, 1)

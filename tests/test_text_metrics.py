@@ -14,9 +14,7 @@ from modules.evaluation.text_metrics import (
     _distinct,
     _self_bleu,
     common_subsequence,
-    jackknife,
     rouge_l,
-    rows_of_other_stories,
     score_against,
     split_words,
 )
@@ -178,27 +176,3 @@ def test_scores_are_the_same_for_the_same_seed_only():
 
 
 # What the figures stand on
-
-
-def test_rows_of_other_stories_are_any_but_ones_own():
-    stories = np.repeat([0, 2, 3], [2, 1, 3])
-    seen = np.zeros((6, 6))
-    for seed in range(600):
-        seen[np.arange(6), rows_of_other_stories(stories, seed)] += 1
-    own = stories[:, None] == stories
-    assert (seen[own] == 0).all()
-    expected = 600 / (~own).sum(1, keepdims=True)
-    assert (np.abs(seen - expected)[~own] < 0.35 * expected.max()).all()
-    assert (rows_of_other_stories(stories, 7) == rows_of_other_stories(stories, 7)).all()
-    assert rows_of_other_stories(np.zeros(5), 0) is None
-    assert rows_of_other_stories([], 0) is None
-
-
-def test_the_jackknife_of_a_mean_is_students_interval():
-    values = np.random.default_rng(0).normal(size=12)
-    figure = jackknife(values.mean(), (values.sum() - values) / 11, floor=-1, ceiling=1)
-    half = 2.2010 * values.std(ddof=1) / np.sqrt(12)
-    assert (figure.low, figure.high) == pytest.approx((values.mean() - half, values.mean() + half), rel=1e-4)
-    assert (figure.floor, figure.ceiling) == (-1, 1)
-    bounded = jackknife(0.1, [0.0, 0.2, np.nan], bounds=(0, 1))
-    assert (bounded.low, bounded.high) == (0, 1)

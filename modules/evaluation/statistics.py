@@ -66,11 +66,11 @@ def jackknife(
 
     `left_out` (B,) is the statistic without each story, or each group of stories. The interval is symmetric, with Student's
     quantile and the jackknife's standard error, which errs on the wide side (Efron and Stein, "The jackknife estimate of
-    variance", 1981).
+    variance", 1981). With one story nothing is known of how stories differ: the interval is not a number.
     """
     left_out = np.asarray(left_out, dtype=np.float64)
     left_out = left_out[np.isfinite(left_out)]
     freedom = len(left_out) - 1
-    half = float(stdtrit(freedom, 0.975) * np.sqrt(freedom * left_out.var())) if freedom > 0 else 0.0
+    half = float(stdtrit(freedom, 0.975) * np.sqrt(freedom * left_out.var())) if freedom > 0 else np.nan
     low, high = np.clip([value - half, value + half], *bounds)
     return Figure(value, float(low), float(high), floor, ceiling)

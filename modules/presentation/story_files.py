@@ -1,9 +1,9 @@
 """A story's folder: what `generate` writes for a person to open, and what `continue` reads again.
 
-    book.html, generated.png    the whole story: to leaf through, and at a glance
-    page_01.png, ...            the pages' pictures, large
-    story.json                  texts, codes and settings; it names the pictures in raw/
-    raw/page_01.png, ...        the same pictures as the model made or saw them, pixel for pixel: read again, they give the same latents
+book.html, generated.png    the whole story: to leaf through, and at a glance
+page_01.png, ...            the pages' pictures, large
+story.json                  texts, codes and settings; it names the pictures in raw/
+raw/page_01.png, ...        the same pictures as the model made or saw them, pixel for pixel: read again, they give the same latents
 """
 
 from __future__ import annotations
