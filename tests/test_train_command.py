@@ -98,7 +98,7 @@ def test_dry_run_prints_a_plan_that_can_be_trained_by_and_writes_nothing(tmp_pat
     told = json.loads(printed)
     assert list(tmp_path.iterdir()) == []
     counts = {name: sum(p.numel() for p in getattr(StoryModel(TINY), name).parameters()) for name in told["parameters"] if name != "total"}
-    assert set(counts) == {"storyboard", "prior", "text_decoder", "image_decoder", "autoencoder"}
+    assert set(counts) == {"storyboard", "prior", "text_decoder", "image_decoder", "aids", "autoencoder"}
     assert {name: told["parameters"][name]["trainable"] + told["parameters"][name]["frozen"] for name in counts} == counts
     assert told["parameters"]["total"] == sum(counts.values())
     for content in (printed, json.dumps(told["config"])):
