@@ -19,6 +19,7 @@ from modules.storyboard import StoryboardConfig
 from modules.text_decoder import TextDecoderConfig
 
 FORMAT_VERSION = 2
+POOLINGS = ("queries", "majority_vote")
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,10 @@ class StoryConfig:
     aids: AidsConfig = field(default_factory=AidsConfig)
     loss_weights: LossWeights = field(default_factory=LossWeights)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        if self.storyboard.pooling not in POOLINGS:
+            raise UserError(f"storyboard.pooling must be one of {', '.join(POOLINGS)}, got {self.storyboard.pooling!r}")
 
     def to_json(self) -> str:
         return json.dumps({"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}, indent=2) + "\n"

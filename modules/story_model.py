@@ -20,6 +20,7 @@ from modules.batch import PlanBatch, StepNoise, StoryBatch
 from modules.config import StoryConfig
 from modules.image_decoder import ImageDecoder
 from modules.losses import cosine_distance, masked_mean, weighted_sum
+from modules.majority_vote import MajorityVoteStoryboard
 from modules.prior import Prior
 from modules.story import UserError
 from modules.storyboard import Storyboard, StoryboardOutput
@@ -31,7 +32,7 @@ SPECIAL_IDS = (0, 1, 2)  # <pad>, <bos>, <eos> of every tokenizer trained here.
 @dataclass
 class StoryModelOutput(ModelOutput):
     """`loss` (); `losses` its named terms, each (); `slots` (N,S,d) before quantising and their `step_mask` (N,);
-    `codes` (B,T,S) or None while continuous.
+    `codes` (B,T,S) or None while continuous; `vectors` (N,V,d) and `vector_mask` (N,V) as in `StoryboardOutput`.
     """
 
     loss: Tensor = None
@@ -39,6 +40,8 @@ class StoryModelOutput(ModelOutput):
     slots: Tensor | None = None
     step_mask: Tensor | None = None
     codes: Tensor | None = None
+    vectors: Tensor | None = None
+    vector_mask: Tensor | None = None
 
 
 class StoryModel(nn.Module):
@@ -48,7 +51,8 @@ class StoryModel(nn.Module):
         super().__init__()
         self.config = config
         board, latent_shape = config.storyboard, config.autoencoder.latent_shape
-        self.storyboard = Storyboard(board, config.vocab_size, config.text_decoder.max_length, latent_shape)
+        storyboard = Storyboard if board.pooling == "queries" else MajorityVoteStoryboard
+        self.storyboard = storyboard(board, config.vocab_size, config.text_decoder.max_length, latent_shape)
         self.prior = Prior(config.prior, config.vocab_size, board.codebook_size, board.num_slots)
         self.text_decoder = TextDecoder(config.text_decoder, config.vocab_size, board.num_slots, board.codebook_dim, SPECIAL_IDS)
         self.image_decoder = ImageDecoder(config.image_decoder, latent_shape, board.num_slots, board.codebook_dim)
@@ -91,6 +95,7 @@ class StoryModel(nn.Module):
         return StoryModelOutput(
             loss=weighted_sum(losses, asdict(self.config.loss_weights)),
             losses=losses, slots=board.slots, step_mask=step_mask, codes=codes,
+            vectors=board.vectors, vector_mask=board.vector_mask,
         )  # fmt: skip
 
     def encode(self, batch: StoryBatch, noise: StepNoise | None = None) -> StoryboardOutput:
