@@ -129,10 +129,16 @@ def load_config(path: Path) -> StoryConfig:
         raise UserError(f"{path} is not a readable config file: {error}") from error
     if isinstance(values, dict) and "config" in values:
         values = values["config"]
-    version = values.pop("format_version", None) if isinstance(values, dict) else None
+    return parse_config(values, str(path))
+
+
+def parse_config(values: Any, where: str) -> StoryConfig:
+    """What `to_json` wrote, decoded; a setting that is not there has its default. Raises UserError as `load_config` does."""
+    settings = dict(values) if isinstance(values, dict) else {}
+    version = settings.pop("format_version", None)
     if version != FORMAT_VERSION:
-        raise UserError(f"{path} has format version {version!r}, this program reads {FORMAT_VERSION}: use the program that wrote it")
-    return config_from_dict(StoryConfig, values, str(path))
+        raise UserError(f"{where} has format version {version!r}, this program reads {FORMAT_VERSION}: use the program that wrote it")
+    return config_from_dict(StoryConfig, settings, where)
 
 
 def config_from_dict(cls: type, values: Any, where: str) -> Any:
