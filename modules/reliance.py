@@ -22,7 +22,7 @@ def code_reliance(model: StoryModel, batch: StoryBatch, noise: StepNoise) -> dic
     """
     input_ids, text_mask, latents = batch.input_ids.flatten(0, 1), batch.text_mask.flatten(0, 1), batch.latents.flatten(0, 1)
     image_mask, step_mask = batch.image_mask.flatten(), batch.step_mask.flatten()
-    own = model.encode(batch).code_embeds
+    own = model.condition(batch).code_embeds
     swapped = own.clone()
     real = step_mask.nonzero()[:, 0]
     swapped[real] = own[real[swap_rows(len(real))]]
