@@ -13,10 +13,13 @@ from torch import Tensor
 
 import story_generative_model
 from modules.config import PRESETS, load_config
+from modules.encoded import EncodedStories
+from modules.evaluation.ablation import predict_next_pages
+from modules.evaluation.bound import measure_bound
 from modules.evaluation.sweep import Sweep, run_sweep
 from modules.pipeline import StoryPipeline
 from modules.predictor import Predictor, PredictorConfig
-from modules.reliance import code_reliance
+from modules.reliance import code_reliance, condition_steps
 from modules.story import StoryStep, UserError
 from modules.story_model import StoryModel
 from modules.storyworld import StoryWorld
@@ -316,3 +319,35 @@ def test_the_commands_write_a_story_and_continue_it(run, tmp_path, capsys):
     plan = load_config(run / "model/config.json").plan
     message = f'error: this model has no storyboard (its plan is "{plan}"): it tells and continues stories, and no more'
     assert capsys.readouterr().err.splitlines()[-1] == message
+
+
+# --- evaluation
+
+
+@pytest.fixture(scope="module")
+def stories(pipeline) -> EncodedStories:
+    return EncodedStories(StoryWorld(9, split="val", image_size=32), pipeline.config, pipeline.tokenizer, pipeline.model.autoencoder)
+
+
+def test_all_steps_are_conditioned_as_their_stories_are(pipeline, stories):
+    vectors = condition_steps(pipeline.model, stories)
+    assert vectors.shape == (len(stories.texts), 8, 8)
+    with torch.no_grad():
+        alone = pipeline.model.condition(stories.batch([8])).code_embeds
+    torch.testing.assert_close(vectors[list(stories.rows(8))], alone, **CLOSE)
+
+
+def test_the_bound_charges_nothing_for_what_is_computed(pipeline, stories):
+    figures = measure_bound(pipeline, stories, condition_steps(pipeline.model, stories), num_timesteps=8, max_vlb_steps=4)
+    assert not any(name.startswith("prior") for name in figures)
+    assert figures["code_charged_nats_per_token"]["value"] == pytest.approx(figures["text_nats_per_token_own"]["value"])
+    assert figures["bound_nats_per_step"]["num_steps"] == 4 and math.isfinite(figures["bound_nats_per_step"]["value"])
+    saved = figures["text_nats_per_token_null_gap"]["value"] * stories.text_mask[:, 1:].sum().item() / len(stories.texts)
+    assert figures["net_code_value_text"]["value"] == pytest.approx(saved, rel=1e-4)
+
+
+def test_the_next_page_of_the_ablation_is_predicted(pipeline):
+    world = StoryWorld(9, split="val", image_size=32)
+    pages = predict_next_pages(pipeline, world, 2)
+    first = next(world[index] for index, length in enumerate(world.lengths) if length > 3)
+    torch.testing.assert_close(pages.code_embeds[0], pipeline.predict(first.prompt, len(first.steps) - 3, first.steps[:3])[0])
