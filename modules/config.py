@@ -13,12 +13,15 @@ from typing import Any
 from modules.aids import AidsConfig
 from modules.autoencoder import AutoencoderConfig
 from modules.image_decoder import ImageDecoderConfig
+from modules.predictor import PredictorConfig
 from modules.prior import PriorConfig
 from modules.story import UserError
 from modules.storyboard import StoryboardConfig
 from modules.text_decoder import TextDecoderConfig
 
 FORMAT_VERSION = 2
+PLANS = ("codes", "predicted", "prompt")
+POOLINGS = ("queries", "majority_vote")
 
 
 @dataclass(frozen=True)
@@ -73,17 +76,24 @@ class StoryConfig:
     """Everything that decides the model's architecture, and how it is trained."""
 
     preset: str = "storyworld"
+    plan: str = "codes"  # What decoders read; the baselines: "predicted" from prompt and steps before, from the "prompt" alone.
     vocab_size: int = 1024
     max_prompt_length: int = 32
     max_steps: int = 8  # Longer stories are cut into windows.
     storyboard: StoryboardConfig = field(default_factory=StoryboardConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
+    predictor: PredictorConfig = field(default_factory=PredictorConfig)
     text_decoder: TextDecoderConfig = field(default_factory=TextDecoderConfig)
     image_decoder: ImageDecoderConfig = field(default_factory=ImageDecoderConfig)
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     aids: AidsConfig = field(default_factory=AidsConfig)
     loss_weights: LossWeights = field(default_factory=LossWeights)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("plan", self.plan, PLANS), ("storyboard.pooling", self.storyboard.pooling, POOLINGS)):
+            if value not in known:
+                raise UserError(f"{name} must be one of {', '.join(known)}, got {value!r}")
 
     def to_json(self) -> str:
         return json.dumps({"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}, indent=2) + "\n"
@@ -94,6 +104,7 @@ TINY = StoryConfig(
     vocab_size=400,
     storyboard=StoryboardConfig(dim=32, num_layers=1, num_heads=2, codebook_size=32, codebook_dim=8),
     prior=PriorConfig(dim=32, num_layers=2, num_heads=2, dropout=0.0),
+    predictor=PredictorConfig(dim=32, num_layers=2, num_heads=2, dropout=0.0),
     text_decoder=TextDecoderConfig(dim=32, num_layers=2, num_heads=2),
     image_decoder=ImageDecoderConfig(
         block_out_channels=(8, 16), attention_levels=(False, True), num_heads=2, cross_attention_dim=16, norm_num_groups=4
@@ -124,10 +135,16 @@ def load_config(path: Path) -> StoryConfig:
         raise UserError(f"{path} is not a readable config file: {error}") from error
     if isinstance(values, dict) and "config" in values:
         values = values["config"]
-    version = values.pop("format_version", None) if isinstance(values, dict) else None
+    return parse_config(values, str(path))
+
+
+def parse_config(values: Any, where: str) -> StoryConfig:
+    """What `to_json` wrote, decoded; a setting that is not there has its default. Raises UserError as `load_config` does."""
+    settings = dict(values) if isinstance(values, dict) else {}
+    version = settings.pop("format_version", None)
     if version != FORMAT_VERSION:
-        raise UserError(f"{path} has format version {version!r}, this program reads {FORMAT_VERSION}: use the program that wrote it")
-    return config_from_dict(StoryConfig, values, str(path))
+        raise UserError(f"{where} has format version {version!r}, this program reads {FORMAT_VERSION}: use the program that wrote it")
+    return config_from_dict(StoryConfig, settings, where)
 
 
 def config_from_dict(cls: type, values: Any, where: str) -> Any:

@@ -114,7 +114,7 @@ class Monitor:
         self._log_reconstructions(global_step)
         if phase.name not in ("autoencoder", "opening"):  # Until then no UNet reads the codes.
             self._log_codes(global_step)
-            if self.model.storyboard.quantizer.is_active:
+            if self.model.can_tell:
                 self._log_stories(global_step)
         phase.set_modes()
 
@@ -142,7 +142,7 @@ class Monitor:
         sums = code_reliance(self.model, batch, noise.to(batch.step_mask.device))
         for name, value in reliance_summary(sums, batch.image_mask.flatten()).items():
             self.writer.add_scalar(f"held_out/{name}", value, global_step)
-        codes = self.model.encode(batch).codes
+        codes = self.model.condition(batch).codes
         if codes is None:
             return
         counts = torch.bincount(codes[batch.step_mask.flatten()].flatten(), minlength=config.storyboard.codebook_size).float()

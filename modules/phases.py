@@ -183,7 +183,8 @@ class OpeningPhase(StoryPhase):
             self.model.aids.fit_visual_words(self.stories.latents[rows].to(self.device), derive_seed(self.seed, "visual words"))
 
     def set_modes(self) -> None:
-        self.train_only(self.model.storyboard, self.model.aids, self.model.text_decoder)
+        opening = (factor for name, factor in self.model.factors.items() if name not in ("prior", "image_decoder"))
+        self.train_only(*opening, self.model.aids)
 
     def _noise(self, step: int, num_rows: int) -> StepNoise:
         drawn = super()._noise(step, num_rows)
@@ -191,7 +192,10 @@ class OpeningPhase(StoryPhase):
 
 
 class JointPhase(StoryPhase):
-    """Trains q, p(z), p(s|z) and p(x|z) together: continuous slots first, then k-means and an EMA codebook."""
+    """Trains q, p(z), p(s|z) and p(x|z) together: continuous slots first, then k-means and an EMA codebook.
+
+    A model without a prior has no codebook either: its slots stay continuous.
+    """
 
     name = "joint"
 
@@ -203,31 +207,35 @@ class JointPhase(StoryPhase):
         return int(self.training.quantize_at * self.num_steps)
 
     def before_update(self, step: int) -> None:
-        quantizer = self.model.storyboard.quantizer
-        if step >= self.quantize_step and not quantizer.is_active:
-            quantizer.fit(self._collect_slots(step), derive_seed(self.seed, "codebook", step))
+        if step >= self.quantize_step and not self.model.can_tell:
+            self.model.storyboard.quantizer.fit(self._collect_vectors(step), derive_seed(self.seed, "codebook", step))
 
     @torch.no_grad()
-    def _collect_slots(self, step: int) -> Tensor:
+    def _collect_vectors(self, step: int) -> Tensor:
         """Encode enough steps for k-means, (M, d): recomputed from the weights, so a resumed run needs no store of them."""
         wanted = KMEANS_VECTORS_PER_CODE * self.model.config.storyboard.codebook_size
-        slots, order = [], self.order[step]
+        vectors, order = [], self.order[step]
         batches = max(1, wanted // (sum(self.stories.lengths[i] for i in order) * self.model.config.storyboard.num_slots))
         for offset in range(1, batches + 2):
             batch = self.stories.batch(self.order[step + offset]).to(self.device)
             noise = self._noise(step + offset, batch.step_mask.numel())
             board = self.model.encode(batch, noise.to(self.device))
-            slots.append(board.slots[batch.step_mask.flatten()].flatten(0, 1).float())
-        return torch.cat(slots)
+            vectors.append(board.vectors[board.vector_mask & batch.step_mask.flatten()[:, None]].float())
+        return torch.cat(vectors)
 
     def after_update(self, step: int, outputs: list[ModelOutput], gather: Callable[[Tensor], Tensor]) -> None:
-        quantizer = self.model.storyboard.quantizer
-        if not quantizer.is_active:
+        if outputs[0].codes is None:
             return
-        slots = gather(torch.cat([output.slots.detach() for output in outputs])).float()
-        slots = slots[gather(torch.cat([output.step_mask for output in outputs]))]
+        vectors = gather(torch.cat([output.vectors.detach() for output in outputs])).float()
+        mask = gather(torch.cat([output.vector_mask & output.step_mask[:, None] for output in outputs]))
         revive = step < self.training.revive_until * self.num_steps
-        quantizer.update(slots.flatten(0, 1), derive_seed(self.seed, "codebook", step), revive)
+        self.model.storyboard.quantizer.update(vectors[mask], derive_seed(self.seed, "codebook", step), revive)
+
+
+class SettlingPhase(JointPhase):
+    """Consolidation of a model without codes: there are none to cache, so all its factors go on together, at the lower rate."""
+
+    name = "consolidation"
 
 
 class ConsolidationPhase(StoryPhase):

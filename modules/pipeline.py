@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +24,15 @@ from modules.tokenizer import StoryTokenizer
 
 @dataclass(frozen=True)
 class StoryPipelineOutput:
-    """T pages: `images` (96 x 96 RGB, or the preset's size), `texts`, `codes` (T, S) and their `log_probs` (T, S) in nats."""
+    """T pages: `images` (96 x 96 RGB, or the preset's size), `texts`, `codes` (T, S) and their `log_probs` (T, S) in nats.
+
+    A baseline without a storyboard has no codes.
+    """
 
     prompt: str
     images: list[Image.Image]
     texts: list[str]
-    codes: Tensor
+    codes: Tensor | None
     log_probs: Tensor | None
 
     @property
@@ -75,6 +79,9 @@ class StoryPipeline:
         Raises UserError on an empty prompt or a number out of range.
         """
         check_settings(seed, temperature, top_p, guidance_scale, num_inference_steps, scheduler, decoding)
+        if self.model.prior is None:
+            options = (temperature, top_p, guidance_scale, num_inference_steps, scheduler, decoding)
+            return self._tell_without_plan(prompt, num_steps, seed, steps, options)
         given = self.encode(steps) if steps else None
         plan = self.plan(prompt, num_steps, seed, temperature, top_p, given)
         texts, images = self.render(plan.codes[0], seed, temperature, top_p, guidance_scale, num_inference_steps, scheduler, decoding)
@@ -91,28 +98,29 @@ class StoryPipeline:
         check_story(prompt, num_steps)
         check_sampling(seed, temperature, top_p)
         self._check_codebook()
-        ids, mask = self.tokenizer.encode_batch([prompt], self.config.max_prompt_length)
-        ids, mask = ids[:, : mask.sum()], mask[:, : mask.sum()]
         generator = torch.Generator(self.device).manual_seed(seed)
         history = None if codes is None else codes[None]
-        return self.model.prior.sample(
-            ids.to(self.device), mask.to(self.device), num_steps, temperature, top_p, generator, history, num_plans
-        )  # fmt: skip
+        return self.model.prior.sample(*self._prompt(prompt), num_steps, temperature, top_p, generator, history, num_plans)
 
     @torch.no_grad()
     def render(
         self, codes: Tensor, seed: int = 0, temperature: float = 0.8, top_p: float = 0.95, guidance_scale: float = 2.0,
         num_inference_steps: int = 20, scheduler: SchedulerName = "ddim", decoding: Decoding = "greedy",
     ) -> tuple[list[str], list[Image.Image]]:  # fmt: skip
-        """Codes (T, S) -> T texts and T pictures, each decoded in one batch."""
+        """Codes (T, S), or vectors (T, S, d) in their place -> T texts and T pictures, each decoded in one batch."""
         check_settings(seed, temperature, top_p, guidance_scale, num_inference_steps, scheduler, decoding)
         if decoding == "top_p" and temperature == 0:
             decoding = "greedy"  # The limit of sampling as the temperature falls; dividing by 0 is not.
-        code_embeds = self.model.storyboard.embed(codes.to(self.device)).code_embeds
+        code_embeds = self.embed(codes)
         ids = self.model.text_decoder.generate(code_embeds, decoding, temperature, top_p, seed=seed)
         generator = torch.Generator().manual_seed(seed)
         latents = self.model.image_decoder.sample(code_embeds, num_inference_steps, guidance_scale, scheduler, generator)
         return [self.tokenizer.decode(row) for row in ids], to_pictures(self.model.autoencoder.decode(latents))
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """Codes (T, S) -> what the decoders read (T, S, d); vectors are that already."""
+        codes = codes.to(self.device)
+        return codes if codes.is_floating_point() else self.model.storyboard.embed(codes).code_embeds
 
     @torch.no_grad()
     def encode(self, steps: Sequence[StoryStep]) -> Tensor:
@@ -127,7 +135,7 @@ class StoryPipeline:
     def caption(self, image: Image.Image, decoding: Decoding = "greedy") -> tuple[str, Tensor]:
         """The text of a picture, and its codes (S,)."""
         codes = self.encode([StoryStep(text=None, image=image)])
-        ids = self.model.text_decoder.generate(self.model.storyboard.embed(codes).code_embeds, decoding)
+        ids = self.model.text_decoder.generate(self.embed(codes), decoding)
         return self.tokenizer.decode(ids[0]), codes[0].cpu()
 
     def illustrate(self, texts: Sequence[str], seed: int = 0, **options) -> StoryPipelineOutput:
@@ -136,18 +144,51 @@ class StoryPipeline:
 
     def complete(self, prompt: str, steps: Sequence[StoryStep], seed: int = 0, **options) -> StoryPipelineOutput:
         """Given pages as whole pages: what a step lacks is told or drawn from its codes; options as for `render`."""
-        codes = self.encode(steps)
         texts, images = [step.text for step in steps], [step.image for step in steps]
         rows = [row for row, step in enumerate(steps) if step.text is None or step.image is None]
+        codes = self.encode(steps) if rows or self.model.prior is not None else None
         if rows:
             for row, text, image in zip(rows, *self.render(codes[rows], seed, **options), strict=True):
                 texts[row] = text if texts[row] is None else texts[row]
                 images[row] = images[row] or image
-        return StoryPipelineOutput(prompt, images, texts, codes.cpu(), None)
+        return StoryPipelineOutput(prompt, images, texts, None if codes is None else codes.cpu(), None)
+
+    @torch.no_grad()
+    def predict(self, prompt: str, num_steps: int, steps: Sequence[StoryStep] = ()) -> Tensor:
+        """What a baseline has for a plan: the vectors (M, S, d) that the next pages after the given ones are decoded from.
+
+        `num_steps` pages are to come. Where the prompt alone decides, M is all of them; else one, because each needs the page before.
+        Raises UserError on an empty prompt or a number out of range.
+        """
+        check_story(prompt, num_steps)
+        given, total, board = len(steps), len(steps) + num_steps, self.config.storyboard
+        story = (*self._prompt(prompt), torch.ones(1, total, dtype=torch.bool, device=self.device))
+        if self.model.storyboard is None:
+            return self.model.predictor(*story)[0, given:]
+        slots = torch.zeros(1, total, board.num_slots, board.codebook_dim, device=self.device)
+        if steps:
+            slots[0, :given] = self.model.encode(self._batch(steps)).code_embeds
+        return self.model.predictor(*story, slots)[0, given : given + 1]
+
+    def _tell_without_plan(self, prompt: str, num_steps: int, seed: int, steps: Sequence[StoryStep], options: tuple) -> StoryPipelineOutput:
+        """A baseline's story: a page is read again before the next one is told. `options` as for `render`."""
+        check_story(prompt, num_steps)
+        pages, seeds = [], random.Random(seed)
+        while len(pages) < num_steps:
+            vectors = self.predict(prompt, num_steps - len(pages), [*steps, *pages])
+            pages += map(StoryStep, *self.render(vectors, seeds.getrandbits(62), *options))
+        return StoryPipelineOutput(prompt, [page.image for page in pages], [page.text for page in pages], None, None)
 
     def _check_codebook(self) -> None:
-        if not self.model.storyboard.quantizer.is_active:
+        if self.model.prior is None:
+            raise UserError(f'this model has no storyboard (its plan is "{self.config.plan}"): it tells and continues stories, and no more')
+        if not self.model.can_tell:
             raise UserError("this checkpoint is from before its codebook was placed: train on, or take a later one")
+
+    def _prompt(self, prompt: str) -> tuple[Tensor, Tensor]:
+        """The prompt's tokens (1, Lp) and their mask, on the model's device."""
+        ids, mask = self.tokenizer.encode_batch([prompt], self.config.max_prompt_length)
+        return ids[:, : mask.sum()].to(self.device), mask[:, : mask.sum()].to(self.device)
 
     def _batch(self, steps: Sequence[StoryStep]) -> StoryBatch:
         """One story of T given steps as a batch of one, on the model's device."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from modules.layers.kv_cache import KVCache
+from modules.layers.prefix import padding_left, prefix_attention
 from modules.layers.transformer import Transformer
 from modules.sampling import sample_logits
 
@@ -66,7 +67,7 @@ class Prior(nn.Module):
         steps, slots = codes.shape[1:]
         prefix, prefix_mask = self._prefix(prompt_ids, prompt_mask)
         x = torch.cat([prefix, self._code_inputs(codes.flatten(1), step_mask.sum(1))[:, :-1]], dim=1)
-        mask, positions = self._mask_and_positions(prefix_mask, x.shape[1])
+        mask, positions = prefix_attention(prefix_mask, x.shape[1])
         logits = self.to_logits(self.transformer(x, mask, positions)[:, prefix.shape[1] :])
         nll = F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten(), reduction="none")
         return PriorOutput(nll=nll.view(-1, steps, slots), logits=rearrange(logits, "b (t s) k -> b t s k", s=slots))
@@ -93,7 +94,7 @@ class Prior(nn.Module):
         prefix, prefix_mask = self._prefix(prompt_ids, prompt_mask)
         x = torch.cat([prefix, self._code_inputs(history, total)], dim=1)
         cache = KVCache(self.config.num_layers, prefix.shape[1] + (given + num_steps) * slots)
-        mask, positions = self._mask_and_positions(prefix_mask, x.shape[1])
+        mask, positions = prefix_attention(prefix_mask, x.shape[1])
         hidden = self.transformer(x, mask, positions, cache)[:, -1:]
         if num_samples > 1:
             cache.expand(num_samples)
@@ -102,7 +103,7 @@ class Prior(nn.Module):
         for index in range(given * slots, (given + num_steps) * slots):
             if new_codes:
                 x = self._code_input(new_codes[-1][:, None], torch.tensor([index], device=x.device), total)
-                mask, positions = self._mask_and_positions(prefix_mask, cache.length + 1, queries=1)
+                mask, positions = prefix_attention(prefix_mask, cache.length + 1, queries=1)
                 hidden = self.transformer(x, mask, positions, cache)
             logits = self.to_logits(hidden[:, 0]).float()
             new_codes.append(sample_logits(logits, temperature, top_p, generator))
@@ -112,8 +113,8 @@ class Prior(nn.Module):
 
     def _prefix(self, prompt_ids: Tensor, prompt_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Embed the prompt with its padding moved to the left: (B, Lp, D) and its mask (B, Lp)."""
-        order = prompt_mask.long().argsort(dim=1, stable=True)
-        return self.prompt_embed(prompt_ids.gather(1, order)), prompt_mask.gather(1, order)
+        ids, mask = padding_left(prompt_ids, prompt_mask)
+        return self.prompt_embed(ids), mask
 
     def _code_inputs(self, flat: Tensor, num_steps: Tensor) -> Tensor:
         """Inputs at BOS and after each of M flattened codes (B, M): (B, M + 1, D). `num_steps` (B,) is each story's length."""
@@ -125,13 +126,3 @@ class Prior(nn.Module):
         """previous (B, M): the code before each flat position `index` (M,) that is to be predicted."""
         steps_left = (num_steps[:, None] - 1 - index // self.num_slots).clamp(0, self.config.max_steps - 1)
         return self.code_embed(previous) + self.slot_embed(index % self.num_slots) + self.steps_left_embed(steps_left)
-
-    @staticmethod
-    def _mask_and_positions(prefix_mask: Tensor, length: int, queries: int | None = None) -> tuple[Tensor, Tensor]:
-        """Who may look at whom, (B, 1, queries, length), and positions (length,) with BOS at 0 and the prompt left of it."""
-        prompt_length = prefix_mask.shape[1]
-        index = torch.arange(length, device=prefix_mask.device)
-        key_is_there = torch.cat([prefix_mask, prefix_mask.new_ones(len(prefix_mask), length - prompt_length)], dim=1)
-        past = index[None, :] <= index[:, None].clamp(min=prompt_length - 1)
-        mask = key_is_there[:, None, None, :] & past[-queries if queries else 0 :]
-        return mask, index - prompt_length

@@ -6,8 +6,12 @@ import torch
 from torch import Tensor
 
 from modules.batch import StepNoise, StoryBatch
+from modules.encoded import EncodedStories
 from modules.losses import masked_mean
+from modules.progress import track
 from modules.story_model import StoryModel
+
+STORIES_PER_BATCH = 8
 
 
 def swap_rows(count: int) -> Tensor:
@@ -22,7 +26,7 @@ def code_reliance(model: StoryModel, batch: StoryBatch, noise: StepNoise) -> dic
     """
     input_ids, text_mask, latents = batch.input_ids.flatten(0, 1), batch.text_mask.flatten(0, 1), batch.latents.flatten(0, 1)
     image_mask, step_mask = batch.image_mask.flatten(), batch.step_mask.flatten()
-    own = model.encode(batch).code_embeds
+    own = model.condition(batch).code_embeds
     swapped = own.clone()
     real = step_mask.nonzero()[:, 0]
     swapped[real] = own[real[swap_rows(len(real))]]
@@ -33,6 +37,16 @@ def code_reliance(model: StoryModel, batch: StoryBatch, noise: StepNoise) -> dic
         image = model.image_decoder(codes, latents, noise.timesteps, noise.noise, is_null)
         sums[f"text_nll_{name}"], sums[f"diffusion_loss_{name}"] = text.nll.sum(1), image.loss.float() * image_mask
     return sums
+
+
+@torch.no_grad()
+def condition_steps(model: StoryModel, stories: EncodedStories) -> Tensor:
+    """What the decoders read of every step of `stories`, in order: (N,S,d) on the CPU; in the baselines, given the true steps before."""
+    device, vectors = model.autoencoder.latent_mean.device, []
+    for start in track("reading stories", range(0, len(stories), STORIES_PER_BATCH)):
+        batch = stories.batch(range(start, min(start + STORIES_PER_BATCH, len(stories)))).to(device)
+        vectors.append(model.condition(batch).code_embeds[batch.step_mask.flatten()].cpu())
+    return torch.cat(vectors)
 
 
 def reliance_summary(sums: dict[str, Tensor], image_mask: Tensor) -> dict[str, float]:

@@ -4,6 +4,8 @@ p(s, x, z | c) = prod_t  p(z_t | z_<t, c)  p(s_t | z_t)  p(x_t | z_t)        q(z
 
 loss = text_nll + beta * prior_nll + commitment_loss + lambda * diffusion_loss
        (+ bag_of_words_loss + bag_of_visual_words_loss + draft_loss + agreement_loss: the encoder's aids)
+
+Two baselines have no z: a predictor takes the prior's place, and guesses what the decoders read from what came before (`condition`).
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from modules.batch import PlanBatch, StepNoise, StoryBatch
 from modules.config import StoryConfig
 from modules.image_decoder import ImageDecoder
 from modules.losses import cosine_distance, masked_mean, weighted_sum
+from modules.majority_vote import MajorityVoteStoryboard
+from modules.predictor import Predictor
 from modules.prior import Prior
 from modules.story import UserError
 from modules.storyboard import Storyboard, StoryboardOutput
@@ -31,7 +35,7 @@ SPECIAL_IDS = (0, 1, 2)  # <pad>, <bos>, <eos> of every tokenizer trained here.
 @dataclass
 class StoryModelOutput(ModelOutput):
     """`loss` (); `losses` its named terms, each (); `slots` (N,S,d) before quantising and their `step_mask` (N,);
-    `codes` (B,T,S) or None while continuous.
+    `codes` (B,T,S) or None while continuous; `vectors` (N,V,d) and `vector_mask` (N,V) as in `StoryboardOutput`.
     """
 
     loss: Tensor = None
@@ -39,6 +43,8 @@ class StoryModelOutput(ModelOutput):
     slots: Tensor | None = None
     step_mask: Tensor | None = None
     codes: Tensor | None = None
+    vectors: Tensor | None = None
+    vector_mask: Tensor | None = None
 
 
 class StoryModel(nn.Module):
@@ -48,8 +54,15 @@ class StoryModel(nn.Module):
         super().__init__()
         self.config = config
         board, latent_shape = config.storyboard, config.autoencoder.latent_shape
-        self.storyboard = Storyboard(board, config.vocab_size, config.text_decoder.max_length, latent_shape)
-        self.prior = Prior(config.prior, config.vocab_size, board.codebook_size, board.num_slots)
+        self.storyboard = self.prior = self.predictor = None  # All plans but "codes" do without some of them.
+        if config.plan != "prompt":
+            storyboard = Storyboard if board.pooling == "queries" else MajorityVoteStoryboard
+            self.storyboard = storyboard(board, config.vocab_size, config.text_decoder.max_length, latent_shape)
+        if config.plan == "codes":
+            self.prior = Prior(config.prior, config.vocab_size, board.codebook_size, board.num_slots)
+        else:
+            reads_steps = config.plan == "predicted"
+            self.predictor = Predictor(config.predictor, config.vocab_size, board.num_slots, board.codebook_dim, reads_steps)
         self.text_decoder = TextDecoder(config.text_decoder, config.vocab_size, board.num_slots, board.codebook_dim, SPECIAL_IDS)
         self.image_decoder = ImageDecoder(config.image_decoder, latent_shape, board.num_slots, board.codebook_dim)
         self.aids = EncoderAids(config.aids, config.vocab_size, latent_shape, board.num_slots, board.codebook_dim)
@@ -61,7 +74,7 @@ class StoryModel(nn.Module):
         latents, image_mask = batch.latents.flatten(0, 1), batch.image_mask.flatten()
 
         # z ~ q(z | s, x): encode and quantise, or take the codes cached when q was frozen.
-        board = self.encode(batch, noise)
+        board = self.condition(batch, noise)
 
         # -log p(s | z)
         text = self.text_decoder(board.code_embeds, input_ids, text_mask, noise.null_text)
@@ -80,6 +93,7 @@ class StoryModel(nn.Module):
             losses["bag_of_words_loss"] = masked_mean(aids.bag_of_words_loss, step_mask, batch.num_steps)
             losses["bag_of_visual_words_loss"] = masked_mean(aids.bag_of_visual_words_loss, image_mask, batch.num_images)
             losses["draft_loss"] = masked_mean(aids.draft_loss, image_mask, batch.num_images)
+        if board.slots is not None:
             losses["agreement_loss"] = masked_mean(self.disagreement(board.slots, batch).mean(1), step_mask, batch.num_steps)
 
         # -log p(z | c), in nats a code. Codes are integers: the prior cannot reach the encoder.
@@ -91,7 +105,19 @@ class StoryModel(nn.Module):
         return StoryModelOutput(
             loss=weighted_sum(losses, asdict(self.config.loss_weights)),
             losses=losses, slots=board.slots, step_mask=step_mask, codes=codes,
+            vectors=board.vectors, vector_mask=board.vector_mask,
         )  # fmt: skip
+
+    def condition(self, batch: StoryBatch, noise: StepNoise | None = None) -> StoryboardOutput:
+        """What the decoders read of N = B*T steps, as `code_embeds`: z or, in the baselines, a guess from what came before."""
+        if self.predictor is None:
+            return self.encode(batch, noise)
+        story = (batch.prompt_ids, batch.prompt_mask, batch.step_mask)
+        if self.storyboard is None:
+            return StoryboardOutput(code_embeds=self.predictor(*story).flatten(0, 1))
+        board = self.encode(batch, noise)
+        guesses = self.predictor(*story, board.code_embeds.unflatten(0, batch.step_mask.shape))
+        return StoryboardOutput(code_embeds=guesses.flatten(0, 1), slots=board.slots)
 
     def encode(self, batch: StoryBatch, noise: StepNoise | None = None) -> StoryboardOutput:
         """q(z | s, x) for N = B*T steps; with noise, under its modality dropout."""
@@ -115,8 +141,14 @@ class StoryModel(nn.Module):
 
     @property
     def factors(self) -> dict[str, nn.Module]:
-        """The trainable parts by name, for reports."""
-        return {name: getattr(self, name) for name in ("storyboard", "prior", "text_decoder", "image_decoder")}
+        """The trainable parts by name, the aids aside."""
+        names = ("storyboard", "prior", "predictor", "text_decoder", "image_decoder")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    @property
+    def can_tell(self) -> bool:
+        """Whether there is something to tell stories by: not before the codebook is placed, in a model that plans in codes."""
+        return self.prior is None or self.storyboard.quantizer.is_active
 
 
 def build_model(config: StoryConfig, where: str) -> StoryModel:

@@ -20,6 +20,7 @@ class StoryboardConfig:
     num_heads: int = 4
     patch_size: int = 2
     num_slots: int = 8
+    pooling: str = "queries"  # Or "majority_vote": see majority_vote.py.
     codebook_size: int = 512
     codebook_dim: int = 32
     codebook_decay: float = 0.99
@@ -28,12 +29,17 @@ class StoryboardConfig:
 
 @dataclass
 class StoryboardOutput(ModelOutput):
-    """`code_embeds` (N,S,d) straight-through; `slots` (N,S,d) before quantising; `codes` and `commitment_loss` (N,S) once active."""
+    """`code_embeds` (N,S,d) straight-through; `slots` (N,S,d) before quantising; `codes` and `commitment_loss` (N,S) once active.
+
+    The codebook is placed on and follows `vectors` (N,V,d) where `vector_mask` (N,V) is True.
+    """
 
     code_embeds: Tensor = None
-    slots: Tensor = None
+    slots: Tensor | None = None
     codes: Tensor | None = None
     commitment_loss: Tensor | None = None
+    vectors: Tensor | None = None
+    vector_mask: Tensor | None = None
 
 
 class Storyboard(nn.Module):
@@ -70,7 +76,8 @@ class Storyboard(nn.Module):
         slots = self.encode(latents, image_mask, input_ids, text_mask)
         quantized = self.quantizer(slots)
         return StoryboardOutput(
-            code_embeds=quantized.embeds, slots=slots, codes=quantized.codes, commitment_loss=quantized.commitment_loss
+            code_embeds=quantized.embeds, slots=slots, codes=quantized.codes, commitment_loss=quantized.commitment_loss,
+            vectors=slots, vector_mask=torch.ones_like(slots[..., 0], dtype=torch.bool),
         )  # fmt: skip
 
     def embed(self, codes: Tensor) -> StoryboardOutput:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modules.config import StoryConfig, changes
+from modules.config import StoryConfig, changes, parse_config
 from modules.story import StorySource, UserError
 
 STAGES = ("autoencoder", "opening", "joint", "consolidation")
@@ -38,8 +38,12 @@ def run_identity(config: StoryConfig, args: TrainArgs, source: StorySource, glob
 
 
 def check_same_run(checkpoint: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise UserError when the identity of the run that wrote `checkpoint` is not the one of now."""
-    for change in changes(*({**identity, "config": json.loads(identity["config"])} for identity in (before, now))):
+    """Raise UserError when the identity of the run that wrote `checkpoint` is not the one of now.
+
+    A setting that is newer than that run had its default then.
+    """
+    config = json.loads(parse_config(json.loads(before["config"]), str(checkpoint)).to_json())
+    for change in changes({**before, "config": config}, {**now, "config": json.loads(now["config"])}):
         raise UserError(
             f"{checkpoint} was trained with another {change}: give the same flags and data to go on, or another --output_dir to start anew"
         )

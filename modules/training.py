@@ -20,7 +20,7 @@ from modules.encoded import EncodedStories
 from modules.interrupts import Interrupted, stop_on_signals
 from modules.model_folder import load_model, save_model
 from modules.monitor import Monitor
-from modules.phases import AutoencoderPhase, ConsolidationPhase, JointPhase, OpeningPhase, Phase, derive_seed
+from modules.phases import AutoencoderPhase, ConsolidationPhase, JointPhase, OpeningPhase, Phase, SettlingPhase, derive_seed
 from modules.processes import forgotten_precision, make_accelerator
 from modules.progress import progress_line
 from modules.schedules import cosine_with_warmup
@@ -140,7 +140,8 @@ class Trainer:
         }  # fmt: skip
         if name == "autoencoder":
             return AutoencoderPhase(self.model, self.source, self.lengths, **options)
-        phases = {"opening": OpeningPhase, "joint": JointPhase, "consolidation": ConsolidationPhase}
+        last = ConsolidationPhase if self.config.plan == "codes" else SettlingPhase
+        phases = {"opening": OpeningPhase, "joint": JointPhase, "consolidation": last}
         return phases[name](self.model, self._encode_stories, **options)
 
     def _encode_stories(self) -> EncodedStories:

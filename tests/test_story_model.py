@@ -64,8 +64,7 @@ def reached(model: StoryModel, loss: Tensor) -> set[str]:
     """The parts of the model that a loss gives a gradient other than zero."""
     model.zero_grad(set_to_none=True)
     loss.backward(retain_graph=True)
-    parts = {name: getattr(model, name) for name in (*FACTORS, "autoencoder")}
-    return {name for name, part in parts.items() if any(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())}
+    return {name for name, part in model.named_children() if any(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())}
 
 
 @pytest.mark.parametrize("factor", [*FACTORS, "autoencoder"])

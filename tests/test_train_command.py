@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 from modules.checkpoint import RunLock, latest_checkpoint, load_checkpoint
 from modules.config import TINY, load_config
 from modules.data import write_stories
-from modules.story import Story, StoryStep
+from modules.story import Story, StoryStep, UserError
 from modules.story_model import StoryModel
 from modules.storyworld import StoryWorld
+from modules.train_args import check_same_run
 from tests.runs import all_finite, events, fails, moved, outcome, trace, train, write_config
 
 
@@ -54,6 +55,16 @@ def test_another_run_on_the_same_folder_is_refused(reference, capsys, name):
 
 def test_other_data_on_the_same_folder_is_refused(reference, other_stories, capsys):
     assert "another data ('" in fails(capsys, reference, "--data", other_stories)
+
+
+def test_a_setting_that_is_newer_than_a_run_had_its_default(tmp_path):
+    values = json.loads(TINY.to_json())
+    del values["storyboard"]["pooling"]
+    older, now = {"config": json.dumps(values)}, {"config": TINY.to_json()}
+    check_same_run(tmp_path, older, now)
+    voting = {"config": replace(TINY, storyboard=replace(TINY.storyboard, pooling="majority_vote")).to_json()}
+    with pytest.raises(UserError, match=r"another config.storyboard.pooling \('queries', now 'majority_vote'\)"):
+        check_same_run(tmp_path, older, voting)
 
 
 def test_stories_that_lack_prompts_texts_and_pictures_are_trained_on(other_stories, tmp_path):
@@ -98,7 +109,7 @@ def test_dry_run_prints_a_plan_that_can_be_trained_by_and_writes_nothing(tmp_pat
     told = json.loads(printed)
     assert list(tmp_path.iterdir()) == []
     counts = {name: sum(p.numel() for p in getattr(StoryModel(TINY), name).parameters()) for name in told["parameters"] if name != "total"}
-    assert set(counts) == {"storyboard", "prior", "text_decoder", "image_decoder", "autoencoder"}
+    assert set(counts) == {"storyboard", "prior", "text_decoder", "image_decoder", "aids", "autoencoder"}
     assert {name: told["parameters"][name]["trainable"] + told["parameters"][name]["frozen"] for name in counts} == counts
     assert told["parameters"]["total"] == sum(counts.values())
     for content in (printed, json.dumps(told["config"])):

@@ -98,7 +98,8 @@ class NextPages:
 
 @torch.no_grad()
 def predict_next_pages(pipeline: StoryPipeline, source: StorySource, num_examples: int) -> NextPages:
-    """Take the first stories that have three pages and a whole one after them, and plan that one: the prior's likeliest codes.
+    """Take the first stories that have three pages and a whole one after them, and plan that one: the prior's likeliest codes,
+    or what a baseline predicts.
 
     Raises UserError where there are too few.
     """
@@ -108,11 +109,7 @@ def predict_next_pages(pipeline: StoryPipeline, source: StorySource, num_example
             f"{source.name} has {len(stories)} stories with {NUM_GIVEN} pages and a picture and a text after them: "
             f"lower --num_examples {num_examples}, or give more data"
         )
-    codes = []
-    for story in track("planning the next pages", stories):
-        to_come = min(len(story.steps) - NUM_GIVEN, MAX_NUM_STEPS)  # All, because the prior knows how many pages are left.
-        codes.append(pipeline.plan(story.prompt, to_come, temperature=0, codes=pipeline.encode(story.steps[:NUM_GIVEN])).codes[0, 0])
-    embeds = pipeline.model.storyboard.embed(torch.stack(codes)).code_embeds
+    embeds = torch.stack([_plan_next_page(pipeline, story) for story in track("planning the next pages", stories)])
     ids = [row for part in embeds.split(RENDER_BATCH) for row in pipeline.model.text_decoder.generate(part)]
     previous = to_pixels([story.steps[NUM_GIVEN - 1].image for story in stories], pipeline.config.autoencoder.image_size)
     latents = [pipeline.model.autoencoder.encode(part.to(pipeline.device)) for part in previous.split(RENDER_BATCH)]
@@ -121,6 +118,15 @@ def predict_next_pages(pipeline: StoryPipeline, source: StorySource, num_example
         embeds, torch.cat(latents), [pipeline.tokenizer.decode(row) for row in ids], [page.text for page in targets],
         [page.image for page in targets],
     )  # fmt: skip
+
+
+def _plan_next_page(pipeline: StoryPipeline, story: Story) -> Tensor:
+    """What the decoders read of the page after the given ones (S,d)."""
+    given = story.steps[:NUM_GIVEN]
+    to_come = min(len(story.steps) - NUM_GIVEN, MAX_NUM_STEPS)  # All, because the plan depends on how many pages are left.
+    if pipeline.model.prior is None:
+        return pipeline.predict(story.prompt, to_come, given)[0]
+    return pipeline.embed(pipeline.plan(story.prompt, to_come, temperature=0, codes=pipeline.encode(given)).codes[0, 0])
 
 
 def _whole_stories(source: StorySource) -> Iterator[Story]:

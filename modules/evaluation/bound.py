@@ -25,7 +25,6 @@ from modules.pipeline import StoryPipeline
 from modules.progress import track
 from modules.reliance import swap_rows
 from modules.story import UserError
-from modules.story_model import StoryModel
 
 MIN_TIMESTEPS = 8
 ROWS_PER_BATCH = 64
@@ -40,6 +39,9 @@ def measure_bound(
     pipeline: StoryPipeline, stories: EncodedStories, codes: Tensor, seed: int = 0, num_timesteps: int = 64, max_vlb_steps: int = 96
 ) -> dict[str, dict[str, Any]]:
     """What text, codes and pictures cost, given the true codes (N,S) of all steps; each a `Figure` as a dict, with its number of steps.
+
+    A baseline has vectors (N,S,d) in the place of codes (`condition_steps`). They are functions of what came before, so they cost
+    nothing: no figure of the prior is reported, it is 0 in the others, and `bound_nats_per_step` is a bound as it is with codes.
 
     `own`, `swapped` and `null` are the same term with a step's own codes, with those of a step half the data away, and with the
     learned null codes; all three share their noise, so the gaps between them are paired. Text is in nats a token (<eos> counts), codes in
@@ -56,9 +58,11 @@ def measure_bound(
     for name, value, least in (("num_timesteps", num_timesteps, MIN_TIMESTEPS), ("max_vlb_steps", max_vlb_steps, 0)):
         if value < least:
             raise UserError(f"{name} must be {least} or more, got {value}")
-    conditions = _conditions(pipeline.model, codes.to(pipeline.device))
+    own, has_plans = pipeline.embed(codes), not codes.is_floating_point()
+    conditions = {"own": (own, False), "swapped": (own[swap_rows(len(own))], False), "null": (own, True)}
+    plans = _score_plans(pipeline, stories, codes) if has_plans else {"prior": np.zeros(len(codes))}
     steps = {
-        **_score_decoders(pipeline, stories, conditions, seed), **_score_plans(pipeline, stories, codes),
+        **_score_decoders(pipeline, stories, conditions, seed), **plans,
         **_score_pages(pipeline, stories, conditions, choose_pages(stories, max_vlb_steps, seed), seed, num_timesteps),
     }  # fmt: skip
     mean, config = partial(_mean_over_stories, stories.starts, seed), pipeline.config
@@ -66,7 +70,7 @@ def measure_bound(
     num_timesteps = min(num_timesteps, config.image_decoder.num_train_timesteps)
     return {
         **_compared(mean, steps, "text_nats_per_token", "text", "tokens", floor=0.0, ceiling=math.log(config.vocab_size)),
-        **_prior_figures(mean, steps, codes.shape[1], config.storyboard.codebook_size),
+        **(_prior_figures(mean, steps, codes.shape[1], config.storyboard.codebook_size) if has_plans else {}),
         **{name: {**figure, "num_timesteps": num_timesteps} for name, figure in latent_figures.items()},
         **_code_value(mean, steps),
         **_compared(mean, steps, "velocity_mse", "velocity", "pictures", floor=0.0),
@@ -149,11 +153,6 @@ def choose_pages(stories: EncodedStories, count: int, seed: int = 0) -> list[int
 
 
 # Every step's nats
-
-
-def _conditions(model: StoryModel, codes: Tensor) -> Conditions:
-    own = model.storyboard.embed(codes).code_embeds
-    return {"own": (own, False), "swapped": (own[swap_rows(len(own))], False), "null": (own, True)}
 
 
 def _score_decoders(pipeline: StoryPipeline, stories: EncodedStories, conditions: Conditions, seed: int) -> PerStep:

@@ -58,7 +58,7 @@ def write_story(
     pages = [page for part in parts for page in _pages(part)]
     total_bits = None if story.bits is None else round(sum(story.bits), 3)
     sheet = write_png(folder / "generated.png", contact_sheet(pages, story.prompt))
-    book = write_book(folder, story.prompt, pages, {**settings, "bits": total_bits})
+    book = write_book(folder, story.prompt, pages, {**settings, **({} if total_bits is None else {"bits": total_bits})})
     page_files = write_pages(folder, pages)
     for file, image in zip(page_files, images, strict=True):
         write_png(folder / RAW / file.name, fit_image(image, story.images[0].width))
@@ -90,10 +90,11 @@ def read_story(path: Path) -> Story:
 
 
 def _pages(part: StoryPipelineOutput) -> list[Page]:
-    bits = part.bits or [None] * len(part.texts)
+    unknown = [None] * len(part.texts)
+    codes = unknown if part.codes is None else part.codes.tolist()
     return [
-        Page(_bounded(image), text, codes, cost if cost is None else round(cost, 3))
-        for image, text, codes, cost in zip(part.images, part.texts, part.codes.tolist(), bits, strict=True)
+        Page(_bounded(image), text, row, cost if cost is None else round(cost, 3))
+        for image, text, row, cost in zip(part.images, part.texts, codes, part.bits or unknown, strict=True)
     ]
 
 
