@@ -16,7 +16,9 @@ from modules.config import PRESETS, load_config
 from modules.encoded import EncodedStories
 from modules.evaluation.ablation import predict_next_pages
 from modules.evaluation.bound import measure_bound
+from modules.evaluation.report import Graders, evaluate, score_quickly
 from modules.evaluation.sweep import Sweep, run_sweep
+from modules.evaluation.tables import print_report
 from modules.pipeline import StoryPipeline
 from modules.predictor import Predictor, PredictorConfig
 from modules.reliance import code_reliance, condition_steps
@@ -351,3 +353,24 @@ def test_the_next_page_of_the_ablation_is_predicted(pipeline):
     pages = predict_next_pages(pipeline, world, 2)
     first = next(world[index] for index, length in enumerate(world.lengths) if length > 3)
     torch.testing.assert_close(pages.code_embeds[0], pipeline.predict(first.prompt, len(first.steps) - 3, first.steps[:3])[0])
+
+
+def test_evaluate_reports_what_a_baseline_has(pipeline, tiny_judge):
+    world = StoryWorld(4, split="val", image_size=32)
+    report = evaluate(pipeline, world, 4, num_drawn=2, graders=Graders(tiny_judge, tiny_judge, tiny_judge))
+    assert not {"next_step", "codebook"} & set(report) and not any(name.startswith("prior") for name in report["bound"])
+    assert list(report["named_right"]) == ["what came before"]
+    origins = {name for name, value in report["drawn"].items() if isinstance(value, dict)}
+    assert origins == {"next step", "repeat the last page", "a random page", "whole story"}
+    assert report["drawn"]["whole story"]["object_in_pictures"]["value"] is not None
+    json.dumps(report, allow_nan=False)
+    print_report(report)
+
+
+def test_models_of_all_plans_are_scored_in_the_same_columns(pipeline, tiny_pipeline):
+    world = StoryWorld(6, split="val", image_size=32)
+    mine, codes = (score_quickly(each, world, 6) for each in (pipeline, tiny_pipeline))
+    assert list(mine) == list(codes)
+    unknown = {"prior_bits_per_step", "codes_used", "text_place"}
+    assert all(mine[name] is None and codes[name] is not None for name in unknown)
+    assert mine["code_charged_nats_per_token"] == mine["text_nats_per_token_own"] and mine["next_text_place"] is not None

@@ -97,8 +97,8 @@ def act_continue(args: argparse.Namespace) -> None:
     prepare_output(args.output)
     pipeline = load_pipeline(args, prompt, [step.text for step in given.steps if step.text is not None])
     started = time.perf_counter()
-    story = pipeline.continue_story(prompt, given.steps, args.num_steps, **settings(args))
     pages = pipeline.complete(prompt, given.steps, **settings(args))
+    story = pipeline.continue_story(prompt, given.steps, args.num_steps, **settings(args))
     files = write_story(args.output, story, settings(args), pages)
     tell([*(f"(given) {text}" for text in pages.texts), *story.texts], files, started)
 

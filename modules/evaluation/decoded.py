@@ -27,16 +27,15 @@ class DecodedPages:
 
 
 def decode_texts(pipeline: StoryPipeline, codes: Tensor, what: str) -> list[str]:
-    """Codes (M,S) -> M texts, greedily."""
+    """Codes (M,S), or vectors (M,S,d) in their place -> M texts, greedily."""
     texts = []
     for part in track(f"texts from {what}", codes.split(TEXT_BATCH)):
-        embeds = pipeline.model.storyboard.embed(part.to(pipeline.device)).code_embeds
-        texts += [pipeline.tokenizer.decode(ids) for ids in pipeline.model.text_decoder.generate(embeds)]
+        texts += [pipeline.tokenizer.decode(ids) for ids in pipeline.model.text_decoder.generate(pipeline.embed(part))]
     return texts
 
 
 def decode_pages(pipeline: StoryPipeline, codes: Tensor, rows: list[int], lengths: list[int], what: str, seed: int) -> DecodedPages:
-    """Codes (M,S) -> pages as a user gets them: the pipeline's own settings, every batch with noise of its own."""
+    """Codes (M,S), or vectors (M,S,d) in their place -> pages by the pipeline's own settings, every batch with noise of its own."""
     texts, images = [], []
     for number, part in enumerate(track(f"pages from {what}", codes.split(PICTURE_BATCH))):
         told, drawn = pipeline.render(part, seed=seed + number)
@@ -45,13 +44,19 @@ def decode_pages(pipeline: StoryPipeline, codes: Tensor, rows: list[int], length
 
 
 def plan_next_steps(pipeline: StoryPipeline, stories: EncodedStories, codes: Tensor, count: int, seed: int) -> tuple[list[int], Tensor]:
-    """The prior's next step after `NUM_GIVEN` true ones, in each of the first `count` stories that have one: rows (M,), codes (M,S)."""
+    """The prior's next step after `NUM_GIVEN` true ones, in each of the first `count` stories that have one: rows (M,), codes (M,S).
+
+    A baseline's vectors (N,S,d) are predictions of next steps already.
+    """
     rows, plans = [], []
     for index in track("next steps", range(count)):
         first, length = stories.rows(index)[0], stories.lengths[index]
         if length > NUM_GIVEN:
-            plan = pipeline.plan(_prompt(stories, index), length - NUM_GIVEN, seed + index, codes=codes[first : first + NUM_GIVEN])
             rows.append(first + NUM_GIVEN)
+            if pipeline.model.prior is None:
+                plans.append(codes[rows[-1]])
+                continue
+            plan = pipeline.plan(_prompt(stories, index), length - NUM_GIVEN, seed + index, codes=codes[first : first + NUM_GIVEN])
             plans.append(plan.codes[0, 0].cpu())
     return rows, torch.stack(plans) if plans else codes[:0]
 
@@ -63,6 +68,14 @@ def plan_stories(pipeline: StoryPipeline, stories: EncodedStories, count: int, s
         for index in track("plans", range(count))
     ]
     return torch.cat(plans)
+
+
+def tell_stories(pipeline: StoryPipeline, stories: EncodedStories, count: int, seed: int) -> DecodedPages:
+    """The pages of the first `count` stories as a model without plans tells them, from their prompts alone, as long as the true ones."""
+    lengths = stories.lengths[:count]
+    told = [pipeline(_prompt(stories, index), lengths[index], seed + index) for index in track("stories", range(count))]
+    texts, images = ([page for story in told for page in pages(story)] for pages in (lambda story: story.texts, lambda story: story.images))
+    return DecodedPages(list(range(sum(lengths))), lengths, texts, images)
 
 
 def _prompt(stories: EncodedStories, index: int) -> str:

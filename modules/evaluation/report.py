@@ -14,7 +14,7 @@ from torch import Tensor
 from modules.encoded import EncodedStories, Head
 from modules.evaluation.attributes import score_agreement, score_obedience, score_pictures, score_texts
 from modules.evaluation.bound import measure_bound
-from modules.evaluation.decoded import DecodedPages, decode_pages, decode_texts, plan_next_steps, plan_stories
+from modules.evaluation.decoded import DecodedPages, decode_pages, decode_texts, plan_next_steps, plan_stories, tell_stories
 from modules.evaluation.image_metrics import Inception
 from modules.evaluation.image_metrics import score_pictures as score_distances
 from modules.evaluation.judge import Judge
@@ -25,9 +25,14 @@ from modules.evaluation.text_metrics import score_against
 from modules.phases import cache_codes
 from modules.pipeline import StoryPipeline
 from modules.progress import progress_line
+from modules.reliance import condition_steps
 from modules.story import StorySource, UserError
 
 VARIANTS = ("text and picture", "text alone", "picture alone")
+QUICK_FIGURES = (
+    "text_nats_per_token_own", "text_nats_per_token_swap_gap", "code_charged_nats_per_token", "velocity_mse_own", "velocity_mse_swap_gap",
+    "prior_bits_per_step",
+)  # fmt: skip
 Figures = dict[str, dict[str, Any]]
 
 
@@ -46,23 +51,33 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score the first `num_stories` stories of `source`; pictures are drawn for the first `num_drawn` of them.
 
-    Every figure is a dict of value, low, high (95 %), floor and ceiling. Raises UserError where there is nothing to score.
+    Every figure is a dict of value, low, high (95 %), floor and ceiling. What is said of codes is left out of a baseline that has none.
+    Raises UserError where there is nothing to score.
     """
-    if not pipeline.model.storyboard.quantizer.is_active:
+    if not pipeline.model.can_tell:
         raise UserError("this checkpoint is from before its codebook was placed: train on, or take a later one")
     pictures = Pictures(source, num_stories)
     stories = _encode(pipeline, pictures)
-    codes = cache_codes(pipeline.model, stories)
+    sources = _sources(pipeline, stories)
+    codes = next(iter(sources.values()))
     report = {
         "data": source.name, "num_stories": len(stories), "num_steps": len(stories.texts), "seed": seed,
-        "bound": measure_bound(pipeline, stories, codes[0], seed),
-        "next_step": rank_next_steps(pipeline, stories, codes[0], seed),
-        "codebook": _usage(codes[0], pipeline.config.storyboard.codebook_size),
-        **_texts(pipeline, stories, codes, seed),
+        "bound": measure_bound(pipeline, stories, codes, seed),
     }  # fmt: skip
+    if pipeline.model.prior is not None:
+        report["next_step"] = rank_next_steps(pipeline, stories, codes, seed)
+        report["codebook"] = _usage(codes, pipeline.config.storyboard.codebook_size)
+    report |= _texts(pipeline, stories, sources, seed)
     if num_drawn and graders is not None:
-        report["drawn"] = _drawn(pipeline, stories, codes, pictures.images, min(num_drawn, num_stories), seed, graders)
+        report["drawn"] = _drawn(pipeline, stories, sources, pictures.images, min(num_drawn, num_stories), seed, graders)
     return report
+
+
+def _sources(pipeline: StoryPipeline, stories: EncodedStories) -> dict[str, Tensor]:
+    """What every step is decoded from, by name: its codes (N,S), those of both modalities first; of a baseline, vectors (N,S,d)."""
+    if pipeline.model.prior is None:
+        return {"what came before": condition_steps(pipeline.model, stories)}
+    return dict(zip(VARIANTS, cache_codes(pipeline.model, stories), strict=True))
 
 
 class Pictures(Head):
@@ -83,10 +98,10 @@ def _encode(pipeline: StoryPipeline, source: Head) -> EncodedStories:
         return EncodedStories(source, pipeline.config, pipeline.tokenizer, pipeline.model.autoencoder, progress.update)
 
 
-def _texts(pipeline: StoryPipeline, stories: EncodedStories, codes: Tensor, seed: int) -> dict[str, Any]:
+def _texts(pipeline: StoryPipeline, stories: EncodedStories, sources: dict[str, Tensor], seed: int) -> dict[str, Any]:
     """Texts decoded from every step's codes, against the true ones."""
-    decoded = {name: decode_texts(pipeline, codes[variant], name) for variant, name in enumerate(VARIANTS)}
-    overlap = score_against(stories.texts, decoded[VARIANTS[0]], stories.lengths, seed)
+    decoded = {name: decode_texts(pipeline, codes, name) for name, codes in sources.items()}
+    overlap = score_against(stories.texts, next(iter(decoded.values())), stories.lengths, seed)
     report = {"texts": {"figures": _plain(overlap["figures"]), "signatures": overlap["signatures"]}}
     if has_attributes(stories):
         true = [text or "" for text in stories.texts]
@@ -95,24 +110,35 @@ def _texts(pipeline: StoryPipeline, stories: EncodedStories, codes: Tensor, seed
 
 
 def _drawn(
-    pipeline: StoryPipeline, stories: EncodedStories, codes: Tensor, images: list, count: int, seed: int, graders: Graders
+    pipeline: StoryPipeline, stories: EncodedStories, sources: dict[str, Tensor], images: list, count: int, seed: int, graders: Graders
 ) -> dict[str, Any]:
-    """Pages decoded from codes of every origin, and what the graders make of them."""
-    lengths = stories.lengths[:count]
-    rows = list(range(sum(lengths)))
-    pages = {f"true step, {name}": decode_pages(pipeline, codes[i, rows], rows, lengths, name, seed) for i, name in enumerate(VARIANTS)}
-    next_rows, next_codes = plan_next_steps(pipeline, stories, codes[0], count, seed)
+    """Pages of every origin, and what the graders make of them."""
+    lengths, codes = stories.lengths[:count], next(iter(sources.values()))
+    next_rows, next_codes = plan_next_steps(pipeline, stories, codes, count, seed)
+    pages = {}
     if next_rows:
         pages["next step"] = decode_pages(pipeline, next_codes, next_rows, [1] * len(next_rows), "next steps", seed)
         pages |= _trivial(stories, images, next_rows, seed)
-    pages["whole story"] = decode_pages(pipeline, plan_stories(pipeline, stories, count, seed), rows, lengths, "whole plans", seed)
-    generator = torch.Generator().manual_seed(seed)
-    at_random = torch.randint(pipeline.config.storyboard.codebook_size, (len(rows), codes.shape[-1]), generator=generator)
-    pages["random codes"] = decode_pages(pipeline, at_random, rows, lengths, "random codes", seed)
+    if pipeline.model.prior is None:
+        pages["whole story"] = tell_stories(pipeline, stories, count, seed)
+    else:
+        pages = _from_codes(pipeline, stories, sources, count, seed) | pages
     return {
-        "num_stories": count, "num_pages": len(rows), "extractor": graders.extractor.name, "scorer": graders.scorer.name,
+        "num_stories": count, "num_pages": sum(lengths), "extractor": graders.extractor.name, "scorer": graders.scorer.name,
         **{name: _grade(name, decoded, stories, images, seed, graders) for name, decoded in pages.items()},
     }  # fmt: skip
+
+
+def _from_codes(
+    pipeline: StoryPipeline, stories: EncodedStories, sources: dict[str, Tensor], count: int, seed: int
+) -> dict[str, DecodedPages]:
+    """Pages from each of the true steps' codes, from whole plans, and from codes that mean nothing."""
+    lengths, config = stories.lengths[:count], pipeline.config.storyboard
+    rows, generator = list(range(sum(lengths))), torch.Generator().manual_seed(seed)
+    origins = {f"true step, {name}": codes[rows] for name, codes in sources.items()}
+    origins["whole story"] = plan_stories(pipeline, stories, count, seed)
+    origins["random codes"] = torch.randint(config.codebook_size, (len(rows), config.num_slots), generator=generator)
+    return {name: decode_pages(pipeline, codes, rows, lengths, name, seed) for name, codes in origins.items()}
 
 
 def _trivial(stories: EncodedStories, images: list, rows: list[int], seed: int) -> dict[str, DecodedPages]:
@@ -186,18 +212,26 @@ def _plain(figures: Mapping[str, Figure]) -> Figures:
 
 @torch.no_grad()
 def score_quickly(pipeline: StoryPipeline, source: StorySource, num_stories: int, seed: int = 0) -> dict[str, float | None]:
-    """The figures that need no picture drawn, flat, for comparing many models: name, `name low`, `name high`."""
+    """The figures that need no picture drawn, flat, for comparing many models: name, `name low`, `name high`; None where there is none.
+
+    `text_` is told from a step's own codes; `next_text_`, after three true steps, and `code_charged` compare with baselines too.
+    """
     with progress_line("encoding stories", num_stories) as progress:
         stories = EncodedStories(
             Head(source, num_stories), pipeline.config, pipeline.tokenizer, pipeline.model.autoencoder, progress.update
         )
-    codes = cache_codes(pipeline.model, stories)
-    figures = measure_bound(pipeline, stories, codes[0], seed, max_vlb_steps=0)
-    wanted = ("text_nats_per_token_own", "text_nats_per_token_swap_gap", "velocity_mse_own", "velocity_mse_swap_gap", "prior_bits_per_step")
-    figures = {name: figures[name] for name in wanted}
+    codes, unknown = next(iter(_sources(pipeline, stories).values())), dict.fromkeys(("value", "low", "high"))
+    has_codes = pipeline.model.prior is not None
+    figures = measure_bound(pipeline, stories, codes, seed, max_vlb_steps=0)
+    figures = {name: figures.get(name, unknown) for name in QUICK_FIGURES}  # The same columns for all.
     if has_attributes(stories):
-        decoded = decode_texts(pipeline, codes[0], VARIANTS[0])
-        named = score_texts([text or "" for text in stories.texts], decoded, stories.lengths, seed)
-        figures |= {f"text_{name}": figure for name, figure in _plain(named).items()}
-    flat = {f"{name} {key}".removesuffix(" value"): figure[key] for name, figure in figures.items() for key in ("value", "low", "high")}
-    return flat | {"codes_used": _usage(codes[0], pipeline.config.storyboard.codebook_size)["used"]}
+        true = [text or "" for text in stories.texts]
+        rows, next_codes = plan_next_steps(pipeline, stories, codes, len(stories), seed)
+        next_texts = decode_texts(pipeline, next_codes, "next steps")
+        named = _plain(score_texts([true[row] for row in rows], next_texts, [1] * len(rows), seed))
+        figures |= {f"next_text_{name}": figure for name, figure in named.items()}
+        if has_codes:
+            named = _plain(score_texts(true, decode_texts(pipeline, codes, VARIANTS[0]), stories.lengths, seed))
+        figures |= {f"text_{name}": figure if has_codes else unknown for name, figure in named.items()}
+    flat = {f"{name} {key}".removesuffix(" value"): figure[key] for name, figure in figures.items() for key in unknown}
+    return flat | {"codes_used": _usage(codes, pipeline.config.storyboard.codebook_size)["used"] if has_codes else None}

@@ -16,19 +16,22 @@ def print_report(report: Mapping[str, Any]) -> None:
     console = Console()
     console.print(f"{report['num_stories']} held-out stories, {report['num_steps']} steps of {report['data']}; 95 % intervals over stories")
     print_figures("the bound", report["bound"])
-    print_figures("the next step, by exact code likelihood", report["next_step"])
-    print_figures("texts from a step's own codes", report["texts"]["figures"])
+    if "next_step" in report:
+        print_figures("the next step, by exact code likelihood", report["next_step"])
+    origin = "a step's own codes" if "codebook" in report else "what came before the step"
+    print_figures(f"texts from {origin}", report["texts"]["figures"])
     if "named_right" in report:
-        _print_beside("named right, codes from", report["named_right"])
+        _print_beside("named right, from", report["named_right"])
     if "drawn" in report:
         drawn = {name: figures for name, figures in report["drawn"].items() if isinstance(figures, dict)}
         console.print(f"pages drawn for {report['drawn']['num_stories']} stories, beside what real ones score and other stories' pages")
         _print_beside("pages", drawn)
-    book = report["codebook"]
-    console.print(
-        f"codes used {book['used']:.1%} of {book['codebook_size']}, perplexity {book['perplexity']:.0f}, "
-        f"a slot {book['perplexity_per_slot']:.0f}"
-    )
+    if "codebook" in report:
+        book = report["codebook"]
+        console.print(
+            f"codes used {book['used']:.1%} of {book['codebook_size']}, perplexity {book['perplexity']:.0f}, "
+            f"a slot {book['perplexity_per_slot']:.0f}"
+        )
 
 
 def print_figures(title: str, figures: Figures) -> None:
