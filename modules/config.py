@@ -33,19 +33,19 @@ class LossWeights:
     commitment_loss: float = 1.0
     agreement_loss: float = 1.0
     diffusion_loss: float = 1.0
-    bag_of_words_loss: float = 0.1  # These are sums over a text's and a picture's words.
-    bag_of_visual_words_loss: float = 0.03
-    draft_loss: float = 1.0
+    bag_of_words_loss: float = 0.05  # These are sums over a text's and a picture's words.
+    bag_of_visual_words_loss: float = 0.005
+    draft_loss: float = 0.5
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
     """How a preset is trained: stage lengths are multiples of the joint phase's `max_steps`."""
 
-    max_steps: int = 1600
-    autoencoder_ratio: float = 1.1
-    opening_ratio: float = 0.4
-    consolidation_ratio: float = 0.5
+    max_steps: int = 2000
+    autoencoder_ratio: float = 0.9
+    opening_ratio: float = 0.3
+    consolidation_ratio: float = 0.3
     batch_size: int = 12  # Stories.
     learning_rate: float = 1e-3
     autoencoder_learning_rate: float = 1e-3
@@ -56,7 +56,7 @@ class TrainingConfig:
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     ema_decay: float = 0.995
-    quantize_at: float = 0.35  # The joint phase is continuous until then.
+    quantize_at: float = 0.5  # The joint phase is continuous until then.
     revive_until: float = 0.85  # Dead codes are revived until then; afterwards codes keep their meaning.
     modality_dropout: float = 0.25
     null_text: float = 0.05

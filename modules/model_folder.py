@@ -22,16 +22,17 @@ TRAINING_ONLY = ("aids.", "storyboard.quantizer.library._codebook.cluster_size",
 
 
 def save_model(folder: Path, config: StoryConfig, state: Mapping[str, Tensor], tokenizer: StoryTokenizer) -> None:
-    """Write a model folder, without what only training needs. Floats become float16, but the codebook's, whose nearest code
-    must not change.
+    """Write a model folder, without what only training needs, and tied weights once. Floats become float16, but the codebook's,
+    whose nearest code must not change.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(config.to_json(), encoding="utf-8")
     tokenizer.save(folder)
+    left_out = _left_out(state)
     weights = {
         name: (value.half() if value.dtype == torch.float32 and "quantizer" not in name else value).contiguous().clone()
         for name, value in state.items()
-        if not name.startswith(TRAINING_ONLY)
+        if name not in left_out
     }  # fmt: skip
     save_file(weights, folder / WEIGHTS)
 
@@ -45,13 +46,20 @@ def load_model(path: str | Path) -> tuple[StoryModel, StoryTokenizer]:
     model = build_model(load_config(folder / CONFIG), str(folder / CONFIG)).eval()
     try:
         state = load_file(folder / WEIGHTS)
-        training_only = {name: value for name, value in model.state_dict().items() if name.startswith(TRAINING_ONLY)}
         state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
-        model.load_state_dict({**training_only, **state})
+        fresh = model.state_dict()
+        model.load_state_dict({name: fresh[name] for name in _left_out(fresh)} | state)
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{folder / WEIGHTS} does not hold this model's weights ({reason}); copy the folder anew") from error
     return model, StoryTokenizer.load(folder)
+
+
+def _left_out(state: Mapping[str, Tensor]) -> set[str]:
+    """The names that a model folder does without: what only training needs, and second names of tied weights."""
+    seen: set[int] = set()
+    tied = {name for name, value in state.items() if value.numel() and (value.data_ptr() in seen or seen.add(value.data_ptr()))}
+    return tied | {name for name in state if name.startswith(TRAINING_ONLY)}
 
 
 def resolve_model_folder(path: Path) -> Path:
