@@ -164,7 +164,8 @@ def test_no_text_at_all_gives_no_number():
 def test_one_story_has_neither_floor_nor_width():
     for name, figure in figures(TRUE, DECODED, [4]).items():
         assert figure.floor is None, name
-        assert figure.low == pytest.approx(figure.value) == figure.high, name
+        known = not name.startswith("distinct")  # Their interval is a jackknife's, which needs a second story.
+        assert (figure.low == pytest.approx(figure.value) == figure.high) if known else np.isnan(figure.low), name
     alone = figures(TRUE[:1], DECODED[:1], [1])
     assert alone["self-BLEU"].to_dict()["value"] is None
     assert alone["chrF"].value > 50
