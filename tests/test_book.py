@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import re
-from html.parser import HTMLParser
 
 import pytest
 from PIL import Image, ImageChops, PngImagePlugin
@@ -12,6 +11,7 @@ from PIL import Image, ImageChops, PngImagePlugin
 from modules.presentation.book import Page, code_color, write_book, write_pages, write_png, write_story_json
 from modules.presentation.contact_sheet import contact_sheet
 from modules.story import UserError
+from tests.html_pages import Collector
 
 NASTY = "<script>alert(\"1\")</script> & 'quotes'"
 TEXTS = {
@@ -32,25 +32,6 @@ def picture(size=(96, 96), mode="RGB") -> Image.Image:
 
 def story(texts=("Once upon a time.", "They lived happily.")) -> list[Page]:
     return [Page(picture(), text, [7, 511, 0, 4095, 12, 12, 300, 99], 31.25) for text in texts]
-
-
-class Collector(HTMLParser):
-    """What a browser would see: tags, attributes, texts."""
-
-    def __init__(self, document: str) -> None:
-        super().__init__()
-        self.tags, self.attributes, self.text = [], [], []
-        self.feed(document)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += [(tag, name, value) for name, value in attrs]
-
-    def handle_data(self, data):
-        self.text.append(data)
-
-    def values(self, name: str, tag: str | None = None) -> list[str]:
-        return [value for owner, key, value in self.attributes if key == name and tag in (None, owner)]
 
 
 def book(tmp_path, title="A star", pages=None, details=None, **kwargs) -> tuple[str, Collector]:
@@ -181,7 +162,7 @@ def test_story_json_keeps_order_and_script(tmp_path):
 )
 def test_unwritable_output_is_a_user_error(tmp_path, write):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="Could not write"):
+    with pytest.raises(UserError, match="cannot write"):
         write(tmp_path / "file")
 
 

@@ -6,7 +6,6 @@ import base64
 import io
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -23,25 +22,10 @@ from modules.presentation.codebook_page import analyze
 from modules.story import Story, StoryStep, UserError
 from modules.story_model import StoryModel
 from modules.storyworld import StoryWorld
+from tests.html_pages import Collector
 
 TRAIN, HELD_OUT = StoryWorld(8, image_size=32), StoryWorld(6, split="val", image_size=32)
 NASTY = '<script>alert(1)</script> & "they" said </title>'
-
-
-class Collector(HTMLParser):
-    """What a browser would see: tags, attributes, texts."""
-
-    def __init__(self, document: str) -> None:
-        super().__init__()
-        self.tags, self.attributes, self.text = [], [], []
-        self.feed(document)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += [(tag, name, value) for name, value in attrs]
-
-    def handle_data(self, data):
-        self.text.append(data)
 
 
 def parts(folder: Path) -> tuple[str, Collector, dict[str, Any]]:

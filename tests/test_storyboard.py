@@ -7,17 +7,7 @@ import torch
 from torch import Tensor
 
 from modules.encoders import LatentPatchEncoder
-
-CLOSE = {"atol": 1e-5, "rtol": 1e-5}
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def differ(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors differ by far more than rounding."""
-    return (first - second).abs().max().item() > 1e-2
+from tests.tensors import CLOSE, differ, generator
 
 
 @pytest.fixture

@@ -7,13 +7,7 @@ import torch
 from torch import Tensor
 
 from modules.text_decoder import TextDecoder, TextDecoderConfig
-
-CLOSE = {"atol": 1e-5, "rtol": 1e-5}
-
-
-def differ(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors differ by far more than rounding."""
-    return (first - second).abs().max().item() > 1e-2
+from tests.tensors import CLOSE, differ
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modules.arguments import positive_int
+from modules.arguments import positive_int, whole_number
 from modules.commands.shared import DATA_HELP, checkpoint_flag, clip_flags, judge_flag, load_clip, load_judge, open_source, write_json
 from modules.story import UserError
 
@@ -18,7 +18,7 @@ def evaluate_flags(parser: argparse.ArgumentParser) -> None:
     checkpoint_flag(parser)
     parser.add_argument("--data", default="storyworld", help=DATA_HELP)
     parser.add_argument("--num_stories", type=positive_int, default=200, help="held-out stories to score (default 200)")
-    parser.add_argument("--num_drawn", type=int, default=50, help="of these, stories whose pictures are drawn; 0 for none (default 50)")
+    parser.add_argument("--num_drawn", type=whole_number, default=50, help="of these, stories to draw; 0 for none (default 50)")
     judge_flag(parser)
     clip_flags(parser)
     parser.add_argument("--inception", type=Path, help="the file inception-2015-12-05.pt: distances of its features are FID")
@@ -44,6 +44,8 @@ def act_evaluate(args: argparse.Namespace) -> None:
         judge = load_judge(args)
         graders = Graders(judge, load_extractor(args) or judge, load_clip(args) or judge)
     pipeline = StoryPipeline.from_pretrained(args.ckpt)
+    if args.card and pipeline.model.prior is None:
+        raise UserError("--card tells of codes, and this model has no storyboard: leave --card out")
     source = open_source(args.data, "val", pipeline.config, args.seed, args.num_stories, args.on_bad_record)
     report = evaluate(pipeline, source, min(args.num_stories, len(source)), args.seed, args.num_drawn, graders)
     print_report(report)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modules.files import write_whole
 from modules.story import StorySource, UserError
 
 if TYPE_CHECKING:
@@ -66,10 +67,5 @@ def load_clip(args: argparse.Namespace) -> ClipScorer | None:
 
 
 def write_json(path: Path | None, values: Any) -> None:
-    if path is None:
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    if path is not None:
+        write_whole(path, (json.dumps(values, indent=2) + "\n").encode())

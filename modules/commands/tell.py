@@ -127,7 +127,7 @@ def act_caption(args: argparse.Namespace) -> None:
 
 def tell(texts: Sequence[str], files: Sequence[Path], started: float) -> None:
     """Print the story, a line a page, and where it lies."""
-    from modules.presentation.book import clean
+    from modules.presentation.markup import clean
 
     for number, text in enumerate(texts, 1):
         print(f"{number}. {' '.join(clean(text).split())}")

@@ -17,6 +17,7 @@ from modules.evaluation.bound import measure_bound
 from modules.evaluation.decoded import DecodedPages, decode_pages, decode_texts, plan_next_steps, plan_stories, tell_stories
 from modules.evaluation.image_metrics import Inception
 from modules.evaluation.image_metrics import score_pictures as score_distances
+from modules.evaluation.information import perplexity
 from modules.evaluation.judge import Judge
 from modules.evaluation.ranking import rank_next_steps
 from modules.evaluation.scorers import Scorer, clip_scores, retrieval
@@ -194,16 +195,12 @@ def has_attributes(stories: EncodedStories) -> bool:
 
 def _usage(codes: Tensor, codebook_size: int) -> dict[str, float]:
     """Codes (N, S) -> the share of the codebook that is used, and its perplexity, over all slots and the mean over slots."""
-    counts = torch.bincount(codes.flatten(), minlength=codebook_size).double()
-    by_slot = [torch.bincount(column, minlength=codebook_size).double() for column in codes.t()]
+    by_slot = np.stack([np.bincount(column, minlength=codebook_size) for column in codes.t().cpu().numpy()])
+    counts = by_slot.sum(0)
     return {
-        "codebook_size": codebook_size, "used": (counts > 0).double().mean().item(), "perplexity": _perplexity(counts),
-        "perplexity_per_slot": sum(map(_perplexity, by_slot)) / len(by_slot),
+        "codebook_size": codebook_size, "used": float((counts > 0).mean()), "perplexity": float(perplexity(counts)),
+        "perplexity_per_slot": float(perplexity(by_slot).mean()),
     }  # fmt: skip
-
-
-def _perplexity(counts: Tensor) -> float:
-    return torch.special.entr(counts / counts.sum()).sum().exp().item()
 
 
 def _plain(figures: Mapping[str, Figure]) -> Figures:
@@ -216,10 +213,7 @@ def score_quickly(pipeline: StoryPipeline, source: StorySource, num_stories: int
 
     `text_` is told from a step's own codes; `next_text_`, after three true steps, and `code_charged` compare with baselines too.
     """
-    with progress_line("encoding stories", num_stories) as progress:
-        stories = EncodedStories(
-            Head(source, num_stories), pipeline.config, pipeline.tokenizer, pipeline.model.autoencoder, progress.update
-        )
+    stories = _encode(pipeline, Head(source, num_stories))
     codes, unknown = next(iter(_sources(pipeline, stories).values())), dict.fromkeys(("value", "low", "high"))
     has_codes = pipeline.model.prior is not None
     figures = measure_bound(pipeline, stories, codes, seed, max_vlb_steps=0)

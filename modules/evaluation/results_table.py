@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from modules.files import write_whole
 from modules.story import UserError
 
 
@@ -69,12 +68,4 @@ class ResultsTable:
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        temporary = self.path.with_name(f".{self.path.name}.tmp-{os.getpid()}")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(text.getvalue(), encoding="utf-8", newline="")
-            os.replace(temporary, self.path)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise UserError(f"cannot write {self.path} ({error.strerror}): choose another output") from error
+        write_whole(self.path, text.getvalue().encode())

@@ -5,15 +5,9 @@ The same input gives the same bytes: nothing here knows the date, and PNGs carry
 
 from __future__ import annotations
 
-import base64
 import colorsys
-import contextlib
-import html
-import io
 import json
-import os
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +16,8 @@ from typing import Any
 
 from PIL import Image
 
-from modules.story import UserError
+from modules.files import write_whole
+from modules.presentation.markup import data_uri, encode_image, escape
 
 PAGE_PIXELS = 384
 PAPER = "#fffaf0"
@@ -56,8 +51,8 @@ def write_book(output_dir: Path, title: str, pages: Sequence[Page], details: Map
     last = len(pages) + 1
     leaves = [_cover(title, pages, last), *(_leaf(page, number, last) for number, page in enumerate(pages, 1)), _colophon(pages, details)]
     template = Template(_TEMPLATE.read_text(encoding="utf-8"))
-    document = template.substitute(lang=_escape(lang), title=_escape(title), leaves="\n".join(leaves))
-    return _write(Path(output_dir) / "book.html", document.encode())
+    document = template.substitute(lang=escape(lang), title=escape(title), leaves="\n".join(leaves))
+    return write_whole(Path(output_dir) / "book.html", document.encode())
 
 
 def write_pages(output_dir: Path, pages: Sequence[Page]) -> list[Path]:
@@ -68,14 +63,14 @@ def write_pages(output_dir: Path, pages: Sequence[Page]) -> list[Path]:
 
 def write_png(path: Path, image: Image.Image) -> Path:
     """Write a picture without metadata, as RGB. Raises UserError if that fails."""
-    return _write(Path(path), _png(image))
+    return write_whole(Path(path), _png(image))
 
 
 def write_story_json(output_dir: Path, data: Mapping[str, Any]) -> Path:
     """Write ``story.json`` with the keys in the order given, codes in one row. Raises UserError if that fails."""
     text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
     text = _NUMBER_ROW.sub(lambda row: f"[{' '.join(row[1].split())}]", text)
-    return _write(Path(output_dir) / "story.json", text.encode("utf-8", "replace"))
+    return write_whole(Path(output_dir) / "story.json", text.encode("utf-8", "replace"))
 
 
 def code_color(code: int) -> str:
@@ -104,26 +99,24 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    _rgb(image).save(buffer, "PNG", compress_level=9)
-    return buffer.getvalue()
+    return encode_image(_rgb(image), compress_level=9)
 
 
 def _cover(title: str, pages: Sequence[Page], last: int) -> str:
-    picture = f'<img src="{_data_uri(pages[0].image)}" alt="">' if pages else ""
+    picture = f'<img src="{data_uri(_png(pages[0].image))}" alt="">' if pages else ""
     count = "1 page" if len(pages) == 1 else f"{len(pages)} pages"
     return (
         f'<section class="leaf" id="page-0" aria-label="Title page"><article class="sheet cover"><div>{picture}'
-        f'<h1 dir="auto"{_long(title, 90)}>{_escape(title)}</h1><p>A picture story in {count}</p></div>{_nav(0, last)}</article></section>'
+        f'<h1 dir="auto"{_long(title, 90)}>{escape(title)}</h1><p>A picture story in {count}</p></div>{_nav(0, last)}</article></section>'
     )
 
 
 def _leaf(page: Page, number: int, last: int) -> str:
     picture = _enlarged(page.image)
-    text = _escape(page.text)
+    text, uri = escape(page.text), data_uri(_png(picture))
     return (
         f'<section class="leaf" id="page-{number}" aria-label="Page {number} of {last - 1}"><article class="sheet page">'
-        f'<figure><img src="{_data_uri(picture)}" width="{picture.width}" height="{picture.height}" alt="Picture of page {number}: {text}">'
+        f'<figure><img src="{uri}" width="{picture.width}" height="{picture.height}" alt="Picture of page {number}: {text}">'
         f'</figure><div class="words"><p dir="auto" class="story{" long" if len(page.text) > 320 else ""}">{text}</p>'
         f"{_storyboard(page)}{_nav(number, last)}</div></article></section>"
     )
@@ -146,7 +139,7 @@ def _colophon(pages: Sequence[Page], details: Mapping[str, Any]) -> str:
             "from which both its text and its picture were made.</p>"
             f'<div class="plan" aria-hidden="true">{"".join(f"<div>{row}</div>" for row in rows)}</div>'
         )
-    items = "".join(f'<dt>{_escape(key)}</dt><dd dir="auto">{_escape(_plain(value))}</dd>' for key, value in details.items())
+    items = "".join(f'<dt>{escape(key)}</dt><dd dir="auto">{escape(_plain(value))}</dd>' for key, value in details.items())
     number = len(pages) + 1
     return (
         f'<section class="leaf" id="page-{number}" aria-label="Colophon"><article class="sheet colophon"><div><h2>Colophon</h2>'
@@ -167,30 +160,3 @@ def _long(text: str, limit: int) -> str:
 
 def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _data_uri(image: Image.Image) -> str:
-    return f"data:image/png;base64,{base64.b64encode(_png(image)).decode()}"
-
-
-def _escape(text: object) -> str:
-    return html.escape(clean(str(text)))
-
-
-def clean(text: str) -> str:
-    """The text without what neither UTF-8 nor a page can hold: lone surrogates and control characters; white space is kept."""
-    return "".join(character for character in text if character.isspace() or unicodedata.category(character) not in ("Cc", "Cs"))
-
-
-def _write(path: Path, content: bytes) -> Path:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise UserError(f"Could not write {path} ({error.strerror}): choose a writable output folder with free space.") from error
-    return path

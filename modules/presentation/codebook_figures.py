@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
+
+from modules.presentation.markup import data_uri, encode_image, escape
 
 PALETTE = 10  # Colours --c0 to --c9 of the style sheet.
 Figure = Mapping[str, float | None]
@@ -35,15 +34,9 @@ class Column:
     group: str = ""
 
 
-def escape(text: object) -> str:
-    return html.escape(str(text))
-
-
 def jpeg(image: Image.Image, quality: int) -> str:
     """A picture as a data URI."""
-    buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "JPEG", quality=quality, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return data_uri(encode_image(image.convert("RGB"), "JPEG", quality=quality, optimize=True), "jpeg")
 
 
 def number(value: float | None, digits: int = 2) -> str:

@@ -16,13 +16,14 @@ from PIL import Image
 from modules.evaluation.codebook import CodebookAnalysis, analyze_codebook
 from modules.evaluation.coded_stories import THUMBNAIL_PIXELS
 from modules.evaluation.interventions import ReadPictures
+from modules.files import write_whole
 from modules.pipeline import StoryPipeline
 from modules.presentation import codebook_sections as sections
-from modules.presentation.book import clean
 from modules.presentation.codebook_figures import jpeg, range_plot, rank_plot
+from modules.presentation.markup import clean
 from modules.presentation.projector import write_projector
 from modules.presentation.story_files import prepare_output
-from modules.story import StorySource, UserError
+from modules.story import StorySource
 
 SHEET_COLUMNS, SHEET_QUALITY = 32, 74
 SETS = {"train": "training stories", "held_out": "held-out stories", "prior": "plans of the prior"}
@@ -41,7 +42,7 @@ def analyze(
     prepare_output(output)
     analysis = analyze_codebook(pipeline, train, held_out, num_stories, seed, read_pictures)
     lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in analysis.report.items())
-    record = _write(output / "codebook.json", f"{{\n{lines}\n}}\n".encode())
+    record = write_whole(output / "codebook.json", f"{{\n{lines}\n}}\n".encode())
     return [write_page(output, analysis), record, write_projector(output / "projector", analysis)]
 
 
@@ -62,7 +63,7 @@ def write_page(output: Path, analysis: CodebookAnalysis) -> Path:
         usage=sections.usage_table(report, slots), sheet=_sheet([analysis.thumbnails[row] for row in pictured]),
         columns=SHEET_COLUMNS, data=_data(report, rows, pictured),
     )  # fmt: skip
-    return _write(output / "codebook.html", document.encode("utf-8", "replace"))
+    return write_whole(output / "codebook.html", document.encode("utf-8", "replace"))
 
 
 def _sheet(thumbnails: Sequence[Image.Image]) -> str:
@@ -86,12 +87,3 @@ def _data(report: Mapping[str, Any], rows: Sequence[int], pictured: Sequence[int
     cards = [card | {"colors": looks[card["code"]]} for card in report["cards"]]
     text = json.dumps({"cards": cards, "pages": pages, "slots": report["num_slots"], "columns": SHEET_COLUMNS}, separators=(",", ":"))
     return text.replace("<", "\\u003c")
-
-
-def _write(path: Path, content: bytes) -> Path:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror}): choose a writable output folder with free space") from error
-    return path

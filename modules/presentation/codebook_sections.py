@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from modules.evaluation.interventions import Swaps
-from modules.presentation.book import clean
 from modules.presentation.codebook_figures import (
     PALETTE,
     Cell,
@@ -26,6 +25,7 @@ from modules.presentation.codebook_figures import (
     share_cell,
     spread,
 )
+from modules.presentation.markup import clean
 
 PAGE_QUALITY = 88
 NUM_EXAMPLES = 4

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from modules.presentation.book import PAPER, Page, clean, code_color, contained
+from modules.presentation.book import PAPER, Page, code_color, contained
+from modules.presentation.markup import clean
 
 PAGES_A_ROW = 5
 TABLE, SOFT, INK = "#e9dfcd", "#8a7861", "#35291d"

@@ -5,10 +5,9 @@ A figure's column may be followed by columns of the same name and "low", "high" 
 
 from __future__ import annotations
 
-import contextlib
 import csv
+import io
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from modules.files import write_whole
 from modules.story import UserError
 
 Row = dict[str, str]
@@ -188,13 +188,7 @@ def _canvas(width: float, height: float) -> Figure:
 
 
 def _write(figure: Figure, picture: Path) -> None:
-    """Write a PNG whole or not at all, without matplotlib's version in it."""
-    temporary = picture.with_name(f".{picture.name}.tmp-{os.getpid()}")
-    try:
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(temporary, format="png", metadata={"Software": None})
-        os.replace(temporary, picture)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise UserError(f"cannot write {picture} ({error.strerror}): choose another output") from error
+    """Write a PNG without matplotlib's version in it."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    write_whole(picture, buffer.getvalue())

@@ -9,7 +9,9 @@ from typing import Any
 from PIL import Image
 
 from modules.config import StoryConfig
+from modules.files import write_whole
 from modules.pipeline import StoryPipeline
+from modules.presentation.markup import encode_image
 from modules.story import StorySource
 
 NUM_SAMPLES = 6
@@ -44,10 +46,9 @@ BOUND = {
 def write_card(folder: Path, pipeline: StoryPipeline, source: StorySource, report: Mapping[str, Any]) -> list[Path]:
     """Write README.md and samples.png into a model's folder; `report` is `evaluate`'s, with pages drawn, of `source`."""
     samples = _samples(pipeline, source)
-    _sheet([story.images for story in samples]).save(folder / SAMPLES)
     parts = [_head(pipeline.config, source), _figures(report), _sample_texts(samples)]
-    (folder / CARD).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    return [folder / CARD, folder / SAMPLES]
+    sheet = encode_image(_sheet([story.images for story in samples]))
+    return [write_whole(folder / CARD, ("\n\n".join(parts) + "\n").encode()), write_whole(folder / SAMPLES, sheet)]
 
 
 def _samples(pipeline: StoryPipeline, source: StorySource) -> list[Any]:

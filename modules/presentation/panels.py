@@ -17,8 +17,9 @@ from matplotlib.patches import FancyBboxPatch
 from matplotlib.textpath import text_to_path
 from PIL import Image
 
-from modules.presentation.book import clean, code_color
+from modules.presentation.book import code_color
 from modules.presentation.curves import LIGHT
+from modules.presentation.markup import clean
 from modules.presentation.study import Cell, Study, Telling, Trail, repeated_codes, slot_runs
 
 SCALE = 1.6

@@ -9,18 +9,17 @@ visualize.html     all of it, for every story
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
 
 from PIL import Image
 
+from modules.files import write_whole
 from modules.pipeline import StoryPipeline
-from modules.presentation.book import clean, code_color, write_png
+from modules.presentation.book import code_color, write_png
 from modules.presentation.curves import DARK, LIGHT, Curve, draw_curves, read_curves
+from modules.presentation.markup import data_uri, encode_image, escape
 from modules.presentation.panels import caption, draw_denoising, draw_predictions, draw_timeline, signal_caption, stack
 from modules.presentation.story_files import prepare_output
 from modules.presentation.study import Cell, Run, Study, Telling, Trail, denoise, repeated_codes, slot_runs, study_story
@@ -91,13 +90,9 @@ def write_page(
         for number, (title, (lead, content)) in enumerate(sections.items(), 1)
     )
     links = " ".join(f'<a href="#part-{number}">{title}</a>' for number, title in enumerate(sections, 1))
-    items = "".join(f"<dt>{_escape(key)}</dt><dd>{_escape(value)}</dd>" for key, value in details.items())
+    items = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in details.items())
     document = Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(links=links, body=body, details=items)
-    try:
-        path.write_text(document, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror}): choose another output") from None
-    return path
+    return write_whole(path, document.encode("utf-8", "replace"))
 
 
 def _predictions(study: Study) -> str:
@@ -132,7 +127,7 @@ def _denoising(trail: Trail) -> str:
         + f"<figure>{last}</figure>"
         for title, note, images, last in rows
     )
-    heading = f'<h3 dir="auto">{_escape(trail.cell.text or "A page without a text")}</h3>'
+    heading = f'<h3 dir="auto">{escape(trail.cell.text or "A page without a text")}</h3>'
     board = f'<div class="board" style="--columns:{len(columns) + 1}"><span></span>{heads}<p class="head"><b>true page</b></p>{body}</div>'
     return f'{heading}<div class="scroll">{board}</div>'
 
@@ -167,13 +162,13 @@ def _ties(run: Run, runs: Sequence[Run]) -> str:
 
 
 def _curves(curves: Mapping[str, Curve]) -> str:
-    dark, light = (_data_uri(draw_curves(curves, theme)) for theme in (DARK, LIGHT))
+    dark, light = (data_uri(encode_image(draw_curves(curves, theme))) for theme in (DARK, LIGHT))
     source = f'<source media="(prefers-color-scheme: dark)" srcset="{dark}">'
     return f'<picture>{source}<img class="curves" src="{light}" alt="Training curves"></picture>'
 
 
 def _heading(study: Study) -> str:
-    return f'<h3 dir="auto">{_escape(study.prompt.strip() or "A story without a prompt")}</h3>'
+    return f'<h3 dir="auto">{escape(study.prompt.strip() or "A story without a prompt")}</h3>'
 
 
 def _codes(cell: Cell, hits: Sequence[bool] = ()) -> str:
@@ -187,18 +182,12 @@ def _tile(code: int, is_pale: bool = False, is_hit: bool = False) -> str:
 
 
 def _text(cell: Cell) -> str:
-    return '<p class="soft">no text</p>' if cell.text is None else f'<p dir="auto">{_escape(cell.text)}</p>'
+    return '<p class="soft">no text</p>' if cell.text is None else f'<p dir="auto">{escape(cell.text)}</p>'
 
 
 def _image(image: Image.Image | None, alt: str) -> str:
-    return f'<img src="{_data_uri(image)}" alt="{_escape(alt)}">' if image else '<div class="blank">no picture</div>'
-
-
-def _data_uri(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _escape(text: object) -> str:
-    return html.escape(clean(str(text)))
+    return (
+        f'<img src="{data_uri(encode_image(image.convert("RGB")))}" alt="{escape(alt)}">'
+        if image
+        else '<div class="blank">no picture</div>'
+    )

@@ -1,0 +1,33 @@
+"""Texts and pictures as they stand inside a page of HTML."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import unicodedata
+from typing import Any
+
+from PIL import Image
+
+
+def clean(text: str) -> str:
+    """The text without what neither UTF-8 nor a page can hold: lone surrogates and control characters; white space is kept."""
+    return "".join(character for character in text if character.isspace() or unicodedata.category(character) not in ("Cc", "Cs"))
+
+
+def escape(text: object) -> str:
+    """A text as markup that shows it."""
+    return html.escape(clean(str(text)))
+
+
+def encode_image(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    """An RGB picture as the bytes of a file."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def data_uri(content: bytes, kind: str = "png") -> str:
+    """The bytes of a picture's file, to stand in the page itself."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

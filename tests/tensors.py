@@ -1,0 +1,17 @@
+"""What the tests of the factors share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+CLOSE = {"atol": 1e-5, "rtol": 1e-5}
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def differ(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors differ by far more than rounding."""
+    return (first - second).abs().max().item() > 1e-2
