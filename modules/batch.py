@@ -54,8 +54,8 @@ class StepNoise(ModelOutput):
     keep_image: Tensor = None  # (N,) bool: the encoder sees the picture
     null_text: Tensor = None  # (N,) bool: the text decoder gets the null codes (classifier-free guidance dropout)
     null_image: Tensor = None  # (N,) bool: the image decoder gets them
-    timesteps: Tensor | None = None  # (N,) diffusion timesteps; None: the image decoder is not asked
-    noise: Tensor | None = None  # (N, c, h, w)
+    timesteps: Tensor = None  # (N,) diffusion timesteps
+    noise: Tensor = None  # (N, c, h, w)
 
     def rows(self, start: int, end: int) -> StepNoise:
         """The part that belongs to rows start..end of a global batch."""

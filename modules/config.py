@@ -33,19 +33,22 @@ class LossWeights:
     commitment_loss: float = 1.0
     agreement_loss: float = 1.0
     diffusion_loss: float = 1.0
-    bag_of_words_loss: float = 0.05  # These are sums over a text's and a picture's words.
+    bag_of_words_loss: float = 0.1  # These are sums over a text's and a picture's words.
     bag_of_visual_words_loss: float = 0.005
     draft_loss: float = 0.5
+    other_words_loss: float = 0.05
+    other_visual_words_loss: float = 0.03
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
     """How a preset is trained: stage lengths are multiples of the joint phase's `max_steps`."""
 
-    max_steps: int = 2000
-    autoencoder_ratio: float = 0.9
-    opening_ratio: float = 0.3
-    consolidation_ratio: float = 0.3
+    max_steps: int = 1600
+    autoencoder_ratio: float = 1.125
+    opening_ratio: float = 0.4
+    consolidation_ratio: float = 0.35
+    illustration_ratio: float = 1.4
     batch_size: int = 12  # Stories.
     learning_rate: float = 1e-3
     autoencoder_learning_rate: float = 1e-3
@@ -56,7 +59,7 @@ class TrainingConfig:
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     ema_decay: float = 0.995
-    quantize_at: float = 0.5  # The joint phase is continuous until then.
+    quantize_at: float = 0.4  # The joint phase is continuous until then.
     revive_until: float = 0.85  # Dead codes are revived until then; afterwards codes keep their meaning.
     modality_dropout: float = 0.25
     null_text: float = 0.05
@@ -103,7 +106,7 @@ TINY = StoryConfig(
     preset="tiny",
     vocab_size=400,
     storyboard=StoryboardConfig(dim=32, num_layers=1, num_heads=2, codebook_size=32, codebook_dim=8),
-    prior=PriorConfig(dim=32, num_layers=2, num_heads=2, dropout=0.0),
+    prior=PriorConfig(dim=32, code_dim=16, num_layers=2, num_heads=2, dropout=0.0),
     predictor=PredictorConfig(dim=32, num_layers=2, num_heads=2, dropout=0.0),
     text_decoder=TextDecoderConfig(dim=32, num_layers=2, num_heads=2),
     image_decoder=ImageDecoderConfig(
@@ -112,7 +115,14 @@ TINY = StoryConfig(
     aids=AidsConfig(num_visual_words=16, draft_dim=16),
     autoencoder=AutoencoderConfig(image_size=32, latent_channels=4, block_out_channels=(8, 8), norm_num_groups=4),
     training=TrainingConfig(
-        max_steps=20, autoencoder_ratio=0.36, opening_ratio=0.3, consolidation_ratio=0.3, batch_size=4, quantize_at=0.5, num_stories=24
+        max_steps=20,
+        autoencoder_ratio=0.36,
+        opening_ratio=0.3,
+        consolidation_ratio=0.3,
+        illustration_ratio=0.3,
+        batch_size=4,
+        quantize_at=0.5,
+        num_stories=24,
     ),
 )
 PRESETS = {"storyworld": StoryConfig(), "tiny": TINY}

@@ -16,7 +16,7 @@ from modules.batch import StepNoise, StoryBatch, draw_noise
 from modules.encoded import BatchOrder, EncodedStories, iterate_pages, to_pixels
 from modules.progress import track
 from modules.story import StorySource, UserError
-from modules.story_model import StoryModel
+from modules.story_model import PARTS, StoryModel
 
 KMEANS_VECTORS_PER_CODE = 40
 PLANS_PER_STORY = 4  # Cached codes are cheap to read: the prior sees this many times as many stories as the decoders.
@@ -131,7 +131,9 @@ class AutoencoderPhase(Phase):
 
 
 class StoryPhase(Phase):
-    """Updates on batches of stories; the base of the phases after the autoencoder's."""
+    """Updates on batches of stories; the base of the phases after the autoencoder's. `trains` names the model's parts that it trains."""
+
+    trains: tuple[str, ...]
 
     def __init__(self, model: StoryModel, stories: Callable[[], EncodedStories], **options) -> None:
         super().__init__(model, **options)
@@ -139,7 +141,6 @@ class StoryPhase(Phase):
 
     def start(self) -> None:
         self.stories = self._stories()
-        self.stories.codes = None
         self.order = BatchOrder(self.stories.lengths, self.global_batch, derive_seed(self.seed, "order", self.name))
 
     def loss(self, module: nn.Module, step: int, part: int, num_parts: int) -> ModelOutput:
@@ -152,7 +153,7 @@ class StoryPhase(Phase):
         batch.num_steps, batch.num_tokens, batch.num_images = (count / num_parts for count in self.stories.counts(order))
         self.images_seen += int(batch.image_mask.sum())
         self.tokens_seen += int(batch.text_mask[..., 1:].sum())
-        return module(batch.to(self.device), noise.to(self.device))
+        return module(batch.to(self.device), noise.to(self.device), self.trains)
 
     def _noise(self, step: int, num_rows: int) -> StepNoise:
         return draw_noise(
@@ -164,10 +165,11 @@ class StoryPhase(Phase):
         """One part of the global batch of update `step`, padded as the whole is; `noise` is the part's own."""
         return self.stories.batch(rows_of_part(self.order[step], part, num_parts), num_steps)
 
-    def train_only(self, *factors: nn.Module) -> None:
+    def set_modes(self) -> None:
         self.model.requires_grad_(False).eval()
-        for factor in factors:
-            factor.requires_grad_(True).train()
+        for name in self.trains:
+            if getattr(self.model, name) is not None:
+                getattr(self.model, name).requires_grad_(True).train()
 
 
 class OpeningPhase(StoryPhase):
@@ -176,19 +178,12 @@ class OpeningPhase(StoryPhase):
     """
 
     name = "opening"
+    trains = ("storyboard", "predictor", "text_decoder", "aids")
 
     def begin(self) -> None:
         rows = self.stories.image_mask.nonzero()[:VISUAL_WORD_PICTURES, 0]
         if len(rows):
             self.model.aids.fit_visual_words(self.stories.latents[rows].to(self.device), derive_seed(self.seed, "visual words"))
-
-    def set_modes(self) -> None:
-        opening = (factor for name, factor in self.model.factors.items() if name not in ("prior", "image_decoder"))
-        self.train_only(*opening, self.model.aids)
-
-    def _noise(self, step: int, num_rows: int) -> StepNoise:
-        drawn = super()._noise(step, num_rows)
-        return StepNoise(**{name: value for name, value in drawn.items() if name not in ("timesteps", "noise")})
 
 
 class JointPhase(StoryPhase):
@@ -198,9 +193,7 @@ class JointPhase(StoryPhase):
     """
 
     name = "joint"
-
-    def set_modes(self) -> None:
-        self.train_only(*self.model.factors.values(), self.model.aids)
+    trains = PARTS
 
     @property
     def quantize_step(self) -> int:
@@ -242,17 +235,16 @@ class ConsolidationPhase(StoryPhase):
     """q is frozen and its codes are cached; prior and decoders go on maximising the same bound."""
 
     name = "consolidation"
+    trains = ("prior", "text_decoder", "image_decoder")
 
     def start(self) -> None:
         super().start()
-        with self.autocast():  # As it was trained, and five times as fast.
-            self.stories.codes = cache_codes(self.model.eval(), self.stories, self.visible)
+        if self.stories.codes is None:
+            with self.autocast():  # As it was trained, and five times as fast.
+                self.stories.codes = cache_codes(self.model.eval(), self.stories, self.visible)
         self.plan_order = BatchOrder(
             self.stories.lengths, self.global_batch * PLANS_PER_STORY, derive_seed(self.seed, "order", self.name, "plans")
         )  # fmt: skip
-
-    def set_modes(self) -> None:
-        self.train_only(self.model.prior, self.model.text_decoder, self.model.image_decoder)
 
     def _batch(self, step: int, part: int, num_parts: int, num_steps: int, noise: StepNoise) -> StoryBatch:
         variant = (~noise.keep_image).long() + 2 * (~noise.keep_text).long()
@@ -260,6 +252,24 @@ class ConsolidationPhase(StoryPhase):
         batch.plans = self.stories.plans(rows_of_part(self.plan_order[step], part, num_parts))
         batch.plans.num_steps = sum(self.stories.lengths[index] for index in self.plan_order[step]) / torch.tensor(float(num_parts))
         return batch
+
+
+class IllustrationPhase(ConsolidationPhase):
+    """The UNet alone, on the cached codes: it needs more updates than text and prior, and costs half of one with them."""
+
+    name = "illustration"
+    trains = ("image_decoder",)
+
+
+class SettlingIllustrationPhase(StoryPhase):
+    """Illustration of a model without codes."""
+
+    name = "illustration"
+    trains = ("image_decoder",)
+
+
+PHASES = {phase.name: phase for phase in (OpeningPhase, JointPhase, ConsolidationPhase, IllustrationPhase)}
+PHASES_WITHOUT_CODES = {phase.name: phase for phase in (OpeningPhase, JointPhase, SettlingPhase, SettlingIllustrationPhase)}
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from modules.sampling import sample_logits
 @dataclass(frozen=True)
 class PriorConfig:
     dim: int = 256
+    code_dim: int = 64
     num_layers: int = 4
     num_heads: int = 4
     dropout: float = 0.1
@@ -45,7 +46,9 @@ class Prior(nn.Module):
     """One sequence: [prompt tokens | BOS, z_1 ... z_T]. Prompt tokens see each other; a code sees the prompt and what came before it.
 
     Every position also knows which slot it predicts and how many steps are left, so that a story of any asked length
-    comes to its end. The prompt stands left of position 0 (padding leftmost), so padding moves nothing.
+    comes to its end. The prompt stands left of position 0 (padding leftmost), so padding moves nothing. A code is read and
+    written by one vector (arXiv 1608.05859), narrower than the transformer (arXiv 1909.11942): thousands of codes stay a small
+    part of the weights.
     """
 
     def __init__(self, config: PriorConfig, vocab_size: int, codebook_size: int, num_slots: int) -> None:
@@ -54,13 +57,15 @@ class Prior(nn.Module):
             raise ValueError(f"rotary positions need heads of an even width: dim {config.dim} is not a multiple of 2 x {config.num_heads}")
         self.config, self.num_slots = config, num_slots
         self.prompt_embed = nn.Embedding(vocab_size, config.dim)
-        self.code_embed = nn.Embedding(codebook_size + 1, config.dim)  # The last one is BOS.
+        self.code_embed = nn.Embedding(codebook_size + 1, config.code_dim)  # The last one is BOS.
+        self.from_code = nn.Linear(config.code_dim, config.dim, bias=False)
+        self.to_code = nn.Linear(config.dim, config.code_dim, bias=False)
         self.slot_embed = nn.Embedding(num_slots, config.dim)
         self.steps_left_embed = nn.Embedding(config.max_steps, config.dim)
         self.transformer = Transformer(config.dim, config.num_layers, config.num_heads, config.dropout)
-        self.to_logits = nn.Linear(config.dim, codebook_size, bias=False)
-        for module in (self.prompt_embed, self.code_embed, self.slot_embed, self.steps_left_embed, self.to_logits):
-            nn.init.normal_(module.weight, std=0.02)
+        for embedding in (self.prompt_embed, self.slot_embed, self.steps_left_embed):
+            nn.init.normal_(embedding.weight, std=0.02)
+        nn.init.normal_(self.code_embed.weight, std=0.05)
 
     def forward(self, codes: Tensor, prompt_ids: Tensor, prompt_mask: Tensor, step_mask: Tensor) -> PriorOutput:
         """codes (B,T,S), prompt (B,Lp), step_mask (B,T) -> nll of every code, p(z_1) included. Padded steps' values mean nothing."""
@@ -68,7 +73,7 @@ class Prior(nn.Module):
         prefix, prefix_mask = self._prefix(prompt_ids, prompt_mask)
         x = torch.cat([prefix, self._code_inputs(codes.flatten(1), step_mask.sum(1))[:, :-1]], dim=1)
         mask, positions = prefix_attention(prefix_mask, x.shape[1])
-        logits = self.to_logits(self.transformer(x, mask, positions)[:, prefix.shape[1] :])
+        logits = self._to_logits(self.transformer(x, mask, positions)[:, prefix.shape[1] :])
         nll = F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten(), reduction="none")
         return PriorOutput(nll=nll.view(-1, steps, slots), logits=rearrange(logits, "b (t s) k -> b t s k", s=slots))
 
@@ -105,7 +110,7 @@ class Prior(nn.Module):
                 x = self._code_input(new_codes[-1][:, None], torch.tensor([index], device=x.device), total)
                 mask, positions = prefix_attention(prefix_mask, cache.length + 1, queries=1)
                 hidden = self.transformer(x, mask, positions, cache)
-            logits = self.to_logits(hidden[:, 0]).float()
+            logits = self._to_logits(hidden[:, 0]).float()
             new_codes.append(sample_logits(logits, temperature, top_p, generator))
             log_probs.append(logits.log_softmax(-1).gather(-1, new_codes[-1][:, None])[:, 0])
         new_codes, log_probs = (torch.stack(columns, dim=1).unflatten(1, (num_steps, slots)) for columns in (new_codes, log_probs))
@@ -116,6 +121,10 @@ class Prior(nn.Module):
         ids, mask = padding_left(prompt_ids, prompt_mask)
         return self.prompt_embed(ids), mask
 
+    def _to_logits(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., K)."""
+        return F.linear(self.to_code(hidden), self.code_embed.weight[:-1])
+
     def _code_inputs(self, flat: Tensor, num_steps: Tensor) -> Tensor:
         """Inputs at BOS and after each of M flattened codes (B, M): (B, M + 1, D). `num_steps` (B,) is each story's length."""
         bos = flat.new_full((len(flat), 1), self.code_embed.num_embeddings - 1)
@@ -125,4 +134,4 @@ class Prior(nn.Module):
     def _code_input(self, previous: Tensor, index: Tensor, num_steps: Tensor) -> Tensor:
         """previous (B, M): the code before each flat position `index` (M,) that is to be predicted."""
         steps_left = (num_steps[:, None] - 1 - index // self.num_slots).clamp(0, self.config.max_steps - 1)
-        return self.code_embed(previous) + self.slot_embed(index % self.num_slots) + self.steps_left_embed(steps_left)
+        return self.from_code(self.code_embed(previous)) + self.slot_embed(index % self.num_slots) + self.steps_left_embed(steps_left)

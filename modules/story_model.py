@@ -3,20 +3,21 @@
 p(s, x, z | c) = prod_t  p(z_t | z_<t, c)  p(s_t | z_t)  p(x_t | z_t)        q(z_t | s_t, x_t) one-hot
 
 loss = text_nll + beta * prior_nll + commitment_loss + lambda * diffusion_loss
-       (+ bag_of_words_loss + bag_of_visual_words_loss + draft_loss + agreement_loss: the encoder's aids)
+       (+ agreement_loss + the losses of the encoder's aids)
 
 Two baselines have no z: a predictor takes the prior's place, and guesses what the decoders read from what came before (`condition`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from modules.aids import EncoderAids
+from modules.aids import OF_PICTURES, EncoderAids
 from modules.autoencoder import PictureAutoencoder
 from modules.batch import PlanBatch, StepNoise, StoryBatch
 from modules.config import StoryConfig
@@ -29,6 +30,7 @@ from modules.story import UserError
 from modules.storyboard import Storyboard, StoryboardOutput
 from modules.text_decoder import TextDecoder
 
+PARTS = ("storyboard", "prior", "predictor", "text_decoder", "image_decoder", "aids")  # All that is trained jointly.
 SPECIAL_IDS = (0, 1, 2)  # <pad>, <bos>, <eos> of every tokenizer trained here.
 
 
@@ -68,8 +70,11 @@ class StoryModel(nn.Module):
         self.aids = EncoderAids(config.aids, config.vocab_size, latent_shape, board.num_slots, board.codebook_dim)
         self.autoencoder = PictureAutoencoder(config.autoencoder).requires_grad_(False)
 
-    def forward(self, batch: StoryBatch, noise: StepNoise) -> StoryModelOutput:
-        """The training loss of a batch; a pure function of weights, batch and noise (but for dropout). N = B*T rows."""
+    def forward(self, batch: StoryBatch, noise: StepNoise, parts: Collection[str] = PARTS) -> StoryModelOutput:
+        """The training loss of a batch; a pure function of weights, batch and noise (but for dropout). N = B*T rows.
+
+        Terms of `parts` that are not named are left out.
+        """
         input_ids, text_mask, step_mask = batch.input_ids.flatten(0, 1), batch.text_mask.flatten(0, 1), batch.step_mask.flatten()
         latents, image_mask = batch.latents.flatten(0, 1), batch.image_mask.flatten()
 
@@ -77,28 +82,29 @@ class StoryModel(nn.Module):
         board = self.condition(batch, noise)
 
         # -log p(s | z)
-        text = self.text_decoder(board.code_embeds, input_ids, text_mask, noise.null_text)
-        losses = {"text_nll": masked_mean(text.nll, text.mask, batch.num_tokens)}
+        losses = {}
+        if "text_decoder" in parts:
+            text = self.text_decoder(board.code_embeds, input_ids, text_mask, noise.null_text)
+            losses["text_nll"] = masked_mean(text.nll, text.mask, batch.num_tokens)
 
         # A bound on -log p(x | z), up to its weighting over noise levels.
-        if noise.timesteps is not None:
+        if "image_decoder" in parts:
             image = self.image_decoder(board.code_embeds, latents, noise.timesteps, noise.noise, noise.null_image)
             losses["diffusion_loss"] = masked_mean(image.loss, image_mask, batch.num_images)
 
         # q's own terms: slots stay near their codes, say by themselves what the step holds, and agree under modality dropout.
-        if board.commitment_loss is not None:
+        if board.commitment_loss is not None and "storyboard" in parts:
             losses["commitment_loss"] = masked_mean(board.commitment_loss.mean(1), step_mask, batch.num_steps)
-        if batch.codes is None:
-            aids = self.aids(board.code_embeds, input_ids, text_mask, latents)
-            losses["bag_of_words_loss"] = masked_mean(aids.bag_of_words_loss, step_mask, batch.num_steps)
-            losses["bag_of_visual_words_loss"] = masked_mean(aids.bag_of_visual_words_loss, image_mask, batch.num_images)
-            losses["draft_loss"] = masked_mean(aids.draft_loss, image_mask, batch.num_images)
-        if board.slots is not None:
+        if batch.codes is None and "aids" in parts:
+            for name, values in self.aids(board.code_embeds, batch).items():
+                mask, count = (image_mask, batch.num_images) if name in OF_PICTURES else (step_mask, batch.num_steps)
+                losses[name] = masked_mean(values, mask, count)
+        if board.slots is not None and "storyboard" in parts:
             losses["agreement_loss"] = masked_mean(self.disagreement(board.slots, batch).mean(1), step_mask, batch.num_steps)
 
         # -log p(z | c), in nats a code. Codes are integers: the prior cannot reach the encoder.
         codes = None if board.codes is None else board.codes.unflatten(0, batch.step_mask.shape)
-        if codes is not None:
+        if codes is not None and "prior" in parts:
             plans = batch.plans or PlanBatch(codes, batch.prompt_ids, batch.prompt_mask, batch.step_mask, batch.num_steps)
             prior = self.prior(plans.codes, plans.prompt_ids, plans.prompt_mask, plans.step_mask)
             losses["prior_nll"] = masked_mean(prior.nll.mean(-1), plans.step_mask, plans.num_steps)

@@ -21,7 +21,7 @@ class StoryboardConfig:
     patch_size: int = 2
     num_slots: int = 8
     pooling: str = "queries"  # Or "majority_vote": see majority_vote.py.
-    codebook_size: int = 512
+    codebook_size: int = 4096
     codebook_dim: int = 32
     codebook_decay: float = 0.99
     dead_code_threshold: float = 0.1  # A code used less than this fraction of the mean is revived.

@@ -20,7 +20,7 @@ from modules.encoded import EncodedStories
 from modules.interrupts import Interrupted, stop_on_signals
 from modules.model_folder import load_model, save_model
 from modules.monitor import Monitor
-from modules.phases import AutoencoderPhase, ConsolidationPhase, JointPhase, OpeningPhase, Phase, SettlingPhase, derive_seed
+from modules.phases import PHASES, PHASES_WITHOUT_CODES, AutoencoderPhase, Phase, derive_seed
 from modules.processes import forgotten_precision, make_accelerator
 from modules.progress import progress_line
 from modules.schedules import cosine_with_warmup
@@ -133,6 +133,7 @@ class Trainer:
             "opening": (training.opening_ratio, training.learning_rate),
             "joint": (1.0, training.learning_rate),
             "consolidation": (training.consolidation_ratio, training.consolidation_learning_rate),
+            "illustration": (training.illustration_ratio, training.consolidation_learning_rate),
         }[name]
         options = {
             "num_steps": max(1, round(ratio * training.max_steps)), "learning_rate": rate, "global_batch": self.global_batch,
@@ -140,9 +141,7 @@ class Trainer:
         }  # fmt: skip
         if name == "autoencoder":
             return AutoencoderPhase(self.model, self.source, self.lengths, **options)
-        last = ConsolidationPhase if self.config.plan == "codes" else SettlingPhase
-        phases = {"opening": OpeningPhase, "joint": JointPhase, "consolidation": last}
-        return phases[name](self.model, self._encode_stories, **options)
+        return (PHASES if self.config.plan == "codes" else PHASES_WITHOUT_CODES)[name](self.model, self._encode_stories, **options)
 
     def _encode_stories(self) -> EncodedStories:
         if self._encoded is None:

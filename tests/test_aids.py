@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from modules.aids import AidsConfig, EncoderAids
+from modules.aids import AidsConfig, EncoderAids, of_other_pages
+from modules.batch import StoryBatch
 
 SHAPE = (4, 6, 6)
 
@@ -25,11 +28,17 @@ def mosaics(count: int, seed: int = 0) -> torch.Tensor:
     return torch.cat([halves[:, 0], halves[:, 1]], dim=-1)[:, :, None].expand(-1, -1, 6, -1).contiguous()
 
 
+def story(latents: torch.Tensor, ids: torch.Tensor, text_mask: torch.Tensor) -> StoryBatch:
+    """One story of N pages, all with a picture."""
+    pages = torch.ones(1, len(latents), dtype=torch.bool)
+    return StoryBatch(input_ids=ids[None], text_mask=text_mask[None], latents=latents[None], image_mask=pages, step_mask=pages)
+
+
 def test_bag_of_words_is_whether_each_word_occurs(aids):
     generator = torch.Generator().manual_seed(1)
     codes, ids = torch.randn(3, 8, 4, generator=generator), torch.randint(3, 30, (3, 12), generator=generator)
     mask = torch.arange(12) < torch.tensor([12, 5, 0])[:, None]
-    loss = aids(codes, ids, mask, torch.zeros(3, *SHAPE)).bag_of_words_loss
+    loss = aids(codes, story(torch.zeros(3, *SHAPE), ids, mask)).bag_of_words_loss
     logits = aids.bag_of_words(codes.flatten(1))
     for row, length in enumerate((12, 5)):
         words = set(ids[row, 1:length].tolist())
@@ -67,11 +76,35 @@ def test_the_loss_falls_to_what_the_codes_do_not_tell(aids):
     latents = mosaics(6)
     aids.fit_visual_words(latents, seed=0)
     codes = torch.randn(6, 8, 4, generator=torch.Generator().manual_seed(4))
-    none = torch.zeros(6, 12, dtype=torch.bool)
+    batch = story(latents, torch.zeros(6, 12, dtype=torch.long), torch.zeros(6, 12, dtype=torch.bool))
     optimizer = torch.optim.Adam(aids.parameters(), lr=0.02)
     for _ in range(150):
-        out = aids(codes, torch.zeros(6, 12, dtype=torch.long), none, latents)
+        out = aids(codes, batch)
         optimizer.zero_grad()
         (out.bag_of_visual_words_loss.mean() + out.draft_loss.mean()).backward()
         optimizer.step()
     assert out.bag_of_visual_words_loss.max() < 0.1 and out.draft_loss.max() < 0.1
+
+
+def test_other_pages_are_the_mean_of_those_that_are_there():
+    bags = torch.tensor([[[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]], [[1.0, 1.0], [1.0, 0.0], [9.0, 9.0]]])
+    present = torch.tensor([[True, True, True], [False, True, False]])
+    others, some = of_other_pages(bags, present)
+    assert some.tolist() == [[True, True, True], [True, False, True]]
+    assert others[0].tolist() == [[0.5, 1.0], [0.5, 0.5], [1.0, 0.5]]
+    assert others[1, 0].tolist() == [1.0, 0.0] and others[1, 1].tolist() == [0.0, 0.0]
+
+
+def test_what_pages_do_not_share_cannot_be_guessed_of_the_others(aids):
+    """Codes that name the page: two pages that share a word and differ in one leave its own bag certain, and the others' not."""
+    ids = torch.tensor([[1, 5, 7], [1, 5, 8], [1, 5, 9]])
+    batch = story(torch.zeros(3, *SHAPE), ids, torch.ones(3, 3, dtype=torch.bool))
+    codes = torch.randn(3, 8, 4, generator=torch.Generator().manual_seed(4))
+    optimizer = torch.optim.Adam(aids.parameters(), lr=0.05)
+    for _ in range(200):
+        out = aids(codes, batch)
+        optimizer.zero_grad()
+        (out.bag_of_words_loss.mean() + out.other_words_loss.mean()).backward()
+        optimizer.step()
+    assert out.bag_of_words_loss.max() < 0.1
+    torch.testing.assert_close(out.other_words_loss, torch.full((3,), 2 * math.log(2)), atol=0.1, rtol=0)  # Two words, each in half.

@@ -32,10 +32,18 @@ from tests.test_story_model import CLOSE, changed, reached, where
 PLANS = ("predicted", "prompt")
 PROMPT = "Rusty the fox wants a kite"
 QUICK = {"num_inference_steps": 2}
-TERMS = {"text_nll", "diffusion_loss", "bag_of_words_loss", "bag_of_visual_words_loss", "draft_loss"}
+TERMS = {
+    "text_nll",
+    "diffusion_loss",
+    "bag_of_words_loss",
+    "bag_of_visual_words_loss",
+    "draft_loss",
+    "other_words_loss",
+    "other_visual_words_loss",
+}
 TRAINS = {  # Besides the predictor and, where there is one, the encoder.
     "text_nll": {"text_decoder"}, "diffusion_loss": {"image_decoder"}, "draft_loss": {"aids"}, "bag_of_words_loss": {"aids"},
-    "bag_of_visual_words_loss": {"aids"},
+    "bag_of_visual_words_loss": {"aids"}, "other_words_loss": {"aids"}, "other_visual_words_loss": {"aids"},
 }  # fmt: skip
 
 
@@ -206,7 +214,7 @@ def pipeline(run) -> StoryPipeline:
 
 def test_it_trains_by_the_same_command_and_never_quantises(run, pipeline):
     lines = trace(run)
-    assert [line["phase"] for line in lines[OPENING_START::4]] == ["opening", "joint", "joint", "joint", "consolidation"]
+    assert [line["phase"] for line in lines[OPENING_START::4]] == ["opening", "joint", "joint", "joint", "consolidation", "illustration"]
     assert len(lines) == END and all(math.isfinite(line["loss"]) for line in lines) and all_finite(run)
     assert not any(name in line for line in lines for name in ("prior_nll", "commitment_loss"))
     assert "diffusion_loss" not in lines[OPENING_START] and lines[JOINT_START]["diffusion_loss"] > 0

@@ -18,7 +18,8 @@ TERMS = tuple(asdict(LossWeights()))
 ENCODER_ONLY = {"commitment_loss", "agreement_loss"}  # The terms that train nothing else.
 TEXTS = {"text_nll", "bag_of_words_loss"}
 PICTURES = {"diffusion_loss", "bag_of_visual_words_loss", "draft_loss"}
-AIDS = {"bag_of_words_loss", "bag_of_visual_words_loss", "draft_loss", "agreement_loss"}  # What cached codes leave no use for.
+OTHERS = {"other_words_loss", "other_visual_words_loss"}
+AIDS = {"bag_of_words_loss", "bag_of_visual_words_loss", "draft_loss", "agreement_loss"} | OTHERS  # What cached codes leave no use for.
 FACTORS = ("storyboard", "prior", "text_decoder", "image_decoder", "aids")
 TRAINS = {  # What each term trains, and nothing else.
     "text_nll": {"storyboard", "text_decoder"},
@@ -26,6 +27,8 @@ TRAINS = {  # What each term trains, and nothing else.
     "bag_of_visual_words_loss": {"storyboard", "aids"},
     "diffusion_loss": {"storyboard", "image_decoder"},
     "draft_loss": {"storyboard", "aids"},
+    "other_words_loss": {"storyboard", "aids"},
+    "other_visual_words_loss": {"storyboard", "aids"},
     "commitment_loss": {"storyboard"},
     "agreement_loss": {"storyboard"},
     "prior_nll": {"prior"},
@@ -83,14 +86,19 @@ def test_gradient_map_with_cached_codes(tiny_model, story_batch, story_noise, te
 
 
 @pytest.mark.parametrize("active", [False, True])
-def test_gradient_map_without_diffusion(tiny_model, story_batch, story_noise, active):
-    """What the opening phase trains: no noise is drawn for pictures, and the UNet is not asked."""
+@pytest.mark.parametrize(
+    ("parts", "terms"),
+    [
+        (("storyboard", "text_decoder", "aids"), {"text_nll", "commitment_loss"} | AIDS),
+        (("prior", "text_decoder", "image_decoder"), {"text_nll", "diffusion_loss", "prior_nll"}),
+        (("image_decoder",), {"diffusion_loss"}),
+        ((), set()),
+    ],
+)
+def test_only_the_asked_parts_have_terms(tiny_model, story_batch, story_noise, parts, terms, active):
     tiny_model.storyboard.quantizer.active.fill_(active)
-    noise = StepNoise(**{name: value for name, value in story_noise.items() if name not in ("timesteps", "noise")})
-    out = tiny_model.train()(story_batch, noise)
-    assert set(out.losses) == (set(TERMS) - {"diffusion_loss"} if active else {"text_nll"} | AIDS)
-    assert reached(tiny_model, out.loss) == {"storyboard", "text_decoder", "aids"} | ({"prior"} if active else set())
-    assert all(p.grad is None for p in tiny_model.image_decoder.parameters())
+    out = tiny_model.train()(story_batch, story_noise, parts)
+    assert set(out.losses) == terms - (set() if active else {"prior_nll", "commitment_loss"})
 
 
 def test_training_pass_leaves_every_buffer_alone(tiny_model, story_batch, story_noise):
@@ -105,7 +113,7 @@ def test_decoders_train_the_encoder_through_every_slot(tiny_model, story_batch, 
     for term in (*TEXTS, *PICTURES):
         out = tiny_model(story_batch, story_noise)
         (gradient,) = torch.autograd.grad(out.losses[term], out.slots)
-        counted = story_batch.text_mask.any(-1).flatten() if term in TEXTS else story_batch.image_mask.flatten()
+        counted = (story_batch.text_mask.any(-1) if term in TEXTS else story_batch.image_mask).flatten()
         assert torch.equal(gradient.abs().amax(-1) > 0, counted[:, None].expand(-1, 8)), term
 
 
@@ -121,7 +129,7 @@ def test_nothing_trainable_is_left_out(tiny_model, story_batch, story_noise):
 def test_continuous_model_trains_encoder_and_decoders_without_codes(tiny_model, story_batch, story_noise):
     tiny_model.storyboard.quantizer.active.fill_(False)
     out = tiny_model(story_batch, story_noise)
-    assert out.codes is None and set(out.losses) == TEXTS | PICTURES | {"agreement_loss"}
+    assert out.codes is None and set(out.losses) == TEXTS | PICTURES | AIDS
     assert reached(tiny_model, out.loss) == {"storyboard", "text_decoder", "image_decoder", "aids"}
 
 
@@ -145,7 +153,7 @@ def test_losses_are_means_over_what_is_there(tiny_model, story_batch, dropping_n
     board, whole = tiny_model.encode(story_batch, dropping_noise), tiny_model.encode(story_batch)
     text = tiny_model.text_decoder(board.code_embeds, flat["input_ids"], flat["text_mask"])
     image = tiny_model.image_decoder(board.code_embeds, flat["latents"], dropping_noise.timesteps, dropping_noise.noise)
-    aids = tiny_model.aids(board.code_embeds, flat["input_ids"], flat["text_mask"], flat["latents"])
+    aids = tiny_model.aids(board.code_embeds, story_batch)
     prior = tiny_model.prior(out.codes, story_batch.prompt_ids, story_batch.prompt_mask, story_batch.step_mask)
     seen, steps = story_batch.image_mask.flatten(), story_batch.step_mask
     expected = {
@@ -154,6 +162,7 @@ def test_losses_are_means_over_what_is_there(tiny_model, story_batch, dropping_n
         "agreement_loss": cosine_distance(board.slots, whole.slots)[steps.flatten()].mean(),
         "bag_of_words_loss": aids.bag_of_words_loss[steps.flatten()].mean(),
         "bag_of_visual_words_loss": aids.bag_of_visual_words_loss[seen].mean(),
+        **{name: aids[name][steps.flatten()].mean() for name in OTHERS},
     }  # fmt: skip
     assert text.mask.sum() == story_batch.num_tokens == 9 + 40 + 5 + 12 - 4
     torch.testing.assert_close(out.losses, expected)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -96,7 +97,8 @@ def test_killed_run_ends_as_the_uninterrupted_one(reference, tmp_path, start):
     assert (last.communicate(timeout=300)[1].count("error"), last.returncode) == (0, 0)
     assert outcome(tmp_path) == outcome(reference)
     told = events(tmp_path)
-    for name, start, end in (("opening", OPENING_START, JOINT_START), ("joint", JOINT_START, JOINT_END), ("consolidation", JOINT_END, END)):
+    for (name, length), end in zip(LENGTHS.items(), accumulate(LENGTHS.values()), strict=True):
+        start = end - length
         assert [event.step for event in told.Scalars(f"{name}/loss")] == list(range(start, end))
 
 
@@ -297,7 +299,7 @@ def scalars(reference: Path) -> EventAccumulator:
 def test_each_phase_moves_what_it_trains_and_nothing_else(reference):
     torch.manual_seed(derive_seed(0, "weights"))
     model = StoryModel(TINY)
-    ends = (OPENING_START, JOINT_START, JOINT_END, END)
+    ends = accumulate(LENGTHS.values())
     states = [model.state_dict(), *(tensors_at(reference, step) for step in ends)]
     changes = {name: moved(*pair) for name, pair in zip(LENGTHS, zip(states, states[1:], strict=False), strict=True)}
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
@@ -312,15 +314,17 @@ def test_each_phase_moves_what_it_trains_and_nothing_else(reference):
     assert codebook < storyboard
     assert {"storyboard.quantizer.active", "storyboard.quantizer.library._codebook.embed"} <= codebook
     assert changes["consolidation"] == parameters - autoencoder - storyboard - aids
+    assert changes["illustration"] == {name for name in parameters if name.startswith("image_decoder.")}
 
 
 def test_each_phase_has_its_terms(reference):
-    aids = {"bag_of_words_loss", "bag_of_visual_words_loss", "draft_loss", "agreement_loss"}
+    aids = {"bag_of_words_loss", "bag_of_visual_words_loss", "draft_loss", "agreement_loss", "other_words_loss", "other_visual_words_loss"}
     terms = {
         "autoencoder": {"reconstruction_loss", "edge_loss", "kl_loss"},
         "opening": {"text_nll"} | aids,
         "joint": {"text_nll", "diffusion_loss"} | aids,
         "consolidation": {"text_nll", "diffusion_loss", "prior_nll"},
+        "illustration": {"diffusion_loss"},
     }
     for line in trace(reference):
         quantised = {"prior_nll", "commitment_loss"} if line["phase"] == "joint" and line["step"] >= QUANTIZE_STEP else set()
@@ -339,7 +343,7 @@ def test_learning_rate_warms_up_and_falls_in_every_phase(scalars):
     rates = [event.value for event in scalars.Scalars("learning_rate")]
     assert len(rates) == END
     start = 0
-    for length, peak in zip(LENGTHS.values(), (1e-3, 1e-3, 1e-3, 5e-4), strict=True):
+    for length, peak in zip(LENGTHS.values(), (1e-3, 1e-3, 1e-3, 5e-4, 5e-4), strict=True):
         phase = rates[start : start + length]
         assert phase[0] == pytest.approx(peak)
         assert phase == sorted(phase, reverse=True)
@@ -364,7 +368,7 @@ def test_tensorboard_shows_what_is_promised(reference, scalars):
     told = [event.value for event in scalars.Scalars("joint/text_nll")]
     assert told == pytest.approx([line["text_nll"] for line in lines if line["phase"] == "joint"], rel=1e-6)
     assert all(math.isfinite(event.value) for tag in tags["scalars"] for event in scalars.Scalars(tag))
-    assert len(scalars.Images("reconstructions")) == 6  # Every 4th update of 4 + 4 + 12 + 4.
+    assert len(scalars.Images("reconstructions")) == 7  # Every 4th update of 4 + 4 + 12 + 4 + 4.
     image = scalars.Images("stories/0")[0]
     assert (image.height, image.width % 32) == (32, 0)
 
