@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -373,6 +374,21 @@ def test_evaluate_reports_what_a_baseline_has(pipeline, tiny_judge):
     assert report["drawn"]["whole story"]["object_in_pictures"]["value"] is not None
     json.dumps(report, allow_nan=False)
     print_report(report)
+
+
+def test_evaluate_sets_baselines_beside_a_model(run, tiny_checkpoint, tiny_judge, tmp_path, capsys):
+    tiny_judge.save(tmp_path / "judge")
+    shutil.copytree(run / "model", tmp_path / "trained" / "plan=x" / "model")
+    flags = ["evaluate", "--ckpt", str(tiny_checkpoint), "--num_stories", "4", "--num_drawn", "2", "--judge", str(tmp_path / "judge")]
+    assert story_generative_model.main([*flags, "--baselines", str(tmp_path / "trained"), "--json", str(tmp_path / "out.json")]) == 0
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert list(report["baselines"]) == ["plan=x"] and "next_step" in report
+    alone = evaluate(StoryPipeline.from_pretrained(run), StoryWorld(4, split="val", image_size=32), 4)
+    assert report["baselines"]["plan=x"]["bound"] == json.loads(json.dumps(alone["bound"]))
+    printed = capsys.readouterr().out
+    assert all(f"{kind}, beside baselines" in printed for kind in ("the bound", "next step", "whole story"))
+    assert story_generative_model.main([*flags, "--baselines", str(tmp_path)]) == 2
+    assert "holds no trained model" in capsys.readouterr().err
 
 
 def test_models_of_all_plans_are_scored_in_the_same_columns(pipeline, tiny_pipeline):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modules.arguments import positive_int, whole_number
 from modules.commands.shared import DATA_HELP, checkpoint_flag, clip_flags, judge_flag, load_clip, load_judge, open_source, write_json
@@ -21,6 +21,7 @@ def evaluate_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num_drawn", type=whole_number, default=50, help="of these, stories to draw; 0 for none (default 50)")
     judge_flag(parser)
     clip_flags(parser)
+    parser.add_argument("--baselines", type=Path, help="a folder of trained models to set beside --ckpt, as ablate --sweep leaves it")
     parser.add_argument("--inception", type=Path, help="the file inception-2015-12-05.pt: distances of its features are FID")
     parser.add_argument("--generated", type=Path, help="compare the pictures of this folder with those of --reference, and stop")
     parser.add_argument("--reference", type=Path)
@@ -46,14 +47,32 @@ def act_evaluate(args: argparse.Namespace) -> None:
     pipeline = StoryPipeline.from_pretrained(args.ckpt)
     if args.card and pipeline.model.prior is None:
         raise UserError("--card tells of codes, and this model has no storyboard: leave --card out")
-    source = open_source(args.data, "val", pipeline.config, args.seed, args.num_stories, args.on_bad_record)
-    report = evaluate(pipeline, source, min(args.num_stories, len(source)), args.seed, args.num_drawn, graders)
+    baselines = find_models(args.baselines) if args.baselines else {}
+
+    def measure(pipeline: StoryPipeline) -> dict[str, Any]:
+        source = open_source(args.data, "val", pipeline.config, args.seed, args.num_stories, args.on_bad_record)
+        return evaluate(pipeline, source, min(args.num_stories, len(source)), args.seed, args.num_drawn, graders)
+
+    report = measure(pipeline)
+    if baselines:
+        report["baselines"] = {name: measure(StoryPipeline.from_pretrained(folder)) for name, folder in baselines.items()}
     print_report(report)
     write_json(args.json, report)
     if args.card:
         from modules.presentation.model_card import write_card
 
+        source = open_source("storyworld", "val", pipeline.config, args.seed, args.num_stories, args.on_bad_record)
         print(f"wrote {', '.join(str(path) for path in write_card(args.ckpt, pipeline, source, report))}")
+
+
+def find_models(folder: Path) -> dict[str, Path]:
+    """The trained models in a folder, by name. Raises UserError where there is none."""
+    models = {path.name: path for path in sorted(folder.glob("*")) if (path / "model").is_dir()}
+    if not models:
+        raise UserError(
+            f"--baselines {folder} holds no trained model: train some with ablate --sweep plan=predicted,prompt --output {folder}"
+        )
+    return models
 
 
 def act_compare_folders(args: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 Figures = Mapping[str, Mapping[str, Any]]
+COMPARABLE = ("code_charged_nats_per_token", "bound_nats_per_step")  # Of the bound, what models without codes have too.
 
 
 def print_report(report: Mapping[str, Any]) -> None:
@@ -32,6 +33,18 @@ def print_report(report: Mapping[str, Any]) -> None:
             f"codes used {book['used']:.1%} of {book['codebook_size']}, perplexity {book['perplexity']:.0f}, "
             f"a slot {book['perplexity_per_slot']:.0f}"
         )
+    if "baselines" in report:
+        _print_baselines({"this model": report, **report["baselines"]})
+
+
+def _print_baselines(reports: Mapping[str, Mapping[str, Any]]) -> None:
+    """What a model with a storyboard and one without can both be asked, side by side."""
+    shared = {name: {key: report["bound"][key] for key in COMPARABLE if key in report["bound"]} for name, report in reports.items()}
+    _print_beside("the bound, beside baselines", shared)
+    for kind in ("next step", "whole story"):
+        drawn = {name: report["drawn"][kind] for name, report in reports.items() if kind in report.get("drawn", {})}
+        if drawn:
+            _print_beside(f"{kind}, beside baselines", drawn)
 
 
 def print_figures(title: str, figures: Figures) -> None:
