@@ -194,11 +194,15 @@ def has_attributes(stories: EncodedStories) -> bool:
 
 
 def _usage(codes: Tensor, codebook_size: int) -> dict[str, float]:
-    """Codes (N, S) -> the share of the codebook that is used, and its perplexity, over all slots and the mean over slots."""
+    """Codes (N, S) -> the share of the codebook that is used, and its perplexity, over all slots and the mean over slots.
+
+    `used_ceiling` is what so few draws would use, on average, of a codebook that is used evenly.
+    """
     by_slot = np.stack([np.bincount(column, minlength=codebook_size) for column in codes.t().cpu().numpy()])
     counts = by_slot.sum(0)
     return {
-        "codebook_size": codebook_size, "used": float((counts > 0).mean()), "perplexity": float(perplexity(counts)),
+        "codebook_size": codebook_size, "used": float((counts > 0).mean()),
+        "used_ceiling": 1 - (1 - 1 / codebook_size) ** codes.numel(), "perplexity": float(perplexity(counts)),
         "perplexity_per_slot": float(perplexity(by_slot).mean()),
     }  # fmt: skip
 

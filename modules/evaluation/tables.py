@@ -30,7 +30,8 @@ def print_report(report: Mapping[str, Any]) -> None:
     if "codebook" in report:
         book = report["codebook"]
         console.print(
-            f"codes used {book['used']:.1%} of {book['codebook_size']}, perplexity {book['perplexity']:.0f}, "
+            f"codes used {book['used']:.1%} of {book['codebook_size']} (were all used alike: {book['used_ceiling']:.1%}), "
+            f"perplexity {book['perplexity']:.0f}, "
             f"a slot {book['perplexity_per_slot']:.0f}"
         )
     if "baselines" in report:

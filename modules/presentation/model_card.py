@@ -81,7 +81,7 @@ tags: [story-generation, discrete-storyboard, latent-diffusion]
     python story_generative_model.py generate --ckpt {{this folder}} --prompt "Rusty the fox wants a kite"
 
 **Data**: {training.num_stories} stories of {source.name}, made by this program from a seed; figures are from stories of another split.
-**Training**: one command, four phases ({training.max_steps} joint updates of {training.batch_size} stories; the rest is in config.json);
+**Training**: one command, five phases ({training.max_steps} joint updates of {training.batch_size} stories; the rest is in config.json);
 `assets/notes.md` of the repository tells the machine, the time, and what was tried.
 **Limits**: it knows this world's ten characters, twelve objects and eight places, in short English sentences; other words are
 passed over. Pictures are {config.autoencoder.image_size} pixels wide. It has learnt nothing of the real world."""
@@ -107,7 +107,8 @@ def _figures(report: Mapping[str, Any]) -> str:
         _beside({"value": report["next_step"]}, tuple(report["next_step"])),
         "The bound:",
         _beside({"value": report["bound"]}, tuple(BOUND), BOUND),
-        f"Codes used {books['used']:.1%} of {books['codebook_size']}, perplexity {books['perplexity']:.0f}.",
+        f"Codes used {books['used']:.1%} of {books['codebook_size']} (so few pages would use {books['used_ceiling']:.1%} if all were used "
+        f"alike), perplexity {books['perplexity']:.0f}.",
     ])  # fmt: skip
 
 
