@@ -109,7 +109,7 @@ def test_a_plan_cut_short_costs_what_it_costs_in_the_whole_one(tiny_pipeline, st
 
 
 def test_prior_that_knows_nothing_costs_the_ceiling(altered, stories, codes):
-    torch.nn.init.zeros_(altered.model.prior.to_logits.weight)
+    torch.nn.init.zeros_(altered.model.prior.to_code.weight)
     figures = measure_bound(altered, stories, codes, num_timesteps=8, max_vlb_steps=0)
     for name, bits in (("per_code", 5), ("per_step", 40), ("first_step", 40), ("later_steps", 40)):
         figure = figures[f"prior_bits_{name}"]

@@ -78,7 +78,7 @@ def test_where_all_is_alike_scores_are_exactly_chance(fresh, same_codes):
     if same_codes:
         codes = torch.full_like(codes, 7)
     else:
-        torch.nn.init.zeros_(fresh.model.prior.to_logits.weight)
+        torch.nn.init.zeros_(fresh.model.prior.to_code.weight)
     figures = rank_next_steps(fresh, stories, codes, num_candidates=8)
     for name, figure in figures.items():
         assert figure["value"] == figure["low"] == figure["high"] == pytest.approx(figure["floor"]), name
