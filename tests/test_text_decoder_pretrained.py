@@ -21,6 +21,7 @@ from transformers import (
     ViTModel,
 )
 
+from modules.layers.decoding import ContrastiveLogitsProcessor
 from modules.story import UserError
 from modules.text_decoder import TextDecoder, TextDecoderConfig
 from tests.tensors import CLOSE, differ
@@ -56,6 +57,8 @@ def build(folders, family="gpt2", prefix="embeds", gate=0.0, **settings) -> Text
     with torch.no_grad():
         decoder.prefix_gate.fill_(gate)
         decoder.null_codes.normal_()
+        if prefix == "key_values":
+            decoder.slot_embeds.normal_()
     return decoder
 
 
@@ -85,7 +88,7 @@ def test_it_begins_as_the_plain_language_model(folders, family, prefix, tuning):
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_the_gates_learn_first_and_then_the_codes_matter(folders, family, prefix):
     decoder, text = build(folders, family, prefix, tuning="frozen").train(), batch()
-    optimizer = torch.optim.AdamW([decoder.get_parameter(name) for name in decoder.trained_names], lr=1e-2)
+    optimizer = torch.optim.AdamW([decoder.get_parameter(name) for name in decoder.trained_names], lr=3e-2)
     losses = []
     for step in range(20):
         out = decoder(**text)
@@ -96,7 +99,7 @@ def test_the_gates_learn_first_and_then_the_codes_matter(folders, family, prefix
         if step == 0:
             assert (decoder.prefix_gate.grad != 0).all() and (decoder.to_prefix.weight.grad == 0).all()
         optimizer.step()
-    assert losses[-1] < losses[0] - 0.05 and (decoder.prefix_gate.abs() > 0.01).all()
+    assert losses[-1] < losses[0] - 0.05 and (decoder.prefix_gate != 0).all() and decoder.prefix_gate.abs().max() > 0.1
     swapped = {**text, "code_embeds": text["code_embeds"].flip(0)}
     assert differ(decoder(**text).nll, decoder(**swapped).nll)
 
@@ -144,7 +147,7 @@ def rows_of(ids: Tensor, eos_id: int) -> list[list[int]]:
 @pytest.mark.parametrize("guidance_scale", [1.0, 2.5])
 @pytest.mark.parametrize(("family", "prefix"), KINDS)
 def test_generate_says_what_the_logits_say(folders, family, prefix, guidance_scale):
-    decoder, codes = build(folders, family, prefix, gate=1.5).double(), batch()["code_embeds"].double()
+    decoder, codes = build(folders, family, prefix, gate=1.5).double(), 4 * batch()["code_embeds"].double()
     told = rows_of(decoder.generate(codes, guidance_scale=guidance_scale), decoder.eos_id)
     assert told == [greedy_by_hand(decoder, row, guidance_scale) for row in codes]
     assert len(set(map(tuple, told))) > 1
@@ -153,7 +156,7 @@ def test_generate_says_what_the_logits_say(folders, family, prefix, guidance_sca
 @pytest.mark.parametrize("guidance_scale", [1.0, 2.5])
 @pytest.mark.parametrize(("family", "prefix"), KINDS)
 def test_every_beam_reads_its_own_row(folders, family, prefix, guidance_scale):
-    decoder, codes = build(folders, family, prefix, gate=1.5).double(), batch()["code_embeds"].double()
+    decoder, codes = build(folders, family, prefix, gate=1.5).double(), 4 * batch()["code_embeds"].double()
     told = rows_of(decoder.generate(codes, "beam", num_beams=3, guidance_scale=guidance_scale), decoder.eos_id)
     alone = [decoder.generate(codes[row : row + 1], "beam", num_beams=3, guidance_scale=guidance_scale) for row in range(len(codes))]
     assert told == [rows_of(ids, decoder.eos_id)[0] for ids in alone]
@@ -163,14 +166,23 @@ def test_every_beam_reads_its_own_row(folders, family, prefix, guidance_scale):
 @pytest.mark.parametrize("penalty_alpha", [0.0, 0.7])
 def test_the_contrastive_penalty_ends_loops(penalty_alpha):
     torch.manual_seed(0)
-    decoder = TextDecoder(TextDecoderConfig(dim=16, num_layers=2, num_heads=2), 30, SLOTS, CODE_DIM, (0, 1, 2)).eval()
+    decoder = TextDecoder(TextDecoderConfig(dim=16, num_layers=2, num_heads=2, max_length=20), 30, SLOTS, CODE_DIM, (0, 1, 2)).eval()
     ids = decoder.generate(torch.randn(3, SLOTS, CODE_DIM), penalty_alpha=penalty_alpha)
-    longest = [
-        max(map(len, "".join("=" if a == b else " " for a, b in zip(row, row[1:], strict=False)).split(" "))) for row in ids.tolist()
-    ]
-    assert all(run < 3 for run in longest) if penalty_alpha else all(run > 20 for run in longest)
+    variety = [len(set(row)) / len(row) for row in rows_of(ids, decoder.eos_id)]
+    assert min(variety) > 0.6 if penalty_alpha else max(variety) < 0.2
     with pytest.raises(UserError, match="greedy decoding only, not beam"):
         decoder.generate(torch.randn(1, SLOTS, CODE_DIM), "beam", penalty_alpha=0.5)
+
+
+def test_the_contrastive_penalty_weighs_likelihood_against_likeness():
+    def hidden_states(ids: Tensor) -> Tensor:
+        """Tokens are like themselves alone, and <bos> is token 0."""
+        return torch.eye(4)[torch.nn.functional.pad(ids, (1, 0))]
+
+    ids, scores = torch.tensor([[2, 1], [2, 3]]), torch.tensor([[0.1, 0.5, 0.15, 0.25], [0.1, 0.5, 0.15, 0.25]]).log()
+    values = ContrastiveLogitsProcessor(hidden_states, penalty_alpha=0.4, top_k=2)(ids, scores)
+    never = -torch.inf
+    torch.testing.assert_close(values, torch.tensor([[never, 0.3 - 0.4, never, 0.15], [never, 0.3, never, 0.15 - 0.4]]))
 
 
 @pytest.mark.parametrize(("family", "prefix"), [("gpt2", "key_values"), ("llama", "embeds")])
@@ -182,7 +194,7 @@ def test_four_texts_are_learnt_and_told_in_every_way(folders, family, prefix):
     for row, words in enumerate(texts):
         ids[row, : len(words) + 1], mask[row, : len(words) + 1] = torch.tensor([decoder.bos_id, *words]), True
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=1e-2)
-    for _ in range(150):
+    for _ in range(100):
         optimizer.zero_grad()
         (decoder(codes, ids, mask).nll.sum() / mask.sum()).backward()
         optimizer.step()
@@ -242,7 +254,8 @@ def test_a_lora_alone_is_what_peft_loads(folders, tmp_path, family, targets):
             if "lora_" in name:
                 decoder.get_parameter(name).normal_()
     decoder.save_lora(tmp_path / "lora")
-    assert {path.name for path in (tmp_path / "lora").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    files = {path.name for path in (tmp_path / "lora").iterdir()}
+    assert files - {"generation_config.json"} == {"adapter_config.json", "adapter_model.safetensors"}
     plain = AutoModelForCausalLM.from_pretrained(folders[family])
     unchanged = plain(input_ids=text["input_ids"]).logits
     loaded = PeftModel.from_pretrained(plain, tmp_path / "lora").eval()
@@ -294,9 +307,9 @@ def test_random_weights_have_the_shape_of_the_loaded_ones(folders):
     decoder = TextDecoder(config, VOCABULARY, SLOTS, CODE_DIM, (0, 0, 0), random=True)
     loaded = build(folders)
     shapes = [{name: value.shape for name, value in model.state_dict().items()} for model in (decoder, loaded)]
-    assert shapes[0] == shapes[1] and not torch.equal(
-        decoder.state_dict()[name := "language_model.lm_head.weight"], loaded.state_dict()[name]
-    )
+    assert shapes[0] == shapes[1]
+    weights = [model.language_model.get_input_embeddings().weight for model in (decoder, loaded)]
+    assert differ(*weights)
 
 
 def test_from_scratch_nothing_has_a_new_name():

@@ -20,7 +20,7 @@ class GuidanceLogitsProcessor(LogitsProcessor):
         self.unconditional, self.guidance_scale = unconditional, guidance_scale
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        conditional, unconditional = scores.log_softmax(-1), self.unconditional(input_ids).log_softmax(-1)
+        conditional, unconditional = scores.log_softmax(-1), self.unconditional(input_ids).to(scores.dtype).log_softmax(-1)
         # Beam search adds these up: they must be the logarithms of probabilities again.
         return torch.lerp(unconditional, conditional, self.guidance_scale).log_softmax(-1)
 
