@@ -1,27 +1,69 @@
-"""p(s | z): a GPT-2 with the storyboard's codes as a projected prefix (prefix-tuning, arXiv 2101.00190)."""
+"""p(s | z): a causal language model with the storyboard's codes as a projected prefix (prefix-tuning, arXiv 2101.00190).
+
+A GPT-2 from scratch reads the prefix as words that come first. A pretrained model reads it through gates that start at zero, and
+so begins as the model it was; keys and values for every layer go through these gates in any model.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from peft import LoraConfig
+from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)  # fmt: skip
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import ModelOutput
 
+from modules.layers.decoding import ContrastiveLogitsProcessor, GuidanceLogitsProcessor
+from modules.layers.gated_prefix import GatedPrefix, GatedPrefixCache, admit_gated_prefix
 from modules.layers.seeding import seeded
+from modules.story import UserError
 
 Decoding = Literal["greedy", "beam", "top_p"]
+TUNINGS = ("full", "lora", "frozen")
+PREFIXES = ("embeds", "key_values")
 
 
 @dataclass(frozen=True)
 class TextDecoderConfig:
-    dim: int = 256
+    dim: int = 256  # Of the GPT-2 from scratch, as are num_layers and num_heads: a pretrained model has its own.
     num_layers: int = 4
     num_heads: int = 4
     max_length: int = 40  # Tokens of a step's text, <bos> and <eos> included.
+    source: str = ""  # A causal language model's Hub id or folder; none: a GPT-2 from scratch.
+    tuning: str = "full"  # What of the language model trains: all, low-rank updates of its attention ("lora"), nothing ("frozen").
+    prefix: str = "embeds"  # Or "key_values": a prefix for each layer.
+    lora_rank: int = 8
+    lora_alpha: float = 16.0
+    lora_dropout: float = 0.0
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("tuning", self.tuning, TUNINGS), ("prefix", self.prefix, PREFIXES)):
+            if value not in known:
+                raise UserError(f"text_decoder.{name} must be one of {', '.join(known)}, got {value!r}")
+        if self.lora_rank < 1:
+            raise UserError(f"text_decoder.lora_rank must be 1 or more, got {self.lora_rank}")
+
+    @property
+    def is_gated(self) -> bool:
+        return bool(self.source) or self.prefix == "key_values"
 
 
 @dataclass
@@ -33,70 +75,223 @@ class TextDecoderOutput(ModelOutput):
 
 
 class TextDecoder(nn.Module):
-    """GPT2LMHeadModel over [S prefix vectors | <bos> text <eos>]."""
+    """A causal language model over [S prefix vectors | <bos> text <eos>]."""
 
     def __init__(
-        self, config: TextDecoderConfig, vocab_size: int, num_slots: int, code_dim: int, special_ids: tuple[int, int, int]
-    ) -> None:
+        self, config: TextDecoderConfig, vocab_size: int, num_slots: int, code_dim: int,
+        special_ids: tuple[int, int, int] | None = None, *, offline: bool = False, random: bool = False,
+    ) -> None:  # fmt: skip
+        """`special_ids` are <pad>, <bos> and <eos>, by default those of the pretrained model's tokenizer; `random` loads no weights."""
         super().__init__()
         self.config, self.num_slots = config, num_slots
-        self.pad_id, self.bos_id, self.eos_id = special_ids
-        self.to_prefix = nn.Linear(code_dim, config.dim)
+        if special_ids is None:
+            special_ids = special_ids_of(load_pretrained(AutoTokenizer, config.source, "text_decoder.source", offline=offline))
+        self.pad_id, self.bos_id, self.eos_id = self.special_ids = special_ids
+        pretrained = load_language_model(config, vocab_size, special_ids, offline, random) if config.source else None
+        architecture = self._from_scratch(vocab_size) if pretrained is None else pretrained.config
+        layers, heads = architecture.num_hidden_layers, architecture.num_attention_heads
+        width = architecture.hidden_size
+        if config.prefix == "key_values":
+            head_dim = getattr(architecture, "head_dim", None) or width // heads
+            self.keys_values_shape = (layers, 2, getattr(architecture, "num_key_value_heads", None) or heads, head_dim)
+            width = torch.Size(self.keys_values_shape).numel()
+            self.slot_embeds = nn.Parameter(0.02 * torch.randn(num_slots, code_dim))  # They have no positions to be told apart by.
+        self.to_prefix = nn.Linear(code_dim, width)
         self.null_codes = nn.Parameter(torch.zeros(num_slots, code_dim))
-        # Without a pad token in its config: `generate` is told of it, and GPT-2 would warn of padding that is only after <eos>.
-        self.language_model = GPT2LMHeadModel(
-            GPT2Config(
-                vocab_size=vocab_size,
-                n_positions=num_slots + config.max_length,
-                n_embd=config.dim,
-                n_layer=config.num_layers,
-                n_head=config.num_heads,
-                n_inner=3 * config.dim,
-                resid_pdrop=0.0,
-                embd_pdrop=0.0,
-                attn_pdrop=0.0,
-                bos_token_id=self.bos_id,
-                eos_token_id=self.eos_id,
-            )  # fmt: skip
+        self.language_model = GPT2LMHeadModel(architecture) if pretrained is None else pretrained
+        if config.is_gated:
+            self.prefix_gate = nn.Parameter(torch.zeros(layers, heads))
+            admit_gated_prefix(self.language_model)
+        if config.tuning == "frozen":
+            self.language_model.requires_grad_(False)
+        elif config.tuning == "lora":
+            add_lora(self.language_model, config)
+        if config.gradient_checkpointing:
+            self.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.train()
+
+    def _from_scratch(self, vocab_size: int) -> GPT2Config:
+        """Without a pad token: `generate` is told of it, and GPT-2 would warn of padding that is only after <eos>."""
+        return GPT2Config(
+            vocab_size=vocab_size,
+            n_positions=self.num_slots + self.config.max_length,
+            n_embd=self.config.dim,
+            n_layer=self.config.num_layers,
+            n_head=self.config.num_heads,
+            n_inner=3 * self.config.dim,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            bos_token_id=self.bos_id,
+            eos_token_id=self.eos_id,
         )
 
     def forward(self, code_embeds: Tensor, input_ids: Tensor, text_mask: Tensor, null: Tensor | None = None) -> TextDecoderOutput:
         """code_embeds (N,S,d), input_ids and text_mask (N,L), null (N,) bool -> negative log-likelihood of every token after <bos>."""
-        prefix = self.prefix_embeds(code_embeds, null)
-        tokens = self.language_model.transformer.wte(input_ids[:, :-1])
-        attention_mask = torch.cat([text_mask.new_ones(prefix.shape[:2]), text_mask[:, :-1]], dim=1)
-        embeds = torch.cat([prefix.to(tokens.dtype), tokens], dim=1)
-        out = self.language_model.transformer(inputs_embeds=embeds, attention_mask=attention_mask.long(), use_cache=False)
-        logits = self.language_model.lm_head(out.last_hidden_state[:, self.num_slots :])
+        logits = self.logits(code_embeds, input_ids[:, :-1], text_mask[:, :-1], null)
         mask = text_mask[:, 1:]
         nll = F.cross_entropy(logits.flatten(0, 1).float(), input_ids[:, 1:].flatten(), reduction="none").view_as(mask)
         return TextDecoderOutput(nll=nll * mask, mask=mask)
 
+    def logits(self, code_embeds: Tensor, input_ids: Tensor, text_mask: Tensor, null: Tensor | None = None) -> Tensor:
+        """Logits (N,L,V) of what follows each of the tokens (N,L) that come after the prefix."""
+        inputs = self.inputs(code_embeds, input_ids, text_mask, null)
+        return self.language_model(**inputs, use_cache=False, logits_to_keep=input_ids.shape[1]).logits
+
+    def inputs(self, code_embeds: Tensor, input_ids: Tensor, text_mask: Tensor, null: Tensor | None = None) -> dict[str, Any]:
+        """What the language model is called with, for the prefix and for tokens and mask (N,L)."""
+        prefix, tokens = self.prefix_embeds(code_embeds, null), self.language_model.get_input_embeddings()(input_ids)
+        if self.config.is_gated:
+            text_mask = text_mask | (torch.arange(text_mask.shape[1], device=text_mask.device) == 0)  # Nothing to see would be NaN.
+        if self.config.prefix == "key_values":
+            keys_values = prefix.unflatten(-1, self.keys_values_shape).permute(0, 2, 3, 4, 1, 5)
+            gated = GatedPrefix(self.prefix_gate, keys_values=keys_values)
+            return {"inputs_embeds": tokens, "attention_mask": text_mask.long(), "gated_prefix": gated}
+        is_seen = text_mask.new_full(prefix.shape[:2], not self.config.is_gated)
+        inputs = {
+            "inputs_embeds": torch.cat([prefix.to(tokens.dtype), tokens], dim=1),
+            "attention_mask": torch.cat([is_seen, text_mask], dim=1).long(),
+        }
+        if self.config.is_gated:  # To the model itself the prefix is padding on the left: the text's positions start at 0.
+            positions = [torch.arange(part.shape[1], device=input_ids.device) for part in (prefix, tokens)]
+            inputs["position_ids"] = torch.cat(positions).expand(len(prefix), -1)
+            inputs["gated_prefix"] = GatedPrefix(self.prefix_gate, length=self.num_slots)
+        return inputs
+
     def prefix_embeds(self, code_embeds: Tensor, null: Tensor | None = None) -> Tensor:
-        """(N,S,d) -> (N,S,D); rows where `null` (N,) is True get the learned null codes."""
+        """(N,S,d) -> (N,S,D), or all layers' keys and values; rows where `null` (N,) is True get the learned null codes."""
         if null is not None:
             code_embeds = torch.where(null[:, None, None], self.null_codes.to(code_embeds.dtype), code_embeds)
+        if self.config.prefix == "key_values":
+            code_embeds = code_embeds + self.slot_embeds.to(code_embeds.dtype)
         return self.to_prefix(code_embeds)
 
     @torch.no_grad()
     def generate(
         self, code_embeds: Tensor, decoding: Decoding = "greedy", temperature: float = 1.0, top_p: float = 0.9,
-        num_beams: int = 4, seed: int = 0,
+        num_beams: int = 4, seed: int = 0, guidance_scale: float = 1.0, penalty_alpha: float = 0.0, top_k: int = 4,
     ) -> Tensor:  # fmt: skip
-        """Decode the texts of N steps in one batch: code_embeds (N,S,d) -> ids (N, up to max_length - 1), padded after <eos>."""
-        prefix = self.prefix_embeds(code_embeds)
-        bos = self.language_model.transformer.wte(torch.full((len(prefix), 1), self.bos_id, device=prefix.device))
-        embeds = torch.cat([prefix.to(bos.dtype), bos], dim=1)
+        """Decode the texts of N steps in one batch: code_embeds (N,S,d) -> ids (N, up to max_length - 1), padded after <eos>.
+
+        A `guidance_scale` above 1 leads away from the null codes' text (arXiv 2306.17806); a `penalty_alpha` above 0 makes greedy
+        search contrastive over `top_k` tokens (arXiv 2202.06417). Each reads the text anew at every token.
+        """
+        if penalty_alpha and decoding != "greedy":
+            raise UserError(f"penalty_alpha changes greedy decoding only, not {decoding}: leave one of the two out")
+        bos = torch.full((len(code_embeds), 1), self.bos_id, device=code_embeds.device)
+        inputs = self.inputs(code_embeds, bos, torch.ones_like(bos, dtype=torch.bool))
         options = {
             "greedy": {"do_sample": False, "num_beams": 1},
             "beam": {"do_sample": False, "num_beams": num_beams},
             "top_p": {"do_sample": True, "top_p": top_p, "top_k": 0, "temperature": temperature},
         }[decoding]
+        if self.config.is_gated:
+            prefix = inputs.pop("gated_prefix")
+            inputs["past_key_values"] = GatedPrefixCache(self.language_model.config, prefix, options.get("num_beams", 1))
         with seeded(seed):  # Hugging Face's `generate` takes no generator.
             ids = self.language_model.generate(
-                inputs_embeds=embeds, attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device),
-                max_new_tokens=self.config.max_length - 1, pad_token_id=self.pad_id, eos_token_id=self.eos_id, **options,
+                **inputs, max_new_tokens=self.config.max_length - 1, pad_token_id=self.pad_id, eos_token_id=self.eos_id,
+                logits_processor=self._processors(code_embeds, guidance_scale, penalty_alpha, top_k), **options,
             )  # fmt: skip
         is_eos = ids == self.eos_id
         # Hugging Face's beam search takes a padding id of 0 for none, and pads with <eos>.
         return ids.masked_fill(is_eos.cumsum(1) > is_eos, self.pad_id)
+
+    def _processors(self, code_embeds: Tensor, guidance_scale: float, penalty_alpha: float, top_k: int) -> LogitsProcessorList:
+        def text(ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            """Codes, tokens and mask of R rows of tokens (R,t) without <bos>; R is N times the number of beams or candidates."""
+            tokens = F.pad(ids, (1, 0), value=self.bos_id)
+            return code_embeds.repeat_interleave(len(ids) // len(code_embeds), dim=0), tokens, torch.ones_like(tokens, dtype=torch.bool)
+
+        def unconditional(ids: Tensor) -> Tensor:
+            return self.logits(*text(ids), null=ids.new_ones(len(ids), dtype=torch.bool))[:, -1]
+
+        def hidden_states(ids: Tensor) -> Tensor:
+            states = self.language_model.base_model(**self.inputs(*text(ids)), use_cache=False).last_hidden_state
+            return states[:, -ids.shape[1] - 1 :]
+
+        processors = LogitsProcessorList()
+        if guidance_scale != 1:
+            processors.append(GuidanceLogitsProcessor(unconditional, guidance_scale))
+        if penalty_alpha:
+            processors.append(ContrastiveLogitsProcessor(hidden_states, penalty_alpha, top_k))
+        return processors
+
+    @property
+    def trained_names(self) -> list[str]:
+        """The names of the parameters that train: the projection, the null codes, the gates, and what `tuning` says."""
+        return [name for name, parameter in self.named_parameters() if parameter.requires_grad]
+
+    def train(self, mode: bool = True) -> TextDecoder:
+        """As any module, but that a frozen language model stays in evaluation."""
+        super().train(mode)
+        if self.config.tuning == "frozen":
+            self.language_model.eval()
+            for layer in self.language_model.modules():
+                if isinstance(layer, GradientCheckpointingLayer):
+                    layer.training = mode  # Transformers checkpoints layers that train; this flag alone wakes no dropout.
+        return self
+
+    def save_lora(self, folder: str | Path) -> None:
+        """Write the low-rank updates alone, as files that `peft.PeftModel.from_pretrained` puts on the plain model."""
+        if self.config.tuning != "lora":
+            raise UserError(f'there is no LoRA to save: text_decoder.tuning is {self.config.tuning!r}, not "lora"')
+        self.language_model.save_pretrained(folder)
+
+
+def add_lora(language_model: PreTrainedModel, config: TextDecoderConfig) -> None:
+    """Freeze the model and add low-rank updates (arXiv 2106.09685) to all that its attention projects with."""
+    projections = {name: module for name, module in language_model.named_modules() if isinstance(module, (nn.Linear, Conv1D))}
+    paths = [name.split(".") for name in projections]
+    targets = sorted({".".join(path[-2:]) for path in paths if len(path) > 1 and ("attn" in path[-2] or "attention" in path[-2])})
+    if not targets:
+        raise UserError(f"text_decoder.tuning: found no attention in {config.source or 'the model'} for LoRA: use full or frozen")
+    transposed = any(isinstance(module, Conv1D) for module in projections.values())
+    language_model.add_adapter(
+        LoraConfig(
+            task_type="CAUSAL_LM",
+            r=config.lora_rank,
+            lora_alpha=config.lora_alpha,
+            lora_dropout=config.lora_dropout,
+            target_modules=targets,
+            fan_in_fan_out=transposed,
+        )  # fmt: skip
+    )
+
+
+def special_ids_of(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int, int]:
+    """<pad>, <bos> and <eos> of a pretrained tokenizer; where there is one for all, as in GPT-2, masks tell them apart."""
+    eos = tokenizer.eos_token_id
+    if eos is None:
+        raise UserError(f"the tokenizer of {tokenizer.name_or_path} has no token for the end of a text: choose another language model")
+    return tuple(eos if index is None else index for index in (tokenizer.pad_token_id, tokenizer.bos_token_id, eos))
+
+
+def load_language_model(
+    config: TextDecoderConfig, vocab_size: int, special_ids: tuple[int, int, int], offline: bool, random: bool
+) -> PreTrainedModel:
+    """The pretrained language model, with no settings for generating but our own. Raises UserError where it does not fit."""
+    what = "text_decoder.source"
+    model = load_pretrained(AutoModelForCausalLM, config.source, what, offline=offline, random=random, dtype=torch.float32)
+    for needed, name, limit in (
+        (vocab_size, "vocabulary", model.get_input_embeddings().num_embeddings),
+        (config.max_length, "longest text", getattr(model.config, "max_position_embeddings", config.max_length)),
+    ):
+        if needed > limit:
+            raise UserError(f"{what}: the {name} of {config.source} is {limit} tokens, {needed} are asked of it")
+    pad, bos, eos = special_ids
+    model.generation_config = GenerationConfig(pad_token_id=pad, bos_token_id=bos, eos_token_id=eos)
+    return model
+
+
+def load_pretrained(auto_class: type, source: str, what: str, *, offline: bool = False, random: bool = False, **kwargs: Any) -> Any:
+    """Load from a Hub id or a folder, weights from safetensors only. Raises UserError; `what` names the setting."""
+    try:
+        if random:
+            return auto_class.from_config(AutoConfig.from_pretrained(source, local_files_only=offline), **kwargs)
+        if auto_class is not AutoTokenizer:
+            kwargs["use_safetensors"] = True
+        return auto_class.from_pretrained(source, local_files_only=offline, **kwargs)
+    except (OSError, RuntimeError, SafetensorError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{what}: {source!r} cannot be loaded ({reason}): give a Hub id or a folder with safetensors") from error
