@@ -22,7 +22,9 @@ def prepare_training(model: PreTrainedModel, num_layers: int, gradient_checkpoin
     if gradient_checkpointing:
         if not model.supports_gradient_checkpointing:
             raise UserError(f"{what}: a {model.config.model_type} has no gradient checkpointing: set gradient_checkpointing to false")
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        # The second is its name in older versions of the library.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     trained = [model] if num_layers == ALL else layers[len(layers) - num_layers :]
     model.requires_grad_(False)
     for module in trained:

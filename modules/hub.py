@@ -53,7 +53,7 @@ def find_file(source: str, name: str, what: str, *, offline: bool = False, requi
 def local_folder(source: str, what: str) -> Path | None:
     """The folder that `source` names, None where it is a Hub id. Raises UserError where it can be neither."""
     path = Path(source).expanduser()
-    if path.is_dir():
+    if source and path.is_dir():
         return path
     if path.is_file():
         raise UserError(f"{what}: {source} is a file: give the folder that it lies in, or a Hub id")

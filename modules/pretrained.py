@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
@@ -33,7 +34,8 @@ VOCABULARIES = ("vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "s
 TOKENIZER_EXTRAS = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", CONFIG)
 _AUTO_KINDS = {AutoModelForCausalLM: "a causal language model (gpt2, llama, ...)", AutoModelForTextEncoding: "a text encoder (bert, ...)"}
 _BROKEN = (  # What the libraries raise over a broken file.
-    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, SafetensorError, TypeError, ValueError,
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, SafetensorError,
+    StrictDataclassError, TypeError, ValueError,
 )  # fmt: skip
 
 
