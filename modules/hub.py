@@ -21,7 +21,8 @@ from modules.story import UserError
 CONFIG = "config.json"
 # The config files of the models that presets name, in the Hub's layout, so that their sizes are known without it.
 ARCHITECTURES = Path(__file__).parents[1] / "assets" / "architectures"
-SHORT_NAMES = {
+# Other names of these, for the assets alone: whoever fetched "gpt2" has it in the cache under that name.
+OTHER_NAMES = {
     "gpt2": "openai-community/gpt2",
     "gpt2-xl": "openai-community/gpt2-xl",
     "bert-base-uncased": "google-bert/bert-base-uncased",
@@ -43,7 +44,7 @@ def find_file(source: str, name: str, what: str, *, offline: bool = False, requi
             return None
         raise UserError(f"{what}: the folder {source} holds no {name}: give the folder that `save_pretrained` wrote, or a Hub id")
     try:
-        return Path(hf_hub_download(SHORT_NAMES.get(source, source), name, local_files_only=offline))
+        return Path(hf_hub_download(source, name, local_files_only=offline))
     except Exception as error:  # Whatever the transport raises as well: the HTTP library's errors have no base in common with ours.
         if not required and isinstance(error, EntryNotFoundError):
             return None
@@ -66,7 +67,7 @@ def find_config(source: str, what: str, *, offline: bool = False, subfolder: str
     """A config file, wherever it is nearest: an architecture that is known is not asked for over the network. Raises as `find_file`."""
     name = f"{subfolder}/{name}" if subfolder else name
     if local_folder(source, what) is None:
-        known = ARCHITECTURES / SHORT_NAMES.get(source, source) / name
+        known = ARCHITECTURES / OTHER_NAMES.get(source, source) / name
         cached = find_file(source, name, what, offline=True, required=False)
         if cached is not None or known.is_file():
             return cached or known
@@ -110,7 +111,7 @@ def _has_file(source: str, name: str, offline: bool) -> bool:
     if folder.is_dir():
         return (folder / name).is_file()
     try:
-        return not (offline or is_offline_mode()) and HfApi().file_exists(SHORT_NAMES.get(source, source), name)
+        return not (offline or is_offline_mode()) and HfApi().file_exists(source, name)
     except Exception:  # noqa: BLE001 - a question asked only to say more; what is wrong is told by the caller.
         return False
 
