@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -10,10 +10,21 @@ from einops import rearrange
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from modules.layers.kv_cache import KVCache
 from modules.layers.prefix import padding_left, prefix_attention
+from modules.layers.sink_cache import SinkCache
 from modules.layers.transformer import Transformer
 from modules.sampling import sample_logits
+
+
+@dataclass(frozen=True)
+class ExpertsConfig:
+    """A mixture of experts in the place of each feed-forward layer: the settings of `layers.moe.MixtureOfExperts`."""
+
+    num_experts: int = 0  # 0: dense layers.
+    top_k: int = 2
+    num_shared_experts: int = 0
+    mult: float = 1.0  # With two experts a token, as many active weights as a dense layer.
+    bias_rate: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -24,14 +35,21 @@ class PriorConfig:
     num_heads: int = 4
     dropout: float = 0.1
     max_steps: int = 32  # Counts of steps left beyond this share one embedding.
+    num_kv_heads: int = 0  # Heads of keys and values, shared by groups of query heads; 0: as many as num_heads.
+    attention_window: int = 0  # Codes: plans see prompt, first steps and this many latest codes; 0: all that came before.
+    num_sink_steps: int = 1  # The first steps, which stay in sight however long the story is.
+    experts: ExpertsConfig = field(default_factory=ExpertsConfig)
 
 
 @dataclass
 class PriorOutput(ModelOutput):
-    """`nll` (B, T, S) in nats a code; `logits` (B, T, S, K)."""
+    """`nll` (B, T, S) in nats a code; `logits` (B, T, S, K). With experts, their losses and loads as in `TransformerOutput`."""
 
     nll: Tensor = None
     logits: Tensor = None
+    load_balancing_loss: Tensor | None = None
+    router_z_loss: Tensor | None = None
+    loads: Tensor | None = None
 
 
 @dataclass
@@ -55,6 +73,11 @@ class Prior(nn.Module):
         super().__init__()
         if config.dim % (2 * config.num_heads):
             raise ValueError(f"rotary positions need heads of an even width: dim {config.dim} is not a multiple of 2 x {config.num_heads}")
+        if config.attention_window < 0 or config.attention_window % num_slots or config.num_sink_steps < 0:
+            raise ValueError(
+                f"attention_window must be a multiple of the {num_slots} codes of a step and num_sink_steps 0 or more, "
+                f"got {config.attention_window} and {config.num_sink_steps}"
+            )
         self.config, self.num_slots = config, num_slots
         self.prompt_embed = nn.Embedding(vocab_size, config.dim)
         self.code_embed = nn.Embedding(codebook_size + 1, config.code_dim)  # The last one is BOS.
@@ -62,20 +85,37 @@ class Prior(nn.Module):
         self.to_code = nn.Linear(config.dim, config.code_dim, bias=False)
         self.slot_embed = nn.Embedding(num_slots, config.dim)
         self.steps_left_embed = nn.Embedding(config.max_steps, config.dim)
-        self.transformer = Transformer(config.dim, config.num_layers, config.num_heads, config.dropout)
+        self.transformer = Transformer(
+            config.dim, config.num_layers, config.num_heads, config.dropout, config.num_kv_heads or None,
+            asdict(config.experts) if config.experts.num_experts else None,
+        )  # fmt: skip
         for embedding in (self.prompt_embed, self.slot_embed, self.steps_left_embed):
             nn.init.normal_(embedding.weight, std=0.02)
         nn.init.normal_(self.code_embed.weight, std=0.05)
 
     def forward(self, codes: Tensor, prompt_ids: Tensor, prompt_mask: Tensor, step_mask: Tensor) -> PriorOutput:
         """codes (B,T,S), prompt (B,Lp), step_mask (B,T) -> nll of every code, p(z_1) included. Padded steps' values mean nothing."""
-        steps, slots = codes.shape[1:]
         prefix, prefix_mask = self._prefix(prompt_ids, prompt_mask)
         x = torch.cat([prefix, self._code_inputs(codes.flatten(1), step_mask.sum(1))[:, :-1]], dim=1)
         mask, positions = prefix_attention(prefix_mask, x.shape[1])
-        logits = self._to_logits(self.transformer(x, mask, positions)[:, prefix.shape[1] :])
-        nll = F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten(), reduction="none")
-        return PriorOutput(nll=nll.view(-1, steps, slots), logits=rearrange(logits, "b (t s) k -> b t s k", s=slots))
+        token_mask = torch.cat([prefix_mask, step_mask.repeat_interleave(self.num_slots, dim=1)], dim=1)
+        out = self.transformer.forward_with_losses(x, mask, positions, token_mask=token_mask)
+        return PriorOutput(
+            **self._likelihood(out.hidden[:, prefix.shape[1] :], codes),
+            load_balancing_loss=out.load_balancing_loss, router_z_loss=out.router_z_loss, loads=out.loads,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def score(self, codes: Tensor, prompt_ids: Tensor, prompt_mask: Tensor, step_mask: Tensor) -> PriorOutput:
+        """As `forward`, under the attention of `sample`: with an `attention_window`, time and memory a step are the same at any length."""
+        prefix, prefix_mask = self._prefix(prompt_ids, prompt_mask)
+        x = torch.cat([prefix, self._code_inputs(codes.flatten(1), step_mask.sum(1))[:, :-1]], dim=1)
+        hidden = self._read(x, prefix_mask, self._new_cache(prefix.shape[1], codes.shape[1]))
+        return PriorOutput(**self._likelihood(hidden[:, prefix.shape[1] :], codes))
+
+    def update(self, loads: Tensor) -> None:
+        """Balance the experts by a batch's `loads` (layers, E), after the weights' own update: see `MixtureOfExperts.update`."""
+        self.transformer.update(loads)
 
     @torch.no_grad()
     def sample(
@@ -98,9 +138,8 @@ class Prior(nn.Module):
         total = prompt_ids.new_full((len(prompt_ids),), given + num_steps)
         prefix, prefix_mask = self._prefix(prompt_ids, prompt_mask)
         x = torch.cat([prefix, self._code_inputs(history, total)], dim=1)
-        cache = KVCache(self.config.num_layers, prefix.shape[1] + (given + num_steps) * slots)
-        mask, positions = prefix_attention(prefix_mask, x.shape[1])
-        hidden = self.transformer(x, mask, positions, cache)[:, -1:]
+        cache = self._new_cache(prefix.shape[1], given + num_steps)
+        hidden = self._read(x, prefix_mask, cache)[:, -1:]
         if num_samples > 1:
             cache.expand(num_samples)
             hidden, prefix_mask, total = hidden.expand(num_samples, -1, -1), prefix_mask.expand(num_samples, -1), total.expand(num_samples)
@@ -108,13 +147,44 @@ class Prior(nn.Module):
         for index in range(given * slots, (given + num_steps) * slots):
             if new_codes:
                 x = self._code_input(new_codes[-1][:, None], torch.tensor([index], device=x.device), total)
-                mask, positions = prefix_attention(prefix_mask, cache.length + 1, queries=1)
-                hidden = self.transformer(x, mask, positions, cache)
+                if index % slots == 0:
+                    cache.make_room(slots)
+                hidden = self._read_on(x, prefix_mask, cache)
             logits = self._to_logits(hidden[:, 0]).float()
             new_codes.append(sample_logits(logits, temperature, top_p, generator))
             log_probs.append(logits.log_softmax(-1).gather(-1, new_codes[-1][:, None])[:, 0])
         new_codes, log_probs = (torch.stack(columns, dim=1).unflatten(1, (num_steps, slots)) for columns in (new_codes, log_probs))
         return PriorSample(codes=new_codes, log_probs=log_probs)
+
+    def _new_cache(self, prompt_length: int, num_steps: int) -> SinkCache:
+        """For a prompt and so many steps, or for as much of them as the attention window leaves in sight."""
+        capacity, window = prompt_length + num_steps * self.num_slots, self.config.attention_window
+        num_sinks = prompt_length + 1 + self.config.num_sink_steps * self.num_slots  # BOS stands before the first code.
+        return SinkCache(self.config.num_layers, min(capacity, num_sinks + window) if window else capacity, num_sinks)
+
+    def _read(self, x: Tensor, prompt_mask: Tensor, cache: SinkCache) -> Tensor:
+        """Prompt and inputs (B, L, D) -> (B, L, D), through a new cache: what fits at once, then step by step.
+
+        Room is made at the beginning of a step, never within one: it then makes no difference whether a step is drawn or given.
+        """
+        prompt_length, slots = prompt_mask.shape[1], self.num_slots
+        fits = prompt_length + (cache.capacity - prompt_length) // slots * slots
+        hidden = [self._read_on(x[:, :fits], prompt_mask, cache)]
+        for start in range(fits, x.shape[1], slots):
+            cache.make_room(slots)
+            hidden.append(self._read_on(x[:, start : start + slots], prompt_mask, cache))
+        return torch.cat(hidden, dim=1)
+
+    def _read_on(self, x: Tensor, prompt_mask: Tensor, cache: SinkCache) -> Tensor:
+        """The next inputs (B, M, D), for which there is room -> (B, M, D)."""
+        mask, positions = prefix_attention(prompt_mask, cache.length + x.shape[1], queries=x.shape[1])
+        return self.transformer(x, mask, positions, cache)
+
+    def _likelihood(self, hidden: Tensor, codes: Tensor) -> dict[str, Tensor]:
+        """`nll` and `logits` of codes (B, T, S), from what the transformer says at each of them (B, T*S, D)."""
+        logits = self._to_logits(hidden)
+        nll = F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten(), reduction="none")
+        return {"nll": nll.view(codes.shape), "logits": rearrange(logits, "b (t s) k -> b t s k", s=self.num_slots)}
 
     def _prefix(self, prompt_ids: Tensor, prompt_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Embed the prompt with its padding moved to the left: (B, Lp, D) and its mask (B, Lp)."""

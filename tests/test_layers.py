@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.layers.attention import Attention
+from modules.layers.attention import Attention, CrossAttention
+from modules.layers.feed_forward import FeedForward
 from modules.layers.kv_cache import KVCache, LayerCache
 from modules.layers.rope import rotary_angles, rotate
-from modules.layers.transformer import FeedForward, Transformer
+from modules.layers.transformer import Transformer
 
 DIM, HEADS, LENGTH = 16, 2, 9
 
@@ -100,6 +101,43 @@ def test_attention_is_softmax_of_normalised_queries_and_keys():
     torch.testing.assert_close(attention(x, None)[0], attention.to_out(weights @ value), atol=1e-6, rtol=1e-5)
 
 
+def test_grouped_queries_are_full_attention_with_repeated_keys_and_values(x):
+    """Heads 0 and 1 read the first head of keys and values, heads 2 and 3 the second."""
+    torch.manual_seed(0)
+    grouped, full = Attention(DIM, num_heads=4, num_kv_heads=2), Attention(DIM, num_heads=4)
+    query, key, value = grouped.to_qkv.weight.split((16, 8, 8))
+    repeated = [part.view(2, 4, DIM).repeat_interleave(2, dim=0).flatten(0, 1) for part in (key, value)]
+    full.load_state_dict({**grouped.state_dict(), "to_qkv.weight": torch.cat([query, *repeated])})
+    assert list(grouped.state_dict()) == list(full.state_dict())
+    arguments = (x, causal(), torch.arange(LENGTH))
+    torch.testing.assert_close(grouped(*arguments), full(*arguments), atol=1e-6, rtol=1e-5)
+    cache = LayerCache(LENGTH)
+    torch.testing.assert_close(grouped(*arguments, cache), full(*arguments), atol=1e-6, rtol=1e-5)
+    assert cache.keys.shape == cache.values.shape == (2, 2, LENGTH, 4)
+    with pytest.raises(ValueError, match="num_heads 4 is not a multiple of num_kv_heads 3"):
+        Attention(DIM, num_heads=4, num_kv_heads=3)
+
+
+def test_cross_attention_is_softmax_of_normalised_queries_and_keys():
+    torch.manual_seed(0)
+    attention, x, context = CrossAttention(8, context_dim=6, num_heads=1), torch.randn(1, 4, 8), torch.randn(1, 5, 6)
+    query, (key, value) = attention.to_query(x)[0], attention.to_key_value(context)[0].chunk(2, dim=-1)
+    weights = (attention.query_norm(query) @ attention.key_norm(key).T / 8**0.5).softmax(-1)
+    torch.testing.assert_close(attention(x, context)[0], attention.to_out(weights @ value), atol=1e-6, rtol=1e-5)
+
+
+def test_cross_attention_reads_nothing_that_is_masked():
+    torch.manual_seed(0)
+    attention, x = CrossAttention(8, context_dim=6, num_heads=2), torch.randn(3, 4, 8, requires_grad=True)
+    context, mask = torch.randn(3, 5, 6), torch.arange(5) < torch.tensor([[5], [2], [0]])
+    out = attention(x, context, mask)
+    torch.testing.assert_close(out[0], attention(x[:1], context[:1])[0], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(out[1], attention(x[1:2], context[1:2, :2])[0], atol=1e-6, rtol=1e-5)
+    assert (out[2] == 0).all()
+    out.square().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in attention.parameters()) and x.grad.isfinite().all()
+
+
 def test_feed_forward_is_swiglu():
     torch.manual_seed(0)
     layer = FeedForward(8, mult=3)
@@ -145,3 +183,36 @@ def test_a_full_cache_says_so():
     with pytest.raises(ValueError, match="holds 4 tokens, 5"):
         cache.append(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2))
     assert cache.length == 3
+
+
+# --- mixture of experts in the blocks
+
+
+@pytest.fixture
+def mixture() -> Transformer:
+    torch.manual_seed(0)
+    return Transformer(DIM, num_layers=2, num_heads=HEADS, experts={"num_experts": 4, "top_k": 2, "bias_rate": 0.1}).eval()
+
+
+def test_losses_and_loads_of_experts_leave_the_transformer(mixture, x):
+    there = torch.arange(LENGTH) < torch.tensor([[LENGTH], [5]])
+    out = mixture.forward_with_losses(x, causal(), torch.arange(LENGTH), token_mask=there)
+    assert torch.equal(out.hidden, mixture(x, causal(), torch.arange(LENGTH)))
+    assert out.loads.shape == (2, 4) and (out.loads.sum(1) == 2 * there.sum()).all()
+    routers = [block.feed_forward.router.weight for block in mixture.blocks]
+    for loss in (out.load_balancing_loss, out.router_z_loss):
+        assert all(gradient.abs().max() > 0 for gradient in torch.autograd.grad(loss, routers, retain_graph=True))
+    dense = Transformer(DIM, 2, HEADS).forward_with_losses(x)
+    assert list(dense.keys()) == ["hidden"]
+
+
+def test_loads_move_each_layers_own_bias(mixture):
+    mixture.update(torch.tensor([[4.0, 0.0, 2.0, 2.0], [0.0, 0.0, 0.0, 8.0]]))
+    biases = torch.stack([block.feed_forward.bias for block in mixture.blocks])
+    torch.testing.assert_close(biases, torch.tensor([[-0.1, 0.1, 0.0, 0.0], [0.1, 0.1, 0.1, -0.1]]))
+
+
+def test_cached_decoding_with_experts_equals_the_full_forward(mixture, x):
+    cache, positions = KVCache(2, LENGTH), torch.arange(LENGTH)
+    rows = [mixture(x[:, i : i + 1], None, positions[: i + 1], cache) for i in range(LENGTH)]
+    torch.testing.assert_close(torch.cat(rows, dim=1), mixture(x, causal(), positions), atol=1e-5, rtol=1e-5)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+
+from modules.layers.rope import rotary_angles, rotate
 
 
 class LayerCache:
     """Preallocated keys and values (B, heads, capacity, head_dim) of one attention layer.
 
     Keys are kept rotated: turning all of them anew at every step took two fifths of the time of many plans. Rotations add up,
-    so a window that slides can turn the keys that it keeps once, by the distance.
+    so a window that slides turns the keys that it keeps once, by the distance: as if they were kept unrotated.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -29,6 +32,14 @@ class LayerCache:
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end]
 
+    def forget(self, start: int, count: int) -> None:
+        """Drop `count` tokens from `start` on; those behind them move up, and get the positions of where they then stand."""
+        end, kept = self.length - count, slice(start + count, self.length)
+        back = rotary_angles(torch.tensor([-count], device=self.keys.device), self.keys.shape[-1])
+        self.keys[:, :, start:end] = rotate(self.keys[:, :, kept], back)
+        self.values[:, :, start:end] = self.values[:, :, kept].clone()  # They overlap.
+        self.length = end
+
     def expand(self, batch_size: int) -> None:
         """Repeat a cache that was filled for one story for `batch_size` stories."""
         self.keys = self.keys.expand(batch_size, -1, -1, -1).contiguous()
@@ -36,7 +47,7 @@ class LayerCache:
 
 
 class KVCache:
-    """One `LayerCache` a layer; `length` is the number of tokens read."""
+    """One `LayerCache` a layer; `length` is the number of tokens held."""
 
     def __init__(self, num_layers: int, capacity: int) -> None:
         self.layers = [LayerCache(capacity) for _ in range(num_layers)]

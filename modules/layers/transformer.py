@@ -1,59 +1,99 @@
-"""A pre-norm transformer: LayerNorm, self-attention, SwiGLU (arXiv 2002.05202)."""
+"""A pre-norm transformer: LayerNorm, self-attention, SwiGLU or a mixture of SwiGLU experts."""
 
 from __future__ import annotations
 
-import torch.nn.functional as F
+from dataclasses import dataclass
+from typing import Any
+
+import torch
 from torch import Tensor, nn
+from transformers.utils import ModelOutput
 
 from modules.layers.attention import Attention
+from modules.layers.feed_forward import FeedForward
 from modules.layers.kv_cache import KVCache, LayerCache
+from modules.layers.moe import MixtureOfExperts, MixtureOutput
 
 
-class FeedForward(nn.Module):
-    """SwiGLU: the hidden width is `mult * dim`."""
+@dataclass
+class TransformerOutput(ModelOutput):
+    """`hidden` (B, L, D). With experts, also the mean of the layers' `load_balancing_loss` and `router_z_loss`, each () and
+    unweighted, and the layers' `loads` (layers, E); else None.
+    """
 
-    def __init__(self, dim: int, mult: float = 2.0) -> None:
-        super().__init__()
-        hidden = int(mult * dim)
-        self.to_hidden = nn.Linear(dim, 2 * hidden, bias=False)
-        self.to_out = nn.Linear(hidden, dim, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., D)."""
-        value, gate = self.to_hidden(x).chunk(2, dim=-1)
-        return self.to_out(value * F.silu(gate))
+    hidden: Tensor = None
+    load_balancing_loss: Tensor | None = None
+    router_z_loss: Tensor | None = None
+    loads: Tensor | None = None
 
 
 class TransformerBlock(nn.Module):
-    def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
+    def __init__(
+        self, dim: int, num_heads: int, dropout: float, num_kv_heads: int | None = None, experts: dict[str, Any] | None = None
+    ) -> None:
         super().__init__()
         self.attention_norm, self.feed_forward_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.attention, self.feed_forward = Attention(dim, num_heads), FeedForward(dim)
+        self.attention = Attention(dim, num_heads, num_kv_heads)
+        self.has_experts = experts is not None
+        self.feed_forward = MixtureOfExperts(dim, **experts) if self.has_experts else FeedForward(dim)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor | None, positions: Tensor | None, cache: LayerCache | None) -> Tensor:
+    def forward(
+        self, x: Tensor, mask: Tensor | None, positions: Tensor | None, cache: LayerCache | None, token_mask: Tensor | None = None
+    ) -> tuple[Tensor, MixtureOutput | None]:
+        """(B, L, D) -> (B, L, D), and what became of the experts where there are some."""
         x = x + self.dropout(self.attention(self.attention_norm(x), mask, positions, cache))
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        hidden = self.feed_forward_norm(x)
+        mixture = self.feed_forward(hidden, token_mask) if self.has_experts else None
+        return x + self.dropout(mixture.hidden if self.has_experts else self.feed_forward(hidden)), mixture
 
 
 class Transformer(nn.Module):
-    """`num_layers` blocks and a final norm; bidirectional or causal by the mask that it is given."""
+    """`num_layers` blocks and a final norm; bidirectional or causal by the mask that it is given.
 
-    def __init__(self, dim: int, num_layers: int, num_heads: int, dropout: float = 0.0) -> None:
+    `experts` are the keyword arguments of `MixtureOfExperts`; None: dense layers.
+    """
+
+    def __init__(
+        self, dim: int, num_layers: int, num_heads: int, dropout: float = 0.0, num_kv_heads: int | None = None,
+        experts: dict[str, Any] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.blocks = nn.ModuleList(TransformerBlock(dim, num_heads, dropout) for _ in range(num_layers))
+        self.blocks = nn.ModuleList(TransformerBlock(dim, num_heads, dropout, num_kv_heads, experts) for _ in range(num_layers))
         self.norm = nn.LayerNorm(dim)
         self._init_weights(num_layers)
 
     def _init_weights(self, num_layers: int) -> None:
         """Normal(0.02), and the branches' last layers smaller by sqrt(2 * layers), as in GPT-2."""
         for name, parameter in self.named_parameters():
-            if parameter.ndim == 2:
-                nn.init.normal_(parameter, std=0.02 / (2 * num_layers) ** 0.5 if name.endswith("to_out.weight") else 0.02)
+            if parameter.ndim >= 2:
+                nn.init.normal_(parameter, std=0.02 / (2 * num_layers) ** 0.5 if "to_out" in name else 0.02)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, positions: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
         """(B, L, D) -> (B, L, D); with a cache, x holds the new tokens only and mask and positions reach over all keys."""
+        return self.forward_with_losses(x, mask, positions, cache).hidden
+
+    def forward_with_losses(
+        self, x: Tensor, mask: Tensor | None = None, positions: Tensor | None = None, cache: KVCache | None = None,
+        token_mask: Tensor | None = None,
+    ) -> TransformerOutput:  # fmt: skip
+        """As `forward`, with the experts' losses and loads, of tokens where `token_mask` (B, L) is True; None: of all."""
         layers = cache.layers if cache is not None else [None] * len(self.blocks)
+        mixtures = []
         for block, layer in zip(self.blocks, layers, strict=True):
-            x = block(x, mask, positions, layer)
-        return self.norm(x)
+            x, mixture = block(x, mask, positions, layer, token_mask)
+            mixtures.append(mixture)
+        x = self.norm(x)
+        if mixtures[0] is None:
+            return TransformerOutput(hidden=x)
+        return TransformerOutput(
+            hidden=x,
+            load_balancing_loss=torch.stack([mixture.load_balancing_loss for mixture in mixtures]).mean(),
+            router_z_loss=torch.stack([mixture.router_z_loss for mixture in mixtures]).mean(),
+            loads=torch.stack([mixture.load for mixture in mixtures]),
+        )
+
+    def update(self, loads: Tensor) -> None:
+        """Move the experts' biases after an update of the weights by its `loads` (layers, E): see `MixtureOfExperts.update`."""
+        for block, load in zip(self.blocks, loads, strict=True):
+            block.feed_forward.update(load)

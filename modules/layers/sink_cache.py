@@ -1,0 +1,26 @@
+"""A cache that does not grow: attention sinks and a window (StreamingLLM, arXiv 2309.17453; for stories, arXiv 2407.08683)."""
+
+from __future__ import annotations
+
+from modules.layers.kv_cache import KVCache
+
+
+class SinkCache(KVCache):
+    """The first `num_sinks` tokens stay for good, behind them the latest ones; for attention with rotary positions.
+
+    Positions are counted within the cache, so that a sequence of any length is read at the distances of one that fits.
+    """
+
+    def __init__(self, num_layers: int, capacity: int, num_sinks: int) -> None:
+        super().__init__(num_layers, capacity)
+        self.capacity, self.num_sinks = capacity, num_sinks
+
+    def make_room(self, num_tokens: int) -> None:
+        """Drop the oldest tokens behind the sinks until `num_tokens` more fit; to be called before these are read."""
+        surplus = self.length + num_tokens - self.capacity
+        if surplus <= 0:
+            return
+        if surplus > self.length - self.num_sinks:
+            raise ValueError(f"{num_tokens} tokens do not fit behind {self.num_sinks} sinks in a cache of {self.capacity}")
+        for layer in self.layers:
+            layer.forget(self.num_sinks, surplus)
