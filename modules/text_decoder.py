@@ -13,12 +13,9 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationConfig,
     GPT2Config,
     GPT2LMHeadModel,
@@ -33,11 +30,13 @@ from transformers.utils import ModelOutput
 from modules.layers.decoding import ContrastiveLogitsProcessor, GuidanceLogitsProcessor
 from modules.layers.gated_prefix import GatedPrefix, GatedPrefixCache, admit_gated_prefix
 from modules.layers.seeding import seeded
+from modules.pretrained import load_pretrained, load_tokenizer
 from modules.story import UserError
 
 Decoding = Literal["greedy", "beam", "top_p"]
 TUNINGS = ("full", "lora", "frozen")
 PREFIXES = ("embeds", "key_values")
+WHAT = "text_decoder.source"  # What errors call the language model.
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class TextDecoder(nn.Module):
         super().__init__()
         self.config, self.num_slots = config, num_slots
         if special_ids is None:
-            special_ids = special_ids_of(load_pretrained(AutoTokenizer, config.source, "text_decoder.source", offline=offline))
+            special_ids = special_ids_of(load_tokenizer(config.source, WHAT, offline=offline))
         self.pad_id, self.bos_id, self.eos_id = self.special_ids = special_ids
         pretrained = load_language_model(config, vocab_size, special_ids, offline, random) if config.source else None
         architecture = self._from_scratch(vocab_size) if pretrained is None else pretrained.config
@@ -271,27 +270,13 @@ def load_language_model(
     config: TextDecoderConfig, vocab_size: int, special_ids: tuple[int, int, int], offline: bool, random: bool
 ) -> PreTrainedModel:
     """The pretrained language model, with no settings for generating but our own. Raises UserError where it does not fit."""
-    what = "text_decoder.source"
-    model = load_pretrained(AutoModelForCausalLM, config.source, what, offline=offline, random=random, dtype=torch.float32)
+    model = load_pretrained(AutoModelForCausalLM, config.source, WHAT, offline=offline, random=random)
     for needed, name, limit in (
         (vocab_size, "vocabulary", model.get_input_embeddings().num_embeddings),
         (config.max_length, "longest text", getattr(model.config, "max_position_embeddings", config.max_length)),
     ):
         if needed > limit:
-            raise UserError(f"{what}: the {name} of {config.source} is {limit} tokens, {needed} are asked of it")
+            raise UserError(f"{WHAT}: the {name} of {config.source} is {limit} tokens, {needed} are asked of it")
     pad, bos, eos = special_ids
     model.generation_config = GenerationConfig(pad_token_id=pad, bos_token_id=bos, eos_token_id=eos)
     return model
-
-
-def load_pretrained(auto_class: type, source: str, what: str, *, offline: bool = False, random: bool = False, **kwargs: Any) -> Any:
-    """Load from a Hub id or a folder, weights from safetensors only. Raises UserError; `what` names the setting."""
-    try:
-        if random:
-            return auto_class.from_config(AutoConfig.from_pretrained(source, local_files_only=offline), **kwargs)
-        if auto_class is not AutoTokenizer:
-            kwargs["use_safetensors"] = True
-        return auto_class.from_pretrained(source, local_files_only=offline, **kwargs)
-    except (OSError, RuntimeError, SafetensorError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{what}: {source!r} cannot be loaded ({reason}): give a Hub id or a folder with safetensors") from error

@@ -291,7 +291,7 @@ def test_what_cannot_be_a_text_decoder_is_said_in_one_sentence(folders, tmp_path
         )
 
     for source in (tmp_path / "missing", tmp_path / "vit", tmp_path / "pickled"):
-        with pytest.raises(UserError, match=f"text_decoder.source: .*{source.name}.* cannot be loaded"):
+        with pytest.raises(UserError, match=f"text_decoder.source: .*{source.name}"):
             decoder(source)
     with pytest.raises(UserError, match="the vocabulary of .* is 40 tokens, 41 are asked of it"):
         decoder(folders["gpt2"], vocab_size=41)
