@@ -66,7 +66,7 @@ def test_a_missing_autoencoder_is_named(copied):
 def test_a_language_models_folder_and_none_at_all_are_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     for source in (tmp_path, tmp_path / "nowhere"):
-        assert "unet" in told(lambda source=source: build(source))
+        assert str(source) in told(lambda source=source: build(source))
 
 
 def test_offline_asks_nobody():
@@ -88,9 +88,9 @@ def test_another_text_encoder_is_refused(copied):
 def test_absent_and_broken_weights_are_refused(copied, part):
     path = copied / f"{part}.safetensors"
     path.write_bytes(path.read_bytes()[:-1000])
-    assert "cannot be loaded" in told(lambda: build(copied))
+    assert str(copied) in told(lambda: build(copied))
     path.rename(path.with_suffix(".bin"))  # Nothing is unpickled.
-    assert "cannot be loaded" in told(lambda: build(copied))
+    assert str(copied) in told(lambda: build(copied))
 
 
 @pytest.mark.parametrize(
