@@ -12,6 +12,9 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
+from modules.stable_diffusion import load_vae
+from modules.story import UserError
+
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
@@ -24,6 +27,7 @@ class AutoencoderConfig:
     kl_weight: float = 1e-5
     latent_noise: float = 0.15  # The posterior's deviation: the decoder learns to forgive what the UNet gets wrong.
     edge_weight: float = 0.2
+    source: str = ""  # A Stable Diffusion folder or Hub id, for `PretrainedAutoencoder`: unfolded (1) and of the shape given here.
 
     @property
     def downsampling(self) -> int:
@@ -124,3 +128,49 @@ class PictureAutoencoder(nn.Module):
     def _to_pixels(self, raw_latents: Tensor) -> Tensor:
         decoded = F.pixel_shuffle(self.vae.decode(raw_latents).sample, self.config.unshuffle)
         return decoded + F.pixel_shuffle(self.to_patch(raw_latents), self.config.downsampling)
+
+
+class PretrainedAutoencoder(nn.Module):
+    """The AutoencoderKL of a Stable Diffusion folder, frozen; latents leave at the scale that its UNet is used to.
+
+    It works in float32 under autocast too: its activations are too large for float16, and pictures would come out black.
+    """
+
+    def __init__(self, config: AutoencoderConfig, *, offline: bool = False, random: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.vae = load_vae(config.source, "autoencoder.source", offline=offline, random=random).requires_grad_(False)
+        settings = self.vae.config
+        for name, given, found in (
+            ("latent_channels", config.latent_channels, settings.latent_channels),
+            ("downsampling", config.downsampling, 2 ** (len(settings.block_out_channels) - 1)),
+        ):
+            if given != found:
+                raise UserError(
+                    f"autoencoder.source: the {name} of the VAE in {config.source} is {found}, the config's is {given}: set {found}"
+                )
+        if config.image_size % config.downsampling:
+            raise UserError(f"autoencoder.image_size must be a multiple of {config.downsampling}, got {config.image_size}")
+        shape = (settings.latent_channels, 1, 1)
+        self.register_buffer("latent_mean", torch.full(shape, float(settings.shift_factor or 0)), persistent=False)
+        self.register_buffer("latent_std", torch.full(shape, 1 / settings.scaling_factor), persistent=False)
+
+    def save_memory(self, slicing: bool = True, tiling: bool = False) -> None:
+        """Work picture by picture (the same result) and, tiling, on overlapping parts of large pictures (nearly the same)."""
+        for chosen, enable, disable in (
+            (slicing, self.vae.enable_slicing, self.vae.disable_slicing),
+            (tiling, self.vae.enable_tiling, self.vae.disable_tiling),
+        ):
+            (enable if chosen else disable)()
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """(N,3,H,W) in [-1,1] -> latents (N,c,h,w), the posterior's means."""
+        with torch.autocast(images.device.type, enabled=False):
+            return (self.vae.encode(images.float()).latent_dist.mean - self.latent_mean) / self.latent_std
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """(N,c,h,w) -> pictures (N,3,H,W) in [-1,1]."""
+        with torch.autocast(latents.device.type, enabled=False):
+            return self.vae.decode(latents.float() * self.latent_std + self.latent_mean).sample.clamp(-1, 1)

@@ -183,7 +183,7 @@ class ExactGaussian(ImageDecoder):
 
     deviation = 0.5
 
-    def predict_velocity(self, noisy: Tensor, timesteps: Tensor, code_embeds: Tensor, null: Tensor | None = None) -> Tensor:
+    def predict(self, noisy: Tensor, timesteps: Tensor, code_embeds: Tensor, *_: Tensor | None, **__: None) -> Tensor:
         alpha = self.alphas_cumprod[timesteps].sqrt()[:, None, None, None]
         sigma = (1 - self.alphas_cumprod[timesteps]).sqrt()[:, None, None, None]
         clean = alpha * self.deviation**2 / (alpha**2 * self.deviation**2 + sigma**2) * noisy

@@ -12,18 +12,8 @@ ROOT = Path(__file__).parents[1]
 FILES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in ROOT.glob("modules/**/*.py")}
 
 FACTORS = {"storyboard", "prior", "predictor", "text_decoder", "image_decoder", "autoencoder"}
-BELOW_FACTORS = {
-    "encoders",
-    "losses",
-    "sampling",
-    "schedules",
-    "story",
-    "hub",
-    "pretrained",
-    "freezing",
-    "image_encoders",
-    "text_encoders",
-}  # And layers/.
+PRETRAINED = {"hub", "pretrained", "freezing", "image_encoders", "text_encoders", "stable_diffusion"}
+BELOW_FACTORS = {"encoders", "losses", "sampling", "schedules", "story"} | PRETRAINED  # And layers/.
 USES_THE_MODEL = {"story_model", "model_folder", "encoded", "phases", "reliance", "monitor", "pipeline", "training"}
 ON_TOP = ("modules.evaluation", "modules.presentation", "modules.commands", "modules.cli")
 

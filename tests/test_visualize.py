@@ -156,7 +156,7 @@ def test_what_an_update_aims_at_is_what_the_model_predicts(tiny_pipeline, study,
     levels = list(zip(*signal_levels(decoder, updates), strict=True))
     for index, (timestep, (before, after)) in enumerate(zip(scheduler.timesteps, levels, strict=True)):
         with torch.no_grad():
-            velocity = decoder.predict_velocity(latents[index], timestep, embeds)
+            velocity = decoder.predict(latents[index], timestep, embeds)
         expected = math.sqrt(before) * latents[index] - math.sqrt(1 - before) * velocity
         torch.testing.assert_close(aimed_at(latents[index], latents[index + 1], before, after), expected, atol=1e-4, rtol=1e-3)
     left_in = math.sqrt(1 - levels[-1][1])  # Where timesteps come out even, the last update leaves no noise in.
