@@ -62,7 +62,7 @@ def pool_slots(slots: Tensor) -> Tensor:
 
 
 def text_ids(input_ids: Tensor, text_mask: Tensor) -> Tensor:
-    """A number (N,) for each text of tokens (N,L) and their mask (N,L): the same for equal texts, on every process, whatever the padding."""
+    """A number (N,) for each text of tokens and mask (N,L): the same for equal texts, on every process, whatever the padding."""
     powers = torch.full_like(input_ids[0], HASH_BASE).cumprod(0)  # A polynomial modulo 2^64: integers wrap around.
     return ((input_ids + 1) * text_mask * powers).sum(1)
 

@@ -15,7 +15,7 @@ from modules.sampling import draw_index
 
 @dataclass
 class TwoPassOutput(ModelOutput):
-    """`nll` (B,T,S) of the true codes, in nats; `logits` (B,T,S,K) of the pass that they are scored by; `history` (B,T,S), the codes it saw."""
+    """`nll` (B,T,S) of the true codes, in nats; `logits` (B,T,S,K) of the pass that scores them; `history` (B,T,S), the codes it saw."""
 
     nll: Tensor = None
     logits: Tensor = None
