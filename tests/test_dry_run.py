@@ -28,6 +28,7 @@ from modules.predictor import PredictorConfig
 from modules.sharding import gathered_sizes
 from modules.story_model import StoryModel
 from modules.train_args import TrainArgs
+from tests.runs import train
 
 ROOT = Path(__file__).parents[1]
 SMALL = replace(TINY, training=replace(TINY.training, batch_size=2))
@@ -163,3 +164,10 @@ def test_memory_is_told_for_each_strategy(model, tmp_path):
 
 def test_half_precision_halves_most_of_the_activations():
     assert 0.45 < kept(mixed=True) / kept() < 0.75
+
+
+def test_precision_is_the_launchers_where_no_flag_says_another(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    for flags, expected in (((), "bf16"), (("--mixed_precision", "no"), "no")):
+        assert train(tmp_path / "run", "--dry_run", *flags) == 0
+        assert json.loads(capsys.readouterr().out)["run"]["mixed_precision"] == expected
