@@ -35,7 +35,7 @@ def two_pass_nll(predict: Callable[[Tensor], Tensor], codes: Tensor, probability
     if probability > 0:
         with torch.no_grad():
             history = mix_history(predict(codes), codes, probability, draws)
-        # Autocast keeps the casts of weights that it made first, here without a gradient: the second pass would train none of them.
+        # Casts of weights that autocast made without a gradient: torch 2.13 makes them anew, older ones would train no weight by them.
         torch.clear_autocast_cache()
     logits = predict(history)
     nll = F.cross_entropy(logits.flatten(0, 2).float(), codes.flatten(), reduction="none")

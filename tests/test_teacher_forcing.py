@@ -128,7 +128,7 @@ def test_a_batch_may_be_cut_into_stories(prior, codes, story_batch):
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_every_weight_learns_from_the_second_pass(prior, predict, codes, precision):
-    """Autocast would hand the second pass the first one's casts of the weights, through which no gradient flows."""
+    """Under autocast too: the casts of the weights that the first pass made have no gradient."""
     prior.zero_grad()
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
         output = two_pass_nll(predict, codes, 0.5, draw_mixing(codes.shape, generator()))
