@@ -9,22 +9,48 @@ from typing import Any
 import torch
 
 from modules.config import StoryConfig
-from modules.story_model import build_model
+from modules.memory_estimate import STRATEGIES, autoencoder_activations, count_parameters, joint_activations, training_bytes
+from modules.sharding import gathered_sizes
+from modules.story_model import StoryModel, build_model
 from modules.training import TrainArgs
+
+PROCESSES = (2, 4, 8)
 
 
 def plan(config: StoryConfig, args: TrainArgs) -> dict[str, Any]:
-    """The resolved config, parameters by factor (trainable, frozen), and the memory that training needs besides activations."""
+    """The resolved config, parameters by factor (trainable, frozen), and the memory that training needs."""
     with torch.device("meta"):
         model = build_model(config, "this config")
-    parameters = {}
-    for name, factor in {**model.factors, "aids": model.aids, "autoencoder": model.autoencoder}.items():
-        trainable = sum(parameter.numel() for parameter in factor.parameters() if parameter.requires_grad)
-        parameters[name] = {"trainable": trainable, "frozen": sum(parameter.numel() for parameter in factor.parameters()) - trainable}
-    count = sum(entry["trainable"] + entry["frozen"] for entry in parameters.values())
+    counts = {
+        name: count_parameters(factor) for name, factor in {**model.factors, "aids": model.aids, "autoencoder": model.autoencoder}.items()
+    }
     return {
         "config": json.loads(config.to_json()),
         "run": {name: str(value) for name, value in dataclasses.asdict(args).items()},
-        "parameters": {**parameters, "total": count},
-        "memory_mib": {"weights, averages, gradients and two Adam moments in float32": round(count * 5 * 4 / 2**20)},
+        "parameters": {
+            **{name: {"trainable": trainable, "frozen": frozen} for name, (trainable, frozen) in counts.items()},
+            "total": sum(sum(count) for count in counts.values()),
+        },
+        "memory_mib": memory(model, config, args),
     }
+
+
+def memory(model: StoryModel, config: StoryConfig, args: TrainArgs) -> dict[str, Any]:
+    """MiB a process as `training_bytes` counts them: what one process needs in detail, several by strategy and number in total."""
+    mixed = args.mixed_precision != "no"
+    trainable, frozen = count_parameters(model)
+    root, block = gathered_sizes(model)
+    sizes = {"trainable": trainable, "frozen": frozen, "activations": joint_activations(config, mixed), "mixed": mixed}
+    told = {"one process": in_mib(training_bytes(**sizes))}
+    for strategy in STRATEGIES:
+        several = {n: training_bytes(**sizes, strategy=strategy, num_processes=n, root=root, block=block) for n in PROCESSES}
+        told[f"each process, {strategy}"] = in_mib({str(n): parts["total"] for n, parts in several.items()})
+    if "autoencoder" in args.stages and args.autoencoder is None:
+        own = sum(count_parameters(model.autoencoder))
+        alone = training_bytes(own, trainable + frozen - own, autoencoder_activations(config, mixed), mixed=mixed)
+        told["one process, autoencoder stage"] = in_mib(alone)
+    return told
+
+
+def in_mib(sizes: dict[str, int]) -> dict[str, int]:
+    return {name: round(size / 2**20) for name, size in sizes.items()}

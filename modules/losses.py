@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -23,3 +24,11 @@ def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
 def weighted_sum(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
     """sum_i weight_i * loss_i over the losses that are present; every one must have a weight."""
     return sum(weights[name] * value for name, value in losses.items())
+
+
+def sigmoid_contrastive_loss(logits: Tensor, is_pair: Tensor, counts: Tensor) -> Tensor:
+    """Sum, in float32, of what it costs to tell the pairs (N,M) that `is_pair` from those that are not, where `counts` (SigLIP,
+    arXiv 2303.15343): every entry of logits (N,M) is a yes-or-no question of its own, so rows may be computed apart and added.
+    """
+    signed = torch.where(is_pair, logits, -logits).float()
+    return -F.logsigmoid(signed).masked_fill(~counts, 0).sum()

@@ -1,4 +1,4 @@
-"""What a person sees of a training: progress bar, TensorBoard, and `losses.jsonl`, the trace that two runs can be compared by."""
+"""What a person sees of a training: progress bar, TensorBoard or W&B, and `losses.jsonl`, the trace that two runs can be compared by."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.nn.utils import get_total_norm
-from torch.utils.tensorboard import SummaryWriter
 
 from modules.batch import draw_noise
 from modules.checks import MAX_NUM_STEPS
@@ -22,6 +21,7 @@ from modules.reliance import code_reliance, reliance_summary
 from modules.story import StorySource
 from modules.story_model import StoryModel
 from modules.tokenizer import StoryTokenizer
+from modules.writers import open_writers
 
 HELD_OUT_STORIES = 24
 SAMPLE_STORIES = 3
@@ -39,13 +39,14 @@ class Monitor:
         held_out: StorySource,
         global_step: int,
         active: bool,
+        log_with: str = "tensorboard",
     ) -> None:
         self.model, self.tokenizer, self.active, self.log_every = model, tokenizer, active, log_every
         self._held_out_source, self._held_out = held_out, None
         self._progress: ProgressLine | None = None
         if active:
             # Events and lines after the step that is resumed from belong to updates that will be made again.
-            self.writer = SummaryWriter(run_dir / "tensorboard", purge_step=global_step)
+            self.writer = open_writers(log_with, run_dir, global_step)
             self.trace = run_dir / "losses.jsonl"
             cut_trace(self.trace, global_step)
 

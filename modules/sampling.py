@@ -15,11 +15,16 @@ def sample_logits(logits: Tensor, temperature: float, top_p: float, generator: t
     probabilities, index = (logits.float() / temperature).softmax(-1), None
     if top_p < 1:
         probabilities, index = _nucleus(probabilities, top_p)
+    uniform = torch.rand(len(probabilities), generator=generator, device=probabilities.device)
+    drawn = draw_index(probabilities, uniform)
+    return drawn if index is None else index.gather(-1, drawn[:, None])[:, 0]
+
+
+def draw_index(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """The index (...) that numbers `uniform` (...) in [0, 1) draw from probabilities (..., K), which need not add up to 1."""
     # The inverse of the distribution function, at a number in (0, 1]: never an index of probability 0.
     mass = probabilities.cumsum(-1)
-    uniform = 1 - torch.rand(len(mass), 1, generator=generator, device=mass.device)
-    drawn = torch.searchsorted(mass, uniform * mass[:, -1:])
-    return (drawn if index is None else index.gather(-1, drawn))[:, 0]
+    return torch.searchsorted(mass, (1 - uniform)[..., None] * mass[..., -1:])[..., 0]
 
 
 def _nucleus(probabilities: Tensor, top_p: float) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from typing import Any
 from modules.config import StoryConfig, changes, parse_config
 from modules.story import StorySource, UserError
 
+LOG_WITH = ("tensorboard", "wandb", "all")
 STAGES = ("autoencoder", "opening", "joint", "consolidation", "illustration")
 
 
@@ -27,6 +28,7 @@ class TrainArgs:
     seed: int = 0
     stages: tuple[str, ...] = STAGES
     autoencoder: Path | None = None
+    log_with: str = "tensorboard"
 
 
 def run_identity(config: StoryConfig, args: TrainArgs, source: StorySource, global_batch: int) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from modules.story_model import build_model
 from modules.tokenizer import StoryTokenizer
 from modules.train_args import STAGES, TrainArgs, check_same_run, run_identity
 from modules.weight_average import WeightAverage
+from modules.writers import check_log_with
 
 MAX_SKIPPED_IN_A_ROW = 10
 
@@ -38,6 +39,7 @@ def train(config: StoryConfig, args: TrainArgs, source: StorySource, held_out: S
 
     Raises UserError on settings that do not fit the folder, and on several non-finite updates in a row; Interrupted on a signal.
     """
+    check_log_with(args.log_with)
     with forgotten_precision():
         accelerator = make_accelerator(args)
         with RunLock(args.output_dir) if accelerator.is_main_process else nullcontext(), stop_on_signals() as stop:
@@ -95,7 +97,7 @@ class Trainer:
         self.model.to(self.accelerator.device)
         self.monitor = Monitor(
             self.args.output_dir, self.args.log_every, self.model, self.tokenizer, self.held_out, self.global_step,
-            self.accelerator.is_main_process,
+            self.accelerator.is_main_process, self.args.log_with,
         )  # fmt: skip
 
     def _reuse_autoencoder(self, path: Path, resumed: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 def train_flags(parser: argparse.ArgumentParser) -> None:
     from modules.config import PRESETS
+    from modules.train_args import LOG_WITH
 
     parser.add_argument("--preset", choices=sorted(PRESETS), default="storyworld", help="which model (default storyworld)")
     parser.add_argument("--config", type=Path, help="a config JSON in place of a preset; --dry_run prints one to start from")
@@ -32,11 +34,15 @@ def train_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch_size", type=positive_int, help="stories a process and a micro-batch")
     parser.add_argument("--gradient_accumulation_steps", type=positive_int, default=1, help="micro-batches an update (default 1)")
     parser.add_argument("--learning_rate", type=positive_float, help="peak learning rate of the joint phase")
-    parser.add_argument("--mixed_precision", choices=("no", "bf16", "fp16"), default="no", help="bf16 is much faster, also on many CPUs")
+    parser.add_argument(
+        "--mixed_precision", choices=("no", "bf16", "fp16"),
+        help="bf16 is much faster, also on many CPUs (default no, or what the configuration of accelerate launch says)",
+    )  # fmt: skip
     parser.add_argument("--num_stories", type=positive_int, help="stories drawn when --data is storyworld")
     parser.add_argument("--save_every", type=positive_int, default=200, help="updates between checkpoints (default 200)")
     parser.add_argument("--sample_every", type=positive_int, default=200, help="updates between samples in TensorBoard (default 200)")
     parser.add_argument("--log_every", type=positive_int, default=10, help="updates between lines in TensorBoard (default 10)")
+    parser.add_argument("--log_with", choices=LOG_WITH, default="tensorboard", help="where curves go (default tensorboard)")
     parser.add_argument("--keep_last", type=int, default=2, help="checkpoints to keep, 0 for all (default 2)")
     parser.add_argument("--on_bad_record", choices=("error", "skip"), default="error", help="what to do with a broken story")
     parser.add_argument("--seed", type=int, default=0)
@@ -54,10 +60,11 @@ def act_train(args: argparse.Namespace) -> int:
     if not stages or [name for name in STAGES if name in stages] != list(stages):
         raise UserError(f"--stages must be some of {','.join(STAGES)}, in this order, got {args.stages!r}")
     config = resolve_config(args)
+    precision = args.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     run_args = TrainArgs(
-        output_dir=args.output_dir, mixed_precision=args.mixed_precision, gradient_accumulation_steps=args.gradient_accumulation_steps,
+        output_dir=args.output_dir, mixed_precision=precision, gradient_accumulation_steps=args.gradient_accumulation_steps,
         save_every=args.save_every, log_every=args.log_every, sample_every=args.sample_every, keep_last=args.keep_last, seed=args.seed,
-        stages=stages, autoencoder=args.autoencoder,
+        stages=stages, autoencoder=args.autoencoder, log_with=args.log_with,
     )  # fmt: skip
     if args.dry_run:
         print(json.dumps(plan(config, run_args), indent=2, default=str))

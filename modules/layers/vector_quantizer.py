@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +42,15 @@ class VectorQuantizer(nn.Module):
         )  # fmt: skip
         self.library._codebook.reset_cluster_size = 1.0  # A revived code gets the mean usage, else it dies again at once.
         self.register_buffer("active", torch.tensor(False))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> VectorQuantizer:
+        """Move as any module does, but stay in float32: a cast of the whole model (DeepSpeed's bf16) would stop the averages."""
+
+        def move(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(move, recurse)
 
     @property
     def is_active(self) -> bool:

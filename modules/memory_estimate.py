@@ -1,0 +1,106 @@
+"""The memory that a training needs, counted without a training: parameters by what is held of them, activations by a pass on nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from modules.batch import StepNoise, StoryBatch, draw_noise
+from modules.config import StoryConfig
+from modules.story_model import build_model
+
+STRATEGIES = ("ddp", "fsdp2", "zero3")
+ZERO3_LIVE, ZERO3_BUCKET = 200_000_000, 50_000_000  # Parameters; of configs/accelerate/zero3.json.
+
+
+def training_bytes(
+    trainable: int, frozen: int, activations: int, *, mixed: bool = False, strategy: str = "ddp", num_processes: int = 1,
+    root: int = 0, block: int = 0,
+) -> dict[str, int]:  # fmt: skip
+    """Bytes that one process of n holds at the height of an update, by what they are for.
+
+    With P = `trainable` and F = `frozen` parameters, in float32 of 4 bytes whatever the precision of the computation:
+    weights 4 (P + F), gradients 4 P, Adam's two moments 8 P, averaged weights 4 P. FSDP2 and ZeRO-3 (arXiv 1910.02054) cut these by n.
+    `activations` are the bytes that a part of a batch keeps for its backward pass; no strategy cuts them. Beside them,
+    with c = 2 bytes if `mixed`, else 4:
+
+    - one process: casts of the weights under autocast, 2 (P + F) if `mixed`; DDP on n > 1 besides: buckets of gradients, 4 P;
+    - fsdp2: weights and gradients of what is gathered, the `root`, which is in no block, and the largest `block`: 2 c (root + block);
+    - zero3: what may be gathered, 4 min(P + F, 2e8), a bucket to collect it in and one to reduce in, 8 min(P + F, 5e7), and the casts.
+
+    What an operation needs while it runs is not counted, nor what the allocator leaves unused, nor the libraries of a GPU (about 1 GiB).
+    """
+    everything, casts = trainable + frozen, 2 * (trainable + frozen) if mixed else 0
+    pieces = 1 if strategy == "ddp" else num_processes
+    if num_processes == 1:
+        beside = casts
+    elif strategy == "ddp":
+        beside = casts + 4 * trainable
+    elif strategy == "fsdp2":
+        beside = 2 * (2 if mixed else 4) * (root + block)
+    else:
+        live = min(everything, ZERO3_LIVE)
+        beside = 4 * live + 8 * min(everything, ZERO3_BUCKET) + (2 * live if mixed else 0)
+    parts = {"weights": 4 * everything, "gradients": 4 * trainable, "adam": 8 * trainable, "averages": 4 * trainable}
+    parts = {name: -(-count // pieces) for name, count in parts.items()} | {"gathered and cast": beside, "activations": activations}
+    return parts | {"total": sum(parts.values())}
+
+
+def joint_activations(config: StoryConfig, mixed: bool) -> int:
+    """Bytes kept for the backward pass of the joint phase's loss: the longest stories, every step with a full text and a picture."""
+    with FakeTensorMode():
+        model = build_model(config, "this config")
+        if model.prior is not None:
+            model.storyboard.quantizer.active = torch.tensor(True)
+        return saved_bytes(model, lambda: model(*full_batch(config)).loss, mixed)
+
+
+def autoencoder_activations(config: StoryConfig, mixed: bool) -> int:
+    """Bytes kept for the backward pass of the autoencoder phase's loss, with a picture on every step."""
+    count, size = config.training.batch_size * config.max_steps, config.autoencoder.image_size
+    with FakeTensorMode():
+        autoencoder = build_model(config, "this config").autoencoder.requires_grad_(True)
+        pages, noise = torch.zeros(count, 3, size, size), torch.zeros(count, *config.autoencoder.latent_shape)
+        return saved_bytes(autoencoder, lambda: autoencoder(pages, noise).loss, mixed)
+
+
+def saved_bytes(module: nn.Module, loss: Callable[[], Tensor], mixed: bool) -> int:
+    """Bytes of all tensors that `loss` keeps for its backward pass, the parameters and buffers of `module` aside; a storage counts once."""
+    own = {tensor.untyped_storage()._cdata for tensor in (*module.parameters(), *module.buffers())}
+    kept = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage
+        return tensor
+
+    autocast = torch.autocast("cpu", torch.bfloat16) if mixed else nullcontext()
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), autocast:
+        loss()
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+def full_batch(config: StoryConfig) -> tuple[StoryBatch, StepNoise]:
+    """A batch of the config's size without padding, and its noise; what it holds means nothing."""
+    stories, steps, tokens = config.training.batch_size, config.max_steps, config.text_decoder.max_length
+    ids, mask = torch.ones(stories, steps, tokens, dtype=torch.long), torch.ones(stories, steps, tokens, dtype=torch.bool)
+    count = torch.tensor(float(stories * steps))
+    batch = StoryBatch(
+        prompt_ids=torch.ones(stories, config.max_prompt_length, dtype=torch.long),
+        prompt_mask=torch.ones(stories, config.max_prompt_length, dtype=torch.bool), input_ids=ids, text_mask=mask,
+        latents=torch.zeros(stories, steps, *config.autoencoder.latent_shape), image_mask=mask[..., 0], step_mask=mask[..., 0],
+        num_steps=count, num_images=count, num_tokens=count * (tokens - 1),
+    )  # fmt: skip
+    timesteps = config.image_decoder.num_train_timesteps
+    return batch, draw_noise(stories * steps, config.autoencoder.latent_shape, timesteps, torch.Generator().manual_seed(0))
+
+
+def count_parameters(module: nn.Module) -> tuple[int, int]:
+    """How many parameters of a module are trainable, and how many are frozen."""
+    trainable = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+    return trainable, sum(parameter.numel() for parameter in module.parameters()) - trainable
