@@ -49,6 +49,7 @@ class TrainingConfig:
     opening_ratio: float = 0.4
     consolidation_ratio: float = 0.35
     illustration_ratio: float = 1.4
+    planning_ratio: float = 1.25
     batch_size: int = 12  # Stories.
     learning_rate: float = 1e-3
     autoencoder_learning_rate: float = 1e-3

@@ -10,7 +10,7 @@ from typing import Any
 from modules.config import StoryConfig, changes, parse_config
 from modules.story import StorySource, UserError
 
-STAGES = ("autoencoder", "opening", "joint", "consolidation", "illustration")
+STAGES = ("autoencoder", "opening", "joint", "consolidation", "illustration", "planning")
 
 
 @dataclass(frozen=True)
