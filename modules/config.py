@@ -121,6 +121,7 @@ TINY = StoryConfig(
         opening_ratio=0.3,
         consolidation_ratio=0.3,
         illustration_ratio=0.3,
+        planning_ratio=0.3,
         batch_size=4,
         quantize_at=0.5,
         num_stories=24,

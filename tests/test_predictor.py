@@ -399,8 +399,8 @@ def test_evaluate_sets_baselines_beside_a_model(run, tiny_checkpoint, tiny_judge
     assert list(report["baselines"]) == ["plan=x"] and "next_step" in report
     alone = evaluate(StoryPipeline.from_pretrained(run), StoryWorld(4, split="val", image_size=32), 4)
     assert report["baselines"]["plan=x"]["bound"] == json.loads(json.dumps(alone["bound"]))
-    printed = capsys.readouterr().out
-    assert all(f"{kind}, beside baselines" in printed for kind in ("the bound", "next step", "whole story"))
+    told = capsys.readouterr().out.partition("beside baselines")[2]
+    assert all(kind in told for kind in ("the bound", "next step", "whole story")) and told.count("plan=x") == 3
     assert story_generative_model.main([*flags, "--baselines", str(tmp_path)]) == 2
     assert "holds no trained model" in capsys.readouterr().err
 
