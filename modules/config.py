@@ -49,6 +49,7 @@ class TrainingConfig:
     opening_ratio: float = 0.4
     consolidation_ratio: float = 0.35
     illustration_ratio: float = 1.4
+    planning_ratio: float = 1.25
     batch_size: int = 12  # Stories.
     learning_rate: float = 1e-3
     autoencoder_learning_rate: float = 1e-3
@@ -120,6 +121,7 @@ TINY = StoryConfig(
         opening_ratio=0.3,
         consolidation_ratio=0.3,
         illustration_ratio=0.3,
+        planning_ratio=0.3,
         batch_size=4,
         quantize_at=0.5,
         num_stories=24,

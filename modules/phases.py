@@ -261,6 +261,13 @@ class IllustrationPhase(ConsolidationPhase):
     trains = ("image_decoder",)
 
 
+class PlanningPhase(ConsolidationPhase):
+    """The prior alone, on the cached codes: thousands of codes take many passes over the plans, and a pass costs little."""
+
+    name = "planning"
+    trains = ("prior",)
+
+
 class SettlingIllustrationPhase(StoryPhase):
     """Illustration of a model without codes."""
 
@@ -268,7 +275,7 @@ class SettlingIllustrationPhase(StoryPhase):
     trains = ("image_decoder",)
 
 
-PHASES = {phase.name: phase for phase in (OpeningPhase, JointPhase, ConsolidationPhase, IllustrationPhase)}
+PHASES = {phase.name: phase for phase in (OpeningPhase, JointPhase, ConsolidationPhase, IllustrationPhase, PlanningPhase)}
 PHASES_WITHOUT_CODES = {phase.name: phase for phase in (OpeningPhase, JointPhase, SettlingPhase, SettlingIllustrationPhase)}
 
 

@@ -10,8 +10,8 @@ from typing import Any
 from modules.config import StoryConfig, changes, parse_config
 from modules.story import StorySource, UserError
 
+STAGES = ("autoencoder", "opening", "joint", "consolidation", "illustration", "planning")
 LOG_WITH = ("tensorboard", "wandb", "all")
-STAGES = ("autoencoder", "opening", "joint", "consolidation", "illustration")
 
 
 @dataclass(frozen=True)

@@ -111,6 +111,7 @@ class Trainer:
 
     def _phases(self, state: dict[str, Any] | None) -> Iterator[Phase]:
         """The phases still to be run, each made when its turn comes."""
+        self.phases = {"autoencoder": AutoencoderPhase} | (PHASES if self.config.plan == "codes" else PHASES_WITHOUT_CODES)
         done = [] if state is None else state["done"]
         self.done = list(done)
         if self.args.autoencoder is not None and "autoencoder" not in self.done:
@@ -118,7 +119,9 @@ class Trainer:
             if self.args.stages == ("autoencoder",):
                 raise UserError("--autoencoder takes the place of the only stage that --stages asks for: leave one of them out")
         for name in self.args.stages:
-            needs = STAGES[: STAGES.index(name)]
+            if name not in self.phases:  # Without codes there is nothing to plan.
+                continue
+            needs = [stage for stage in STAGES[: STAGES.index(name)] if stage in self.phases]
             missing = [stage for stage in needs if stage not in self.done]
             if missing:
                 raise UserError(f"--stages {name} needs a finished {missing[0]} stage in {self.args.output_dir}: run that first")
@@ -136,6 +139,7 @@ class Trainer:
             "joint": (1.0, training.learning_rate),
             "consolidation": (training.consolidation_ratio, training.consolidation_learning_rate),
             "illustration": (training.illustration_ratio, training.consolidation_learning_rate),
+            "planning": (training.planning_ratio, training.consolidation_learning_rate),
         }[name]
         options = {
             "num_steps": max(1, round(ratio * training.max_steps)), "learning_rate": rate, "global_batch": self.global_batch,
@@ -143,7 +147,7 @@ class Trainer:
         }  # fmt: skip
         if name == "autoencoder":
             return AutoencoderPhase(self.model, self.source, self.lengths, **options)
-        return (PHASES if self.config.plan == "codes" else PHASES_WITHOUT_CODES)[name](self.model, self._encode_stories, **options)
+        return self.phases[name](self.model, self._encode_stories, **options)
 
     def _encode_stories(self) -> EncodedStories:
         if self._encoded is None:

@@ -20,9 +20,9 @@ FLAGS = (
     "train", "--preset", "tiny", "--data", "storyworld", "--num_stories", 24, "--max_steps", 12, "--batch_size", 4,
     "--gradient_accumulation_steps", 2, "--save_every", 3, "--log_every", 1,
 )  # fmt: skip
-LENGTHS = {"autoencoder": 4, "opening": 4, "joint": 12, "consolidation": 4, "illustration": 4}
+LENGTHS = {"autoencoder": 4, "opening": 4, "joint": 12, "consolidation": 4, "illustration": 4, "planning": 4}
 QUANTIZE_STEP = 6  # Of the joint phase.
-OPENING_START, JOINT_START, JOINT_END, ILLUSTRATION_START, END = accumulate(LENGTHS.values())
+OPENING_START, JOINT_START, JOINT_END, *_, END = accumulate(LENGTHS.values())
 
 
 def words(folder: Path, *flags: object) -> list[str]:

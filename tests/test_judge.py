@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -89,3 +91,25 @@ def test_the_command_trains_saves_and_scores(tmp_path, capsys):
     assert story_generative_model.main(["train_judge", "--output", str(tmp_path), "--num_stories", "3", "--max_steps", "2"]) == 0
     assert "character f1" in capsys.readouterr().out
     assert Judge.from_pretrained(tmp_path).config.image_size == 96
+
+
+def test_a_stopped_training_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
+    flags = ["train_judge", "--num_stories", "3", "--max_steps", "3", "--mixed_precision", "no", "--output"]
+    assert story_generative_model.main([*flags, str(tmp_path / "whole")]) == 0
+    stopped, worsened = [*flags, str(tmp_path / "stopped")], []
+
+    def signalled(pixels, generator):
+        worsened.append(os.kill(os.getpid(), signal.SIGTERM))
+        return worsen(pixels, generator)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("modules.evaluation.train_judge.worsen", signalled)
+        assert story_generative_model.main(stopped) == 143
+    assert len(worsened) == 1 and "the same command goes on" in capsys.readouterr().err.splitlines()[-1]
+    other = [*stopped[:4], "4", *stopped[5:]]
+    assert story_generative_model.main(other) == 2
+    assert "a stopped training of another judge" in capsys.readouterr().err
+    assert story_generative_model.main(stopped) == 0
+    assert [path.name for path in sorted((tmp_path / "stopped").iterdir())] == ["config.json", "model.safetensors"]
+    for name in ("config.json", "model.safetensors"):
+        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

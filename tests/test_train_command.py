@@ -148,7 +148,7 @@ def test_config_that_cannot_be_built_is_told(tmp_path, capsys, name):
 
 @pytest.mark.parametrize("stages", ["joint,autoencoder", "joint,text", "autoencoder,sleep", "joint,joint", ","])
 def test_stages_out_of_order_are_refused(tmp_path, capsys, stages):
-    assert "--stages must be some of autoencoder,opening,joint,consolidation,illustration, in this order" in fails(
+    assert "--stages must be some of autoencoder,opening,joint,consolidation,illustration,planning, in this order" in fails(
         capsys, tmp_path, "--stages", stages
     )
 

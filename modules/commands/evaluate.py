@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,11 +101,18 @@ def train_judge_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
 
 
-def act_train_judge(args: argparse.Namespace) -> None:
+def act_train_judge(args: argparse.Namespace) -> int:
     from modules.evaluation.judge import JudgeConfig
     from modules.evaluation.tables import print_figures
     from modules.evaluation.train_judge import score_judge, train_judge
+    from modules.interrupts import Interrupted
 
-    judge = train_judge(JudgeConfig(), args.num_stories, args.max_steps, args.seed, args.mixed_precision == "bf16")
+    bf16, unfinished = args.mixed_precision == "bf16", args.output / "unfinished.safetensors"
+    try:
+        judge = train_judge(JudgeConfig(), args.num_stories, args.max_steps, args.seed, bf16, unfinished)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return stop.code
     judge.save(args.output)
     print_figures("the judge on 200 held-out stories' real renders", score_judge(judge))
+    return 0

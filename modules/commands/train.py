@@ -26,9 +26,8 @@ def train_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, help="a config JSON in place of a preset; --dry_run prints one to start from")
     parser.add_argument("--data", default="storyworld", help=DATA_HELP)
     parser.add_argument("--output_dir", type=Path, default=Path("checkpoints/run"), help="the run's folder; the same command resumes it")
-    parser.add_argument(
-        "--stages", default="autoencoder,opening,joint,consolidation,illustration", help="which phases to run, in order (default all)"
-    )
+    stages = "autoencoder,opening,joint,consolidation,illustration,planning"
+    parser.add_argument("--stages", default=stages, help="which phases to run, in order (default all)")
     parser.add_argument("--autoencoder", type=Path, help="a checkpoint whose trained autoencoder is used in place of training one")
     parser.add_argument("--max_steps", type=positive_int, help="updates of the joint phase; the other phases scale with it")
     parser.add_argument("--batch_size", type=positive_int, help="stories a process and a micro-batch")

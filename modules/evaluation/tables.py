@@ -41,11 +41,12 @@ def print_report(report: Mapping[str, Any]) -> None:
 def _print_baselines(reports: Mapping[str, Mapping[str, Any]]) -> None:
     """What a model with a storyboard and one without can both be asked, side by side."""
     shared = {name: {key: report["bound"][key] for key in COMPARABLE if key in report["bound"]} for name, report in reports.items()}
-    _print_beside("the bound, beside baselines", shared)
+    Console().print("beside baselines")
+    _print_beside("the bound", shared)
     for kind in ("next step", "whole story"):
         drawn = {name: report["drawn"][kind] for name, report in reports.items() if kind in report.get("drawn", {})}
         if drawn:
-            _print_beside(f"{kind}, beside baselines", drawn)
+            _print_beside(kind, drawn)
 
 
 def print_figures(title: str, figures: Figures) -> None:

@@ -81,7 +81,7 @@ tags: [story-generation, discrete-storyboard, latent-diffusion]
     python story_generative_model.py generate --ckpt {{this folder}} --prompt "Rusty the fox wants a kite"
 
 **Data**: {training.num_stories} stories of {source.name}, made by this program from a seed; figures are from stories of another split.
-**Training**: one command, five phases ({training.max_steps} joint updates of {training.batch_size} stories; the rest is in config.json);
+**Training**: one command, six phases ({training.max_steps} joint updates of {training.batch_size} stories; the rest is in config.json);
 `assets/notes.md` of the repository tells the machine, the time, and what was tried.
 **Limits**: it knows this world's ten characters, twelve objects and eight places, in short English sentences; other words are
 passed over. Pictures are {config.autoencoder.image_size} pixels wide. It has learnt nothing of the real world."""
