@@ -65,7 +65,7 @@ class StoryPipeline:
         prompt: str,
         num_steps: int = 5,
         seed: int = 0,
-        temperature: float = 0.8,
+        temperature: float = 0.5,
         top_p: float = 0.95,
         guidance_scale: float = 2.0,
         num_inference_steps: int = 20,
@@ -88,7 +88,7 @@ class StoryPipeline:
         return StoryPipelineOutput(prompt, images, texts, plan.codes[0].cpu(), plan.log_probs[0].cpu())
 
     def plan(
-        self, prompt: str, num_steps: int, seed: int = 0, temperature: float = 0.8, top_p: float = 0.95,
+        self, prompt: str, num_steps: int, seed: int = 0, temperature: float = 0.5, top_p: float = 0.95,
         codes: Tensor | None = None, num_plans: int = 1,
     ):  # fmt: skip
         """Draw plans from the prior: codes (num_plans, num_steps, S) and log-probabilities of the same shape.
@@ -104,7 +104,7 @@ class StoryPipeline:
 
     @torch.no_grad()
     def render(
-        self, codes: Tensor, seed: int = 0, temperature: float = 0.8, top_p: float = 0.95, guidance_scale: float = 2.0,
+        self, codes: Tensor, seed: int = 0, temperature: float = 0.5, top_p: float = 0.95, guidance_scale: float = 2.0,
         num_inference_steps: int = 20, scheduler: SchedulerName = "ddim", decoding: Decoding = "greedy",
     ) -> tuple[list[str], list[Image.Image]]:  # fmt: skip
         """Codes (T, S), or vectors (T, S, d) in their place -> T texts and T pictures, each decoded in one batch."""

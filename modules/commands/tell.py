@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def render_flags(parser: argparse.ArgumentParser) -> None:
     checkpoint_flag(parser)
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes")
-    parser.add_argument("--temperature", type=float, default=0.8, help="of the plan, and of the text with --decoding top_p (default 0.8)")
+    parser.add_argument("--temperature", type=float, default=0.5, help="of the plan, and of the text with --decoding top_p (default 0.5)")
     parser.add_argument("--top_p", type=float, default=0.95)
     parser.add_argument("--guidance_scale", type=float, default=2.0)
     parser.add_argument("--num_inference_steps", type=positive_int, default=20)
