@@ -1,7 +1,7 @@
 # make demo: an illustrated story with the shipped weights. make test: the tests. Both set up .venv first.
 PYTHON ?= python3
 PROMPT ?= Rusty the fox wants a kite
-SEED ?= 4
+SEED ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE := 1

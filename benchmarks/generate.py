@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from modules.arguments import positive_int
+from modules.checks import TEMPERATURE, TOP_P
 from modules.encoded import to_pictures
 from modules.pipeline import StoryPipeline
 from modules.story import UserError
@@ -105,7 +106,7 @@ class Comparison:
 
     def batched(self) -> tuple[list[str], list[Image.Image]]:
         with self.all_tokens():
-            return self.pipeline.render(self.codes, 0, 0.8, 0.95, GUIDANCE, INFERENCE_STEPS, SCHEDULER, "greedy")
+            return self.pipeline.render(self.codes, 0, TEMPERATURE, TOP_P, GUIDANCE, INFERENCE_STEPS, SCHEDULER, "greedy")
 
     def page_by_page(self) -> tuple[list[str], list[Image.Image]]:
         with self.all_tokens():

@@ -56,10 +56,8 @@ class EncoderAids(nn.Module):
         self.bag_of_words, self.other_words = nn.Linear(width, vocab_size), nn.Linear(width, vocab_size)
         for guess in (self.bag_of_words, self.other_words):
             nn.init.constant_(guess.bias, math.log(WORDS_A_TEXT / vocab_size))
-        self.bag_of_visual_words, self.other_visual_words = (
-            nn.Linear(width, config.num_visual_words),
-            nn.Linear(width, config.num_visual_words),
-        )
+        self.bag_of_visual_words = nn.Linear(width, config.num_visual_words)
+        self.other_visual_words = nn.Linear(width, config.num_visual_words)
         self.draft = nn.Sequential(
             nn.Linear(width, config.draft_dim), nn.SiLU(), nn.Linear(config.draft_dim, channels * height * length)
         )  # fmt: skip

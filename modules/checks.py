@@ -7,6 +7,7 @@ from modules.story import UserError
 SCHEDULERS = ("ddim", "dpmsolver++", "unipc", "euler")
 DECODINGS = ("greedy", "beam", "top_p")
 MAX_NUM_STEPS = 32
+TEMPERATURE, TOP_P = 0.5, 0.95  # Of a plan, unless asked for otherwise; assets/notes.md tells how .5 was chosen.
 
 
 def check_story(prompt: str, num_steps: int) -> None:

@@ -239,7 +239,7 @@ class ConsolidationPhase(StoryPhase):
 
     def start(self) -> None:
         super().start()
-        if self.stories.codes is None:
+        if self.model.prior is not None and self.stories.codes is None:
             with self.autocast():  # As it was trained, and five times as fast.
                 self.stories.codes = cache_codes(self.model.eval(), self.stories, self.visible)
         self.plan_order = BatchOrder(
@@ -247,15 +247,21 @@ class ConsolidationPhase(StoryPhase):
         )  # fmt: skip
 
     def _batch(self, step: int, part: int, num_parts: int, num_steps: int, noise: StepNoise) -> StoryBatch:
+        if self.stories.codes is None:
+            return super()._batch(step, part, num_parts, num_steps, noise)
         variant = (~noise.keep_image).long() + 2 * (~noise.keep_text).long()
         batch = self.stories.batch(rows_of_part(self.order[step], part, num_parts), num_steps, variant.view(-1, num_steps))
+        if "prior" not in self.trains:
+            return batch
         batch.plans = self.stories.plans(rows_of_part(self.plan_order[step], part, num_parts))
         batch.plans.num_steps = sum(self.stories.lengths[index] for index in self.plan_order[step]) / torch.tensor(float(num_parts))
         return batch
 
 
 class IllustrationPhase(ConsolidationPhase):
-    """The UNet alone, on the cached codes: it needs more updates than text and prior, and costs half of one with them."""
+    """The UNet alone, on the cached codes (or, without codes, on what its decoders read): it needs more updates than text and prior,
+    and costs half of one with them.
+    """
 
     name = "illustration"
     trains = ("image_decoder",)
@@ -268,15 +274,8 @@ class PlanningPhase(ConsolidationPhase):
     trains = ("prior",)
 
 
-class SettlingIllustrationPhase(StoryPhase):
-    """Illustration of a model without codes."""
-
-    name = "illustration"
-    trains = ("image_decoder",)
-
-
 PHASES = {phase.name: phase for phase in (OpeningPhase, JointPhase, ConsolidationPhase, IllustrationPhase, PlanningPhase)}
-PHASES_WITHOUT_CODES = {phase.name: phase for phase in (OpeningPhase, JointPhase, SettlingPhase, SettlingIllustrationPhase)}
+PHASES_WITHOUT_CODES = {phase.name: phase for phase in (OpeningPhase, JointPhase, SettlingPhase, IllustrationPhase)}  # Nothing to plan.
 
 
 @torch.no_grad()

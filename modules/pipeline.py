@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from modules.batch import StoryBatch
-from modules.checks import check_sampling, check_settings, check_story
+from modules.checks import TEMPERATURE, TOP_P, check_sampling, check_settings, check_story
 from modules.encoded import to_pictures, to_pixels
 from modules.image_decoder import SchedulerName
 from modules.model_folder import load_model
@@ -65,8 +65,8 @@ class StoryPipeline:
         prompt: str,
         num_steps: int = 5,
         seed: int = 0,
-        temperature: float = 0.8,
-        top_p: float = 0.95,
+        temperature: float = TEMPERATURE,
+        top_p: float = TOP_P,
         guidance_scale: float = 2.0,
         num_inference_steps: int = 20,
         scheduler: SchedulerName = "ddim",
@@ -88,7 +88,7 @@ class StoryPipeline:
         return StoryPipelineOutput(prompt, images, texts, plan.codes[0].cpu(), plan.log_probs[0].cpu())
 
     def plan(
-        self, prompt: str, num_steps: int, seed: int = 0, temperature: float = 0.8, top_p: float = 0.95,
+        self, prompt: str, num_steps: int, seed: int = 0, temperature: float = TEMPERATURE, top_p: float = TOP_P,
         codes: Tensor | None = None, num_plans: int = 1,
     ):  # fmt: skip
         """Draw plans from the prior: codes (num_plans, num_steps, S) and log-probabilities of the same shape.
@@ -104,7 +104,7 @@ class StoryPipeline:
 
     @torch.no_grad()
     def render(
-        self, codes: Tensor, seed: int = 0, temperature: float = 0.8, top_p: float = 0.95, guidance_scale: float = 2.0,
+        self, codes: Tensor, seed: int = 0, temperature: float = TEMPERATURE, top_p: float = TOP_P, guidance_scale: float = 2.0,
         num_inference_steps: int = 20, scheduler: SchedulerName = "ddim", decoding: Decoding = "greedy",
     ) -> tuple[list[str], list[Image.Image]]:  # fmt: skip
         """Codes (T, S), or vectors (T, S, d) in their place -> T texts and T pictures, each decoded in one batch."""

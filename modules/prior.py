@@ -30,7 +30,7 @@ class ExpertsConfig:
 @dataclass(frozen=True)
 class PriorConfig:
     dim: int = 256
-    code_dim: int = 64
+    code_dim: int = 64  # Of the vector by which a code is read and written.
     num_layers: int = 4
     num_heads: int = 4
     dropout: float = 0.1

@@ -20,7 +20,7 @@ from modules.encoded import EncodedStories
 from modules.interrupts import Interrupted, stop_on_signals
 from modules.model_folder import load_model, save_model
 from modules.monitor import Monitor
-from modules.phases import PHASES, PHASES_WITHOUT_CODES, AutoencoderPhase, Phase, derive_seed
+from modules.phases import PHASES, PHASES_WITHOUT_CODES, AutoencoderPhase, Phase, StoryPhase, derive_seed
 from modules.processes import forgotten_precision, make_accelerator
 from modules.progress import progress_line
 from modules.schedules import cosine_with_warmup
@@ -111,7 +111,7 @@ class Trainer:
 
     def _phases(self, state: dict[str, Any] | None) -> Iterator[Phase]:
         """The phases still to be run, each made when its turn comes."""
-        self.phases = {"autoencoder": AutoencoderPhase} | (PHASES if self.config.plan == "codes" else PHASES_WITHOUT_CODES)
+        known = ("autoencoder", *self.story_phases)
         done = [] if state is None else state["done"]
         self.done = list(done)
         if self.args.autoencoder is not None and "autoencoder" not in self.done:
@@ -119,9 +119,9 @@ class Trainer:
             if self.args.stages == ("autoencoder",):
                 raise UserError("--autoencoder takes the place of the only stage that --stages asks for: leave one of them out")
         for name in self.args.stages:
-            if name not in self.phases:  # Without codes there is nothing to plan.
+            if name not in known:
                 continue
-            needs = [stage for stage in STAGES[: STAGES.index(name)] if stage in self.phases]
+            needs = [stage for stage in STAGES[: STAGES.index(name)] if stage in known]
             missing = [stage for stage in needs if stage not in self.done]
             if missing:
                 raise UserError(f"--stages {name} needs a finished {missing[0]} stage in {self.args.output_dir}: run that first")
@@ -130,6 +130,10 @@ class Trainer:
             if name != self.phase_name:
                 self.phase_name, self.step = name, 0
             yield self._make_phase(name)
+
+    @property
+    def story_phases(self) -> dict[str, type[StoryPhase]]:
+        return PHASES if self.config.plan == "codes" else PHASES_WITHOUT_CODES
 
     def _make_phase(self, name: str) -> Phase:
         training = self.config.training
@@ -147,7 +151,7 @@ class Trainer:
         }  # fmt: skip
         if name == "autoencoder":
             return AutoencoderPhase(self.model, self.source, self.lengths, **options)
-        return self.phases[name](self.model, self._encode_stories, **options)
+        return self.story_phases[name](self.model, self._encode_stories, **options)
 
     def _encode_stories(self) -> EncodedStories:
         if self._encoded is None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from modules.aids import AidsConfig, EncoderAids, of_other_pages
+from modules.aids import AidsConfig, AidsOutput, EncoderAids, of_other_pages
 from modules.batch import StoryBatch
 
 SHAPE = (4, 6, 6)
@@ -32,6 +32,16 @@ def story(latents: torch.Tensor, ids: torch.Tensor, text_mask: torch.Tensor) -> 
     """One story of N pages, all with a picture."""
     pages = torch.ones(1, len(latents), dtype=torch.bool)
     return StoryBatch(input_ids=ids[None], text_mask=text_mask[None], latents=latents[None], image_mask=pages, step_mask=pages)
+
+
+def fit(aids: EncoderAids, codes: torch.Tensor, batch: StoryBatch, *names: str) -> AidsOutput:
+    optimizer = torch.optim.Adam(aids.parameters(), lr=0.03)
+    for _ in range(200):
+        out = aids(codes, batch)
+        optimizer.zero_grad()
+        sum(out[name].mean() for name in names).backward()
+        optimizer.step()
+    return out
 
 
 def test_bag_of_words_is_whether_each_word_occurs(aids):
@@ -77,12 +87,7 @@ def test_the_loss_falls_to_what_the_codes_do_not_tell(aids):
     aids.fit_visual_words(latents, seed=0)
     codes = torch.randn(6, 8, 4, generator=torch.Generator().manual_seed(4))
     batch = story(latents, torch.zeros(6, 12, dtype=torch.long), torch.zeros(6, 12, dtype=torch.bool))
-    optimizer = torch.optim.Adam(aids.parameters(), lr=0.02)
-    for _ in range(150):
-        out = aids(codes, batch)
-        optimizer.zero_grad()
-        (out.bag_of_visual_words_loss.mean() + out.draft_loss.mean()).backward()
-        optimizer.step()
+    out = fit(aids, codes, batch, "bag_of_visual_words_loss", "draft_loss")
     assert out.bag_of_visual_words_loss.max() < 0.1 and out.draft_loss.max() < 0.1
 
 
@@ -100,11 +105,6 @@ def test_what_pages_do_not_share_cannot_be_guessed_of_the_others(aids):
     ids = torch.tensor([[1, 5, 7], [1, 5, 8], [1, 5, 9]])
     batch = story(torch.zeros(3, *SHAPE), ids, torch.ones(3, 3, dtype=torch.bool))
     codes = torch.randn(3, 8, 4, generator=torch.Generator().manual_seed(4))
-    optimizer = torch.optim.Adam(aids.parameters(), lr=0.05)
-    for _ in range(200):
-        out = aids(codes, batch)
-        optimizer.zero_grad()
-        (out.bag_of_words_loss.mean() + out.other_words_loss.mean()).backward()
-        optimizer.step()
+    out = fit(aids, codes, batch, "bag_of_words_loss", "other_words_loss")
     assert out.bag_of_words_loss.max() < 0.1
     torch.testing.assert_close(out.other_words_loss, torch.full((3,), 2 * math.log(2)), atol=0.1, rtol=0)  # Two words, each in half.

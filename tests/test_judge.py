@@ -109,6 +109,11 @@ def test_a_stopped_training_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     other = [*stopped[:4], "4", *stopped[5:]]
     assert story_generative_model.main(other) == 2
     assert "a stopped training of another judge" in capsys.readouterr().err
+    kept = (tmp_path / "stopped" / "unfinished.safetensors").read_bytes()
+    (tmp_path / "stopped" / "unfinished.safetensors").write_bytes(kept[:1000])
+    assert story_generative_model.main(stopped) == 2
+    assert "remove it to train anew" in capsys.readouterr().err
+    (tmp_path / "stopped" / "unfinished.safetensors").write_bytes(kept)
     assert story_generative_model.main(stopped) == 0
     assert [path.name for path in sorted((tmp_path / "stopped").iterdir())] == ["config.json", "model.safetensors"]
     for name in ("config.json", "model.safetensors"):

@@ -13,6 +13,8 @@ from modules.story import UserError
 
 if TYPE_CHECKING:
     from modules.evaluation.image_metrics import Inception
+    from modules.pipeline import StoryPipeline
+    from modules.story import StorySource
 
 
 def evaluate_flags(parser: argparse.ArgumentParser) -> None:
@@ -48,27 +50,31 @@ def act_evaluate(args: argparse.Namespace) -> None:
     pipeline = StoryPipeline.from_pretrained(args.ckpt)
     if args.card and pipeline.model.prior is None:
         raise UserError("--card tells of codes, and this model has no storyboard: leave --card out")
-    baselines = find_models(args.baselines) if args.baselines else {}
+    baselines = load_baselines(args.baselines) if args.baselines else {}
+
+    def held_out(pipeline: StoryPipeline) -> StorySource:
+        return open_source(args.data, "val", pipeline.config, args.seed, args.num_stories, args.on_bad_record)
 
     def measure(pipeline: StoryPipeline) -> dict[str, Any]:
-        source = open_source(args.data, "val", pipeline.config, args.seed, args.num_stories, args.on_bad_record)
+        source = held_out(pipeline)
         return evaluate(pipeline, source, min(args.num_stories, len(source)), args.seed, args.num_drawn, graders)
 
     report = measure(pipeline)
     if baselines:
-        report["baselines"] = {name: measure(StoryPipeline.from_pretrained(folder)) for name, folder in baselines.items()}
+        report["baselines"] = {name: measure(baseline) for name, baseline in baselines.items()}
     print_report(report)
     write_json(args.json, report)
     if args.card:
         from modules.presentation.model_card import write_card
 
-        source = open_source("storyworld", "val", pipeline.config, args.seed, args.num_stories, args.on_bad_record)
-        print(f"wrote {', '.join(str(path) for path in write_card(args.ckpt, pipeline, source, report))}")
+        print(f"wrote {', '.join(str(path) for path in write_card(args.ckpt, pipeline, held_out(pipeline), report))}")
 
 
-def find_models(folder: Path) -> dict[str, Path]:
-    """The trained models in a folder, by name. Raises UserError where there is none."""
-    models = {path.name: path for path in sorted(folder.glob("*")) if (path / "model").is_dir()}
+def load_baselines(folder: Path) -> dict[str, StoryPipeline]:
+    """The trained models in a folder, by name: all are read before anything is measured. Raises UserError where there is none."""
+    from modules.pipeline import StoryPipeline
+
+    models = {path.name: StoryPipeline.from_pretrained(path) for path in sorted(folder.glob("*")) if (path / "model").is_dir()}
     if not models:
         raise UserError(
             f"--baselines {folder} holds no trained model: train some with ablate --sweep plan=predicted,prompt --output {folder}"

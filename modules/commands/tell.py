@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modules.arguments import positive_int
-from modules.checks import DECODINGS, SCHEDULERS, check_settings, check_story
+from modules.checks import DECODINGS, SCHEDULERS, TEMPERATURE, TOP_P, check_settings, check_story
 from modules.commands.shared import checkpoint_flag
 from modules.story import UserError
 
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 def render_flags(parser: argparse.ArgumentParser) -> None:
     checkpoint_flag(parser)
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes")
-    parser.add_argument("--temperature", type=float, default=0.8, help="of the plan, and of the text with --decoding top_p (default 0.8)")
-    parser.add_argument("--top_p", type=float, default=0.95)
+    told = "of the plan, and of the text with --decoding top_p (default %(default)s)"
+    parser.add_argument("--temperature", type=float, default=TEMPERATURE, help=told)
+    parser.add_argument("--top_p", type=float, default=TOP_P)
     parser.add_argument("--guidance_scale", type=float, default=2.0)
     parser.add_argument("--num_inference_steps", type=positive_int, default=20)
     parser.add_argument("--scheduler", choices=SCHEDULERS, default="ddim")

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from modules.checks import TEMPERATURE, TOP_P
 from modules.encoded import to_pictures
 from modules.images import fit_image
 from modules.pipeline import StoryPipeline
 from modules.story import Story
 
-TEMPERATURE, TOP_P = 0.8, 0.95  # As a story is told by default.
 SHOWN_STEPS = 7  # Of a denoising trail.
 
 
