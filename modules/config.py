@@ -21,7 +21,6 @@ from modules.text_decoder import TextDecoderConfig
 
 FORMAT_VERSION = 2
 PLANS = ("codes", "predicted", "prompt")
-POOLINGS = ("queries", "majority_vote")
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,9 @@ class LossWeights:
     draft_loss: float = 0.5
     other_words_loss: float = 0.05
     other_visual_words_loss: float = 0.03
+    contrastive_loss: float = 0.0  # Above 0, the slots of a picture and of its text alone find each other in the batch.
+    load_balancing_loss: float = 0.01  # Of a prior with experts.
+    router_z_loss: float = 0.001
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class TrainingConfig:
     modality_dropout: float = 0.25
     null_text: float = 0.05
     null_image: float = 0.1
+    own_codes: float = 0.0  # Scheduled sampling: the share of the prior's own codes among those it reads, at the end of a phase.
+    pretrained_rate: float = 0.05  # The learning rate of pretrained weights that train, as a share of the others'.
     num_stories: int = 8000  # Drawn from the story world, when that is the data.
 
     def __post_init__(self) -> None:
@@ -81,7 +85,7 @@ class StoryConfig:
 
     preset: str = "storyworld"
     plan: str = "codes"  # What decoders read; the baselines: "predicted" from prompt and steps before, from the "prompt" alone.
-    vocab_size: int = 1024
+    vocab_size: int = 1024  # Of the tokenizer trained with the model; a pretrained language model brings its own.
     max_prompt_length: int = 32
     max_steps: int = 8  # Longer stories are cut into windows.
     storyboard: StoryboardConfig = field(default_factory=StoryboardConfig)
@@ -95,9 +99,8 @@ class StoryConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
-        for name, value, known in (("plan", self.plan, PLANS), ("storyboard.pooling", self.storyboard.pooling, POOLINGS)):
-            if value not in known:
-                raise UserError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        if self.plan not in PLANS:
+            raise UserError(f"plan must be one of {', '.join(PLANS)}, got {self.plan!r}")
 
     def to_json(self) -> str:
         return json.dumps({"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}, indent=2) + "\n"

@@ -55,7 +55,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class ImageEncoderConfig:
-    source: str = "openai/clip-vit-large-patch14"  # A Hub id or a folder: ResNet, ViT, CLIP or SigLIP.
+    source: str = ""  # A Hub id or a folder: ResNet, ViT, CLIP or SigLIP.
     trainable_layers: int = 0  # The last n train, of a ResNet the last n stages; -1: all of it.
     gradient_checkpointing: bool = False
 

@@ -30,7 +30,7 @@ from transformers.utils import ModelOutput
 from modules.layers.decoding import ContrastiveLogitsProcessor, GuidanceLogitsProcessor
 from modules.layers.gated_prefix import GatedPrefix, GatedPrefixCache, admit_gated_prefix
 from modules.layers.seeding import seeded
-from modules.pretrained import load_pretrained, load_tokenizer
+from modules.pretrained import load_config, load_pretrained, load_tokenizer
 from modules.story import UserError
 
 Decoding = Literal["greedy", "beam", "top_p"]
@@ -264,6 +264,11 @@ def special_ids_of(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int, int]:
     if eos is None:
         raise UserError(f"the tokenizer of {tokenizer.name_or_path} has no token for the end of a text: choose another language model")
     return tuple(eos if index is None else index for index in (tokenizer.pad_token_id, tokenizer.bos_token_id, eos))
+
+
+def vocabulary_of(config: TextDecoderConfig, *, offline: bool = False) -> int:
+    """The number of token ids that the pretrained language model knows."""
+    return load_config(AutoModelForCausalLM, config.source, WHAT, offline=offline).vocab_size
 
 
 def load_language_model(

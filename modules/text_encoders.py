@@ -18,7 +18,7 @@ WHAT = "the text encoder"
 
 @dataclass(frozen=True)
 class TextEncoderConfig:
-    source: str = "bert-base-uncased"  # A Hub id or a folder: BERT, RoBERTa, DistilBERT, T5, CLIP's text model, ...
+    source: str = ""  # A Hub id or a folder: BERT, RoBERTa, DistilBERT, T5, CLIP's text model, ...
     max_length: int = 64  # Tokens, the encoder's own special tokens included.
     trainable_layers: int = 0  # The last n train; -1: all of it.
     gradient_checkpointing: bool = False
@@ -27,7 +27,7 @@ class TextEncoderConfig:
 class PretrainedTextEncoder(nn.Module):
     """A text's tokens from a pretrained encoder, each having seen the whole text; frozen layers never leave eval mode.
 
-    Raises UserError where the encoder cannot be had; with `random`, its weights are random.
+    Raises UserError where the encoder cannot be had; with `random`, its weights are random and it has no `tokenizer`.
     """
 
     def __init__(self, config: TextEncoderConfig, *, offline: bool = False, random: bool = False) -> None:
@@ -35,6 +35,7 @@ class PretrainedTextEncoder(nn.Module):
         self.config = config
         self.model = load_pretrained(AutoModelForTextEncoding, config.source, WHAT, offline=offline, random=random, add_pooling_layer=False)
         self.trained = prepare_training(self.model, config.trainable_layers, config.gradient_checkpointing, WHAT)
+        self.tokenizer = None if random else EncoderTokenizer(config, offline=offline)
 
     @property
     def width(self) -> int:

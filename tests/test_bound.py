@@ -30,7 +30,7 @@ CONDITIONS = ("own", "swapped", "null")
 
 
 def encode(pipeline: StoryPipeline, stories: Sequence[Story]) -> EncodedStories:
-    return EncodedStories(stories, pipeline.config, pipeline.tokenizer, pipeline.model.autoencoder)
+    return EncodedStories(stories, pipeline.model, pipeline.tokenizer)
 
 
 @pytest.fixture(scope="module")

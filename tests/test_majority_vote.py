@@ -213,5 +213,5 @@ def test_it_tells_by_the_same_verbs(run):
 
 
 def test_an_unknown_pooling_is_told(tmp_path):
-    with pytest.raises(UserError, match="storyboard.pooling must be one of queries, majority_vote, got 'mean'"):
-        load_config(write_config(tmp_path / "config.json", storyboard={"pooling": "mean"}))
+    with pytest.raises(UserError, match="storyboard.pooling must be one of queries, majority_vote, qformer, mean, got 'median'"):
+        load_config(write_config(tmp_path / "config.json", storyboard={"pooling": "median"}))

@@ -351,7 +351,7 @@ def test_the_commands_write_a_story_and_continue_it(run, tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def stories(pipeline) -> EncodedStories:
-    return EncodedStories(StoryWorld(9, split="val", image_size=32), pipeline.config, pipeline.tokenizer, pipeline.model.autoencoder)
+    return EncodedStories(StoryWorld(9, split="val", image_size=32), pipeline.model, pipeline.tokenizer)
 
 
 def test_all_steps_are_conditioned_as_their_stories_are(pipeline, stories):
