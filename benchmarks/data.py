@@ -13,9 +13,9 @@ import torch
 from common import TIMING_HEADER, make_parser, print_table, start, summary, time_in_turns, timing_rows
 
 from modules.arguments import positive_int
-from modules.config import PRESETS
 from modules.data import StoryFolder, write_stories
 from modules.encoded import EncodedStories
+from modules.presets import PRESETS
 from modules.story_model import StoryModel
 from modules.storyworld import StoryWorld
 from modules.storyworld.plots import make_plot

@@ -106,33 +106,6 @@ class StoryConfig:
         return json.dumps({"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}, indent=2) + "\n"
 
 
-TINY = StoryConfig(
-    preset="tiny",
-    vocab_size=400,
-    storyboard=StoryboardConfig(dim=32, num_layers=1, num_heads=2, codebook_size=32, codebook_dim=8),
-    prior=PriorConfig(dim=32, code_dim=16, num_layers=2, num_heads=2, dropout=0.0),
-    predictor=PredictorConfig(dim=32, num_layers=2, num_heads=2, dropout=0.0),
-    text_decoder=TextDecoderConfig(dim=32, num_layers=2, num_heads=2),
-    image_decoder=ImageDecoderConfig(
-        block_out_channels=(8, 16), attention_levels=(False, True), num_heads=2, cross_attention_dim=16, norm_num_groups=4
-    ),
-    aids=AidsConfig(num_visual_words=16, draft_dim=16),
-    autoencoder=AutoencoderConfig(image_size=32, latent_channels=4, block_out_channels=(8, 8), norm_num_groups=4),
-    training=TrainingConfig(
-        max_steps=20,
-        autoencoder_ratio=0.36,
-        opening_ratio=0.3,
-        consolidation_ratio=0.3,
-        illustration_ratio=0.3,
-        planning_ratio=0.3,
-        batch_size=4,
-        quantize_at=0.5,
-        num_stories=24,
-    ),
-)
-PRESETS = {"storyworld": StoryConfig(), "tiny": TINY}
-
-
 def changes(before: Any, now: Any, name: str = "") -> Iterator[str]:
     """What differs between two values read from JSON, each with its dotted name."""
     if isinstance(before, dict) and isinstance(now, dict):

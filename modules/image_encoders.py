@@ -210,7 +210,7 @@ class ScratchImageEncoder(nn.Module):
             return self.transformer(self._tokens(pixels))
         tokens = checkpoint(self._tokens, pixels, use_reentrant=False)
         for block in self.transformer.blocks:
-            tokens = checkpoint(block, tokens, None, None, None, use_reentrant=False)
+            tokens, _ = checkpoint(block, tokens, None, None, None, use_reentrant=False)
         return self.transformer.norm(tokens)
 
     def _tokens(self, pixels: Tensor) -> Tensor:

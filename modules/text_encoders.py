@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -27,20 +28,24 @@ class TextEncoderConfig:
 class PretrainedTextEncoder(nn.Module):
     """A text's tokens from a pretrained encoder, each having seen the whole text; frozen layers never leave eval mode.
 
-    Raises UserError where the encoder cannot be had; with `random`, its weights are random and it has no `tokenizer`.
+    Raises UserError where the encoder cannot be had; with `random`, its weights are random.
     """
 
     def __init__(self, config: TextEncoderConfig, *, offline: bool = False, random: bool = False) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.offline = config, offline
         self.model = load_pretrained(AutoModelForTextEncoding, config.source, WHAT, offline=offline, random=random, add_pooling_layer=False)
         self.trained = prepare_training(self.model, config.trainable_layers, config.gradient_checkpointing, WHAT)
-        self.tokenizer = None if random else EncoderTokenizer(config, offline=offline)
 
     @property
     def width(self) -> int:
         """D', of the vectors that `forward` gives."""
         return self.model.config.hidden_size
+
+    @cached_property
+    def tokenizer(self) -> EncoderTokenizer:
+        """The one that belongs to it. Raises UserError where it cannot be had."""
+        return EncoderTokenizer(self.config, offline=self.offline)
 
     def forward(self, input_ids: Tensor, text_mask: Tensor) -> Tensor:
         """Ids of `EncoderTokenizer` (N,L) and their mask (N,L) bool -> (N,L,D'); what stands where the mask is False means nothing."""

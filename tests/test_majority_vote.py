@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.config import PRESETS, StoryConfig, load_config
+from modules.config import StoryConfig, load_config
 from modules.majority_vote import chunks, elect, mean_over
 from modules.pipeline import StoryPipeline
+from modules.presets import PRESETS
 from modules.story import UserError
 from modules.storyworld import StoryWorld
 from tests.runs import JOINT_END, JOINT_START, all_finite, moved, tensors_at, trace, train, write_config

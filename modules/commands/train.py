@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def train_flags(parser: argparse.ArgumentParser) -> None:
-    from modules.config import PRESETS
+    from modules.presets import PRESETS
     from modules.train_args import LOG_WITH
 
     parser.add_argument("--preset", choices=sorted(PRESETS), default="storyworld", help="which model (default storyworld)")
@@ -82,7 +82,8 @@ def act_train(args: argparse.Namespace) -> int:
 
 def resolve_config(args: argparse.Namespace) -> StoryConfig:
     """The preset or config file, with the flags' values in it."""
-    from modules.config import PRESETS, load_config
+    from modules.config import load_config
+    from modules.presets import PRESETS
 
     config = load_config(args.config) if args.config else PRESETS[args.preset]
     names = ("max_steps", "batch_size", "learning_rate", "num_stories")
