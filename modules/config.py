@@ -61,6 +61,7 @@ class TrainingConfig:
     adam_betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
+    gradient_checkpointing: bool = False  # Of everything that trains but the quantiser: less memory, about a third more time.
     ema_decay: float = 0.995
     quantize_at: float = 0.4  # The joint phase is continuous until then.
     revive_until: float = 0.85  # Dead codes are revived until then; afterwards codes keep their meaning.

@@ -6,7 +6,7 @@ from modules.aids import AidsConfig
 from modules.autoencoder import AutoencoderConfig
 from modules.config import LossWeights, StoryConfig, TrainingConfig
 from modules.image_decoder import ImageDecoderConfig
-from modules.image_encoders import ImageEncoderConfig, ScratchImageEncoderConfig
+from modules.image_encoders import ImageEncoderConfig
 from modules.predictor import PredictorConfig
 from modules.prior import ExpertsConfig, PriorConfig
 from modules.storyboard import StoryboardConfig
@@ -136,10 +136,10 @@ MULTIMODAL_GPT2 = StoryConfig(
 # loss and scheduled sampling that works; nothing is pretrained.
 CAPTIONER = StoryConfig(
     preset="captioner",
-    storyboard=StoryboardConfig(pictures="pixels", pixel_encoder=ScratchImageEncoderConfig(gradient_checkpointing=True)),
+    storyboard=StoryboardConfig(pictures="pixels"),
     prior=PriorConfig(experts=ExpertsConfig(num_experts=8, top_k=2, num_shared_experts=1, mult=0.75)),
     loss_weights=LossWeights(contrastive_loss=0.1),
-    training=TrainingConfig(own_codes=0.25),
+    training=TrainingConfig(own_codes=0.25, gradient_checkpointing=True),
 )
 
 PRESETS = {

@@ -22,7 +22,9 @@ from modules.autoencoder import PictureAutoencoder, PretrainedAutoencoder
 from modules.batch import PlanBatch, StepNoise, StoryBatch
 from modules.config import StoryConfig
 from modules.contrastive import ContrastiveLoss, pool_slots, text_ids
+from modules.freezing import enable_checkpointing
 from modules.image_decoder import ImageDecoder
+from modules.layers.transformer import Transformer
 from modules.losses import cosine_distance, masked_mean, weighted_sum
 from modules.majority_vote import MajorityVoteStoryboard
 from modules.pooling import MeanStoryboard, QFormerStoryboard
@@ -84,10 +86,20 @@ class StoryModel(nn.Module):
             self.autoencoder = PretrainedAutoencoder(config.autoencoder, **had)
         else:
             self.autoencoder = PictureAutoencoder(config.autoencoder).requires_grad_(False)
+        if config.training.gradient_checkpointing:
+            self._keep_less()
         # What a source decided not to train never does.
         self.frozen = frozenset(
             name for name, value in self.named_parameters(remove_duplicate=False) if name in self.pretrained and not value.requires_grad
         )
+
+    def _keep_less(self) -> None:
+        """Checkpoint the blocks of all transformers and of the UNet. Pretrained encoders have settings of their own."""
+        for module in self.modules():
+            if isinstance(module, Transformer):
+                module.gradient_checkpointing = True
+        self.image_decoder.enable_gradient_checkpointing()
+        enable_checkpointing(self.text_decoder.language_model)
 
     def forward(self, batch: StoryBatch, noise: StepNoise, parts: Collection[str] = PARTS) -> StoryModelOutput:
         """The training loss of a batch; a pure function of weights, batch and noise (but for dropout). N = B*T rows.

@@ -27,6 +27,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import ModelOutput
 
+from modules.freezing import enable_checkpointing
 from modules.layers.decoding import ContrastiveLogitsProcessor, GuidanceLogitsProcessor
 from modules.layers.gated_prefix import GatedPrefix, GatedPrefixCache, admit_gated_prefix
 from modules.layers.seeding import seeded
@@ -106,7 +107,7 @@ class TextDecoder(nn.Module):
         elif config.tuning == "lora":
             add_lora(self.language_model, config)
         if config.gradient_checkpointing:
-            self.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+            enable_checkpointing(self.language_model)
         self.train()
 
     def _from_scratch(self, vocab_size: int) -> GPT2Config:

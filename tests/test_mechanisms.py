@@ -123,3 +123,25 @@ def test_own_codes_change_what_is_read_and_not_what_is_scored(tiny_config, story
     plain = model(changed(story_batch, codes=codes), story_noise, ("prior",)).losses["prior_nll"]
     torch.testing.assert_close(loss(0.0), plain, **CLOSE)
     assert torch.equal(loss(0.5), loss(0.5)) and not torch.equal(loss(0.5), loss(0.5, seed=1)) and not torch.equal(loss(0.5), plain)
+
+
+# --- gradient checkpointing
+
+
+def test_checkpointing_gives_the_same_gradients(rich, story_batch, story_noise):
+    """Experts, dropout and all; and it keeps less."""
+    kept, gradients = [], []
+    for checkpointing in (False, True):
+        training = replace(rich.config.training, gradient_checkpointing=checkpointing)
+        prior = replace(rich.config.prior, dropout=0.1)
+        model = placed(replace(rich.config, training=training, prior=prior), story_batch).train()
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda value, sizes=sizes: sizes.append(value.nbytes) or value, lambda value: value):
+            torch.manual_seed(1)
+            loss = model(story_batch, story_noise).loss
+        kept.append(sum(sizes))
+        loss.backward()
+        gradients.append({name: value.grad for name, value in model.named_parameters() if value.grad is not None})
+    assert kept[1] < 0.8 * kept[0] and gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, atol=1e-6, rtol=1e-4, msg=name)
