@@ -10,7 +10,7 @@ Two baselines have no z: a predictor takes the prior's place, and guesses what t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 
 import torch
@@ -88,10 +88,9 @@ class StoryModel(nn.Module):
             self.autoencoder = PictureAutoencoder(config.autoencoder).requires_grad_(False)
         if config.training.gradient_checkpointing:
             self._keep_less()
-        # What a source decided not to train never does.
-        self.frozen = frozenset(
-            name for name, value in self.named_parameters(remove_duplicate=False) if name in self.pretrained and not value.requires_grad
-        )
+        everything = dict(self.named_parameters(remove_duplicate=False))
+        self.pretrained = frozenset(pretrained_names(config, everything))
+        self.frozen = frozenset(name for name in self.pretrained if not everything[name].requires_grad)  # They never train.
 
     def _keep_less(self) -> None:
         """Checkpoint the blocks of all transformers and of the UNet. Pretrained encoders have settings of their own."""
@@ -201,22 +200,6 @@ class StoryModel(nn.Module):
         self.load_state_dict({name: value for name, value in self.state_dict().items() if name in self.frozen} | dict(state))
 
     @property
-    def pretrained(self) -> frozenset[str]:
-        """The names of the parameters whose first values came from a source."""
-        config = self.config
-        prefixes = [
-            prefix for prefix, source in (
-                ("storyboard.image_encoder.model.", config.plan != "prompt" and config.storyboard.image_encoder.source),
-                ("storyboard.text_encoder.model.", config.plan != "prompt" and config.storyboard.text_encoder.source),
-                ("text_decoder.language_model.", config.text_decoder.source), ("image_decoder.unet.", config.image_decoder.source),
-                ("image_decoder.text_encoder.", config.image_decoder.source), ("autoencoder.vae.", config.autoencoder.source),
-            ) if source
-        ]  # fmt: skip
-        own = (".lora_", ".processor.")  # What was added to them.
-        names = (name for name, _ in self.named_parameters(remove_duplicate=False) if name.startswith(tuple(prefixes)))
-        return frozenset(name for name in names if not any(part in name for part in own))
-
-    @property
     def factors(self) -> dict[str, nn.Module]:
         """The trainable parts by name, the aids aside."""
         names = ("storyboard", "prior", "predictor", "text_decoder", "image_decoder")
@@ -226,6 +209,19 @@ class StoryModel(nn.Module):
     def can_tell(self) -> bool:
         """Whether there is something to tell stories by: not before the codebook is placed, in a model that plans in codes."""
         return self.prior is None or self.storyboard.quantizer.is_active
+
+
+def pretrained_names(config: StoryConfig, names: Iterable[str]) -> Iterator[str]:
+    """Those of the parameters' names whose first values came from a source."""
+    board = config.storyboard
+    sources = {
+        "storyboard.image_encoder.model.": board.image_encoder.source, "storyboard.text_encoder.model.": board.text_encoder.source,
+        "text_decoder.language_model.": config.text_decoder.source, "image_decoder.unet.": config.image_decoder.source,
+        "image_decoder.text_encoder.": config.image_decoder.source, "autoencoder.vae.": config.autoencoder.source,
+    }  # fmt: skip
+    given = tuple(prefix for prefix, source in sources.items() if source)
+    added = (".lora_", ".processor.")
+    return (name for name in names if name.startswith(given) and not any(part in name for part in added))
 
 
 def build_model(config: StoryConfig, where: str, *, offline: bool = False, random: bool = False) -> StoryModel:
