@@ -109,8 +109,12 @@ class Staging:
                 if limits.licenses and license_key(story.license or source.license) not in limits.licenses:
                     after = replace(after, other_licenses=after.other_licenses + 1)
                 else:
+                    number = before.stories.get(part, 0) + len(lines)
+                    story = replace(story, id=story.id or f"{source.name}-{part}-{number:06d}")
                     lines.append(self._encode(source, part, story, limits.image_size))
-        except RecordError as error:
+        except (RecordError, AttributeError, LookupError, TypeError, ValueError) as error:
+            if not isinstance(error, RecordError):  # Foreign data can be wrong in more ways than an adapter looks for.
+                error = RecordError(f"it is not what was expected ({type(error).__name__}: {error})")
             kind = "dead_links" if isinstance(error, DeadLink) else "bad"
             problems = (*after.problems, f"{row.name}: {error}")[:MAX_NAMED]
             self.ids -= {line[0] for line in lines}

@@ -17,23 +17,22 @@ from modules.sources.record import Source
 VAL_SHARE = 0.1
 
 
-def assign_splits(stories: Sequence[tuple[str, str, Sequence[str]]], splits: Sequence[str], val_share: float = VAL_SHARE) -> list[str]:
+def assign_splits(stories: Sequence[tuple[str, str, Sequence[str]]], val_share: float = VAL_SHARE) -> list[str]:
     """Return the split of each story, given (id, part of its source, its pictures); a pure function of its arguments.
 
     Stories that share a picture, at first or second hand, go together. Where a source has splits of its own they stay, but what
     hangs together with a training story is one itself; a source without ("all") gives about `val_share` of its stories to val,
     chosen by a hash of their ids: more stories of the same source later do not move these about much.
     """
-    if len(splits) == 1:
-        return [splits[0]] * len(stories)
     groups: dict[int, list[int]] = {}
     for index, root in enumerate(_components([pictures for _, _, pictures in stories])):
         groups.setdefault(root, []).append(index)
-    chosen, wanted, have = ["train"] * len(stories), round(val_share * len(stories)), 0
+    chosen, have = ["train"] * len(stories), 0
+    wanted = max(1, round(val_share * len(stories))) if len(groups) > 1 else 0
     order = sorted(groups.values(), key=lambda group: min(_rank(stories[index][0]) for index in group))
     for group in order:
         parts = {stories[index][1] for index in group}
-        if parts == {"val"} or (parts == {"all"} and have < wanted and have + len(group) <= max(1, wanted) + wanted // 4):
+        if parts == {"val"} or (parts == {"all"} and have < wanted and have + len(group) <= wanted + wanted // 4):
             for index in group:
                 chosen[index] = "val"
             have += len(group) if parts == {"all"} else 0
@@ -70,11 +69,9 @@ def place_splits(staging: Staging, source: Source, output: Path, splits: Sequenc
     with disk_errors(output):
         if not staging.progress.moving:
             stories = [(record["id"], part, _pictures(record)) for part, record in read_records(folder)]
-            chosen = assign_splits(stories, splits)
+            chosen = assign_splits(stories)
             counts = {split: chosen.count(split) for split in splits}
-            counts["moved"] = (
-                sum(part == "val" != split for (_, part, _), split in zip(stories, chosen, strict=True)) if "train" in splits else 0
-            )
+            counts["moved"] = sum(part == "val" != split for (_, part, _), split in zip(stories, chosen, strict=True))
             for split in splits:
                 if counts[split]:
                     _write_split(staging, source, split, chosen, counts)

@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-import httpx2
 from huggingface_hub import HfApi, HfFileSystem, constants, hf_hub_download, is_offline_mode, set_client_factory
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -31,11 +30,11 @@ from modules.story import UserError
 
 FIRST_ANSWER = 5.0  # Seconds: who has just typed the command is told within ten what is wrong.
 PATIENCE = {"start": 5.0, "later": 40.0}  # Seconds of failures in a row; the client's own attempts come at 1, 3, 7, 15, 23.
-ON_THE_WAY = (httpx2.HTTPError, HfHubHTTPError, EntryNotFoundError, RevisionNotFoundError, HFValidationError, ConnectionError, TimeoutError)
+TRANSPORTS = ("httpx", "httpx2")  # What the client speaks through, by its version.
 T = TypeVar("T")
 
 
-class OutOfPatience(httpx2.HTTPError):
+class OutOfPatience(ConnectionError):
     """The Hub went on failing; the client's own attempts are cut short by this."""
 
 
@@ -45,19 +44,19 @@ class Patience:
     def __init__(self) -> None:
         self.limit, self.since, self.status = PATIENCE["start"], None, None
 
-    def client(self) -> httpx2.Client:
+    def client(self) -> Any:
         client = default_client_factory()
         hooks = client.event_hooks
         client.event_hooks = {"request": [*hooks["request"], self.ask], "response": [*hooks["response"], self.hear]}
         return client
 
-    def ask(self, request: httpx2.Request) -> None:
+    def ask(self, request: Any) -> None:
         self.since = self.since or time.monotonic()
         if time.monotonic() - self.since > self.limit:
             since, self.since = self.since, None
             raise OutOfPatience(f"failing for {time.monotonic() - since:.0f} s") from None
 
-    def hear(self, response: httpx2.Response) -> None:
+    def hear(self, response: Any) -> None:
         self.status = response.status_code
         wait = response.headers.get("Retry-After", "")
         if response.status_code < 400 or response.status_code not in (408, 429, 500, 502, 503, 504):
@@ -89,8 +88,7 @@ class HubDataset:
 
     def find(self, pattern: str) -> list[str]:
         """The paths that match `pattern` ("folder/*.parquet"), sorted; none where folder or revision are not there."""
-        folder = pattern.rpartition("/")[0].partition("*")[0].rpartition("/")[0] if "*" in pattern.rpartition("/")[0] else None
-        folder = pattern.rpartition("/")[0] if folder is None else folder
+        folder = pattern.partition("*")[0].rpartition("/")[0]
         with self._told():
             try:
                 tree = HfApi().list_repo_tree(self.repo, folder or None, recursive=True, revision=self.revision, repo_type="dataset")
@@ -149,6 +147,8 @@ def explain(error: Exception, repo: str, path: str = "", status: int | None = No
         return f"{where} is not asked, for offline mode is on: unset HF_HUB_OFFLINE, or give a local copy to folder, jsonl or parquet"
     if find(GatedRepoError):
         return f"{where} is gated: accept its terms at {constants.ENDPOINT}/datasets/{repo}, log in by `hf auth login` and run again"
+    if find(HFValidationError):
+        return f"{repo!r} is not an id of the Hub: give owner/name"
     if find(RepositoryNotFoundError):
         return f"{where} is not there or not public: check --repo and HF_ENDPOINT (a private one needs `hf auth login`)"
     if find(EntryNotFoundError) and status in (None, 404):
@@ -162,7 +162,7 @@ def explain(error: Exception, repo: str, path: str = "", status: int | None = No
     disk = next((link for link in chain if isinstance(link, OSError) and link.errno and link.filename), None)
     if disk is not None:
         return f"{disk.filename} cannot be written ({disk.strerror}): make room there, or set HF_HOME elsewhere; {tail}"
-    if any(isinstance(link, ON_THE_WAY) for link in chain):
+    if any(isinstance(link, (ConnectionError, TimeoutError)) or type(link).__module__.partition(".")[0] in TRANSPORTS for link in chain):
         return f"{where} cannot be reached: check the network, or set HF_ENDPOINT to a mirror; {tail}"
     return f"{where} cannot be read ({type(error).__name__}: {(str(error).splitlines() or [''])[0]}); {tail}"
 

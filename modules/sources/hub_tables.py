@@ -79,7 +79,7 @@ class Flickr8k(HubTable):
     def stories(self, row: Row) -> Iterable[FoundStory]:
         (image,) = require(row.value, "image")
         captions = [row.value[key] for key in sorted(row.value) if key.startswith("caption_") and row.value[key]]
-        yield captioned(f"flickr8k-{row.place[0]}-{row.place[1]}", image, captions or row.value.get("captions") or row.value.get("text"))
+        yield captioned(image, captions or row.value.get("captions") or row.value.get("text"))
 
 
 class Coco(HubTable):
@@ -97,7 +97,7 @@ class Coco(HubTable):
     def stories(self, row: Row) -> Iterable[FoundStory]:
         (image,) = require(row.value, "image")
         found = next((row.value[key] for key in ("answer", "captions", "caption", "sentences_raw", "text") if row.value.get(key)), None)
-        yield captioned(f"coco-{row.place[0]}-{row.place[1]}", image, found)
+        yield captioned(image, found)
 
 
 class PororoSV(HubTable):
@@ -112,7 +112,7 @@ class PororoSV(HubTable):
     sizes = {"train": 10191, "val": 2334}
 
     def stories(self, row: Row) -> Iterable[FoundStory]:
-        yield wide_story(f"{self.name}-{row.place[0]}-{row.place[1]}", row.value)
+        yield wide_story(row.value)
 
 
 class FlintstonesSV(PororoSV):
@@ -134,25 +134,25 @@ def picture_bytes(value: Any, what: str) -> bytes:
     return content
 
 
-def captioned(story_id: str, image: Any, captions: Any) -> FoundStory:
+def captioned(image: Any, captions: Any) -> FoundStory:
     """One picture: its first caption is the text and the prompt, all of them are kept. Raises RecordError."""
     captions = [text.strip() for text in ([captions] if isinstance(captions, str) else captions or []) if str(text).strip()]
     if not captions:
         raise RecordError("it has no caption")
     page = Page(captions[0], picture_bytes(image, "image"))
-    return FoundStory(story_id, first_sentence(captions[0]), (page,), extra={"captions": captions})
+    return FoundStory("", first_sentence(captions[0]), (page,), extra={"captions": captions})
 
 
-def wide_story(story_id: str, row: Mapping[str, Any]) -> FoundStory:
+def wide_story(row: Mapping[str, Any]) -> FoundStory:
     """A story of a row whose pictures and texts are lists, or stand in numbered columns, or whose texts are joined by "|"."""
     images, texts = [], []
     for key in sorted(row, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]):
         for value in row[key] if isinstance(row[key], list) else [row[key]]:
             if isinstance(value, bytes) or isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):
                 images.append(picture_bytes(value, key))
-            elif isinstance(value, str) and re.match(r"(text|caption|description|sentence|story)", key.lower()):
+            elif isinstance(value, str) and re.fullmatch(r"(text|caption|description|sentence|story)s?_?\d*", key.lower()):
                 texts += value.split("|")
     if not images or len(images) != len(texts):
         raise RecordError(f"it holds {len(images)} pictures and {len(texts)} texts (columns {', '.join(row)}): try hub --image --text")
     pages = tuple(Page(text.strip(), image) for text, image in zip(texts, images, strict=True))
-    return FoundStory(story_id, first_sentence(pages[0].text), pages)
+    return FoundStory("", first_sentence(pages[0].text), pages)

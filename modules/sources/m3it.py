@@ -70,8 +70,7 @@ class M3IT:
             image = base64.b64decode(encoded.partition(",")[2] if encoded.startswith("data:") else encoded, validate=True)
         except (binascii.Error, ValueError):
             raise RecordError("its picture is not base64") from None
-        number = row.place[1]
-        yield FoundStory(f"m3it-{number[0]}-{number[1]}", first_sentence(text), (Page(text, image),), credit="Visual Genome; Krause et al.")
+        yield FoundStory("", first_sentence(text), (Page(text, image),), credit="Visual Genome; Krause et al.")
 
 
 def _first(record: Mapping[str, Any], keys: tuple[str, ...], what: str) -> str:

@@ -47,7 +47,8 @@ def _table_rows(table: Any, columns: list[str] | None, name: str, index: int, do
                 if row + batch.num_rows > done:
                     for number, value in enumerate(batch.to_pylist(), start=row + 1):
                         if number > done:
-                            yield Row(f"{name} row {number}", [index, number], value)
+                            over = number == table.metadata.num_rows  # A run that goes on then need not open this file again.
+                            yield Row(f"{name} row {number}", [index + 1, 0] if over else [index, number], value)
                 row += batch.num_rows
         except (pa.ArrowException, OSError) as error:
             if not isinstance(error, pa.ArrowException) and (type(error) is not OSError or error.errno):

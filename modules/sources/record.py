@@ -42,7 +42,7 @@ class Page:
 
 @dataclass(frozen=True)
 class FoundStory:
-    """A story on its way to disk. `extra` holds more keys for its record."""
+    """A story on its way to disk; without an `id` it gets a number. `extra` holds more keys for its record."""
 
     id: str
     prompt: str

@@ -77,6 +77,8 @@ class Table:
         texts, images = (_flat(records, column) for column in (args.text, args.image))
         if not texts and not images:
             raise RecordError(f"it has neither {args.text!r} nor {args.image!r}; its columns are {', '.join(map(str, records[0]))}")
+        if not all(isinstance(text, str) for text in texts):
+            raise RecordError(f"{args.text!r} holds {type(texts[0]).__name__}, not a text")
         if texts and images and len(texts) != len(images):
             raise RecordError(f"it has {len(texts)} texts and {len(images)} pictures")
         count = max(len(texts), len(images))
@@ -86,7 +88,7 @@ class Table:
         prompt = first.get(args.prompt) or first_sentence(next((text for text in texts if text), ""))
         name = first.get(args.id or args.story) if args.id or args.story else None
         yield FoundStory(
-            str(name) if name not in (None, "") else f"{self.name}-{'-'.join(map(str, _numbers(row.place)))}", str(prompt), tuple(pages),
+            "" if name is None else str(name), str(prompt), tuple(pages),
             license=str(first.get(args.license_column) or ""), credit=str(first.get(args.credit) or ""),
         )  # fmt: skip
 
@@ -191,7 +193,3 @@ def _picture(value: Any, folder: Path) -> bytes | Path | str | None:
     if not isinstance(value, str):
         raise RecordError(f"a picture must be a path, an address or bytes, got {type(value).__name__}")
     return value if value.startswith(("http://", "https://")) else folder / value
-
-
-def _numbers(place: Any) -> list[int]:
-    return place if isinstance(place, list) else [place]
