@@ -7,12 +7,13 @@ file, and what stands behind the counted records is cut off: so no story is ther
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
@@ -70,7 +71,7 @@ class Staging:
         if self.resumed:
             self.progress = read_progress(folder, settings)
 
-    @contextmanager
+    @contextlib.contextmanager
     def opened(self) -> Iterator[Staging]:
         """Cut off what does not count, and save at the end, however it comes."""
         with disk_errors(self.folder):
@@ -85,7 +86,10 @@ class Staging:
                 try:
                     yield self
                 finally:
-                    self.save()
+                    if self.progress.total:
+                        self.save()
+                    else:
+                        self._discard()
             self._records = None
 
     def save(self) -> None:
@@ -94,6 +98,15 @@ class Staging:
             os.fsync(self._records.fileno())
         write_whole(self.folder / PROGRESS, json.dumps(asdict(self.progress), ensure_ascii=False).encode())
         self._saved = time.monotonic()
+
+    def _discard(self) -> None:
+        """Leave nothing of a run that has kept no story, so that it does not stand in the way of the next, mended one."""
+        shutil.rmtree(self.folder / "images", ignore_errors=True)
+        with contextlib.suppress(OSError):
+            for name in (RECORDS, PROGRESS):
+                (self.folder / name).unlink(missing_ok=True)
+            self.folder.rmdir()  # Not where a source has unpacked something here.
+            self.folder.parent.rmdir()
 
     def add(self, source: Source, part: str, row: Row, limits: Limits) -> None:
         """Keep the stories of one row, or count and name what is wrong with it; either way the row is done after this."""
@@ -235,7 +248,7 @@ def _why(progress: Progress) -> str:
     return f" ({left_out}{first})" if left_out else ""
 
 
-@contextmanager
+@contextlib.contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
     """Tell in one sentence what the disk refuses."""
     try:

@@ -157,7 +157,7 @@ class Statistics:
     licenses: dict[str, int]
     vocabulary: int
     same_texts: int  # Texts that an earlier one equals but for case and punctuation.
-    near_pictures: list[tuple[Path, Path]]
+    near_pictures: list[tuple[Path, Path]]  # Those between two splits first.
     near_across: int  # Of these, between two splits.
 
 
@@ -167,7 +167,7 @@ def measure(splits: Sequence[Split]) -> Statistics:
     texts = [re.findall(r"\w+(?:[’']\w+)?", step.text.lower()) for story in stories for step in story.steps if step.text]
     pictures = [(split.name, picture) for split in splits for picture in split.pictures.values() if picture.problem is None]
     plain = [(name, picture) for name, picture in pictures if picture.look]  # A blank picture is like every other blank one.
-    pairs = near_pairs([picture.look for _, picture in plain])
+    pairs = sorted(near_pairs([picture.look for _, picture in plain]), key=lambda pair: plain[pair[0]][0] == plain[pair[1]][0])
     return Statistics(
         stories={split.name: len(split.stories) for split in splits},
         steps=[len(story.steps) for story in stories], words=[len(words) for words in texts],

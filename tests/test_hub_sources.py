@@ -164,6 +164,9 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     write_storyreasoning(root / "daniel3303/StoryReasoning")
     write_storystream(root / "TencentARC/StoryStream")
     write_others(root)
+    write_storystream(root / "cut/stream")
+    tar = root / "cut/stream/main/The_Land/the_land.tar.gz"
+    tar.write_bytes(tar.read_bytes()[:2000])
     with serving(root) as hub:
         yield hub
 
@@ -182,7 +185,8 @@ def told(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[
         "broken file": ["hub", "half/broken"], "no such file": ["hub", "some/table", "--files", "*.arrow"],
         "probe": ["m3it", "--probe"], "probe stories": ["storyreasoning", "--probe"],
         **{name: ["m3it", "--repo", name] for name in ("a/gated", "a/gone", "a/busy", "a/down", "a/private")},
-        "not an id": ["hub", "no id at all"], "no raw lines": ["m3it", "--repo", "some/table"],
+        "not an id": ["hub", "no id at all"], "cut archive": ["storystream", "--repo", "cut/stream"],
+        "no raw lines": ["m3it", "--repo", "some/table"],
     }  # fmt: skip
     outputs = {name: base / name.replace("/", "-").replace(" ", "-") for name in commands}
     answers = run(hub.endpoint, base / "home", *([*words, "--output", outputs[name]] for name, words in commands.items()))
@@ -265,7 +269,9 @@ def test_a_probe_writes_nothing(told):
         ("a/busy", "answers 429, too many requests"), ("a/down", "answers 503: try again later"), ("a/private", "not there or not public"),
         ("no such file", r"has no \*\.arrow: its files have been moved"),
         ("no raw lines", "has no data/captioning.*: its files have been moved"),
-        ("broken file", r"b\.parquet is not a whole Parquet file"), ("columns", "neither 'caption' nor 'photo'; its columns are pic"),
+        ("broken file", r"b\.parquet is not a whole Parquet file"),
+        ("cut archive", r"the_land\.tar\.gz is damaged .*: delete it and run again"),
+        ("columns", "neither 'caption' nor 'photo'; its columns are pic"),
         ("licenses", r"gave no story that can be used \(4 of other licences\)"), ("not an id", "'no id at all' is not an id of the Hub"),
     ],
 )  # fmt: skip
@@ -280,7 +286,7 @@ def test_without_a_network_and_in_offline_mode(hub, tmp_path):
     ((code, _, err, seconds),) = run("http://127.0.0.1:9", tmp_path, ["--output", tmp_path / "data"])
     assert code == 2 and re.search(r"at http://127\.0\.0\.1:9 cannot be reached: check the network", err) and seconds < 10
     ((code, _, err, _),) = run(hub.endpoint, tmp_path, ["coco", "--output", tmp_path / "data"], HF_HUB_OFFLINE="1")
-    assert code == 2 and "offline mode is on: unset HF_HUB_OFFLINE" in err and not (tmp_path / "data" / "train").exists()
+    assert code == 2 and "offline mode is on: unset HF_HUB_OFFLINE" in err and not (tmp_path / "data").exists()
 
 
 def test_a_run_that_was_cut_off_goes_on_without_a_gap_or_a_duplicate(hub, told, tmp_path):

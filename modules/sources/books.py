@@ -14,7 +14,7 @@ from modules.sources.record import FoundStory, Page, Row, counted
 from modules.story import UserError
 
 _FIELD = re.compile(r"^\*\s*(\w+):\s*(.*?)\s*$", re.MULTILINE)
-_PICTURE = re.compile(r"!\[(.*?)\]\(\s*\{\{\s*site\.image-set\s*\}\}/([^)\s]+)\s*\)", re.DOTALL)
+_PICTURE = re.compile(r"!\[([^\]]*)\]\((?:[^()\n]*/)?([^()/\s]+\.(?:jpe?g|png))\s*\)", re.IGNORECASE)
 _MARKS = re.compile(r"\{:.*?\}|\{%.*?%\}|<[^>]+>|^#+\s*|[*_]{1,2}(?=\S)|(?<=\S)[*_]{1,2}|^---+$", re.MULTILINE | re.DOTALL)
 
 
@@ -52,8 +52,8 @@ class AfricanStorybook:
         if "license" not in fields or not title:
             raise RecordError("it has no title or no licence")
         texts = [" ".join(block.split()) for block in blocks[:-1]]
-        folder = self.images / "medium" / number
-        pictures = pictures_in(folder) if folder.is_dir() else []
+        folder = next((self.images / size / number for size in ("medium", "") if (self.images / size / number).is_dir()), None)
+        pictures = pictures_in(folder) if folder else []
         if len(pictures) - len(texts) not in (1, 2):
             raise RecordError(f"its {len(texts)} pages and {len(pictures)} pictures cannot be told to belong together")
         pages = tuple(Page(text, picture) for text, picture in zip(texts, pictures[1:], strict=False) if text)
@@ -79,7 +79,7 @@ class BookDash:
 
     @staticmethod
     def add_flags(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--clone", type=Path, required=True, help="a clone of bookdash/bookdash-books")
+        parser.add_argument("--clone", type=Path, required=True, metavar="CLONE", help="a clone of bookdash/bookdash-books")
         parser.add_argument("--language", default="en", metavar="CODE", help="en, xh, zu, ... (en)")
 
     def rows(self, part: str, place: Any) -> Iterator[Row]:

@@ -36,9 +36,9 @@ class Piece:
 class CoDraw:
     """Scenes told and drawn piece by piece: 9,993 sequences, 56,649 steps, splits of its own.
 
-    Source: a clone of parthrangarajan/CoDrawDatasetViz (`--clone`, its folder output) and the 126 pieces of clip art with their
-    background.png (`--clipart`). A step each time that the canvas changed. Licence: CC BY-NC 4.0.
-    Citation: Kim et al. 2019, arXiv 1712.05558; Zitnick and Parikh 2013.
+    Source: a clone of parthrangarajan/CoDrawDatasetViz (`--clone`): the scenes in its folder output, and in Pngs the 126 pieces of
+    clip art with background.png (`--clipart` names another folder of them). A step each time that the canvas changed.
+    Licence: CC BY-NC 4.0. Citation: Kim et al. 2019, arXiv 1712.05558; Zitnick and Parikh 2013.
     """
 
     name, license, parts = "codraw", "CC BY-NC 4.0", ("train", "val")
@@ -47,15 +47,15 @@ class CoDraw:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.scenes = args.clone / "output" if (args.clone / "output").is_dir() else args.clone
-        self.clipart = args.clipart
+        self.clipart = args.clipart or args.clone / "Pngs"
         for folder in (self.scenes, self.clipart):
             if not folder.is_dir():
                 raise UserError(f"the folder {folder} does not exist: clone parthrangarajan/CoDrawDatasetViz, and unpack the clip art")
 
     @staticmethod
     def add_flags(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--clone", type=Path, required=True, help="a clone of parthrangarajan/CoDrawDatasetViz")
-        parser.add_argument("--clipart", type=Path, required=True, metavar="FOLDER", help="its clip art, with background.png")
+        parser.add_argument("--clone", type=Path, required=True, metavar="CLONE", help="a clone of parthrangarajan/CoDrawDatasetViz")
+        parser.add_argument("--clipart", type=Path, metavar="FOLDER", help="the clip art, with background.png (CLONE/Pngs)")
 
     def rows(self, part: str, place: Any) -> Iterator[Row]:
         yield from counted(((str(path), path) for path in sorted(self.scenes.glob(f"{part}_*.json"))), place)
@@ -66,12 +66,13 @@ class CoDraw:
             told = [(str(turn.get("msg_t") or "").strip(), str(turn.get("abs_d") or "")) for turn in turns]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RecordError(f"it is not a dialogue ({type(error).__name__}: {error})") from None
-        pages, waiting, before = [], [], ""
+        pages, waiting, before = [], [], []
         for message, scene in told:
             waiting += [message] if message else []
-            if scene and scene != before:
-                pages.append(Page(" ".join(waiting) or None, self.draw(parse_scene(scene))))
-                waiting, before = [], scene
+            pieces = parse_scene(scene) if scene else []
+            if pieces and pieces != before:
+                pages.append(Page(" ".join(waiting) or None, self.draw(pieces)))
+                waiting, before = [], pieces
         if not any(page.text for page in pages):
             raise RecordError("nothing was drawn, or nothing was said")
         prompt = first_sentence(next(page.text for page in pages if page.text))

@@ -19,7 +19,7 @@ class Vist:
 
     Source: visionandlanguage.net/VIST: SIS-with-labels.tar.gz (`--json`, unpacked) and the pictures (`--images`, named after
     their Flickr id), or their addresses (`--fetch`), of which many are dead by now: such stories are left out and counted.
-    Licence: texts CC BY 4.0, each photograph that of its owner. Citation: Huang et al. 2016, arXiv 1604.03968.
+    Licence: each photograph that of its owner on Flickr; texts as the site says. Citation: Huang et al. 2016, arXiv 1604.03968.
     """
 
     name, parts = "vist", ("train", "val")
