@@ -1,29 +1,29 @@
-"""Make `data/train` and `data/val`, folders of `stories.jsonl` and pictures, from a named source.
+"""Make `data/train` and `data/val`, folders of `stories.jsonl` and pictures, from a named source; check and show such folders.
 
+    python download_data.py                                    M3IT's image paragraphs, from the Hub
     python download_data.py storyworld --stories 2000 --seed 0
+    python download_data.py SOURCE --help                      what it is, its licence, its flags
+    python download_data.py validate data
 
-Every source is a sub-command: a function that adds its flags, and one that opens its splits. Heavy imports happen inside
-the latter, so that --help answers at once.
+A command table, nothing else: heavy imports happen inside the commands, so that --help answers at once.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
+import inspect
+import re
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from modules.arguments import Parser, normalise_flag
+from modules.commands import download, inspect_data
+from modules.sources import SOURCES
 from modules.story import UserError
 
-if TYPE_CHECKING:
-    from rich.progress import Progress
-
-    from modules.story import StorySource
-
-INTERRUPTED = 130
+DEFAULT_SOURCE = "m3it"
 
 
 def integer(lowest: int, highest: int) -> Callable[[str], int]:
@@ -41,111 +41,64 @@ def integer(lowest: int, highest: int) -> Callable[[str], int]:
     return parse
 
 
-def add_storyworld(sources: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
+def add_storyworld(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
     """Add the built-in picture-story world, which needs no network."""
-    parser = sources.add_parser("storyworld", parents=[common], help="the built-in picture-story world (no network)")
+    parser = commands.add_parser("storyworld", parents=[common], help="the built-in picture-story world (no network)")
     parser.add_argument("--stories", type=integer(1, 10_000_000), default=2000, metavar="N", help="training stories (2000)")
     parser.add_argument("--val_stories", type=integer(1, 1_000_000), metavar="M", help="validation stories (a tenth of --stories)")
     parser.add_argument("--seed", type=integer(0, 2**31 - 1), default=0, metavar="S", help="the same seed makes the same stories (0)")
     parser.add_argument("--image_size", type=integer(16, 1024), default=96, metavar="PIXELS", help="side of the square pictures (96)")
-    parser.set_defaults(open_splits=open_storyworld)
-
-
-def open_storyworld(args: argparse.Namespace) -> dict[str, StorySource]:
-    """Return the world's two splits, which share no story."""
-    from modules.storyworld import StoryWorld
-
-    counts = {"train": args.stories, "val": args.val_stories or max(1, args.stories // 10)}
-    return {split: StoryWorld(count, args.seed, split=split, image_size=args.image_size) for split, count in counts.items()}
+    parser.set_defaults(act=download.act_storyworld)
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the command line with a sub-command for every source."""
+    """Return the command line: a sub-command for every source, and three for folders that are there."""
     common = Parser(add_help=False)
     common.add_argument("--output", type=Path, default=Path("data"), metavar="FOLDER", help="where train/ and val/ go (data)")
     common.add_argument("--overwrite", action="store_true", help="replace train/ and val/ if they are there")
-    parser = Parser(prog="download_data.py", description="Make data/train and data/val from a named source.")
-    sources = parser.add_subparsers(dest="source", required=True, metavar="SOURCE")
-    add_storyworld(sources, common)
+    parser = Parser(
+        prog="download_data.py", description=f"Make data/train and data/val from a named source ({DEFAULT_SOURCE} if none is named)."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="SOURCE")
+    add_storyworld(commands, common)
+    for name, source in SOURCES.items():
+        about = inspect.getdoc(source)
+        layout = argparse.RawDescriptionHelpFormatter
+        own = commands.add_parser(name, parents=[common], help=re.split("[.:]", about)[0], description=about, formatter_class=layout)
+        source.add_flags(own)
+        download.collect_flags(own)
+        own.set_defaults(act=download.act_collect, source_class=source)
+    for name, (add_flags, act) in inspect_data.COMMANDS.items():
+        own = commands.add_parser(name, help=act.__doc__.partition(".")[0])
+        add_flags(own)
+        own.set_defaults(act=act)
     return parser
 
 
-def check_output(output: Path, splits: Sequence[str], overwrite: bool) -> None:
-    """Refuse to replace what is there before any work is done.
-
-    Raises:
-        UserError: a split is there and not empty, or a file is in the way.
-    """
-    for folder in (output, *(output / split for split in splits)):
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"{folder} is a file; choose another --output")
-    for split in splits:
-        if not overwrite and (output / split).is_dir() and any((output / split).iterdir()):
-            raise UserError(f"{output / split} is not empty; add --overwrite to replace it, or choose another --output")
-
-
-def progress_bar() -> Progress:
-    """Return a bar with the count and the time left, on stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True))
-
-
-def write_splits(output: Path, sources: Mapping[str, StorySource], overwrite: bool) -> None:
-    """Write every split beside its place and move all of them there at the end: an interrupted run changes nothing.
-
-    Raises:
-        UserError: as `check_output`, or the output cannot be written.
-    """
-    from modules.data import write_stories
-
-    check_output(output, list(sources), overwrite)
-    staging = output / ".partial"
-    try:
-        shutil.rmtree(staging, ignore_errors=True)  # What a killed run left.
-        with progress_bar() as progress:
-            for split, source in sources.items():
-                indices = progress.track(range(len(source)), description=f"{split} stories")
-                write_stories(staging / split, (source[index] for index in indices))
-        for split in sources:
-            replace_folder(output / split, staging / split)
-    except OSError as error:
-        raise UserError(f"{output} cannot be written: {error}") from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def replace_folder(folder: Path, new: Path) -> None:
-    """Move `new` to `folder`; what was there ends up beside `new` with the ending .old, or stays if the move fails."""
-    old = new.with_suffix(".old")
-    if folder.exists():
-        folder.rename(old)
-    try:
-        new.rename(folder)
-    except BaseException:
-        if old.exists():
-            old.rename(folder)
-        raise
+def stop(number: int, _: object) -> None:
+    """End as Ctrl-C does: what is collected stays, and the same command goes on from there."""
+    raise KeyboardInterrupt(number)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, 2 for what the user can mend, 130 for Ctrl-C."""
-    words = sys.argv[1:] if arguments is None else arguments
-    args = build_parser().parse_args([normalise_flag(word) for word in words])
+    """Run the command line and return its exit code: 0, 1 for data with faults, 2 for what the user can mend, 128 + the signal's number."""
+    words = [normalise_flag(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+    if not words or words[0].startswith("--") and words[0] != "--help":
+        words = [DEFAULT_SOURCE, *words]
+    args = build_parser().parse_args(words)
+    before = signal.signal(signal.SIGTERM, stop)
     try:
-        sources = args.open_splits(args)
-        write_splits(args.output, sources, args.overwrite)
+        return args.act(args)
     except UserError as error:
-        print(f"download_data.py: {error}", file=sys.stderr)
+        print(f"download_data.py: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("download_data.py: interrupted; nothing was changed", file=sys.stderr)
-        return INTERRUPTED
-    for split, source in sources.items():
-        print(f"{args.output / split}: {len(source):,} stories")
-    return 0
+    except KeyboardInterrupt as interrupt:
+        kept = args.output / f".download-{args.command}" if args.command in SOURCES else None
+        told = f"what is done stays in {kept}, and the same command goes on from there" if kept and kept.exists() else "nothing was changed"
+        print(f"download_data.py: interrupted; {told}", file=sys.stderr)
+        return 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,6 +48,31 @@ def check_image(path: str | Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
         return digest.hexdigest()
+
+
+def store_image(content: bytes, name: str, max_side: int) -> tuple[bytes, str]:
+    """Make the file that a picture is kept as, sides at most `max_side`, and return its bytes and ending.
+
+    A JPEG or PNG that is small enough, upright and opaque is kept byte for byte: encoding it again could only spoil it.
+
+    Raises:
+        UserError: as `load_image`; `name` tells which picture.
+    """
+    with _errors_named(name):
+        image = _open_checked(io.BytesIO(content))
+        kind, plain = image.format, image.mode in ("RGB", "L") and not image.has_transparency_data
+        image.load()
+        small = max(image.size) <= max_side
+        upright = _upright(image)
+        if small and plain and kind in ("JPEG", "PNG") and image.getexif().get(0x0112, 1) == 1:
+            return content, ".jpg" if kind == "JPEG" else ".png"
+        image, buffer = to_rgb(upright), io.BytesIO()
+        if small and kind != "JPEG":
+            image.save(buffer, "PNG")
+            return buffer.getvalue(), ".png"
+        image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+        image.save(buffer, "JPEG", quality=95)
+        return buffer.getvalue(), ".jpg"
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -15,9 +15,9 @@ T = TypeVar("T")
 
 
 class ProgressLine:
-    """One piece of work of `total` units: what, how far, the time left, and a note."""
+    """One piece of work of `total` units (None: nobody knows): what, how far, the time left, and a note."""
 
-    def __init__(self, description: str, total: int, done: int = 0, visible: bool = True) -> None:
+    def __init__(self, description: str, total: int | None, done: int = 0, visible: bool = True) -> None:
         self.description, self.total, self.done, self.note = description, total, done, ""
         self._started, self._first, self._last_line = time.monotonic(), done, 0.0
         console = Console(stderr=True)
@@ -39,8 +39,8 @@ class ProgressLine:
         elif self._visible and (time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES or done == self.total):
             self._last_line = time.monotonic()
             rate = (done - self._first) / max(1e-9, time.monotonic() - self._started)
-            left = f"{(self.total - done) / rate:.0f} s left" if rate > 0 else ""
-            print(f"{self.description} {done}/{self.total}  {left}  {note}".rstrip(), file=self._console.file, flush=True)
+            left = f"{(self.total - done) / rate:.0f} s left" if self.total and rate > 0 else ""
+            print(f"{self.description} {done}/{self.total or '?'}  {left}  {note}".rstrip(), file=self._console.file, flush=True)
 
     def close(self) -> None:
         if self._bar is not None:

@@ -576,7 +576,7 @@ def test_ctrl_c_changes_nothing(world, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     "arguments",
-    [(), ("nowhere",), ("storyworld", "--stories", "0"), ("storyworld", "--stories", "many"), ("storyworld", "--seed", "-1")]
+    [("nowhere",), ("storyworld", "--stories", "0"), ("storyworld", "--stories", "many"), ("storyworld", "--seed", "-1")]
     + [("storyworld", "--image_size", "5"), ("storyworld", "--colour", "red"), ("storyworld", "--output", __file__)],
 )
 def test_bad_input_is_one_sentence(world, arguments, capsys):
