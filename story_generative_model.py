@@ -16,6 +16,7 @@ COMMANDS = {
     "analyze": "a page about the codebook: what each code and each slot is for",
     "visualize": "predicted beside target, denoising, a story's codes, training curves",
     "ablate": "sweep inference steps, strength and guidance, or any setting of a training",
+    "export": "a trained model as a folder or on the Hub, its LoRA alone",
     "train_judge": "train the judge that reads the story world's pictures",
 }
 

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from modules.arguments import Parser, normalise_flag
-from modules.commands import evaluate, study, tell, train
+from modules.commands import evaluate, export, study, tell, train
 from modules.memory import keep_freed_memory
 from modules.story import UserError
 
@@ -20,6 +20,7 @@ COMMANDS: dict[str, Command] = {
     "caption": (tell.caption_flags, tell.act_caption),
     "illustrate": (tell.illustrate_flags, tell.act_illustrate),
     "evaluate": (evaluate.evaluate_flags, evaluate.act_evaluate),
+    "export": (export.export_flags, export.act_export),
     "train_judge": (evaluate.train_judge_flags, evaluate.act_train_judge),
     "analyze": (study.analyze_flags, study.act_analyze),
     "visualize": (study.visualize_flags, study.act_visualize),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,11 +13,15 @@ from torch import Tensor
 
 from modules.checkpoint import latest_checkpoint
 from modules.config import StoryConfig, load_config
+from modules.hub import find_file
+from modules.pretrained import TOKENIZER, TOKENIZER_EXTRAS, VOCABULARIES
 from modules.story import UserError
 from modules.story_model import StoryModel, build_model
-from modules.vocabulary import Vocabulary, load_vocabulary
+from modules.tokenizer import StoryTokenizer
+from modules.vocabulary import FOLDER, Vocabulary, load_vocabulary
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # Not needed to generate, and left as it is initialised in a model that is loaded.
 TRAINING_ONLY = (
     "aids.",
@@ -43,12 +48,13 @@ def save_model(folder: Path, config: StoryConfig, state: Mapping[str, Tensor], t
 
 
 def load_model(path: str | Path, *, offline: bool = False) -> tuple[StoryModel, Vocabulary]:
-    """Read a model from a model folder, a step's folder or a run's folder, in float32, ready to generate; pretrained parts come
+    """Read a model from a model folder, a step's folder, a run's folder or a Hub id, in float32, ready to generate; pretrained parts come
     from their sources, with `offline` from the local cache.
 
     Raises UserError where there is none, or where it is not one of ours.
     """
-    folder = resolve_model_folder(Path(path))
+    path = Path(path)
+    folder = fetch_model_folder(path.as_posix(), offline=offline) if is_hub_id(path) else resolve_model_folder(path)
     config = load_config(folder / CONFIG)
     model = build_model(config, str(folder / CONFIG), offline=offline).eval()
     try:
@@ -70,11 +76,32 @@ def _left_out(state: Mapping[str, Tensor]) -> set[str]:
 
 
 def resolve_model_folder(path: Path) -> Path:
-    """The model folder that `path` means: of a run's folder, its newest checkpoint's. Raises UserError where nothing is found."""
+    """The model folder that `path` means: of a run's folder, its newest checkpoint's; of a name such as ckpt_10000.pt, that step's.
+
+    Raises UserError where nothing is found.
+    """
+    step = re.fullmatch(r"(?:ckpt|checkpoint|step)[_-]0*(\d+)(?:\.\w+)?", path.name)
+    if step and not path.exists():
+        path = path.parent / f"step_{int(step[1]):08d}"
+    if path.is_file():
+        raise UserError(f"{path} is a file: this program keeps its weights in folders, and unpickles nothing; give a run's folder")
     if not path.exists():
-        raise UserError(f"no checkpoint at {path}: give a run's folder, a step's folder or a model folder")
-    latest = latest_checkpoint(path) if path.is_dir() else None
+        raise UserError(f"no checkpoint at {path}: give a run's folder, a step's folder, a model folder or a Hub id")
+    latest = latest_checkpoint(path)
     for folder in (path, *([latest / "model"] if latest else []), path / "model"):
         if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
             return folder
     raise UserError(f"{path} is not a checkpoint of this program: it holds no {CONFIG} with {WEIGHTS} (has the run saved yet?)")
+
+
+def fetch_model_folder(name: str, *, offline: bool = False) -> Path:
+    """The local folder of a model that `save_pretrained` and `push_to_hub` brought to the Hub. Raises UserError as `find_file`."""
+    found = [find_file(name, file, "--ckpt", offline=offline) for file in (CONFIG, WEIGHTS)]
+    for file in (*StoryTokenizer.files, *(f"{FOLDER}/{file}" for file in (TOKENIZER, *VOCABULARIES, *TOKENIZER_EXTRAS))):
+        find_file(name, file, "--ckpt", offline=offline, required=False)
+    return found[0].parent
+
+
+def is_hub_id(path: Path) -> bool:
+    """Whether a path that is not there may be the name of a model on the Hub: owner/name, with no such owner here."""
+    return bool(HUB_ID.fullmatch(path.as_posix())) and not path.exists() and not path.parent.exists()

@@ -3,23 +3,42 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from huggingface_hub import HfApi
 from PIL import Image
 from torch import Tensor
 
+from modules.autoencoder import PretrainedAutoencoder
 from modules.batch import StoryBatch
-from modules.checks import TEMPERATURE, TOP_P, check_sampling, check_settings, check_story
+from modules.checks import MAX_LONG_STORY, MAX_NUM_STEPS, TEMPERATURE, TOP_P, check_sampling, check_settings, check_story
 from modules.encoded import pixels_of, to_pictures, tokenize_steps
 from modules.image_decoder import SchedulerName
-from modules.model_folder import load_model
+from modules.model_folder import load_model, save_model
+from modules.stable_diffusion import offload, save_lora
 from modules.story import StoryStep, UserError
 from modules.story_model import StoryModel
 from modules.text_decoder import Decoding
 from modules.vocabulary import Vocabulary
+
+CARD = """---
+license: mit
+tags: [story-generation, discrete-storyboard]
+---
+
+# {name}
+
+A story generator that plans in a discrete storyboard (preset `{preset}`); config.json has all its settings. With the program's repository:
+
+    python story_generative_model.py generate --ckpt {{this folder or its Hub id}} --prompt "Rusty the fox wants a kite"
+"""
+RENDER_BATCH = 32  # Pages decoded at once: longer stories need no more memory.
 
 
 @dataclass(frozen=True)
@@ -54,12 +73,76 @@ class StoryPipeline:
         """
         return cls(*load_model(path, offline=offline))
 
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write the model folder that `from_pretrained` reads, with a card that says how to use it; return it.
+
+        Frozen weights of pretrained parts are not in it: they come from their sources again. Raises UserError where it cannot be written.
+        """
+        folder = Path(folder)
+        try:
+            save_model(folder, self.config, self.model.own_state(), self.tokenizer)
+            (folder / "README.md").write_text(CARD.format(preset=self.config.preset, name=folder.resolve().name), encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"the model cannot be written to {folder}: {error}") from None
+        return folder
+
+    def push_to_hub(self, repo_id: str, private: bool = False) -> str:
+        """Upload what `save_pretrained` writes and return its address. Raises UserError where the Hub refuses it."""
+        with tempfile.TemporaryDirectory() as parent:
+            folder = self.save_pretrained(Path(parent) / repo_id.rpartition("/")[2])
+            try:
+                api = HfApi()
+                repo = api.create_repo(repo_id, private=private, exist_ok=True)
+                api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload a storyboard model")
+            except Exception as error:  # The transport's errors have no base in common with ours.
+                reason = " ".join(str(error).split())[:160]
+                raise UserError(f"{repo_id} was not uploaded ({reason}): check the name, the network and `hf auth login`") from error
+        return str(repo)
+
+    def save_lora(self, folder: str | Path) -> list[Path]:
+        """Write the low-rank updates alone: text_decoder/ for peft, image_decoder/ for diffusers and peft; return these folders.
+
+        Raises UserError where the model has none.
+        """
+        decoders = {
+            "text_decoder": (self.config.text_decoder, self.model.text_decoder.save_lora),
+            "image_decoder": (self.config.image_decoder, partial(save_lora, self.model.image_decoder.unet)),
+        }
+        written = []
+        for name, (config, write) in decoders.items():
+            if config.tuning == "lora":
+                written.append(Path(folder) / name)
+                written[-1].mkdir(parents=True, exist_ok=True)
+                write(written[-1])
+        if not written:
+            raise UserError('this model has no LoRA: neither of its decoders has "lora" for its tuning')
+        return written
+
     @property
     def device(self) -> torch.device:
         return self.model.autoencoder.latent_mean.device
 
     def to(self, device: str | torch.device) -> StoryPipeline:
         self.model.to(device)
+        return self
+
+    def place(self, device: str | None = None, save_memory: bool = False) -> StoryPipeline:
+        """Move to a device, by default the accelerator that is there. To save memory a pretrained autoencoder works picture by picture
+        and, beside an accelerator, the large parts of a pretrained model wait in main memory for their turn: the same result, slower.
+
+        Raises UserError where there is no such device.
+        """
+        try:
+            target = torch.device(device) if device else torch.accelerator.current_accelerator() or torch.device("cpu")
+            torch.empty(0, device=target)
+        except (AssertionError, RuntimeError) as error:
+            raise UserError(f"--device {device} is not to be had here ({' '.join(str(error).split())[:120]}): leave it out") from None
+        self.to(target)
+        if save_memory and isinstance(self.model.autoencoder, PretrainedAutoencoder):
+            self.model.autoencoder.save_memory()
+            if target.type != "cpu":
+                decoders = (self.model.text_decoder.language_model, self.model.image_decoder.unet)
+                offload([*decoders, self.model.autoencoder.vae], target)
         return self
 
     def __call__(
@@ -69,24 +152,22 @@ class StoryPipeline:
         seed: int = 0,
         temperature: float = TEMPERATURE,
         top_p: float = TOP_P,
-        guidance_scale: float = 2.0,
-        num_inference_steps: int = 20,
-        scheduler: SchedulerName = "ddim",
-        decoding: Decoding = "greedy",
         steps: Sequence[StoryStep] = (),
+        **options: Any,
     ) -> StoryPipelineOutput:
         """Tell a story of `num_steps` pages; the same arguments give the same bytes. `temperature` and `top_p` are the plan's
-        (and the text's, when `decoding` is "top_p"). With `steps`, those come first and the new pages continue them.
+        (and the text's, when `decoding` is "top_p"). With `steps`, those come first and the new pages continue them. `options` as for
+        `render`.
 
         Raises UserError on an empty prompt or a number out of range.
         """
-        check_settings(seed, temperature, top_p, guidance_scale, num_inference_steps, scheduler, decoding)
+        options |= {"temperature": temperature, "top_p": top_p}
+        check_settings(seed, **options)
         if self.model.prior is None:
-            options = (temperature, top_p, guidance_scale, num_inference_steps, scheduler, decoding)
             return self._tell_without_plan(prompt, num_steps, seed, steps, options)
         given = self.encode(steps) if steps else None
         plan = self.plan(prompt, num_steps, seed, temperature, top_p, given)
-        texts, images = self.render(plan.codes[0], seed, temperature, top_p, guidance_scale, num_inference_steps, scheduler, decoding)
+        texts, images = self.render(plan.codes[0], seed, previous=steps[-1].image if steps else None, **options)
         return StoryPipelineOutput(prompt, images, texts, plan.codes[0].cpu(), plan.log_probs[0].cpu())
 
     def plan(
@@ -97,7 +178,7 @@ class StoryPipeline:
 
         `codes` (T0, S) are those of given pages. Raises UserError on an empty prompt or a number out of range.
         """
-        check_story(prompt, num_steps)
+        check_story(prompt, num_steps, MAX_LONG_STORY if self.config.prior.attention_window else MAX_NUM_STEPS)
         check_sampling(seed, temperature, top_p)
         self._check_codebook()
         generator = torch.Generator(self.device).manual_seed(seed)
@@ -107,25 +188,42 @@ class StoryPipeline:
     @torch.no_grad()
     def render(
         self, codes: Tensor, seed: int = 0, temperature: float = TEMPERATURE, top_p: float = TOP_P, guidance_scale: float = 2.0,
-        num_inference_steps: int = 20, scheduler: SchedulerName = "ddim", decoding: Decoding = "greedy",
-        texts: Sequence[str | None] = (),
+        num_inference_steps: int = 20, scheduler: SchedulerName = "ddim", decoding: Decoding = "greedy", text_guidance_scale: float = 1.0,
+        penalty_alpha: float = 0.0, strength: float = 1.0, texts: Sequence[str | None] = (), previous: Image.Image | None = None,
     ) -> tuple[list[str], list[Image.Image]]:  # fmt: skip
-        """Codes (T, S), or vectors (T, S, d) in their place -> T texts and T pictures, each decoded in one batch.
+        """Codes (T, S), or vectors (T, S, d) in their place -> T texts and T pictures, decoded in batches of RENDER_BATCH.
 
-        Of `texts` those that are there stay as they are, and pictures are drawn to them.
+        Of `texts` those that are there stay as they are, and pictures are drawn to them. `text_guidance_scale` and `penalty_alpha` as
+        in `TextDecoder.generate`. With a `strength` below 1 a picture is drawn over the one before it (of the first, over `previous`,
+        if there is one), by that share of the inference steps.
         """
-        check_settings(seed, temperature, top_p, guidance_scale, num_inference_steps, scheduler, decoding)
+        check_settings(
+            seed, temperature, top_p, guidance_scale, num_inference_steps, scheduler, decoding, text_guidance_scale, penalty_alpha, strength
+        )  # fmt: skip
         if decoding == "top_p" and temperature == 0:
             decoding = "greedy"  # The limit of sampling as the temperature falls; dividing by 0 is not.
-        code_embeds = self.embed(codes)
-        ids = self.model.text_decoder.generate(code_embeds, decoding, temperature, top_p, seed=seed)
-        known = texts or [None] * len(ids)
-        texts = [self.tokenizer.decode(row) if text is None else text for text, row in zip(known, ids, strict=True)]
-        generator, captions = torch.Generator().manual_seed(seed), self.captions(texts)
-        latents = self.model.image_decoder.sample(
-            code_embeds, num_inference_steps, guidance_scale, scheduler, generator, encoder_hidden_states=captions
-        )  # fmt: skip
-        return texts, to_pictures(self.model.autoencoder.decode(latents))
+        batches, told = self.embed(codes).split(RENDER_BATCH), []
+        for batch in batches:
+            ids = self.model.text_decoder.generate(
+                batch, decoding, temperature, top_p, seed=seed, guidance_scale=text_guidance_scale, penalty_alpha=penalty_alpha
+            )  # fmt: skip
+            told += [self.tokenizer.decode(row) for row in ids]
+        texts = [new if known is None else known for known, new in zip(texts or [None] * len(told), told, strict=True)]
+        generator, images = torch.Generator().manual_seed(seed), [] if previous is None else [previous]
+        options = {
+            "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "scheduler": scheduler, "generator": generator
+        }  # fmt: skip
+        size = 1 if strength < 1 else RENDER_BATCH
+        for start, batch in zip(range(0, len(texts), size), self.embed(codes).split(size), strict=True):
+            if strength < 1 and images:
+                options |= {"init_latents": self._latents(images[-1:]), "strength": strength}
+            latents = self.model.image_decoder.sample(batch, encoder_hidden_states=self.captions(texts[start : start + size]), **options)
+            images += to_pictures(self.model.autoencoder.decode(latents))
+        return texts, images[-len(texts) :]
+
+    def _latents(self, images: Sequence[Image.Image]) -> Tensor:
+        """Pictures of any shape -> latents (N,c,h,w)."""
+        return self.model.autoencoder.encode(pixels_of(images, self.config.autoencoder.image_size).to(self.device))
 
     @torch.no_grad()
     def captions(self, texts: Sequence[str | None]) -> Tensor | None:
@@ -187,13 +285,14 @@ class StoryPipeline:
             slots[0, :given] = self.model.encode(self._batch(steps)).code_embeds
         return self.model.predictor(*story, slots)[0, given : given + 1]
 
-    def _tell_without_plan(self, prompt: str, num_steps: int, seed: int, steps: Sequence[StoryStep], options: tuple) -> StoryPipelineOutput:
+    def _tell_without_plan(self, prompt: str, num_steps: int, seed: int, steps: Sequence[StoryStep], options: dict) -> StoryPipelineOutput:
         """A baseline's story: a page is read again before the next one is told. `options` as for `render`."""
         check_story(prompt, num_steps)
         pages, seeds = [], random.Random(seed)
         while len(pages) < num_steps:
-            vectors = self.predict(prompt, num_steps - len(pages), [*steps, *pages])
-            pages += map(StoryStep, *self.render(vectors, seeds.getrandbits(62), *options))
+            before = [*steps, *pages]
+            vectors = self.predict(prompt, num_steps - len(pages), before)
+            pages += map(StoryStep, *self.render(vectors, seeds.getrandbits(62), previous=before[-1].image if before else None, **options))
         return StoryPipelineOutput(prompt, [page.image for page in pages], [page.text for page in pages], None, None)
 
     def _check_codebook(self) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modules.arguments import positive_int
-from modules.checks import DECODINGS, SCHEDULERS, TEMPERATURE, TOP_P, check_settings, check_story
+from modules.checks import DECODINGS, MAX_LONG_STORY, SCHEDULERS, TEMPERATURE, TOP_P, check_settings, check_story
 from modules.commands.shared import checkpoint_flag
 from modules.story import UserError
 
@@ -18,8 +18,19 @@ if TYPE_CHECKING:
     from modules.pipeline import StoryPipeline
 
 
+SETTINGS = (
+    "seed", "temperature", "top_p", "guidance_scale", "num_inference_steps", "scheduler", "decoding", "text_guidance_scale",
+    "penalty_alpha", "strength",
+)  # fmt: skip
+
+
+def device_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", help="where to compute: cpu, cuda, cuda:1, mps (default: the accelerator that is there, or the CPU)")
+
+
 def render_flags(parser: argparse.ArgumentParser) -> None:
     checkpoint_flag(parser)
+    device_flag(parser)
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes")
     told = "of the plan, and of the text with --decoding top_p (default %(default)s)"
     parser.add_argument("--temperature", type=float, default=TEMPERATURE, help=told)
@@ -28,6 +39,10 @@ def render_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num_inference_steps", type=positive_int, default=20)
     parser.add_argument("--scheduler", choices=SCHEDULERS, default="ddim")
     parser.add_argument("--decoding", choices=DECODINGS, default="greedy")
+    parser.add_argument("--text_guidance_scale", type=float, default=1.0, help="above 1: texts lean on their codes (default 1)")
+    parser.add_argument("--penalty_alpha", type=float, default=0.0, help="above 0, say .6: contrastive search, against loops (default 0)")
+    parser.add_argument("--strength", type=float, default=1.0, help="below 1: each picture is drawn over the one before (default 1)")
+    parser.add_argument("--save_memory", action="store_true", help="slower, with less memory: parts move to the device in turn")
     parser.add_argument("--output", type=Path, default=Path("out"), help="folder for generated.png, book.html, story.json and the pages")
 
 
@@ -51,13 +66,13 @@ def illustrate_flags(parser: argparse.ArgumentParser) -> None:
 
 def caption_flags(parser: argparse.ArgumentParser) -> None:
     checkpoint_flag(parser)
+    device_flag(parser)
     parser.add_argument("--image", type=Path, required=True)
     parser.add_argument("--decoding", choices=("greedy", "beam"), default="greedy")
 
 
 def settings(args: argparse.Namespace) -> dict[str, Any]:
-    names = ("seed", "temperature", "top_p", "guidance_scale", "num_inference_steps", "scheduler", "decoding")
-    return {name: getattr(args, name) for name in names}
+    return {name: getattr(args, name) for name in SETTINGS}
 
 
 def load_pipeline(args: argparse.Namespace, prompt: str = "", texts: Sequence[str] = ()) -> StoryPipeline:
@@ -65,6 +80,7 @@ def load_pipeline(args: argparse.Namespace, prompt: str = "", texts: Sequence[st
     from modules.pipeline import StoryPipeline
 
     pipeline = StoryPipeline.from_pretrained(args.ckpt, offline=args.offline)
+    pipeline.place(args.device, getattr(args, "save_memory", False))
     tokenizer, config = pipeline.tokenizer, pipeline.config
     unseen = list(dict.fromkeys(word for text in (prompt, *texts) for word in tokenizer.unseen_words(text)))
     if unseen:
@@ -79,7 +95,7 @@ def load_pipeline(args: argparse.Namespace, prompt: str = "", texts: Sequence[st
 def act_generate(args: argparse.Namespace) -> None:
     from modules.presentation.story_files import prepare_output, write_story
 
-    check_story(args.prompt, args.num_steps)
+    check_story(args.prompt, args.num_steps, MAX_LONG_STORY)
     check_settings(**settings(args))
     prepare_output(args.output)
     pipeline = load_pipeline(args, args.prompt)
@@ -93,7 +109,7 @@ def act_continue(args: argparse.Namespace) -> None:
 
     given = read_story(args.story)
     prompt = given.prompt if args.prompt is None else args.prompt
-    check_story(prompt, args.num_steps)
+    check_story(prompt, args.num_steps, MAX_LONG_STORY)
     check_settings(**settings(args))
     prepare_output(args.output)
     pipeline = load_pipeline(args, prompt, [step.text for step in given.steps if step.text is not None])

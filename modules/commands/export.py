@@ -1,0 +1,31 @@
+"""`export`: a trained model as a folder or on the Hub, and its low-rank updates alone."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from modules.commands.shared import checkpoint_flag
+from modules.story import UserError
+
+
+def export_flags(parser: argparse.ArgumentParser) -> None:
+    checkpoint_flag(parser)
+    parser.add_argument("--output", type=Path, help="a folder for the model, with a card: what from_pretrained reads")
+    parser.add_argument("--lora", type=Path, help="a folder for the low-rank updates alone, as peft and diffusers read them")
+    parser.add_argument("--push_to_hub", metavar="OWNER/NAME", help="upload the model there")
+    parser.add_argument("--private", action="store_true", help="for nobody else to see")
+
+
+def act_export(args: argparse.Namespace) -> None:
+    from modules.pipeline import StoryPipeline
+
+    if not (args.output or args.lora or args.push_to_hub):
+        raise UserError("say where to: --output FOLDER, --lora FOLDER or --push_to_hub OWNER/NAME")
+    pipeline = StoryPipeline.from_pretrained(args.ckpt, offline=args.offline)
+    if args.output:
+        print(f"wrote {pipeline.save_pretrained(args.output)}")
+    if args.lora:
+        print(f"wrote {', '.join(map(str, pipeline.save_lora(args.lora)))}")
+    if args.push_to_hub:
+        print(f"uploaded {pipeline.push_to_hub(args.push_to_hub, args.private)}")
