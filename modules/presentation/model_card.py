@@ -40,6 +40,7 @@ BOUND = {
     "net_code_value_text": "net code value, text: nats a step",
     "net_code_value_text_and_picture": "the same, text and picture",
     "velocity_mse_own": "velocity error (a training loss)", "velocity_mse_swapped": "the same with another step's codes",
+    "noise_mse_own": "noise error (a training loss)", "noise_mse_swapped": "the same with another step's codes",
 }  # fmt: skip
 
 
