@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from string import Template
 
 from PIL import Image
 
@@ -19,7 +18,7 @@ from modules.files import write_whole
 from modules.pipeline import StoryPipeline
 from modules.presentation.book import code_color, write_png
 from modules.presentation.curves import DARK, LIGHT, Curve, draw_curves, read_curves
-from modules.presentation.markup import data_uri, encode_image, escape
+from modules.presentation.markup import data_uri, encode_image, escape, fill_page
 from modules.presentation.panels import caption, draw_denoising, draw_predictions, draw_timeline, known, signal_caption, stack
 from modules.presentation.story_files import prepare_output
 from modules.presentation.study import Cell, Run, Study, Telling, Trail, denoise_one, repeated_codes, slot_runs, study_story
@@ -76,7 +75,7 @@ def write_page(
     )
     links = " ".join(f'<a href="#part-{number}">{title}</a>' for number, title in enumerate(sections, 1))
     items = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in details.items())
-    document = Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(links=links, body=body, details=items)
+    document = fill_page(_TEMPLATE, "What the storyboard tells", links=links, body=body, details=items)
     return write_whole(path, document.encode("utf-8", "replace"))
 
 
