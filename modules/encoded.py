@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from modules.batch import READ_OF_STEPS, PlanBatch, StoryBatch
 from modules.data import epoch_batches
+from modules.image_decoder import ImageDecoder
 from modules.images import fit_image
 from modules.story import Story, StorySource
 from modules.story_model import StoryModel
@@ -128,6 +129,10 @@ class EncodedStories:
         read = {index: self.source[index].steps for index in map(int, np.unique(stories))}
         images = [read[index][row - self.starts[index]].image for index, row in zip(stories, rows.flatten().tolist(), strict=True)]
         return pixels_of(images, size).unflatten(0, rows.shape)
+
+    def captions(self, rows: Tensor | Sequence[int], decoder: ImageDecoder) -> Tensor | None:
+        """What an image decoder reads of the texts of some row numbers (n,): (n,L,D); None where it reads the codes alone."""
+        return decoder.encode_text(self.tokens["caption_ids"][rows]) if "caption_ids" in self.tokens else None
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -56,8 +56,8 @@ def joint_activations(config: StoryConfig, mixed: bool) -> int:
     model = build_on_meta(config)
     has_experts = config.prior.experts.num_experts > 0
     with pretended(model):
-        if model.prior is not None:
-            model.storyboard.quantizer.active = torch.tensor(True)
+        if model.storyboard is not None:
+            model.storyboard.quantizer.active = torch.tensor(model.prior is not None)
         saved = saved_bytes(model, lambda: model(*full_batch(config)).loss, mixed or has_experts)
     return saved if mixed or not has_experts else 2 * saved  # torch knows the shapes of the experts' products in bfloat16 alone.
 

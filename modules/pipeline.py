@@ -180,7 +180,7 @@ class StoryPipeline:
         """
         check_story(prompt, num_steps, MAX_LONG_STORY if self.config.prior.attention_window else MAX_NUM_STEPS)
         check_sampling(seed, temperature, top_p)
-        self._check_codebook()
+        self.check_codebook()
         generator = torch.Generator(self.device).manual_seed(seed)
         history = None if codes is None else codes[None]
         return self.model.prior.sample(*self._prompt(prompt), num_steps, temperature, top_p, generator, history, num_plans)
@@ -239,8 +239,15 @@ class StoryPipeline:
     @torch.no_grad()
     def encode(self, steps: Sequence[StoryStep]) -> Tensor:
         """Steps, each with a text, a picture or both -> their codes (T, S)."""
-        self._check_codebook()
+        self.check_codebook()
         return self.model.encode(self._batch(steps)).codes
+
+    def check_codebook(self) -> None:
+        """Raise UserError where there are no codes: before the codebook is placed, and in a model whose plan has none."""
+        if self.model.prior is None:
+            raise UserError(f'this model has no storyboard (its plan is "{self.config.plan}"): it tells and continues stories, and no more')
+        if not self.model.can_tell:
+            raise UserError("this checkpoint is from before its codebook was placed: train on, or take a later one")
 
     def continue_story(self, prompt: str, steps: Sequence[StoryStep], num_steps: int, **options) -> StoryPipelineOutput:
         """The next `num_steps` pages after the given ones."""
@@ -294,12 +301,6 @@ class StoryPipeline:
             vectors = self.predict(prompt, num_steps - len(pages), before)
             pages += map(StoryStep, *self.render(vectors, seeds.getrandbits(62), previous=before[-1].image if before else None, **options))
         return StoryPipelineOutput(prompt, [page.image for page in pages], [page.text for page in pages], None, None)
-
-    def _check_codebook(self) -> None:
-        if self.model.prior is None:
-            raise UserError(f'this model has no storyboard (its plan is "{self.config.plan}"): it tells and continues stories, and no more')
-        if not self.model.can_tell:
-            raise UserError("this checkpoint is from before its codebook was placed: train on, or take a later one")
 
     def _prompt(self, prompt: str) -> tuple[Tensor, Tensor]:
         """The prompt's tokens (1, Lp) and their mask, on the model's device."""

@@ -126,7 +126,8 @@ class Prior(nn.Module):
         prefix, prefix_mask = self._prefix(prompt_ids, prompt_mask)
         x = torch.cat([prefix, self._code_inputs(codes.flatten(1), step_mask.sum(1))[:, :-1]], dim=1)
         mask, positions = prefix_attention(prefix_mask, x.shape[1])
-        token_mask = torch.cat([prefix_mask, step_mask.repeat_interleave(self.num_slots, dim=1)], dim=1)
+        is_step = step_mask[:, : codes.shape[1]]  # Of a story whose first steps alone are given, it tells the length.
+        token_mask = torch.cat([prefix_mask, is_step.repeat_interleave(self.num_slots, dim=1)], dim=1)
         out = self.transformer.forward_with_losses(x, mask, positions, token_mask=token_mask)
         out.hidden = out.hidden[:, prefix.shape[1] :]
         return out

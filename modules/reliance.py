@@ -7,6 +7,7 @@ from torch import Tensor
 
 from modules.batch import StepNoise, StoryBatch
 from modules.encoded import EncodedStories
+from modules.image_decoder import ImageDecoder
 from modules.losses import masked_mean
 from modules.progress import track
 from modules.story_model import StoryModel
@@ -19,10 +20,19 @@ def swap_rows(count: int) -> Tensor:
     return torch.arange(count).roll(count // 2 + (count > 2))
 
 
+def codes_or_null(decoder: ImageDecoder, code_embeds: Tensor, null: bool) -> Tensor:
+    """code_embeds (N,S,d) or, with `null`, as many of the null codes: what a decoder is given that goes on reading the texts.
+
+    Told by `predict`'s own `null`, it would lose them too, and the codes would get the credit for what the texts say.
+    """
+    return decoder.null_codes.to(code_embeds.dtype).repeat(len(code_embeds), 1, 1) if null else code_embeds
+
+
 @torch.no_grad()
 def code_reliance(model: StoryModel, batch: StoryBatch, noise: StepNoise) -> dict[str, Tensor]:
     """Per-row sums on one batch, N = B*T rows: text_nll_{own,swapped,null} (N,) summed over tokens, num_tokens (N,), and
     diffusion_loss_{own,swapped,null} (N,). Padded rows hold zeros; swapped codes come from a real step of the batch.
+    A decoder that reads the texts beside the codes has the true ones every time.
     """
     input_ids, text_mask, latents = batch.input_ids.flatten(0, 1), batch.text_mask.flatten(0, 1), batch.latents.flatten(0, 1)
     image_mask, step_mask = batch.image_mask.flatten(), batch.step_mask.flatten()
@@ -30,11 +40,12 @@ def code_reliance(model: StoryModel, batch: StoryBatch, noise: StepNoise) -> dic
     swapped = own.clone()
     real = step_mask.nonzero()[:, 0]
     swapped[real] = own[real[swap_rows(len(real))]]
-    null = torch.ones_like(step_mask)
+    everywhere, captions = torch.ones_like(step_mask), model.captions(batch)
     sums = {"num_tokens": text_mask[:, 1:].sum(1).float()}
-    for name, codes, is_null in (("own", own, None), ("swapped", swapped, None), ("null", own, null)):
-        text = model.text_decoder(codes, input_ids, text_mask, is_null)
-        image = model.image_decoder(codes, latents, noise.timesteps, noise.noise, is_null)
+    for name, codes, null in (("own", own, False), ("swapped", swapped, False), ("null", own, True)):
+        text = model.text_decoder(codes, input_ids, text_mask, everywhere if null else None)
+        shown = codes_or_null(model.image_decoder, codes, null)
+        image = model.image_decoder(shown, latents, noise.timesteps, noise.noise, encoder_hidden_states=captions)
         sums[f"text_nll_{name}"], sums[f"diffusion_loss_{name}"] = text.nll.sum(1), image.loss.float() * image_mask
     return sums
 

@@ -118,8 +118,8 @@ class StoryModel(nn.Module):
 
         # A bound on -log p(x | z), or -log p(x | z, s) where Stable Diffusion reads the text too, up to its weighting over noise levels.
         if "image_decoder" in parts:
-            captions = None if batch.caption_ids is None else self.image_decoder.encode_text(batch.caption_ids.flatten(0, 1))
-            image = self.image_decoder(board.code_embeds, steps["latents"], noise.timesteps, noise.noise, noise.null_image, captions)
+            conditions = noise.null_image, self.captions(batch)
+            image = self.image_decoder(board.code_embeds, steps["latents"], noise.timesteps, noise.noise, *conditions)
             losses["diffusion_loss"] = masked_mean(image.loss, image_mask, batch.num_images)
 
         # q's own terms: slots stay near their codes, say by themselves what the step holds, and agree under modality dropout.
@@ -172,6 +172,10 @@ class StoryModel(nn.Module):
             steps["text_mask"] = steps["text_mask"] & (noise.keep_text | ~has_image)[:, None]
             steps["image_mask"] = has_image & (noise.keep_image | ~has_text)
         return self.storyboard(**steps)
+
+    def captions(self, batch: StoryBatch) -> Tensor | None:
+        """What the image decoder reads of the texts of N = B*T steps (N,L,D); None where it reads the codes alone."""
+        return None if batch.caption_ids is None else self.image_decoder.encode_text(batch.caption_ids.flatten(0, 1))
 
     def contrast(self, batch: StoryBatch) -> Tensor:
         """How well the slots of each picture alone and of each text alone find each other: a loss (), a mean over the steps with both."""

@@ -173,7 +173,7 @@ def test_one_modality_is_enough(tiny_pipeline, tmp_path, keep):
 
     analyze(tiny_pipeline, Half(2, image_size=32), Half(2, split="val", image_size=32), 2, 0, tmp_path)
     document, seen, report = parts(tmp_path)
-    lost = "velocity_loss" if keep == "text" else "text_nats"
+    lost = "diffusion_loss" if keep == "text" else "text_nats"
     assert {figure["value"] for figure in report["removal"][lost]} == {None}
     assert ("pictures" in report["swaps"]) == (keep == "image")
     assert ("img" in seen.tags) == (keep == "image")

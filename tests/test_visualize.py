@@ -27,6 +27,7 @@ from modules.presentation.study import (
     Trail,
     aimed_at,
     denoise,
+    denoise_one,
     repeated_codes,
     signal_levels,
     slot_runs,
@@ -164,14 +165,14 @@ def test_what_an_update_aims_at_is_what_the_model_predicts(tiny_pipeline, study,
 
 
 def test_trail_goes_from_noise_alone_to_the_page(tiny_pipeline, study):
-    trail = denoise(tiny_pipeline, study.cells[0], seed=5, num_inference_steps=20)
+    trail = denoise(tiny_pipeline, study.cells[0], torch.tensor([study.cells[0].codes]), seed=5, num_inference_steps=20)
     assert (trail.steps[0], trail.steps[-1], len(trail.steps)) == (1, 20, 7)
     assert trail.signal[0] == pytest.approx(0, abs=1e-6)
     assert trail.signal == sorted(trail.signal)
     _, (picture,) = tiny_pipeline.render(torch.tensor([study.cells[0].codes]), seed=5, num_inference_steps=20)
     difference = np.asarray(trail.guesses[-1], int) - np.asarray(picture, int)
     assert np.abs(difference).max() <= 1
-    short = denoise(tiny_pipeline, study.cells[0], num_inference_steps=1)
+    short = denoise(tiny_pipeline, study.cells[0], torch.tensor([study.cells[0].codes]), num_inference_steps=1)
     assert (short.steps, len(short.noisy), len(short.guesses)) == ([1], 1, 1)
 
 
@@ -273,7 +274,7 @@ def test_any_text_and_any_gap_can_be_drawn(tiny_pipeline, gaps):
         warnings.simplefilter("error")
         studies = [study_story(tiny_pipeline, gaps[index], num_inference_steps=1) for index in range(3)]
         sheets = [draw(study) for study in studies for draw in (draw_predictions, draw_timeline)]
-        sheets.append(draw_denoising(denoise(tiny_pipeline, studies[0].cells[0], num_inference_steps=2)))
+        sheets.append(draw_denoising(denoise_one(tiny_pipeline, studies, num_inference_steps=2)))
     assert len({sheet.width for sheet in sheets[:2]}) == 1  # One column a page in both.
     together = stack(sheets)
     assert together.size == (max(sheet.width for sheet in sheets), sum(sheet.height for sheet in sheets))

@@ -142,9 +142,11 @@ def _whole_stories(source: StorySource) -> Iterator[Story]:
 def draw_pages(pipeline: StoryPipeline, pages: NextPages, cell: Cell, seed: int) -> list[Image.Image]:
     """Draw all N pages as `cell` says. The noise of a page depends on the seed and its place alone: all cells share it."""
     generator, images = torch.Generator().manual_seed(seed), []
-    for embeds, latents in zip(pages.code_embeds.split(RENDER_BATCH), pages.previous_latents.split(RENDER_BATCH), strict=True):
+    for start in range(0, len(pages.code_embeds), RENDER_BATCH):
+        rows = slice(start, start + RENDER_BATCH)
         drawn = pipeline.model.image_decoder.sample(
-            embeds, cell.steps, cell.cfg, generator=generator, init_latents=latents, strength=cell.strength
+            pages.code_embeds[rows], cell.steps, cell.cfg, generator=generator, init_latents=pages.previous_latents[rows],
+            strength=cell.strength, encoder_hidden_states=pipeline.captions(pages.predicted_texts[rows]),
         )  # fmt: skip
         images += to_pictures(pipeline.model.autoencoder.decode(drawn))
     return images

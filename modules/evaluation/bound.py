@@ -23,7 +23,7 @@ from modules.evaluation.statistics import bootstrap_mean
 from modules.image_decoder import ImageDecoder
 from modules.pipeline import StoryPipeline
 from modules.progress import track
-from modules.reliance import swap_rows
+from modules.reliance import codes_or_null, swap_rows
 from modules.story import UserError
 
 MIN_TIMESTEPS = 8
@@ -52,8 +52,9 @@ def measure_bound(
 
     `code_charged_nats_per_token` adds the codes' cost to the text's (its ceiling: the text without codes), `net_code_value_*` is
     NLL(null) - NLL(own) - prior NLL in nats a step: below 0 the codes do not pay in likelihood. `bound_nats_per_step` is the
-    whole bound on the drawn pages. `velocity_mse` is the training loss's term, at one random timestep a page: no likelihood.
-    Raises UserError on fewer than 8 timesteps or a negative `max_vlb_steps`.
+    whole bound on the drawn pages. `velocity_mse`, or `noise_mse` where that is what the UNet predicts, is the training loss's
+    term, at one random timestep a page: no likelihood. A picture that is drawn to its text too has the true one in all of them.
+    Raises UserError on fewer than 8 timesteps, a negative `max_vlb_steps` or a noise schedule that has no bound.
     """
     for name, value, least in (("num_timesteps", num_timesteps, MIN_TIMESTEPS), ("max_vlb_steps", max_vlb_steps, 0)):
         if value < least:
@@ -69,12 +70,17 @@ def measure_bound(
     latent_figures = _latent_figures(mean, steps, math.prod(config.autoencoder.latent_shape))
     num_timesteps = min(num_timesteps, config.image_decoder.num_train_timesteps)
     return {
-        **_compared(mean, steps, "text_nats_per_token", "text", "tokens", floor=0.0, ceiling=math.log(config.vocab_size)),
+        **_compared(mean, steps, "text_nats_per_token", "text", "tokens", floor=0.0, ceiling=math.log(pipeline.model.vocab_size)),
         **(_prior_figures(mean, steps, codes.shape[1], config.storyboard.codebook_size) if has_plans else {}),
         **{name: {**figure, "num_timesteps": num_timesteps} for name, figure in latent_figures.items()},
         **_code_value(mean, steps),
-        **_compared(mean, steps, "velocity_mse", "velocity", "pictures", floor=0.0),
+        **_compared(mean, steps, error_name(pipeline.model.image_decoder), "error", "pictures", floor=0.0),
     }  # fmt: skip
+
+
+def error_name(decoder: ImageDecoder) -> str:
+    """What the diffusion loss of a decoder is: the mean squared error of the noise or of the velocity."""
+    return "noise_mse" if decoder.prediction_type == "epsilon" else "velocity_mse"
 
 
 # The diffusion term
@@ -89,20 +95,30 @@ class TimestepSample:
     noise: Tensor
 
 
-def vlb_weights(alphas_cumprod: Tensor) -> tuple[Tensor, float]:
-    """The bound in nats a dimension is sum_t weights_t * (velocity error)_t + constant: weights (T,) float64, and the constant.
+def vlb_weights(alphas_cumprod: Tensor, prediction_type: str) -> tuple[Tensor, float]:
+    """The bound in nats a dimension is sum_t weights_t * (loss)_t + constant + `end_nats`: weights (T,) float64, and the constant.
 
     With SNR = abar / (1 - abar) and the posterior's variance in every reverse step, L_{t-1} = (SNR(t-1) - SNR(t)) / 2 * |x_0 - x0_hat|^2
-    (arXiv 2107.00630), and with x0_hat = sqrt(abar) x_t - sqrt(1 - abar) v_hat, |x_0 - x0_hat|^2 = (1 - abar) |v - v_hat|^2
-    (arXiv 2202.00512). L_T is 0 because abar_T is. L_0 is the Gaussian p(x_0 | x_1) = N(x0_hat, 1 / SNR(1)): what x_1 alone says of
-    x_0 has that variance. Nothing is discretised: latents are continuous. Raises ValueError on a schedule that ends with a signal.
+    (arXiv 2107.00630). With x0_hat = sqrt(abar) x_t - sqrt(1 - abar) v_hat, |x_0 - x0_hat|^2 = (1 - abar) |v - v_hat|^2 (arXiv
+    2202.00512); with x0_hat = (x_t - sqrt(1 - abar) eps_hat) / sqrt(abar) it is (1 - abar) / abar |eps - eps_hat|^2 (arXiv
+    2006.11239). L_0 is the Gaussian p(x_0 | x_1) = N(x0_hat, 1 / SNR(1)): what x_1 alone says of x_0 has that variance. Nothing is
+    discretised: latents are continuous. Raises UserError where the noise is predicted of what is noise alone: it gives no x0_hat.
     """
     alphas = alphas_cumprod.detach().cpu().double()
-    if alphas[-1] != 0:
-        raise ValueError(f"the schedule must end at zero signal-to-noise, it ends at alphas_cumprod {alphas[-1].item():.3g}")
     snr = alphas / (1 - alphas)
     steps = torch.cat([snr[:1], snr[:-1] - snr[1:]])
-    return steps / 2 * (1 - alphas), 0.5 * math.log(2 * math.pi / snr[0].item())
+    squares = 1 - alphas  # |x_0 - x0_hat|^2 for each unit of the loss.
+    if prediction_type == "epsilon":
+        if not (alphas > 0).all():
+            raise UserError("this UNet predicts noise and its schedule ends at zero signal-to-noise: its pictures have no likelihood bound")
+        squares = squares / alphas
+    return steps / 2 * squares, 0.5 * math.log(2 * math.pi / snr[0].item())
+
+
+def end_nats(alphas_cumprod: Tensor, latents: Tensor) -> float:
+    """L_T = KL(q(x_T | x_0) || N(0, 1)) of one page's latents (c,h,w), in nats: 0 where the schedule ends at zero signal-to-noise."""
+    alpha = alphas_cumprod[-1].item()
+    return 0.5 * (alpha * (latents.double().square() - 1).sum().item() - latents.numel() * math.log1p(-alpha))
 
 
 def sample_timesteps(
@@ -132,15 +148,22 @@ def _strata(total: Tensor, count: int) -> Tensor:
     return torch.tensor([*edges, num_timesteps])
 
 
-def diffusion_vlb(decoder: ImageDecoder, code_embeds: Tensor, latents: Tensor, sample: TimestepSample, null: bool = False) -> float:
-    """An upper bound on -log p(x | z) of one page's latents (c,h,w) given code_embeds (S,d), in nats; in expectation over the sample."""
+def diffusion_vlb(
+    decoder: ImageDecoder, code_embeds: Tensor, latents: Tensor, sample: TimestepSample, null: bool = False, text: Tensor | None = None
+) -> float:
+    """An upper bound on -log p(x | z) of one page's latents (c,h,w) given code_embeds (S,d), in nats; in expectation over the sample.
+
+    With `text` (1,L,D), on -log p(x | z, s).
+    """
     errors, device = [], code_embeds.device
     for timesteps, noise in zip(sample.timesteps.split(ROWS_PER_BATCH), sample.noise.split(ROWS_PER_BATCH), strict=True):
         embeds, pages = (value.to(device).expand(len(timesteps), *value.shape) for value in (code_embeds, latents))
-        is_null = torch.full((len(timesteps),), null, device=device)
-        errors.append(decoder(embeds, pages, timesteps.to(device), noise.to(device), is_null).loss.double().cpu())
-    _, constant = vlb_weights(decoder.alphas_cumprod)
-    return latents.numel() * ((sample.weights * torch.cat(errors)).sum().item() + constant)
+        embeds, captions = codes_or_null(decoder, embeds, null), None if text is None else text.expand(len(timesteps), -1, -1)
+        image = decoder(embeds, pages, timesteps.to(device), noise.to(device), encoder_hidden_states=captions)
+        errors.append(image.loss.double().cpu())
+    _, constant = vlb_weights(decoder.alphas_cumprod, decoder.prediction_type)
+    nats = latents.numel() * ((sample.weights * torch.cat(errors)).sum().item() + constant)
+    return nats + end_nats(decoder.alphas_cumprod, latents)
 
 
 def choose_pages(stories: EncodedStories, count: int, seed: int = 0) -> list[int]:
@@ -156,18 +179,20 @@ def choose_pages(stories: EncodedStories, count: int, seed: int = 0) -> list[int
 
 
 def _score_decoders(pipeline: StoryPipeline, stories: EncodedStories, conditions: Conditions, seed: int) -> PerStep:
-    """`text_*`: nats of a step's text; `velocity_*`: squared velocity error a dimension of its picture; and their numbers."""
+    """`text_*`: nats of a step's text; `error_*`: its picture's loss, a squared error a dimension; and their numbers."""
     model, device, generator = pipeline.model, pipeline.device, torch.Generator().manual_seed(seed)
-    scores: dict[str, list[Tensor]] = {f"{term}_{name}": [] for term in ("text", "velocity") for name in CONDITIONS}
-    for rows in track("text and velocity error", torch.arange(len(stories.texts)).split(ROWS_PER_BATCH)):
+    scores: dict[str, list[Tensor]] = {f"{term}_{name}": [] for term in ("text", "error") for name in CONDITIONS}
+    for rows in track("texts and pictures' errors", torch.arange(len(stories.texts)).split(ROWS_PER_BATCH)):
         input_ids, text_mask = stories.input_ids[rows].to(device), stories.text_mask[rows].to(device)
         latents, image_mask = stories.latents[rows].float().to(device), stories.image_mask[rows].to(device)
         noise = draw_noise(len(rows), latents.shape[1:], model.config.image_decoder.num_train_timesteps, generator).to(device)
+        captions = stories.captions(rows, model.image_decoder)
         for name, (embeds, null) in conditions.items():
             part, is_null = embeds[rows.to(device)], torch.full((len(rows),), null, device=device)
             scores[f"text_{name}"].append(model.text_decoder(part, input_ids, text_mask, is_null).nll.sum(1).cpu())
-            image = model.image_decoder(part, latents, noise.timesteps, noise.noise, is_null)
-            scores[f"velocity_{name}"].append((image.loss * image_mask).cpu())
+            shown = codes_or_null(model.image_decoder, part, null)
+            image = model.image_decoder(shown, latents, noise.timesteps, noise.noise, encoder_hidden_states=captions)
+            scores[f"error_{name}"].append((image.loss * image_mask).cpu())
     counts = {"tokens": stories.text_mask[:, 1:].sum(1), "pictures": stories.image_mask}
     return {name: value.double().numpy() for name, value in ({name: torch.cat(parts) for name, parts in scores.items()} | counts).items()}
 
@@ -200,13 +225,13 @@ def _score_pages(
 ) -> PerStep:  # fmt: skip
     """`vlb_*`: nats of the pictures of the chosen pages (row numbers); `gaussian`: under a unit Gaussian; `pages`: 1 where chosen."""
     decoder, generator = pipeline.model.image_decoder, torch.Generator().manual_seed(seed)
-    weights, _ = vlb_weights(decoder.alphas_cumprod)
+    weights, _ = vlb_weights(decoder.alphas_cumprod, decoder.prediction_type)
     scores = {name: np.zeros(len(stories.texts)) for name in (*(f"vlb_{name}" for name in CONDITIONS), "gaussian", "pages")}
     for row in track("diffusion bound", pages):
-        latents = stories.latents[row].float()
+        latents, text = stories.latents[row].float(), stories.captions([row], decoder)
         sample = sample_timesteps(weights, num_timesteps, latents.shape, generator)
         for name, (embeds, null) in conditions.items():
-            scores[f"vlb_{name}"][row] = diffusion_vlb(decoder, embeds[row], latents, sample, null)
+            scores[f"vlb_{name}"][row] = diffusion_vlb(decoder, embeds[row], latents, sample, null, text)
         scores["gaussian"][row] = 0.5 * (latents.double().square() + math.log(2 * math.pi)).sum().item()
         scores["pages"][row] = 1
     return scores

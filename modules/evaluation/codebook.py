@@ -17,7 +17,7 @@ from modules.evaluation.coded_stories import CodedStories, draw_plans, label_ste
 from modules.evaluation.interventions import ReadPictures, Swaps, code_removal, removal_report, remove_codes, swap_report, swap_slots
 from modules.evaluation.slot_report import slot_report
 from modules.pipeline import StoryPipeline
-from modules.story import StorySource, UserError
+from modules.story import StorySource
 
 NUM_REMOVED, NUM_TOLD, NUM_DRAWN = 160, 96, 24  # Steps, and stories that one step each is told and drawn of.
 NUM_IN_MATRICES = 48
@@ -43,10 +43,9 @@ def analyze_codebook(
 
     `read_pictures` names what pictures show, as the judge's `read` does, so that what swapped slots change in them is counted.
 
-    Raises UserError on a checkpoint from before its codebook was placed.
+    Raises UserError on a model without codes, and on a checkpoint from before its codebook was placed.
     """
-    if not pipeline.model.storyboard.quantizer.is_active:
-        raise UserError("this checkpoint is from before its codebook was placed: train on, or take a later one")
+    pipeline.check_codebook()
     learnt = read_stories(pipeline, train, min(num_stories, len(train)), "training stories")
     coded = read_stories(pipeline, held_out, min(num_stories, len(held_out)), "held-out stories")
     vectors = pipeline.model.storyboard.quantizer.codebook.detach().cpu().double().numpy()

@@ -28,13 +28,13 @@ ReadPictures = Callable[[list[Image.Image]], list[Mapping[str, Any]]]
 
 @dataclass(frozen=True)
 class Removal:
-    """What it costs R steps to lose a slot's code, for each slot and, last, for all: `text_nats` a text and `velocity_loss`,
+    """What it costs R steps to lose a slot's code, for each slot and, last, for all: `text_nats` a text and `diffusion_loss`,
     both (R,S+1) above those with the steps' own codes; NaN where a step has no text or no picture. `rows` (R,) says which steps.
     """
 
     rows: np.ndarray
     text_nats: np.ndarray
-    velocity_loss: np.ndarray
+    diffusion_loss: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -72,26 +72,27 @@ def remove_codes(pipeline: StoryPipeline, stories: EncodedStories, codes: np.nda
     others = marginal_draws(codes, rows, rng)
     config, generator = pipeline.config, torch.Generator().manual_seed(seed)
     parts = [rows[start : start + SCORE_BATCH] for start in range(0, len(rows), SCORE_BATCH)]
-    text, velocity = [], []
+    text, diffusion = [], []
     for part, drawn in zip(track("codes removed", parts), np.split(others, range(SCORE_BATCH, len(rows), SCORE_BATCH)), strict=True):
         noise = draw_noise(len(part), config.autoencoder.latent_shape, config.image_decoder.num_train_timesteps, generator)
         scores = [_score(pipeline, stories, part, variant, noise.timesteps, noise.noise) for variant in swap_variants(codes[part], drawn)]
         nats, losses = (np.stack(values, axis=1) for values in zip(*scores, strict=True))
         text.append(nats[:, 1:] - nats[:, :1])
-        velocity.append(losses[:, 1:] - losses[:, :1])
-    return Removal(rows, np.concatenate(text), np.concatenate(velocity))
+        diffusion.append(losses[:, 1:] - losses[:, :1])
+    return Removal(rows, np.concatenate(text), np.concatenate(diffusion))
 
 
 def _score(
     pipeline: StoryPipeline, stories: EncodedStories, rows: np.ndarray, codes: np.ndarray, timesteps: Tensor, noise: Tensor
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Text nats and velocity loss (R,) of steps given codes (R,S); NaN where there is no text or no picture."""
+    """Text nats and diffusion loss (R,) of steps given codes (R,S); NaN where there is no text or no picture."""
     model, device = pipeline.model, pipeline.device
     embeds = model.storyboard.embed(torch.from_numpy(codes).to(device)).code_embeds
     text_mask, image_mask = stories.text_mask[rows], stories.image_mask[rows]
     nats = model.text_decoder(embeds, stories.input_ids[rows].to(device), text_mask.to(device)).nll.sum(1).cpu()
-    latents = stories.latents[rows].float().to(device)
-    loss = model.image_decoder(embeds, latents, timesteps.to(device), noise.to(device)).loss.float().cpu()
+    latents, captions = stories.latents[rows].float().to(device), stories.captions(rows, model.image_decoder)
+    image = model.image_decoder(embeds, latents, timesteps.to(device), noise.to(device), encoder_hidden_states=captions)
+    loss = image.loss.float().cpu()
     lacks = float("nan")
     return nats.masked_fill(~text_mask.any(1), lacks).double().numpy(), loss.masked_fill(~image_mask, lacks).double().numpy()
 
@@ -132,7 +133,7 @@ def swap_slots(pipeline: StoryPipeline, codes: np.ndarray, lengths: Sequence[int
 def removal_report(removal: Removal, story: np.ndarray) -> dict[str, Any]:
     """Mean effects by slot, with intervals over the stories (N,) of all rows; the ceiling is that of losing all slots at once."""
     report: dict[str, Any] = {"num_steps": len(removal.rows)}
-    for name in ("text_nats", "velocity_loss"):
+    for name in ("text_nats", "diffusion_loss"):
         values = getattr(removal, name)
         everything = _mean_over_stories(values[:, -1], ~np.isnan(values[:, -1]), story[removal.rows])
         ceiling = None if np.isnan(everything.value) else everything.value
@@ -146,7 +147,7 @@ def code_removal(removal: Removal, codes: np.ndarray, code: int) -> dict[str, An
     places = codes[removal.rows] == code
     if not places.any():
         return None
-    effects = {name: getattr(removal, name)[:, :-1][places] for name in ("text_nats", "velocity_loss")}
+    effects = {name: getattr(removal, name)[:, :-1][places] for name in ("text_nats", "diffusion_loss")}
     means = {name: float(values[~np.isnan(values)].mean()) if not np.isnan(values).all() else None for name, values in effects.items()}
     return {"places": int(places.sum()), **means}
 

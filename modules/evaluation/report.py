@@ -27,12 +27,12 @@ from modules.phases import cache_codes
 from modules.pipeline import StoryPipeline
 from modules.progress import progress_line
 from modules.reliance import condition_steps
-from modules.story import StorySource, UserError
+from modules.story import Story, StorySource, UserError
 
 VARIANTS = ("text and picture", "text alone", "picture alone")
 QUICK_FIGURES = (
     "text_nats_per_token_own", "text_nats_per_token_swap_gap", "code_charged_nats_per_token", "velocity_mse_own", "velocity_mse_swap_gap",
-    "prior_bits_per_step",
+    "noise_mse_own", "noise_mse_swap_gap", "prior_bits_per_step",
 )  # fmt: skip
 Figures = dict[str, dict[str, Any]]
 
@@ -86,12 +86,17 @@ class Pictures(Head):
 
     def __init__(self, source: StorySource, count: int) -> None:
         super().__init__(source, count)
-        self.images: list[Image.Image | None] = []
+        self._kept: dict[int, list[Image.Image | None]] = {}
 
-    def __getitem__(self, index: int):
+    def __getitem__(self, index: int) -> Story:
         story = super().__getitem__(index)
-        self.images += [step.image for step in story.steps]
+        self._kept[index] = [step.image for step in story.steps]
         return story
+
+    @property
+    def images(self) -> list[Image.Image | None]:
+        """Those of all steps read, in the order of the stories."""
+        return [image for index in sorted(self._kept) for image in self._kept[index]]
 
 
 def _encode(pipeline: StoryPipeline, source: Head) -> EncodedStories:

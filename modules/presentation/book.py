@@ -11,13 +11,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from PIL import Image
 
 from modules.files import write_whole
-from modules.presentation.markup import data_uri, encode_image, escape
+from modules.presentation.markup import data_uri, encode_image, escape, fill_page
 
 PAGE_PIXELS = 384
 PAPER = "#fffaf0"
@@ -50,8 +49,7 @@ def write_book(output_dir: Path, title: str, pages: Sequence[Page], details: Map
     """
     last = len(pages) + 1
     leaves = [_cover(title, pages, last), *(_leaf(page, number, last) for number, page in enumerate(pages, 1)), _colophon(pages, details)]
-    template = Template(_TEMPLATE.read_text(encoding="utf-8"))
-    document = template.substitute(lang=escape(lang), title=escape(title), leaves="\n".join(leaves))
+    document = fill_page(_TEMPLATE, title, lang, "width=device-width, initial-scale=1, viewport-fit=cover", leaves="\n".join(leaves))
     return write_whole(Path(output_dir) / "book.html", document.encode())
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from PIL import Image
@@ -20,7 +19,7 @@ from modules.files import write_whole
 from modules.pipeline import StoryPipeline
 from modules.presentation import codebook_sections as sections
 from modules.presentation.codebook_figures import jpeg, range_plot, rank_plot
-from modules.presentation.markup import clean
+from modules.presentation.markup import clean, fill_page
 from modules.presentation.projector import write_projector
 from modules.presentation.story_files import prepare_output
 from modules.story import StorySource
@@ -53,8 +52,8 @@ def write_page(output: Path, analysis: CodebookAnalysis) -> Path:
     pictured = [row for row in rows if analysis.thumbnails[row] is not None]
     slots = [f"slot {slot + 1}" for slot in range(report["num_slots"])]
     measures = {name: report["disentanglement"][name] for name in ("disentanglement", "completeness", "gap")}
-    document = Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
-        about=sections.about(report), tiles=sections.tiles(report),
+    document = fill_page(
+        _TEMPLATE, "What the storyboard's codes hold", about=sections.about(report), tiles=sections.tiles(report),
         information=sections.information_table(report, slots), roles=sections.roles_table(report), specialise=range_plot(measures),
         factors=", ".join(report["disentanglement"]["factors"]), probes=sections.probe_table(report, slots),
         examples=sections.swap_table(report, analysis.drawn), effects=sections.effect_table(report, slots),

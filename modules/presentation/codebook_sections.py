@@ -146,7 +146,7 @@ def effect_table(report: Mapping[str, Any], slots: Sequence[str]) -> str:
             columns.append(Column(name, [share_cell(figure) for figure in figures], "picture, %"))
         columns.append(Column("pixels", scaled_cells(pictures["pixels"], 3), "picture, %" if pictures["attributes"] else "picture"))
     columns.append(Column("text, nats", scaled_cells(removal["text_nats"], 1), "cost"))
-    columns.append(Column("velocity", scaled_cells(removal["velocity_loss"], 3), "cost"))
+    columns.append(Column("picture, error", scaled_cells(removal["diffusion_loss"], 3), "cost"))
     told = f"{text['num_steps']} steps told" + (f", {pictures['num_steps']} drawn" if pictures else "")
     return heat_table([*slots, "all"], columns) + f'<p class="note">{told}, {removal["num_steps"]} scored; intervals under the pointer.</p>'
 

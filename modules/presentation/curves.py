@@ -65,7 +65,7 @@ class Panel:
 # What is no phase's own loss: the tags of each panel, whose group names the line. The first that matches counts.
 PATTERNS = {
     r"held_out/text_nll_(own|swapped|null)": Panel("Held out: text", "nats a token"),
-    r"held_out/diffusion_loss_(own|swapped|null)": Panel("Held out: pictures", "squared error of the velocity"),
+    r"held_out/diffusion_loss_(own|swapped|null)": Panel("Held out: pictures", "squared error of the velocity, or of the noise"),
     r"held_out/(prior_nll)": Panel("Held out: plan", "nats a code"),
     r"held_out/(.+_gap)": Panel("Held out: what own codes are worth", "difference in loss"),
     r"autoencoder/(psnr)_db": Panel("Held out: autoencoder", "dB"),

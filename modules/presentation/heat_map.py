@@ -46,6 +46,7 @@ def write_sweep_plot(table: Path, picture: Path, settings: Sequence[str]) -> Pat
     """
     rows = _read(table, settings)
     figures = [name for name in list(rows[0])[len(settings) : -1] if not name.endswith(PARTS)]  # The last column is the identity.
+    figures = [name for name in figures if any(row[name] for row in rows)]
     if len(settings) == 1:
         figure = _curves(rows, figures, settings[0])
     else:

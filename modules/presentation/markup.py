@@ -6,9 +6,28 @@ import base64
 import html
 import io
 import unicodedata
+from pathlib import Path
+from string import Template
 from typing import Any
 
 from PIL import Image
+
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"  # It loads nothing from anywhere.
+_HEAD = """<!doctype html>
+<html lang="{lang}">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="{viewport}">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<title>{title}</title>
+"""
+
+
+def fill_page(template: Path, title: str, lang: str = "en", viewport: str = "width=device-width, initial-scale=1", **parts: object) -> str:
+    """A whole page: the head, and the template's styles and body with its `parts` in their places; these are markup, the rest is text."""
+    head = _HEAD.format(lang=escape(lang), viewport=viewport, policy=_POLICY, title=escape(title))
+    return head + Template(template.read_text(encoding="utf-8")).substitute(parts)
 
 
 def clean(text: str) -> str:

@@ -40,7 +40,13 @@ BOUND = {
     "net_code_value_text": "net code value, text: nats a step",
     "net_code_value_text_and_picture": "the same, text and picture",
     "velocity_mse_own": "velocity error (a training loss)", "velocity_mse_swapped": "the same with another step's codes",
+    "noise_mse_own": "noise error (a training loss)", "noise_mse_swapped": "the same with another step's codes",
 }  # fmt: skip
+
+OF_THE_WORLD = {
+    False: "It has learnt nothing of the real world.",
+    True: "What pretrained parts know of the real world may show.",
+}
 
 
 def write_card(folder: Path, pipeline: StoryPipeline, source: StorySource, report: Mapping[str, Any]) -> list[Path]:
@@ -67,7 +73,9 @@ def _sheet(rows: Sequence[Sequence[Image.Image]], gap: int = 4) -> Image.Image:
 
 
 def _head(config: StoryConfig, source: StorySource) -> str:
-    training = config.training
+    training, text, image = config.training, config.text_decoder, config.image_decoder
+    writer = text.source or f"a GPT-2 ({text.num_layers} layers,\n{text.dim} wide)"
+    painter, pretrained = image.source or "a UNet", bool(text.source or image.source)
     return f"""---
 license: mit
 tags: [story-generation, discrete-storyboard, latent-diffusion]
@@ -75,8 +83,8 @@ tags: [story-generation, discrete-storyboard, latent-diffusion]
 
 # Stories from a discrete storyboard: `{config.preset}`
 
-{config.storyboard.num_slots} codes of {config.storyboard.codebook_size} a page; from them a GPT-2 ({config.text_decoder.num_layers} layers,
-{config.text_decoder.dim} wide) writes the text and a UNet draws the picture ({config.autoencoder.image_size} pixels). To use it:
+{config.storyboard.num_slots} codes of {config.storyboard.codebook_size} a page; from them {writer} writes the text and {painter} \
+draws the picture ({config.autoencoder.image_size} pixels). To use it:
 
     python story_generative_model.py generate --ckpt {{this folder}} --prompt "Rusty the fox wants a kite"
 
@@ -84,7 +92,7 @@ tags: [story-generation, discrete-storyboard, latent-diffusion]
 **Training**: one command, six phases ({training.max_steps} joint updates of {training.batch_size} stories; the rest is in config.json);
 `assets/notes.md` of the repository tells the machine, the time, and what was tried.
 **Limits**: it knows this world's ten characters, twelve objects and eight places, in short English sentences; other words are
-passed over. Pictures are {config.autoencoder.image_size} pixels wide. It has learnt nothing of the real world."""
+passed over. Pictures are {config.autoencoder.image_size} pixels wide. {OF_THE_WORLD[pretrained]}"""
 
 
 def _figures(report: Mapping[str, Any]) -> str:

@@ -182,7 +182,7 @@ def draw_denoising(trail: Trail) -> Image.Image:
             sheet.picture(image, _column(index), y)
     last = _column(len(trail.steps))
     sheet.picture(trail.cell.image, last, upper)
-    sheet.text("its codes, all that is known", last, lower + 4, SMALL, LIGHT.soft)
+    sheet.text(known(trail), last, lower + 4, SMALL, LIGHT.soft)
     sheet.codes(trail.cell.codes, last, lower + 24)
     return sheet.to_image()
 
@@ -190,6 +190,11 @@ def draw_denoising(trail: Trail) -> Image.Image:
 def caption(cell: Cell, hits: Sequence[bool] = ()) -> str:
     """What a page's codes cost, and for a guess how many of them are the true page's."""
     return f"{cell.bits:.1f} bits" + (f"  ·  {sum(hits)} of {len(hits)} same" if hits else "")
+
+
+def known(trail: Trail) -> str:
+    """What a page is drawn from."""
+    return "its codes, all that is known" if trail.cell.codes else "the prompt is all that is known"
 
 
 def signal_caption(signal: float) -> str:

@@ -2,7 +2,7 @@
 
 predictions.png    pages as they are, from their own codes, predicted from the pages before, and from the prompt alone
 denoising.png      one page on its way from noise
-timeline.png       a story's codes, slot by slot and step by step
+timeline.png       a story's codes, slot by slot and step by step, where the model has codes
 curves.png         the training curves of a run
 visualize.html     all of it, for every story
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from string import Template
 
 from PIL import Image
 
@@ -19,10 +18,10 @@ from modules.files import write_whole
 from modules.pipeline import StoryPipeline
 from modules.presentation.book import code_color, write_png
 from modules.presentation.curves import DARK, LIGHT, Curve, draw_curves, read_curves
-from modules.presentation.markup import data_uri, encode_image, escape
-from modules.presentation.panels import caption, draw_denoising, draw_predictions, draw_timeline, signal_caption, stack
+from modules.presentation.markup import data_uri, encode_image, escape, fill_page
+from modules.presentation.panels import caption, draw_denoising, draw_predictions, draw_timeline, known, signal_caption, stack
 from modules.presentation.story_files import prepare_output
-from modules.presentation.study import Cell, Run, Study, Telling, Trail, denoise, repeated_codes, slot_runs, study_story
+from modules.presentation.study import Cell, Run, Study, Telling, Trail, denoise_one, repeated_codes, slot_runs, study_story
 from modules.progress import track
 from modules.story import StorySource, UserError
 
@@ -44,7 +43,8 @@ def visualize(
     `num_given` true pages come before the predicted ones, fewer in a story that has no page after them.
 
     Raises:
-        UserError: a number out of range, no training curves in `run`, a checkpoint without codes, or `output` cannot be written.
+        UserError: a number out of range, no training curves in `run`, a checkpoint from before its codebook was placed, or `output`
+            cannot be written.
     """
     for name, value in (("num_stories", num_stories), ("num_given", num_given)):
         if value < 1:
@@ -53,13 +53,10 @@ def visualize(
     prepare_output(output)
     indices = track("telling stories", range(min(num_stories, len(source))))
     studies = [study_story(pipeline, source[index], num_given, seed, num_inference_steps) for index in indices]
-    pages = [cell for study in studies for cell in study.cells]
-    trail = denoise(pipeline, next((cell for cell in pages if cell.image is not None), pages[0]), seed, num_inference_steps)
-    pictures = {
-        "predictions.png": stack([draw_predictions(study) for study in studies]),
-        "denoising.png": draw_denoising(trail),
-        "timeline.png": draw_timeline(studies[0]),
-    }
+    trail = denoise_one(pipeline, studies, seed, num_inference_steps)
+    pictures = {"predictions.png": stack([draw_predictions(study) for study in studies]), "denoising.png": draw_denoising(trail)}
+    if studies[0].has_codes:
+        pictures["timeline.png"] = draw_timeline(studies[0])
     if curves is not None:
         pictures["curves.png"] = draw_curves(curves)
     details = {"stories": source.name, "preset": pipeline.config.preset, "seed": seed, "denoising updates": num_inference_steps}
@@ -71,28 +68,41 @@ def write_page(
     path: Path, studies: Sequence[Study], trail: Trail, curves: Mapping[str, Curve] | None, details: Mapping[str, object]
 ) -> Path:  # fmt: skip
     """Write one self-contained page of everything; without `curves`, of everything else. Raises UserError if that fails."""
-    sections = {
-        "Predicted beside target": (
-            "Every row tells the same story from less. A tile is a code of the storyboard, and a number has one colour everywhere; "
-            "a framed one is the true page's. Bits say how surprised the prior is. Point at a code to find it again.",
-            "".join(map(_predictions, studies)),
-        ),
-        "From noise to page": ("One page, drawn from its codes alone by removing noise little by little.", _denoising(trail)),
-        "Codes over time": (
-            "What a slot keeps from page to page is one long tile; what comes back to it is tied; what the story uses once is pale.",
-            "".join(map(_timeline, studies)),
-        ),
-    }
-    if curves is not None:
-        sections["Training"] = ("Faint: as measured. Strong: smoothed, stage by stage.", _curves(curves))
+    sections = _sections(studies, trail, curves)
     body = "".join(
         f'<section id="part-{number}"><h2>{title}</h2><p class="lead">{lead}</p>{content}</section>'
         for number, (title, (lead, content)) in enumerate(sections.items(), 1)
     )
     links = " ".join(f'<a href="#part-{number}">{title}</a>' for number, title in enumerate(sections, 1))
     items = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in details.items())
-    document = Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(links=links, body=body, details=items)
+    document = fill_page(_TEMPLATE, "What the storyboard tells", links=links, body=body, details=items)
     return write_whole(path, document.encode("utf-8", "replace"))
+
+
+def _sections(studies: Sequence[Study], trail: Trail, curves: Mapping[str, Curve] | None) -> dict[str, tuple[str, str]]:
+    """By title: a lead and the content. What is said of codes is left out where there are none."""
+    has_codes = studies[0].has_codes
+    of_codes = (
+        " A tile is a code of the storyboard, and a number has one colour everywhere; a framed one is the true page's. Bits say how "
+        "surprised the prior is. Point at a code to find it again."
+    )
+    sections = {
+        "Predicted beside target": (
+            "Every row tells the same story from less." + (of_codes if has_codes else ""), "".join(map(_predictions, studies))
+        ),
+        "From noise to page": (
+            f"One page, drawn from {'its codes' if has_codes else 'the prompt'} alone by removing noise little by little.",
+            _denoising(trail),
+        ),
+    }  # fmt: skip
+    if has_codes:
+        sections["Codes over time"] = (
+            "What a slot keeps from page to page is one long tile; what comes back to it is tied; what the story uses once is pale.",
+            "".join(map(_timeline, studies)),
+        )
+    if curves is not None:
+        sections["Training"] = ("Faint: as measured. Strong: smoothed, stage by stage.", _curves(curves))
+    return sections
 
 
 def _predictions(study: Study) -> str:
@@ -116,7 +126,7 @@ def _telling(study: Study, telling: Telling) -> str:
 def _denoising(trail: Trail) -> str:
     columns = [(f"update {step}", signal_caption(signal)) for step, signal in zip(trail.steps, trail.signal, strict=True)]
     heads = "".join(f'<p class="head"><b>{title}</b><br>{note}</p>' for title, note in columns)
-    codes = f'<p class="soft">its codes, all that is known</p>{_codes(trail.cell)}'
+    codes = f'<p class="soft">{known(trail)}</p>{_codes(trail.cell)}'
     rows = [
         ("Picture so far", "what an update starts from", trail.noisy, _image(trail.cell.image, "True page")),
         ("Aimed at", "the finished page that the model expects from there", trail.guesses, codes),
@@ -172,8 +182,8 @@ def _heading(study: Study) -> str:
 
 
 def _codes(cell: Cell, hits: Sequence[bool] = ()) -> str:
-    tiles = (_tile(code, is_hit=bool(hits) and hits[slot]) for slot, code in enumerate(cell.codes))
-    return f'<div class="codes">{"".join(tiles)}</div>'
+    tiles = [_tile(code, is_hit=bool(hits) and hits[slot]) for slot, code in enumerate(cell.codes)]
+    return f'<div class="codes">{"".join(tiles)}</div>' if tiles else ""
 
 
 def _tile(code: int, is_pale: bool = False, is_hit: bool = False) -> str:
