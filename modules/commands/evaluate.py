@@ -50,7 +50,7 @@ def act_evaluate(args: argparse.Namespace) -> None:
     pipeline = StoryPipeline.from_pretrained(args.ckpt, offline=args.offline)
     if args.card and pipeline.model.prior is None:
         raise UserError("--card tells of codes, and this model has no storyboard: leave --card out")
-    baselines = load_baselines(args.baselines) if args.baselines else {}
+    baselines = load_baselines(args.baselines, args.offline) if args.baselines else {}
 
     def held_out(pipeline: StoryPipeline) -> StorySource:
         return open_source(args.data, "val", pipeline.config, args.seed, args.num_stories, args.on_bad_record)
@@ -70,11 +70,12 @@ def act_evaluate(args: argparse.Namespace) -> None:
         print(f"wrote {', '.join(str(path) for path in write_card(args.ckpt, pipeline, held_out(pipeline), report))}")
 
 
-def load_baselines(folder: Path) -> dict[str, StoryPipeline]:
+def load_baselines(folder: Path, offline: bool = False) -> dict[str, StoryPipeline]:
     """The trained models in a folder, by name: all are read before anything is measured. Raises UserError where there is none."""
     from modules.pipeline import StoryPipeline
 
-    models = {path.name: StoryPipeline.from_pretrained(path) for path in sorted(folder.glob("*")) if (path / "model").is_dir()}
+    runs = [path for path in sorted(folder.glob("*")) if (path / "model").is_dir()]
+    models = {run.name: StoryPipeline.from_pretrained(run, offline=offline) for run in runs}
     if not models:
         raise UserError(
             f"--baselines {folder} holds no trained model: train some with ablate --sweep plan=predicted,prompt --output {folder}"

@@ -102,7 +102,9 @@ def act_sweep(args: argparse.Namespace) -> int:
 
     args.learning_rate = None
     config, sweeps = resolve_config(args), [Sweep.parse(text) for text in args.sweep]
-    run_args = TrainArgs(args.output, mixed_precision=args.mixed_precision, seed=args.seed, autoencoder=args.autoencoder)
+    run_args = TrainArgs(
+        args.output, mixed_precision=args.mixed_precision, seed=args.seed, autoencoder=args.autoencoder, offline=args.offline
+    )  # fmt: skip
 
     def open_data(config):
         source = open_source(args.data, "train", config, args.seed, config.training.num_stories)

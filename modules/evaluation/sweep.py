@@ -77,20 +77,20 @@ def run_sweep(
     `identity` says what the scores depend on besides. Raises UserError on a config that cannot be built, before the first
     training, and on a CSV of other settings; Interrupted on a signal.
     """
-    configs = _combinations(sweeps, config)
+    configs = _combinations(sweeps, config, args.offline)
     table = ResultsTable(output, [key for key, _ in configs], {"run": _fingerprint(config, args, open_data(config), identity or {})})
     for key, changed in configs:
         if key in table:
             continue
         folder = table.path.parent / re.sub(r"[^\w.=,+\-\[\]]", "_", _join(key, ","))
         model = train(changed, replace(args, output_dir=folder), *open_data(changed))
-        figures = score(StoryPipeline.from_pretrained(model))
+        figures = score(StoryPipeline.from_pretrained(model, offline=args.offline))
         table.add(key, figures)
         shown = [f"{name}={'-' if value is None else format(value, '.4f')}" for name, value in figures.items()]
         say(f"[sweep] {_join(key, ' ')} | {' '.join(shown)}")
 
 
-def _combinations(sweeps: Sequence[Sweep], config: StoryConfig) -> list[tuple[dict[str, str], StoryConfig]]:
+def _combinations(sweeps: Sequence[Sweep], config: StoryConfig, offline: bool) -> list[tuple[dict[str, str], StoryConfig]]:
     """Every combination of values, as texts by their settings' names, and the config that has them; all can be built."""
     names = [sweep.setting for sweep in sweeps]
     if not names or len(set(names)) < len(names):
@@ -101,7 +101,7 @@ def _combinations(sweeps: Sequence[Sweep], config: StoryConfig) -> list[tuple[di
         for name, value in zip(names, values, strict=True):
             changed = with_setting(changed, name, value)
         with torch.device("meta"):
-            build_model(changed, f"--sweep {_join(key, ' ')}")
+            build_model(changed, f"--sweep {_join(key, ' ')}", offline=offline, random=True)
         configs.append((key, changed))
     return configs
 
