@@ -20,7 +20,7 @@ from modules.batch import StoryBatch
 from modules.checks import MAX_LONG_STORY, MAX_NUM_STEPS, TEMPERATURE, TOP_P, check_sampling, check_settings, check_story
 from modules.encoded import pixels_of, to_pictures, tokenize_steps
 from modules.image_decoder import SchedulerName
-from modules.model_folder import load_model, save_model
+from modules.model_folder import architectures_of, load_model, save_model
 from modules.stable_diffusion import offload, save_lora
 from modules.story import StoryStep, UserError
 from modules.story_model import StoryModel
@@ -80,7 +80,7 @@ class StoryPipeline:
         """
         folder = Path(folder)
         try:
-            save_model(folder, self.config, self.model.own_state(), self.tokenizer)
+            save_model(folder, self.config, self.model.own_state(), self.tokenizer, architectures_of(self.model))
             (folder / "README.md").write_text(CARD.format(preset=self.config.preset, name=folder.resolve().name), encoding="utf-8")
         except OSError as error:
             raise UserError(f"the model cannot be written to {folder}: {error}") from None

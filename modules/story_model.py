@@ -59,13 +59,16 @@ class StoryModelOutput(ModelOutput):
 class StoryModel(nn.Module):
     """The four factors, and the frozen autoencoder that pictures enter and leave by.
 
-    Parts with a `source` are pretrained: with `offline` the Hub is not asked for them; with `random` they have random weights.
-    Raises UserError where one cannot be had.
+    Parts with a `source` are pretrained: with `offline` the Hub is not asked for them; with `random` they have random weights, as
+    have the decoders named in `awaited`, whose weights are to be loaded. Raises UserError where one cannot be had.
     """
 
-    def __init__(self, config: StoryConfig, *, offline: bool = False, random: bool = False) -> None:
+    def __init__(
+        self, config: StoryConfig, *, offline: bool = False, random: bool = False, awaited: Collection[str] = ()
+    ) -> None:  # fmt: skip
         super().__init__()
         self.config, had = config, {"offline": offline, "random": random}
+        of_text, of_images = ({**had, "random": random or part in awaited} for part in ("text_decoder", "image_decoder"))
         board, latent_shape, from_scratch = config.storyboard, config.autoencoder.latent_shape, not config.text_decoder.source
         self.vocab_size = config.vocab_size if from_scratch else vocabulary_of(config.text_decoder, offline=offline or random)
         self.storyboard = self.prior = self.predictor = None  # All plans but "codes" do without some of them.
@@ -77,8 +80,8 @@ class StoryModel(nn.Module):
             reads_steps = config.plan == "predicted"
             self.predictor = Predictor(config.predictor, self.vocab_size, board.num_slots, board.codebook_dim, reads_steps)
         special_ids = SPECIAL_IDS if from_scratch or random else None
-        self.text_decoder = TextDecoder(config.text_decoder, self.vocab_size, board.num_slots, board.codebook_dim, special_ids, **had)
-        self.image_decoder = ImageDecoder(config.image_decoder, latent_shape, board.num_slots, board.codebook_dim, **had)
+        self.text_decoder = TextDecoder(config.text_decoder, self.vocab_size, board.num_slots, board.codebook_dim, special_ids, **of_text)
+        self.image_decoder = ImageDecoder(config.image_decoder, latent_shape, board.num_slots, board.codebook_dim, **of_images)
         self.aids = EncoderAids(config.aids, self.vocab_size, latent_shape, board.num_slots, board.codebook_dim)
         contrasts = config.loss_weights.contrastive_loss > 0 and self.storyboard is not None
         self.contrastive = ContrastiveLoss() if contrasts else None
@@ -228,10 +231,12 @@ def pretrained_names(config: StoryConfig, names: Iterable[str]) -> Iterator[str]
     return (name for name in names if name.startswith(given) and not any(part in name for part in added))
 
 
-def build_model(config: StoryConfig, where: str, *, offline: bool = False, random: bool = False) -> StoryModel:
+def build_model(
+    config: StoryConfig, where: str, *, offline: bool = False, random: bool = False, awaited: Collection[str] = ()
+) -> StoryModel:  # fmt: skip
     """A model with fresh weights. Raises UserError where none can be built; `where` says whose config it is."""
     try:
-        return StoryModel(config, offline=offline, random=random)
+        return StoryModel(config, offline=offline, random=random, awaited=awaited)
     except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:  # From whichever library builds the part.
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{where} describes no model that can be built ({reason})") from error

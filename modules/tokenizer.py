@@ -59,7 +59,6 @@ class StoryTokenizer:
     """
 
     pad_id, bos_id, eos_id = 0, 1, 2
-    files = (TOKENIZER_FILE, WORDS_FILE)
 
     def __init__(self, tokenizer: Tokenizer, words: Iterable[str] = ()):
         ids = tuple(tokenizer.token_to_id(token) for token in SPECIAL_TOKENS)

@@ -18,7 +18,7 @@ from modules.checkpoint import RunLock, flatten_optimizer, latest_checkpoint, lo
 from modules.config import StoryConfig
 from modules.encoded import EncodedStories
 from modules.interrupts import Interrupted, stop_on_signals
-from modules.model_folder import load_model, save_model
+from modules.model_folder import architectures_of, load_model, save_model
 from modules.monitor import Monitor
 from modules.phases import PHASES, PHASES_WITHOUT_CODES, AutoencoderPhase, Phase, StoryPhase, derive_seed
 from modules.processes import forgotten_precision, make_accelerator
@@ -103,7 +103,7 @@ class Trainer:
     def _reuse_autoencoder(self, path: Path, resumed: bool) -> None:
         if self.config.autoencoder.source:
             raise UserError(f"this preset has the autoencoder of {self.config.autoencoder.source}: leave --autoencoder out")
-        donor, _ = load_model(path)
+        donor, _ = load_model(path, offline=self.args.offline)
         if donor.config.autoencoder != self.config.autoencoder:
             raise UserError(f"the autoencoder in {path} has another shape than this preset's: leave --autoencoder out to train one")
         weights = donor.autoencoder.state_dict()
@@ -286,7 +286,7 @@ class Trainer:
 
         def write_model(folder: Path) -> None:
             with self.average.applied():
-                save_model(folder / "model", self.config, self.model.own_state(), self.tokenizer)
+                save_model(folder / "model", self.config, self.model.own_state(), self.tokenizer, architectures_of(self.model))
 
         self._saved = save_checkpoint(self.args.output_dir, self.global_step, groups, state, self.args.keep_last, write_model)
         return self._saved

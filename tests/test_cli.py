@@ -231,7 +231,7 @@ def edit_config(folder: Path, **values) -> None:
 
 BAD_CHECKPOINTS = {
     "absent": (shutil.rmtree, "no checkpoint at"),
-    "a file": (lambda folder: (shutil.rmtree(folder), folder.write_text("x")), "not a checkpoint"),
+    "a file": (lambda folder: (shutil.rmtree(folder), folder.write_text("x")), "is a file, and not a checkpoint"),
     "random files": (lambda folder: [(folder / name).unlink() for name in ("config.json", "words.json")], "not a checkpoint"),
     "another program": (lambda folder: (folder / "config.json").write_text('{"model_type": "gpt2"}'), "has format version None"),
     "no JSON": (lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe{"), "config.json is not a readable config"),

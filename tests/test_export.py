@@ -18,7 +18,6 @@ from transformers import AutoModelForCausalLM
 
 import story_generative_model
 from modules import pipeline as pipeline_module
-from modules.model_folder import resolve_model_folder, save_model
 from modules.pipeline import StoryPipeline
 from modules.story import UserError
 from modules.story_model import StoryModel
@@ -128,17 +127,6 @@ def test_push_to_hub_uploads_the_folder(tiny_pipeline, monkeypatch):
     commit = next(body for _, path, body in asked if "/commit/" in path).decode()
     for name in ("config.json", "model.safetensors", "tokenizer.json", "words.json", "README.md"):
         assert f'"path": "{name}"' in commit or f'"path":"{name}"' in commit, name
-
-
-def test_a_name_like_a_file_is_a_step_of_the_run(tiny_pipeline, tmp_path):
-    save_model(tmp_path / "step_00010000" / "model", tiny_pipeline.config, tiny_pipeline.model.state_dict(), tiny_pipeline.tokenizer)
-    for name in ("ckpt_10000.pt", "ckpt_10000", "step_10000", "checkpoint-10000"):
-        assert resolve_model_folder(tmp_path / name) == tmp_path / "step_00010000" / "model"
-    (tmp_path / "ckpt_20000.pt").write_bytes(b"anything")
-    with pytest.raises(UserError, match="is a file: .* unpickles nothing"):
-        resolve_model_folder(tmp_path / "ckpt_20000.pt")
-    with pytest.raises(UserError, match="no checkpoint at"):
-        resolve_model_folder(tmp_path / "ckpt_30000.pt")
 
 
 @pytest.mark.parametrize("words", [[], ["--lora", "x"], ["--ckpt", "nobody/nothing", "--output", "x", "--offline"]])

@@ -20,7 +20,8 @@ DATA_HELP = "a folder of stories (see README), or the word storyworld for the bu
 
 
 def checkpoint_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--ckpt", type=Path, default=Path("checkpoints/storyworld"), help="a run's folder, a step's or a model folder")
+    told = "a run's folder, a step's, a model folder or a Hub id; RUN/ckpt_100.pt, where there is no such file, is RUN's step 100"
+    parser.add_argument("--ckpt", type=Path, default=Path("checkpoints/storyworld"), help=told)
     parser.add_argument("--offline", action="store_true", help="take Hub ids from the local cache only")
 
 
