@@ -198,7 +198,7 @@ BAD_FLAGS = {
     "no steps": (("--num_steps", "0"), "--num_steps: must be 1 or more"),
     "negative steps": (("--num_steps", "-3"), "--num_steps: must be 1 or more"),
     "steps in words": (("--num-steps", "x"), "--num_steps: must be a whole number, got 'x'"),
-    "too many steps": (("--num_steps", "1000"), "num_steps must be from 1 to 32"),
+    "too many steps": (("--num_steps", "2000"), "num_steps must be from 1 to 1000"),
     "nan temperature": (("--temperature", "nan"), "temperature must be"),
     "negative temperature": (("--temperature", "-1"), "temperature must be"),
     "top_p": (("--top_p", "2"), "top_p must be"),

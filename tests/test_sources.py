@@ -286,7 +286,8 @@ def many(folder: Path, count: int = 60) -> Path:
 def test_a_stopped_run_goes_on_and_gives_the_same_files(tmp_path, number):
     table = many(tmp_path / "in")
     collected(tmp_path / "whole", "jsonl", table)
-    slowly = "import sys, time; from modules import collect; import download_data; store = collect.store_image\n"
+    slowly = "import signal, sys, time; from modules import collect; import download_data; store = collect.store_image\n"
+    slowly += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # Who starts tests in the background may have it ignored.
     slowly += "collect.store_image = lambda *a: (time.sleep(0.02), store(*a))[1]; collect.SECONDS_BETWEEN_SAVES = 0.05\n"
     command = [sys.executable, "-c", f"{slowly}sys.exit(download_data.main({['jsonl', str(table), '--output', str(tmp_path / 'out')]}))"]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
