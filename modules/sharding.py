@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+
 import torch.distributed as dist
+from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+from transformers.utils import ModelOutput
 
 from modules.layers.transformer import TransformerBlock
+from modules.story_model import StoryModel
 
 
 def block_classes(model: nn.Module) -> list[str]:
@@ -49,6 +56,44 @@ def broadcast_buffers(module: nn.Module) -> None:
         dist.broadcast(buffer, src=0)
 
 
-def whole_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict of a model that is cut, put together on the CPU of the first process; every process must call this."""
-    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+def full(value: Tensor) -> Tensor:
+    """The whole of a tensor that may be cut, on every process; all of them must ask for it."""
+    return value.detach().full_tensor() if isinstance(value, DTensor) else value
+
+
+class Replicated:
+    """Every process trains the whole of a module: one process, or several by DDP, as accelerate prepares them."""
+
+    def __init__(self, model: StoryModel, accelerator: Accelerator) -> None:
+        self.model, self.accelerator = model, accelerator
+
+    def start(self, module: nn.Module) -> nn.Module:
+        """Begin to train `module`, the model or a part of it; returns the module whose parameters are to be updated."""
+        self.module = module
+        return module
+
+    def prepare(self, optimizer: Optimizer) -> tuple[Callable[..., ModelOutput], Optimizer]:
+        """What computes the loss, and the optimizer, for the loop."""
+        self.module, optimizer = self.accelerator.prepare(self.module, optimizer)
+        return self.module, optimizer
+
+    def no_sync(self) -> AbstractContextManager:
+        """Inside, gradients are not yet summed over the processes."""
+        return self.accelerator.no_sync(self.module)
+
+    def whole(self) -> AbstractContextManager:
+        """Inside, which all processes enter together, the model holds its weights."""
+        return nullcontext()
+
+    def own_state(self) -> dict[str, Tensor]:
+        """On the first process the model's `own_state`; all processes must ask for it."""
+        return self.model.own_state()
+
+    def gather(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """On the first process the whole of each of `tensors`, which may be cut as the parameters are; all must ask for it."""
+        return dict(tensors)
+
+    def finish(self) -> None:
+        """The module is as it was before `start`, with the weights that it has learned."""
+        self.accelerator.unwrap_model(self.module, keep_fp32_wrapper=False)
+        self.accelerator.free_memory()
