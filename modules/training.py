@@ -21,10 +21,10 @@ from modules.interrupts import Interrupted, stop_on_signals
 from modules.model_folder import load_model, save_model
 from modules.monitor import Monitor
 from modules.phases import PHASES, PHASES_WITHOUT_CODES, AutoencoderPhase, Phase, StoryPhase, derive_seed
-from modules.processes import forgotten_precision, make_accelerator
+from modules.processes import forgotten_precision, is_sharded, make_accelerator
 from modules.progress import progress_line
 from modules.schedules import cosine_with_warmup
-from modules.sharding import Replicated
+from modules.sharding import Replicated, Sharded, cut_like, cut_moments, full
 from modules.story import StorySource, UserError
 from modules.story_model import build_model
 from modules.train_args import STAGES, TrainArgs, check_same_run, run_identity
@@ -96,7 +96,7 @@ class Trainer:
         if self.args.autoencoder is not None:
             self._reuse_autoencoder(self.args.autoencoder, resumed=state is not None)
         self.model.to(self.accelerator.device)
-        self.copies = Replicated(self.model, self.accelerator)
+        self.copies = (Sharded if is_sharded(self.accelerator) else Replicated)(self.model, self.accelerator)
         self.monitor = Monitor(
             self.args.output_dir, self.args.log_every, self.model, self.tokenizer, self.held_out, self.global_step,
             self.accelerator.is_main_process, self.args.log_with,
@@ -225,7 +225,7 @@ class Trainer:
             outputs.append(output)
         self.accelerator.unscale_gradients(optimizer)
         norms = self.monitor.gradient_norms(phase, self.trained, self.step)
-        grad_norm = nn.utils.clip_grad_norm_(self.parameters, self.config.training.max_grad_norm)
+        grad_norm = full(nn.utils.clip_grad_norm_(self.parameters, self.config.training.max_grad_norm))
         losses = self._mean_losses(outputs)
         finite = math.isfinite(losses["loss"]) and math.isfinite(float(grad_norm))
         if finite or self.accelerator.scaler is not None:  # A loss scaler skips the update itself, and lowers its scale.
@@ -306,7 +306,7 @@ class Trainer:
         return self._saved
 
     def _restore(self, tensors: dict[str, dict[str, Tensor]]) -> None:
-        self.average.load_state_dict(tensors["averages"])
-        restore_optimizer(self.optimizer, tensors["optimizer"], self._state["optimizer"])
+        self.average.load_state_dict({key: cut_like(value, self.parameters[int(key)]) for key, value in tensors["averages"].items()})
+        restore_optimizer(self.optimizer, cut_moments(tensors["optimizer"], self.optimizer), self._state["optimizer"])
         if self.accelerator.scaler is not None and self._state["scaler"]:
             self.accelerator.scaler.load_state_dict(self._state["scaler"])
