@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -137,7 +138,8 @@ class Sharded(Replicated):
 
     def _forward(self, *inputs: Any) -> ModelOutput:
         broadcast_buffers(self.module)
-        with self.accelerator.autocast():
+        with self.accelerator.autocast(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*returned a view tensor")  # Nothing is written into what the model returns.
             output = self.module(*inputs)
         return convert_to_fp32(output)
 
