@@ -13,9 +13,8 @@ from modules.batch import StepNoise, StoryBatch, draw_noise
 from modules.config import StoryConfig
 from modules.story_model import StoryModel, build_model
 
-STRATEGIES = ("ddp", "fsdp2", "zero3")
+STRATEGIES = ("ddp", "fsdp2")
 CAPTION_LENGTH = 77  # Of the text encoder of Stable Diffusion.
-ZERO3_LIVE, ZERO3_BUCKET = 200_000_000, 50_000_000  # Parameters; of configs/accelerate/zero3.json.
 
 
 def training_bytes(
@@ -25,30 +24,27 @@ def training_bytes(
     """Bytes that one process of n holds at the height of an update, by what they are for.
 
     With P = `trainable` and F = `frozen` parameters, in float32 of 4 bytes whatever the precision of the computation:
-    weights 4 (P + F), gradients 4 P, Adam's two moments 8 P, averaged weights 4 P. FSDP2 and ZeRO-3 (arXiv 1910.02054) cut these by n.
-    `activations` are the bytes that a part of a batch keeps for its backward pass; no strategy cuts them. Beside them,
-    with c = 2 bytes if `mixed`, else 4:
+    weights 4 (P + F), gradients 4 P, Adam's two moments 8 P, averaged weights 4 P. FSDP2 cuts these by n (arXiv 1910.02054, stage 3).
+    `activations` are the bytes that a part of a batch keeps for its backward pass; no strategy cuts them. Beside them
+    casts of the weights under autocast, 2 (P + F) if `mixed`, and, on n > 1,
 
-    - one process: casts of the weights under autocast, 2 (P + F) if `mixed`; DDP on n > 1 besides: buckets of gradients, 4 P;
-    - fsdp2: weights and gradients of what is gathered, the `root`, which is in no block, and the largest `block`: 2 c (root + block);
-    - zero3: what may be gathered, 4 min(P + F, 2e8), a bucket to collect it in and one to reduce in, 8 min(P + F, 5e7), and the casts.
+    - ddp: buckets of gradients, 4 P;
+    - fsdp2: weights and gradients of what is gathered, the `root`, which is in no block, and the largest `block`: 8 (root + block).
+
+    Under FSDP2 the height may be elsewhere: between updates, when samples are drawn and at the ends of phases, the whole weights,
+    4 (P + F), lie beside the pieces of weights, moments and averages. `total` is then the larger one.
 
     What an operation needs while it runs is not counted, nor what the allocator leaves unused, nor the libraries of a GPU (about 1 GiB).
     """
     everything, casts = trainable + frozen, 2 * (trainable + frozen) if mixed else 0
-    pieces = 1 if strategy == "ddp" else num_processes
-    if num_processes == 1:
-        beside = casts
-    elif strategy == "ddp":
-        beside = casts + 4 * trainable
-    elif strategy == "fsdp2":
-        beside = 2 * (2 if mixed else 4) * (root + block)
-    else:
-        live = min(everything, ZERO3_LIVE)
-        beside = 4 * live + 8 * min(everything, ZERO3_BUCKET) + (2 * live if mixed else 0)
+    cut = strategy == "fsdp2" and num_processes > 1
+    pieces = num_processes if cut else 1
+    gathered = 8 * (root + block) if cut else 4 * trainable if num_processes > 1 else 0
     parts = {"weights": 4 * everything, "gradients": 4 * trainable, "adam": 8 * trainable, "averages": 4 * trainable}
-    parts = {name: -(-count // pieces) for name, count in parts.items()} | {"gathered and cast": beside, "activations": activations}
-    return parts | {"total": sum(parts.values())}
+    parts = {name: -(-count // pieces) for name, count in parts.items()}
+    parts |= {"gathered and cast": gathered + casts, "activations": activations}
+    between = 4 * everything + parts["weights"] + parts["adam"] + parts["averages"] if cut else 0
+    return parts | {"total": max(sum(parts.values()), between)}
 
 
 def joint_activations(config: StoryConfig, mixed: bool) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn.utils import get_total_norm
 
 from modules.batch import draw_noise
@@ -18,6 +19,7 @@ from modules.phases import Phase
 from modules.pipeline import StoryPipeline
 from modules.progress import ProgressLine
 from modules.reliance import code_reliance, reliance_summary
+from modules.sharding import full
 from modules.story import StorySource
 from modules.story_model import StoryModel
 from modules.vocabulary import Vocabulary
@@ -68,13 +70,16 @@ class Monitor:
         self._progress = ProgressLine(name, num_steps, step, visible=self.active)
         self._mark = (time.perf_counter(), 0, 0)
 
-    def gradient_norms(self, phase: Phase, step: int) -> dict[str, float]:
-        """The norm of each factor's gradient, on the steps that are logged."""
-        if not self.active or step % self.log_every:
+    def gradient_norms(self, phase: Phase, module: nn.Module, step: int) -> dict[str, float]:
+        """The norm of the gradient of each factor of `module`, which the phase trains, on the steps that are logged.
+
+        Every process must ask for it: each may hold a piece of the gradients.
+        """
+        if step % self.log_every:
             return {}
-        factors = self.model.factors if phase.name != "autoencoder" else {"autoencoder": self.model.autoencoder}
+        factors = module.factors if phase.name != "autoencoder" else {"autoencoder": module}
         gradients = {name: [p.grad for p in factor.parameters() if p.grad is not None] for name, factor in factors.items()}
-        return {name: get_total_norm(values).item() for name, values in gradients.items() if values}
+        return {name: full(get_total_norm(values)).item() for name, values in gradients.items() if values}
 
     def update(
         self, phase: Phase, step: int, global_step: int, losses: dict[str, float], norms: dict[str, float], rate: float, skipped: int
@@ -111,6 +116,8 @@ class Monitor:
     @torch.no_grad()
     def sample(self, phase: Phase, global_step: int) -> None:
         """Reconstructions, swap gaps, code usage and sample stories, from the weights that the model holds now."""
+        if not self.active:
+            return
         self.model.eval()
         self._log_reconstructions(global_step)
         if phase.name not in ("autoencoder", "opening"):  # Until then no UNet reads the codes.

@@ -47,10 +47,13 @@ class Phase:
         seed: int,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
         visible: bool = True,
+        whole: Callable[[], AbstractContextManager] = nullcontext,
     ) -> None:
+        """Inside `whole`, which all processes enter together, `model` holds its weights while `module` is trained in pieces."""
         self.model, self.training = model, model.config.training
         self.num_steps, self.learning_rate = num_steps, learning_rate
         self.global_batch, self.seed, self.autocast, self.visible = global_batch, seed, autocast, visible
+        self.whole = whole
         self.images_seen = self.tokens_seen = 0  # By this process, since it started.
 
     def start(self) -> None:
@@ -211,7 +214,9 @@ class JointPhase(StoryPhase):
 
     def before_update(self, step: int) -> None:
         if step >= self.quantize_step and not self.model.can_tell:
-            self.model.storyboard.quantizer.fit(self._collect_vectors(step), derive_seed(self.seed, "codebook", step))
+            with self.whole():
+                vectors = self._collect_vectors(step)
+            self.model.storyboard.quantizer.fit(vectors, derive_seed(self.seed, "codebook", step))
 
     @torch.no_grad()
     def _collect_vectors(self, step: int) -> Tensor:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, is_initialized
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, parse_flag_from_env
 
 from modules.story import UserError
 from modules.train_args import TrainArgs
@@ -29,6 +29,13 @@ def forgotten_precision() -> Iterator[None]:
 
 def make_accelerator(args: TrainArgs) -> Accelerator:
     """An accelerator on the GPUs, or on the CPU where there are none; what launched this process says how many there are of it."""
+    if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+        raise UserError("training does not run under DeepSpeed: cut the model by FSDP2, with configs/accelerate/fsdp2.yaml")
+    if parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        if args.mixed_precision == "fp16":
+            raise UserError("--mixed_precision fp16 does not go with FSDP: use bf16 or no, or DDP (configs/accelerate/multi_gpu.yaml)")
+        if parse_flag_from_env("FSDP_OFFLOAD_PARAMS"):
+            raise UserError("fsdp_offload_params is not supported: set it to false in the configuration of accelerate launch")
     if args.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise UserError("--mixed_precision fp16 needs a GPU; on a CPU use bf16 or no")
     # The prior is not used while slots are continuous. Each process updates its codebook alike (see VectorQuantizer.update);
@@ -41,3 +48,9 @@ def make_accelerator(args: TrainArgs) -> Accelerator:
         # Both are set by accelerate launch where it was to start several processes, and found neither GPUs nor a host file for mpirun.
         warnings.warn("accelerate launch started one process only; for several on CPUs give it --multi_gpu, without --cpu", stacklevel=2)
     return accelerator
+
+
+def is_sharded(accelerator: Accelerator) -> bool:
+    """Whether the model is to be cut over the processes: on CPUs accelerate is told so too, but does not say so."""
+    several = accelerator.num_processes > 1
+    return accelerator.distributed_type == DistributedType.FSDP or (several and parse_flag_from_env("ACCELERATE_USE_FSDP"))

@@ -21,9 +21,10 @@ from modules.interrupts import Interrupted, stop_on_signals
 from modules.model_folder import architectures_of, load_model, save_model
 from modules.monitor import Monitor
 from modules.phases import PHASES, PHASES_WITHOUT_CODES, AutoencoderPhase, Phase, StoryPhase, derive_seed
-from modules.processes import forgotten_precision, make_accelerator
+from modules.processes import forgotten_precision, is_sharded, make_accelerator
 from modules.progress import progress_line
 from modules.schedules import cosine_with_warmup
+from modules.sharding import Replicated, Sharded, cut_like, cut_moments, full
 from modules.story import StorySource, UserError
 from modules.story_model import build_model
 from modules.train_args import STAGES, TrainArgs, check_same_run, run_identity
@@ -95,6 +96,7 @@ class Trainer:
         if self.args.autoencoder is not None:
             self._reuse_autoencoder(self.args.autoencoder, resumed=state is not None)
         self.model.to(self.accelerator.device)
+        self.copies = (Sharded if is_sharded(self.accelerator) else Replicated)(self.model, self.accelerator)
         self.monitor = Monitor(
             self.args.output_dir, self.args.log_every, self.model, self.tokenizer, self.held_out, self.global_step,
             self.accelerator.is_main_process, self.args.log_with,
@@ -150,6 +152,7 @@ class Trainer:
         options = {
             "num_steps": max(1, round(ratio * training.max_steps)), "learning_rate": rate, "global_batch": self.global_batch,
             "seed": self.args.seed, "autocast": self.accelerator.autocast, "visible": self.accelerator.is_main_process,
+            "whole": self.copies.whole,
         }  # fmt: skip
         if name == "autoencoder":
             return AutoencoderPhase(self.model, self.source, self.lengths, **options)
@@ -171,12 +174,10 @@ class Trainer:
         phase.set_modes()
         if self.step == 0:
             phase.begin()
-        self.parameters = [parameter for parameter in phase.module.parameters() if parameter.requires_grad]
-        self.average = WeightAverage(self.parameters, self.config.training.ema_decay)
-        self.optimizer = self._make_optimizer(phase)
+        self._make_updated(phase)
         if tensors and self.step > 0:
             self._restore(tensors)
-        module, optimizer = self.accelerator.prepare(phase.module, self.optimizer)
+        module, optimizer = self.copies.prepare(self.optimizer)
         self.monitor.start_phase(phase.name, self.step, phase.num_steps)
         while self.step < phase.num_steps:
             self._update(phase, module, optimizer)
@@ -186,13 +187,21 @@ class Trainer:
                 raise Interrupted(self.stop[0], self._agree(self._save(phase)))  # No rank leaves before the first has saved.
             if self.step % self.args.save_every == 0 and self.step < phase.num_steps:
                 self._save(phase)
-        self.accelerator.unwrap_model(module, keep_fp32_wrapper=False)
-        self.accelerator.free_memory()
         self._finish(phase)
+
+    def _make_updated(self, phase: Phase) -> None:
+        """What an update changes: the phase's parameters, their averages and the optimizer."""
+        places = {id(value): str(index) for index, value in enumerate(p for p in phase.module.parameters() if p.requires_grad)}
+        names = self.model.named_parameters(remove_duplicate=False)
+        self.average_of = {name: places[id(value)] for name, value in names if id(value) in places}
+        self.trained = self.copies.start(phase.module)
+        self.parameters = [parameter for parameter in self.trained.parameters() if parameter.requires_grad]
+        self.average = WeightAverage(self.parameters, self.config.training.ema_decay)
+        self.optimizer = self._make_optimizer(phase)
 
     def _make_optimizer(self, phase: Phase) -> torch.optim.Optimizer:
         training = self.config.training
-        pretrained = {id(value) for name, value in self.model.named_parameters() if name in self.model.pretrained}
+        pretrained = {id(value) for name, value in self.trained.named_parameters() if name in self.model.pretrained}
         groups = [
             {"params": [value for value in self.parameters if (value.ndim >= 2, id(value) in pretrained) == kind],
              "weight_decay": training.weight_decay * kind[0], "share": training.pretrained_rate if kind[1] else 1.0}
@@ -210,13 +219,13 @@ class Trainer:
         for index in range(parts):
             part = self.accelerator.process_index * parts + index
             torch.manual_seed(derive_seed(self.args.seed, "dropout", phase.name, self.step, part))
-            with self.accelerator.no_sync(module) if index < parts - 1 else nullcontext():
+            with self.copies.no_sync() if index < parts - 1 else nullcontext():
                 output = phase.loss(module, self.step, part, parts * ranks)
                 self.accelerator.backward(output.loss / parts)
             outputs.append(output)
         self.accelerator.unscale_gradients(optimizer)
-        norms = self.monitor.gradient_norms(phase, self.step)
-        grad_norm = nn.utils.clip_grad_norm_(self.parameters, self.config.training.max_grad_norm)
+        norms = self.monitor.gradient_norms(phase, self.trained, self.step)
+        grad_norm = full(nn.utils.clip_grad_norm_(self.parameters, self.config.training.max_grad_norm))
         losses = self._mean_losses(outputs)
         finite = math.isfinite(losses["loss"]) and math.isfinite(float(grad_norm))
         if finite or self.accelerator.scaler is not None:  # A loss scaler skips the update itself, and lowers its scale.
@@ -227,8 +236,8 @@ class Trainer:
             self.average.update(self.step)
             phase.after_update(self.step, outputs, self.accelerator.gather)
         self.monitor.update(phase, self.step, self.global_step, losses, norms | {"total": float(grad_norm)}, rate, self.skipped)
-        if self.accelerator.is_main_process and (self.step + 1) % self.args.sample_every == 0:
-            with self.average.applied():
+        if (self.step + 1) % self.args.sample_every == 0:
+            with self.average.applied(), self.copies.whole():
                 self.monitor.sample(phase, self.global_step)
 
     def _set_learning_rate(self, phase: Phase) -> float:
@@ -267,32 +276,37 @@ class Trainer:
 
     def _finish(self, phase: Phase) -> None:
         self.average.copy_to_parameters()
+        self.copies.finish()
         phase.finish()
         self.done.append(phase.name)
         self._save(phase)
 
     def _save(self, phase: Phase) -> Path | None:
+        """Write a checkpoint; every process takes part, and the first one returns its folder."""
+        tensors, optimizer = flatten_optimizer(self.optimizer)
+        groups = {
+            "model": self.copies.own_state(), "optimizer": self.copies.gather(tensors),
+            "averages": self.copies.gather(self.average.state_dict()),
+        }  # fmt: skip
         if not self.accelerator.is_main_process:
             return None
         self.monitor.flush()
-        tensors, optimizer = flatten_optimizer(self.optimizer)
         scaler = self.accelerator.scaler
         state = {
             "identity": self.identity, "phase": self.phase_name, "step": self.step, "global_step": self.global_step, "done": self.done,
             "skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row, "optimizer": optimizer,
             "scaler": scaler.state_dict() if scaler is not None else None,
         }  # fmt: skip
-        groups = {"model": self.model.own_state(), "optimizer": tensors, "averages": self.average.state_dict()}
+        averaged = groups["model"] | {name: groups["averages"][key] for name, key in self.average_of.items()}
 
         def write_model(folder: Path) -> None:
-            with self.average.applied():
-                save_model(folder / "model", self.config, self.model.own_state(), self.tokenizer, architectures_of(self.model))
+            save_model(folder / "model", self.config, averaged, self.tokenizer, architectures_of(self.model))
 
         self._saved = save_checkpoint(self.args.output_dir, self.global_step, groups, state, self.args.keep_last, write_model)
         return self._saved
 
     def _restore(self, tensors: dict[str, dict[str, Tensor]]) -> None:
-        self.average.load_state_dict(tensors["averages"])
-        restore_optimizer(self.optimizer, tensors["optimizer"], self._state["optimizer"])
+        self.average.load_state_dict({key: cut_like(value, self.parameters[int(key)]) for key, value in tensors["averages"].items()})
+        restore_optimizer(self.optimizer, cut_moments(tensors["optimizer"], self.optimizer), self._state["optimizer"])
         if self.accelerator.scaler is not None and self._state["scaler"]:
             self.accelerator.scaler.load_state_dict(self._state["scaler"])

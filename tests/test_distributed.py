@@ -11,8 +11,8 @@ import pytest
 import torch
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-from accelerate.utils import DeepSpeedPlugin, DistributedType, FullyShardedDataParallelPlugin, patch_environment
-from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, patch_environment
+from accelerate.utils.launch import prepare_multi_gpu_env
 from safetensors.torch import load_file
 from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 
@@ -110,7 +110,7 @@ def test_blocks_are_what_is_gathered_as_one(alone):
 
 
 def test_a_model_cast_to_bf16_keeps_its_codebook_in_float32():
-    """As DeepSpeed casts it: in bf16 an average that moves by a hundredth stands still."""
+    """In bf16 an average that moves by a hundredth stands still."""
     quantizer = two_ranks.make_model().storyboard.quantizer
     before = {name: buffer.clone() for name, buffer in quantizer.named_buffers()}
     vectors = torch.randn(20, quantizer.dim)
@@ -127,11 +127,7 @@ def test_a_model_cast_to_bf16_keeps_its_codebook_in_float32():
 def launched(name: str) -> dict[str, str]:
     """The environment that `accelerate launch --config_file` gives its processes."""
     arguments = launch_command_parser().parse_args(["--config_file", str(CONFIGS / name), "story_generative_model.py"])
-    arguments, defaults, _ = _validate_launch_command(arguments)
-    if not arguments.use_deepspeed:
-        return prepare_multi_gpu_env(arguments)
-    arguments.deepspeed_fields_from_accelerate_config = ",".join(defaults.deepspeed_config)
-    return prepare_deepspeed_cmd_env(arguments)[1]
+    return prepare_multi_gpu_env(_validate_launch_command(arguments)[0])
 
 
 @pytest.mark.parametrize(
@@ -141,7 +137,6 @@ def launched(name: str) -> dict[str, str]:
         ("multi_gpu.yaml", DistributedType.MULTI_GPU, "bf16"),
         ("two_cpus.yaml", DistributedType.MULTI_GPU, "no"),
         ("fsdp2.yaml", DistributedType.FSDP, "bf16"),
-        ("zero3.yaml", DistributedType.DEEPSPEED, None),
     ],
 )
 def test_configurations_are_ones_that_accelerate_reads(name, kind, precision):
@@ -152,9 +147,7 @@ def test_configurations_are_ones_that_accelerate_reads(name, kind, precision):
 
 
 def test_every_configuration_is_tested():
-    assert {path.name for path in CONFIGS.iterdir()} == {
-        "one_gpu.yaml", "multi_gpu.yaml", "two_cpus.yaml", "fsdp2.yaml", "zero3.yaml", "zero3.json"
-    }  # fmt: skip
+    assert {path.name for path in CONFIGS.iterdir()} == {"one_gpu.yaml", "multi_gpu.yaml", "two_cpus.yaml", "fsdp2.yaml"}
 
 
 def test_fsdp_is_of_the_second_kind_and_whole_at_the_start():
@@ -164,17 +157,3 @@ def test_fsdp_is_of_the_second_kind_and_whole_at_the_start():
     assert (plugin.fsdp_version, plugin.reshard_after_forward, plugin.cpu_ram_efficient_loading) == (2, True, False)
     assert plugin.auto_wrap_policy is transformer_auto_wrap_policy and plugin.transformer_cls_names_to_wrap is None
     assert variables["ACCELERATE_MIXED_PRECISION"] == "bf16"
-
-
-@pytest.mark.parametrize("precision", ["no", "bf16"])
-def test_zero3_computes_in_bf16_and_keeps_its_weights_in_float32(monkeypatch, precision):
-    """DeepSpeed's bf16 would cast the whole model, buffers and all; its autocast does not."""
-    monkeypatch.chdir(ROOT)
-    variables = launched("zero3.yaml")
-    with patch_environment(**{name: value for name, value in variables.items() if name.startswith("ACCELERATE")}):
-        plugin = DeepSpeedPlugin()
-        plugin.set_mixed_precision(precision)
-    config = plugin.deepspeed_config
-    assert plugin.zero_stage == config["zero_optimization"]["stage"] == 3 and not plugin.zero3_init_flag
-    assert config["torch_autocast"] == {"enabled": True, "dtype": "bfloat16"}
-    assert not config["bf16"]["enabled"] and not config["fp16"]["enabled"]

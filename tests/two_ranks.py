@@ -15,7 +15,7 @@ from modules.batch import StepNoise, StoryBatch, draw_noise
 from modules.contrastive import ContrastiveLoss
 from modules.presets import TINY
 from modules.processes import make_accelerator
-from modules.sharding import broadcast_buffers, shard_model, whole_state_dict
+from modules.sharding import broadcast_buffers, full, shard_model
 from modules.story_model import StoryModel
 from modules.train_args import TrainArgs
 
@@ -110,7 +110,7 @@ def main(folder: Path) -> None:
         quantizer.library._codebook.embed_avg.add_(rank)  # As if the processes had come apart.
     broadcast_buffers(quantizer)
     results |= {f"quantizer.{name}": buffer for name, buffer in quantizer.named_buffers()}
-    results |= {f"whole.{name}": tensor for name, tensor in whole_state_dict(model).items()}
+    results |= {f"whole.{name}": full(tensor) for name, tensor in model.state_dict().items()}
     save_file({name: tensor.detach().contiguous().clone() for name, tensor in results.items()}, folder / f"{rank}.safetensors")
     dist.destroy_process_group()
 
