@@ -13,9 +13,9 @@ import torch
 from common import TIMING_HEADER, make_parser, print_table, start, summary, time_in_turns, timing_rows
 
 from modules.arguments import positive_int
-from modules.config import PRESETS
 from modules.data import StoryFolder, write_stories
 from modules.encoded import EncodedStories
+from modules.presets import PRESETS
 from modules.story_model import StoryModel
 from modules.storyworld import StoryWorld
 from modules.storyworld.plots import make_plot
@@ -36,8 +36,8 @@ def make_works(args: argparse.Namespace, folder: Path) -> dict[str, tuple[Callab
     texts = [step.text for story in stories for step in story.steps]
     _, mask = tokenizer.encode_batch(texts, config.text_decoder.max_length)
     torch.manual_seed(0)
-    autoencoder = StoryModel(config).autoencoder.eval()
-    encoded = EncodedStories(stories, config, tokenizer, autoencoder)
+    model = StoryModel(config).eval()
+    encoded = EncodedStories(stories, model, tokenizer)
     batch = list(range(min(config.training.batch_size, len(stories))))
     whole = {"stories": len(stories), "pictures": len(texts)}
     return {
@@ -49,7 +49,7 @@ def make_works(args: argparse.Namespace, folder: Path) -> dict[str, tuple[Callab
         "tokenise": (
             lambda: tokenizer.encode_batch(texts, config.text_decoder.max_length), {"texts": len(texts), "tokens": int(mask.sum())}
         ),
-        "encode for training": (lambda: EncodedStories(stories, config, tokenizer, autoencoder), whole),
+        "encode for training": (lambda: EncodedStories(stories, model, tokenizer), whole),
         "cut a batch": (lambda: encoded.batch(batch), {"stories": len(batch), "pictures": sum(encoded.lengths[i] for i in batch)}),
     }  # fmt: skip
 

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from modules.arguments import positive_int
 from modules.batch import StepNoise, StoryBatch
-from modules.config import PRESETS, StoryConfig
+from modules.config import StoryConfig
 from modules.losses import masked_mean
 from modules.phases import JointPhase, Phase
+from modules.presets import PRESETS
 from modules.story_model import StoryModel
 from modules.storyworld import StoryWorld
 from modules.training import STAGES, TrainArgs, Trainer, make_accelerator

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
+READ_OF_STEPS = ("latents", "image_mask", "input_ids", "text_mask", "pixels", "encoder_ids", "encoder_mask")
+
 
 @dataclass
 class PlanBatch(ModelOutput):
@@ -18,6 +20,8 @@ class PlanBatch(ModelOutput):
     prompt_mask: Tensor = None  # (P, Lp) bool
     step_mask: Tensor = None  # (P, T) bool
     num_steps: Tensor = None  # () as in StoryBatch
+    own_share: Tensor | None = None  # () of the codes before that are the prior's own draws, not the true ones (`two_pass_nll`)
+    own_draws: Tensor | None = None  # (2, P, T, S) the randomness of these, as `draw_mixing` gives it
 
     def to(self, device: torch.device) -> PlanBatch:
         """The same plans on another device."""
@@ -26,7 +30,9 @@ class PlanBatch(ModelOutput):
 
 @dataclass
 class StoryBatch(ModelOutput):
-    """Stories as tensors. The pictures travel as latents of the frozen autoencoder, encoded once."""
+    """Stories as tensors. The pictures travel as latents of the frozen autoencoder, encoded once; what only some presets read
+    is None in the others.
+    """
 
     prompt_ids: Tensor = None  # (B, Lp)
     prompt_mask: Tensor = None  # (B, Lp) bool
@@ -35,11 +41,19 @@ class StoryBatch(ModelOutput):
     latents: Tensor = None  # (B, T, c, h, w)
     image_mask: Tensor = None  # (B, T) bool; False where a step has no picture
     step_mask: Tensor = None  # (B, T) bool; False on padding steps
+    pixels: Tensor | None = None  # (B, T, 3, H, W) in [-1, 1], for an image encoder
+    encoder_ids: Tensor | None = None  # (B, T, Le) the same texts, by the tokenizer of a pretrained text encoder
+    encoder_mask: Tensor | None = None  # (B, T, Le) bool
+    caption_ids: Tensor | None = None  # (B, T, Lc) the same texts, by the tokenizer of Stable Diffusion's text encoder
     codes: Tensor | None = None  # (B, T, S) cached codes for the decoders; None while the encoder is being trained
     plans: PlanBatch | None = None  # what the prior learns, where it is not the codes above
     num_steps: Tensor = None  # () steps, tokens and pictures that a mean is taken over: those of this batch, or,
     num_tokens: Tensor = None  # () when a global batch is cut into parts, the global number divided by the parts,
     num_images: Tensor = None  # () so that the parts' mean losses average to the global batch's mean loss.
+
+    def steps(self) -> dict[str, Tensor]:
+        """What the encoder reads of the N = B*T steps."""
+        return {name: value.flatten(0, 1) for name, value in self.items() if name in READ_OF_STEPS}
 
     def to(self, device: torch.device) -> StoryBatch:
         """The same batch on another device."""

@@ -21,7 +21,6 @@ from modules.text_decoder import TextDecoderConfig
 
 FORMAT_VERSION = 2
 PLANS = ("codes", "predicted", "prompt")
-POOLINGS = ("queries", "majority_vote")
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,9 @@ class LossWeights:
     draft_loss: float = 0.5
     other_words_loss: float = 0.05
     other_visual_words_loss: float = 0.03
+    contrastive_loss: float = 0.0  # Above 0, the slots of a picture and of its text alone find each other in the batch.
+    load_balancing_loss: float = 0.01  # Of a prior with experts.
+    router_z_loss: float = 0.001
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,15 @@ class TrainingConfig:
     adam_betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
+    gradient_checkpointing: bool = False  # Of everything that trains but the quantiser: less memory, about a third more time.
     ema_decay: float = 0.995
     quantize_at: float = 0.4  # The joint phase is continuous until then.
     revive_until: float = 0.85  # Dead codes are revived until then; afterwards codes keep their meaning.
     modality_dropout: float = 0.25
     null_text: float = 0.05
     null_image: float = 0.1
+    own_codes: float = 0.0  # Scheduled sampling: the share of the prior's own codes among those it reads, at the end of a phase.
+    pretrained_rate: float = 0.05  # The learning rate of pretrained weights that train, as a share of the others'.
     num_stories: int = 8000  # Drawn from the story world, when that is the data.
 
     def __post_init__(self) -> None:
@@ -81,7 +86,7 @@ class StoryConfig:
 
     preset: str = "storyworld"
     plan: str = "codes"  # What decoders read; the baselines: "predicted" from prompt and steps before, from the "prompt" alone.
-    vocab_size: int = 1024
+    vocab_size: int = 1024  # Of the tokenizer trained with the model; a pretrained language model brings its own.
     max_prompt_length: int = 32
     max_steps: int = 8  # Longer stories are cut into windows.
     storyboard: StoryboardConfig = field(default_factory=StoryboardConfig)
@@ -95,39 +100,11 @@ class StoryConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
-        for name, value, known in (("plan", self.plan, PLANS), ("storyboard.pooling", self.storyboard.pooling, POOLINGS)):
-            if value not in known:
-                raise UserError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        if self.plan not in PLANS:
+            raise UserError(f"plan must be one of {', '.join(PLANS)}, got {self.plan!r}")
 
     def to_json(self) -> str:
         return json.dumps({"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}, indent=2) + "\n"
-
-
-TINY = StoryConfig(
-    preset="tiny",
-    vocab_size=400,
-    storyboard=StoryboardConfig(dim=32, num_layers=1, num_heads=2, codebook_size=32, codebook_dim=8),
-    prior=PriorConfig(dim=32, code_dim=16, num_layers=2, num_heads=2, dropout=0.0),
-    predictor=PredictorConfig(dim=32, num_layers=2, num_heads=2, dropout=0.0),
-    text_decoder=TextDecoderConfig(dim=32, num_layers=2, num_heads=2),
-    image_decoder=ImageDecoderConfig(
-        block_out_channels=(8, 16), attention_levels=(False, True), num_heads=2, cross_attention_dim=16, norm_num_groups=4
-    ),
-    aids=AidsConfig(num_visual_words=16, draft_dim=16),
-    autoencoder=AutoencoderConfig(image_size=32, latent_channels=4, block_out_channels=(8, 8), norm_num_groups=4),
-    training=TrainingConfig(
-        max_steps=20,
-        autoencoder_ratio=0.36,
-        opening_ratio=0.3,
-        consolidation_ratio=0.3,
-        illustration_ratio=0.3,
-        planning_ratio=0.3,
-        batch_size=4,
-        quantize_at=0.5,
-        num_stories=24,
-    ),
-)
-PRESETS = {"storyworld": StoryConfig(), "tiny": TINY}
 
 
 def changes(before: Any, now: Any, name: str = "") -> Iterator[str]:

@@ -6,12 +6,10 @@ import dataclasses
 import json
 from typing import Any
 
-import torch
-
 from modules.config import StoryConfig
-from modules.memory_estimate import STRATEGIES, autoencoder_activations, count_parameters, joint_activations, training_bytes
+from modules.memory_estimate import STRATEGIES, autoencoder_activations, build_on_meta, count_parameters, joint_activations, training_bytes
 from modules.sharding import gathered_sizes
-from modules.story_model import StoryModel, build_model
+from modules.story_model import StoryModel
 from modules.training import TrainArgs
 
 PROCESSES = (2, 4, 8)
@@ -19,8 +17,7 @@ PROCESSES = (2, 4, 8)
 
 def plan(config: StoryConfig, args: TrainArgs) -> dict[str, Any]:
     """The resolved config, parameters by factor (trainable, frozen), and the memory that training needs."""
-    with torch.device("meta"):
-        model = build_model(config, "this config")
+    model = build_on_meta(config)
     counts = {
         name: count_parameters(factor) for name, factor in {**model.factors, "aids": model.aids, "autoencoder": model.autoencoder}.items()
     }
@@ -45,7 +42,7 @@ def memory(model: StoryModel, config: StoryConfig, args: TrainArgs) -> dict[str,
     for strategy in STRATEGIES:
         several = {n: training_bytes(**sizes, strategy=strategy, num_processes=n, root=root, block=block) for n in PROCESSES}
         told[f"each process, {strategy}"] = in_mib({str(n): parts["total"] for n, parts in several.items()})
-    if "autoencoder" in args.stages and args.autoencoder is None:
+    if "autoencoder" in args.stages and args.autoencoder is None and not config.autoencoder.source:
         own = sum(count_parameters(model.autoencoder))
         alone = training_bytes(own, trainable + frozen - own, autoencoder_activations(config, mixed), mixed=mixed)
         told["one process, autoencoder stage"] = in_mib(alone)

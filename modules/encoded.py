@@ -7,15 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from modules.autoencoder import PictureAutoencoder
-from modules.batch import PlanBatch, StoryBatch
-from modules.config import StoryConfig
+from modules.batch import READ_OF_STEPS, PlanBatch, StoryBatch
 from modules.data import epoch_batches
 from modules.images import fit_image
 from modules.story import Story, StorySource
-from modules.tokenizer import StoryTokenizer
+from modules.story_model import StoryModel
+from modules.vocabulary import Vocabulary
 
 ENCODE_BATCH = 64  # Pictures of one call: a fixed shape, so that oneDNN compiles its kernels once.
 
@@ -32,6 +31,24 @@ def to_pictures(pixels: Tensor) -> list[Image.Image]:
     return [Image.fromarray(array) for array in arrays]
 
 
+def pixels_of(images: Sequence[Image.Image | None], size: int) -> Tensor:
+    """As `to_pixels`; an absent picture is black."""
+    blank = Image.new("RGB", (size, size))
+    return to_pixels([image or blank for image in images], size)
+
+
+def tokenize_steps(texts: Sequence[str | None], model: StoryModel, tokenizer: Vocabulary) -> dict[str, Tensor]:
+    """The texts of N steps, None where there is none, as the tokens of all that reads texts: fields of `StoryBatch`, each (N,L)."""
+    words = [text or "" for text in texts]
+    ids, mask = tokenizer.encode_batch(words, model.config.text_decoder.max_length)
+    tokens = {"input_ids": ids, "text_mask": mask & torch.tensor([text is not None for text in texts])[:, None]}
+    if model.storyboard is not None and model.config.storyboard.text_encoder.source:
+        tokens["encoder_ids"], tokens["encoder_mask"] = model.storyboard.text_encoder.tokenizer.encode_batch(words)
+    if model.image_decoder.text_encoder is not None:
+        tokens["caption_ids"] = model.image_decoder.tokenize(words)
+    return tokens
+
+
 class Head:
     """The first `count` stories of a source."""
 
@@ -46,20 +63,16 @@ class Head:
 
 
 class EncodedStories:
-    """All stories of a source, ready to be cut into batches; about 10 kB a page.
+    """All stories of a source, ready to be cut into batches of what `model` reads; about 10 kB a page.
 
-    `lengths[i]` is the number of steps of story i, `attributes[i]` its steps' ground truth (None where there is none).
+    `lengths[i]` is the number of steps of story i, `attributes[i]` its steps' ground truth (None where there is none). Where the
+    model reads pixels too, they come from the source again for every batch.
     """
 
     def __init__(
-        self,
-        source: StorySource,
-        config: StoryConfig,
-        tokenizer: StoryTokenizer,
-        autoencoder: PictureAutoencoder,
-        progress: Callable[[int], None] = lambda done: None,
+        self, source: StorySource, model: StoryModel, tokenizer: Vocabulary, progress: Callable[[int], None] = lambda done: None
     ) -> None:
-        self.config, self.lengths, self.attributes = config, [], []
+        self.source, self.config, self.lengths, self.attributes = source, model.config, [], []
         self.prompts, self.texts = [], []
         latents, masks, waiting = [], [], []
         for index in range(len(source)):
@@ -70,27 +83,51 @@ class EncodedStories:
             self.texts += [step.text for step in story.steps]
             waiting += [step.image for step in story.steps]
             while len(waiting) >= ENCODE_BATCH:
-                latents.append(self._encode(waiting[:ENCODE_BATCH], masks, autoencoder))
+                latents.append(self._encode(waiting[:ENCODE_BATCH], masks, model.autoencoder))
                 waiting = waiting[ENCODE_BATCH:]
             progress(index + 1)
         if waiting:
-            latents.append(self._encode(waiting, masks, autoencoder))
+            latents.append(self._encode(waiting, masks, model.autoencoder))
         self.latents, self.image_mask = torch.cat(latents), torch.tensor(masks)
-        self.prompt_ids, self.prompt_mask = tokenizer.encode_batch(self.prompts, config.max_prompt_length)
-        self.input_ids, self.text_mask = tokenizer.encode_batch([text or "" for text in self.texts], config.text_decoder.max_length)
-        self.text_mask &= torch.tensor([text is not None for text in self.texts])[:, None]
+        self.prompt_ids, self.prompt_mask = tokenizer.encode_batch(self.prompts, self.config.max_prompt_length)
+        self.tokens = tokenize_steps(self.texts, model, tokenizer)
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)[:-1]])
         self.codes: Tensor | None = None  # (variants, N, S): both modalities, text only, picture only.
 
-    def _encode(self, images: list[Image.Image | None], masks: list[bool], autoencoder: PictureAutoencoder) -> Tensor:
+    @property
+    def input_ids(self) -> Tensor:
+        """(N,L), of all steps."""
+        return self.tokens["input_ids"]
+
+    @property
+    def text_mask(self) -> Tensor:
+        """(N,L) bool, of all steps."""
+        return self.tokens["text_mask"]
+
+    def _encode(self, images: list[Image.Image | None], masks: list[bool], autoencoder: nn.Module) -> Tensor:
         """Encode up to ENCODE_BATCH pictures, an absent one as zeros, into float16 latents (N,c,h,w)."""
         masks += [image is not None for image in images]
         size = self.config.autoencoder.image_size
-        blank = Image.new("RGB", (size, size))
-        pixels = to_pixels([image or blank for image in images] + [blank] * (ENCODE_BATCH - len(images)), size)
+        pixels = pixels_of(images + [None] * (ENCODE_BATCH - len(images)), size)
         latents = autoencoder.encode(pixels.to(autoencoder.latent_mean.device))[: len(images)].cpu()
         latents[~torch.tensor(masks[-len(images) :])] = 0
         return latents.half()
+
+    def steps(self, rows: Tensor | slice) -> dict[str, Tensor]:
+        """What the encoder reads of the steps of some row numbers (...): its inputs by name (..., *)."""
+        inputs = {"latents": self.latents[rows].float(), "image_mask": self.image_mask[rows]}
+        inputs |= {name: value[rows] for name, value in self.tokens.items() if name in READ_OF_STEPS}
+        if self.config.storyboard.pictures != "latents":
+            inputs["pixels"] = self._pixels(torch.arange(len(self.texts))[rows])
+        return inputs
+
+    def _pixels(self, rows: Tensor) -> Tensor:
+        """(...) -> (...,3,H,W)."""
+        size = self.config.autoencoder.image_size
+        stories = np.searchsorted(self.starts, rows.flatten().numpy(), side="right") - 1
+        read = {index: self.source[index].steps for index in map(int, np.unique(stories))}
+        images = [read[index][row - self.starts[index]].image for index, row in zip(stories, rows.flatten().tolist(), strict=True)]
+        return pixels_of(images, size).unflatten(0, rows.shape)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -105,13 +142,15 @@ class EncodedStories:
         Where codes are cached they are given too; `variant` (B,T) says which of them, default 0: from both modalities.
         """
         rows, step_mask = self._padded(indices, num_steps)
-        text_mask, image_mask = self.text_mask[rows] & step_mask[..., None], self.image_mask[rows] & step_mask
+        steps = self.steps(rows)
+        steps["text_mask"], steps["image_mask"] = steps["text_mask"] & step_mask[..., None], steps["image_mask"] & step_mask
+        if "caption_ids" in self.tokens:
+            steps["caption_ids"] = self.tokens["caption_ids"][rows]
         codes = None if self.codes is None else self.codes[torch.zeros_like(rows) if variant is None else variant, rows]
         return StoryBatch(
-            prompt_ids=self.prompt_ids[list(indices)], prompt_mask=self.prompt_mask[list(indices)],
-            input_ids=self.input_ids[rows], text_mask=text_mask, latents=self.latents[rows].float(), image_mask=image_mask,
-            step_mask=step_mask, codes=codes, num_steps=step_mask.sum().float(), num_images=image_mask.sum().float(),
-            num_tokens=text_mask[..., 1:].sum().float(),
+            prompt_ids=self.prompt_ids[list(indices)], prompt_mask=self.prompt_mask[list(indices)], **steps,
+            step_mask=step_mask, codes=codes, num_steps=step_mask.sum().float(), num_images=steps["image_mask"].sum().float(),
+            num_tokens=steps["text_mask"][..., 1:].sum().float(),
         )  # fmt: skip
 
     def counts(self, indices: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:

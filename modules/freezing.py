@@ -22,15 +22,20 @@ def prepare_training(model: PreTrainedModel, num_layers: int, gradient_checkpoin
     if gradient_checkpointing:
         if not model.supports_gradient_checkpointing:
             raise UserError(f"{what}: a {model.config.model_type} has no gradient checkpointing: set gradient_checkpointing to false")
-        # The second is its name in older versions of the library.
-        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
+        enable_checkpointing(model)
     trained = [model] if num_layers == ALL else layers[len(layers) - num_layers :]
     model.requires_grad_(False)
     for module in trained:
         module.requires_grad_(True)
     set_modes(model, trained, training=True)
     return trained
+
+
+def enable_checkpointing(model: PreTrainedModel) -> None:
+    """Let a model of transformers compute its layers again for the backward pass."""
+    # The second is its name in older versions of the library.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 def set_modes(model: nn.Module, trained: list[nn.Module], training: bool) -> None:

@@ -55,7 +55,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class ImageEncoderConfig:
-    source: str = "openai/clip-vit-large-patch14"  # A Hub id or a folder: ResNet, ViT, CLIP or SigLIP.
+    source: str = ""  # A Hub id or a folder: ResNet, ViT, CLIP or SigLIP.
     trainable_layers: int = 0  # The last n train, of a ResNet the last n stages; -1: all of it.
     gradient_checkpointing: bool = False
 
@@ -192,6 +192,7 @@ class ScratchImageEncoder(nn.Module):
         self.to_tokens = nn.Conv2d(channels[-1], config.dim, patch, stride=patch)
         self.position = nn.Parameter(torch.randn(self.num_tokens, config.dim) * 0.02)
         self.transformer = Transformer(config.dim, config.num_layers, config.num_heads, config.dropout)
+        self.transformer.gradient_checkpointing = config.gradient_checkpointing
 
     @property
     def width(self) -> int:
@@ -206,12 +207,8 @@ class ScratchImageEncoder(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """(N,3,H,W) in [-1,1], of any size -> (N,P,D)."""
         pixels = resize(pixels, self.config.image_size)
-        if not (self.config.gradient_checkpointing and self.training):
-            return self.transformer(self._tokens(pixels))
-        tokens = checkpoint(self._tokens, pixels, use_reentrant=False)
-        for block in self.transformer.blocks:
-            tokens = checkpoint(block, tokens, None, None, None, use_reentrant=False)
-        return self.transformer.norm(tokens)
+        keeps_all = not (self.config.gradient_checkpointing and self.training)
+        return self.transformer(self._tokens(pixels) if keeps_all else checkpoint(self._tokens, pixels, use_reentrant=False))
 
     def _tokens(self, pixels: Tensor) -> Tensor:
         return rearrange(self.to_tokens(self.stem(pixels)), "n d h w -> n (h w) d") + self.position

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from modules.layers.prefix import at_least_one
 from modules.storyboard import Storyboard, StoryboardConfig, StoryboardOutput
 
 
@@ -16,27 +19,23 @@ class MajorityVoteStoryboard(Storyboard):
     goes to the tokens that voted for it. Before there are codes, the mean of the chunk is its slot.
     """
 
-    def __init__(self, config: StoryboardConfig, vocab_size: int, max_text_length: int, latent_shape: tuple[int, int, int]) -> None:
-        super().__init__(config, vocab_size, max_text_length, latent_shape)
+    def __init__(self, config: StoryboardConfig, *args: Any, **options: Any) -> None:
+        super().__init__(config, *args, **options)
         self.queries = None  # Every token speaks for itself.
 
-    def read(self, latents: Tensor, image_mask: Tensor, input_ids: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
+    def read(self, *inputs: Tensor, **more: Tensor) -> tuple[Tensor, Tensor]:
         """As `encode`, but -> one vector for each of V tokens and patches (N,V,d), and which of them are there (N,V), at least one."""
-        tokens = self.text_encoder(input_ids)
-        patches = self.image_encoder(latents).to(tokens.dtype)
-        mask = torch.cat([text_mask, image_mask[:, None].expand(patches.shape[:2])], dim=1)
-        nothing = ~mask.any(1, keepdim=True) & (torch.arange(mask.shape[1], device=mask.device) == 0)
-        mask = mask | nothing  # A padded step's first token: softmax over nothing is no number.
-        fused = self.fusion(torch.cat([tokens, patches], dim=1), mask[:, None, None, :])
-        return self.to_slots(fused), mask
+        vectors, mask = self.sequence(*inputs, **more)
+        mask = at_least_one(mask)
+        return self.to_slots(self.fusion(vectors, mask[:, None, None, :])), mask
 
-    def encode(self, latents: Tensor, image_mask: Tensor, input_ids: Tensor, text_mask: Tensor) -> Tensor:
+    def encode(self, *inputs: Tensor, **more: Tensor) -> Tensor:
         """As `forward`, but -> slots (N,S,d) alone."""
-        return self(latents, image_mask, input_ids, text_mask).slots
+        return self(*inputs, **more).slots
 
-    def forward(self, latents: Tensor, image_mask: Tensor, input_ids: Tensor, text_mask: Tensor) -> StoryboardOutput:
+    def forward(self, *inputs: Tensor, **more: Tensor) -> StoryboardOutput:
         """Read N steps and count their votes."""
-        vectors, mask = self.read(latents, image_mask, input_ids, text_mask)
+        vectors, mask = self.read(*inputs, **more)
         with torch.autocast(vectors.device.type, enabled=False):  # In bf16 a code's vector would not be that of `embed`.
             members, tokens = chunks(mask, self.config.num_slots), self.quantizer(vectors)
             if tokens.codes is None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from modules.batch import StepNoise, StoryBatch, draw_noise
 from modules.config import StoryConfig
-from modules.story_model import build_model
+from modules.story_model import StoryModel, build_model
 
 STRATEGIES = ("ddp", "fsdp2", "zero3")
+CAPTION_LENGTH = 77  # Of the text encoder of Stable Diffusion.
 ZERO3_LIVE, ZERO3_BUCKET = 200_000_000, 50_000_000  # Parameters; of configs/accelerate/zero3.json.
 
 
@@ -52,20 +53,44 @@ def training_bytes(
 
 def joint_activations(config: StoryConfig, mixed: bool) -> int:
     """Bytes kept for the backward pass of the joint phase's loss: the longest stories, every step with a full text and a picture."""
-    with FakeTensorMode():
-        model = build_model(config, "this config")
+    model = build_on_meta(config)
+    has_experts = config.prior.experts.num_experts > 0
+    with pretended(model):
         if model.prior is not None:
             model.storyboard.quantizer.active = torch.tensor(True)
-        return saved_bytes(model, lambda: model(*full_batch(config)).loss, mixed)
+        saved = saved_bytes(model, lambda: model(*full_batch(config)).loss, mixed or has_experts)
+    return saved if mixed or not has_experts else 2 * saved  # torch knows the shapes of the experts' products in bfloat16 alone.
 
 
 def autoencoder_activations(config: StoryConfig, mixed: bool) -> int:
     """Bytes kept for the backward pass of the autoencoder phase's loss, with a picture on every step."""
     count, size = config.training.batch_size * config.max_steps, config.autoencoder.image_size
-    with FakeTensorMode():
-        autoencoder = build_model(config, "this config").autoencoder.requires_grad_(True)
+    autoencoder = build_on_meta(config).autoencoder.requires_grad_(True)
+    with pretended(autoencoder):
         pages, noise = torch.zeros(count, 3, size, size), torch.zeros(count, *config.autoencoder.latent_shape)
         return saved_bytes(autoencoder, lambda: autoencoder(pages, noise).loss, mixed)
+
+
+def build_on_meta(config: StoryConfig) -> StoryModel:
+    """The model without its numbers, pretrained parts of any size included."""
+    with torch.device("meta"):
+        return build_model(config, "this config", random=True)
+
+
+@contextmanager
+def pretended(module: nn.Module) -> Iterator[None]:
+    """Inside, a module from the meta device computes shapes as if it were on the CPU."""
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fakes: dict[int, Tensor] = {}
+        for owner in module.modules():
+            for name, value in [*owner._parameters.items(), *owner._buffers.items()]:
+                if value is None or not value.is_meta:
+                    continue
+                if id(value) not in fakes:  # Tied weights stay tied.
+                    fake = FakeTensor(mode, torch.empty_like(value), torch.device("cpu"))
+                    fakes[id(value)] = nn.Parameter(fake, value.requires_grad) if isinstance(value, nn.Parameter) else fake
+                setattr(owner, name, fakes[id(value)])
+        yield
 
 
 def saved_bytes(module: nn.Module, loss: Callable[[], Tensor], mixed: bool) -> int:
@@ -94,10 +119,23 @@ def full_batch(config: StoryConfig) -> tuple[StoryBatch, StepNoise]:
         prompt_ids=torch.ones(stories, config.max_prompt_length, dtype=torch.long),
         prompt_mask=torch.ones(stories, config.max_prompt_length, dtype=torch.bool), input_ids=ids, text_mask=mask,
         latents=torch.zeros(stories, steps, *config.autoencoder.latent_shape), image_mask=mask[..., 0], step_mask=mask[..., 0],
-        num_steps=count, num_images=count, num_tokens=count * (tokens - 1),
+        num_steps=count, num_images=count, num_tokens=count * (tokens - 1), **_for_encoders(config),
     )  # fmt: skip
     timesteps = config.image_decoder.num_train_timesteps
     return batch, draw_noise(stories * steps, config.autoencoder.latent_shape, timesteps, torch.Generator().manual_seed(0))
+
+
+def _for_encoders(config: StoryConfig) -> dict[str, Tensor]:
+    """The fields of a batch that only some presets read."""
+    pages, size, fields = (config.training.batch_size, config.max_steps), config.autoencoder.image_size, {}
+    if config.storyboard.pictures != "latents":
+        fields["pixels"] = torch.zeros(*pages, 3, size, size)
+    if config.storyboard.text_encoder.source:
+        fields["encoder_ids"] = torch.ones(*pages, config.storyboard.text_encoder.max_length, dtype=torch.long)
+        fields["encoder_mask"] = torch.ones_like(fields["encoder_ids"], dtype=torch.bool)
+    if config.image_decoder.condition == "codes_and_text":
+        fields["caption_ids"] = torch.ones(*pages, CAPTION_LENGTH, dtype=torch.long)
+    return fields
 
 
 def count_parameters(module: nn.Module) -> tuple[int, int]:

@@ -14,14 +14,19 @@ from modules.checkpoint import latest_checkpoint
 from modules.config import StoryConfig, load_config
 from modules.story import UserError
 from modules.story_model import StoryModel, build_model
-from modules.tokenizer import StoryTokenizer
+from modules.vocabulary import Vocabulary, load_vocabulary
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 # Not needed to generate, and left as it is initialised in a model that is loaded.
-TRAINING_ONLY = ("aids.", "storyboard.quantizer.library._codebook.cluster_size", "storyboard.quantizer.library._codebook.embed_avg")
+TRAINING_ONLY = (
+    "aids.",
+    "contrastive.",
+    "storyboard.quantizer.library._codebook.cluster_size",
+    "storyboard.quantizer.library._codebook.embed_avg",
+)
 
 
-def save_model(folder: Path, config: StoryConfig, state: Mapping[str, Tensor], tokenizer: StoryTokenizer) -> None:
+def save_model(folder: Path, config: StoryConfig, state: Mapping[str, Tensor], tokenizer: Vocabulary) -> None:
     """Write a model folder, without what only training needs, and tied weights once. Floats become float16, but the codebook's,
     whose nearest code must not change.
     """
@@ -37,22 +42,24 @@ def save_model(folder: Path, config: StoryConfig, state: Mapping[str, Tensor], t
     save_file(weights, folder / WEIGHTS)
 
 
-def load_model(path: str | Path) -> tuple[StoryModel, StoryTokenizer]:
-    """Read a model from a model folder, a step's folder or a run's folder, in float32, ready to generate.
+def load_model(path: str | Path, *, offline: bool = False) -> tuple[StoryModel, Vocabulary]:
+    """Read a model from a model folder, a step's folder or a run's folder, in float32, ready to generate; pretrained parts come
+    from their sources, with `offline` from the local cache.
 
     Raises UserError where there is none, or where it is not one of ours.
     """
     folder = resolve_model_folder(Path(path))
-    model = build_model(load_config(folder / CONFIG), str(folder / CONFIG)).eval()
+    config = load_config(folder / CONFIG)
+    model = build_model(config, str(folder / CONFIG), offline=offline).eval()
     try:
         state = load_file(folder / WEIGHTS)
         state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
         fresh = model.state_dict()
-        model.load_state_dict({name: fresh[name] for name in _left_out(fresh)} | state)
+        model.load_own_state({name: fresh[name] for name in _left_out(fresh)} | state)
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{folder / WEIGHTS} does not hold this model's weights ({reason}); copy the folder anew") from error
-    return model, StoryTokenizer.load(folder)
+    return model, load_vocabulary(folder, config)
 
 
 def _left_out(state: Mapping[str, Tensor]) -> set[str]:

@@ -20,7 +20,7 @@ from modules.progress import ProgressLine
 from modules.reliance import code_reliance, reliance_summary
 from modules.story import StorySource
 from modules.story_model import StoryModel
-from modules.tokenizer import StoryTokenizer
+from modules.vocabulary import Vocabulary
 from modules.writers import open_writers
 
 HELD_OUT_STORIES = 24
@@ -35,7 +35,7 @@ class Monitor:
         run_dir: Path,
         log_every: int,
         model: StoryModel,
-        tokenizer: StoryTokenizer,
+        tokenizer: Vocabulary,
         held_out: StorySource,
         global_step: int,
         active: bool,
@@ -134,7 +134,7 @@ class Monitor:
     def _log_codes(self, global_step: int) -> None:
         if self._held_out is None:
             count = min(len(self._held_out_source), HELD_OUT_STORIES)
-            self._held_out = EncodedStories(Head(self._held_out_source, count), self.model.config, self.tokenizer, self.model.autoencoder)
+            self._held_out = EncodedStories(Head(self._held_out_source, count), self.model, self.tokenizer)
         batch = self._held_out.batch(range(len(self._held_out))).to(self.model.autoencoder.latent_mean.device)
         config, generator = self.model.config, torch.Generator().manual_seed(0)
         noise = draw_noise(

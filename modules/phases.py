@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from modules.autoencoder import AutoencoderOutput
-from modules.batch import StepNoise, StoryBatch, draw_noise
+from modules.batch import PlanBatch, StepNoise, StoryBatch, draw_noise
 from modules.encoded import BatchOrder, EncodedStories, iterate_pages, to_pixels
 from modules.progress import track
+from modules.schedules import linear_ramp
 from modules.story import StorySource, UserError
 from modules.story_model import PARTS, StoryModel
+from modules.teacher_forcing import draw_mixing
 
 KMEANS_VECTORS_PER_CODE = 40
 PLANS_PER_STORY = 4  # Cached codes are cheap to read: the prior sees this many times as many stories as the decoders.
@@ -165,11 +167,19 @@ class StoryPhase(Phase):
         """One part of the global batch of update `step`, padded as the whole is; `noise` is the part's own."""
         return self.stories.batch(rows_of_part(self.order[step], part, num_parts), num_steps)
 
+    def after_update(self, step: int, outputs: list[ModelOutput], gather: Callable[[Tensor], Tensor]) -> None:
+        if outputs[0].loads is not None:
+            loads = torch.stack([output.loads for output in outputs]).sum(0)
+            self.model.prior.update(gather(loads[None]).sum(0))
+
     def set_modes(self) -> None:
         self.model.requires_grad_(False).eval()
         for name in self.trains:
             if getattr(self.model, name) is not None:
                 getattr(self.model, name).requires_grad_(True).train()
+        for name, parameter in self.model.named_parameters():
+            if name in self.model.frozen:
+                parameter.requires_grad_(False)
 
 
 class OpeningPhase(StoryPhase):
@@ -217,6 +227,7 @@ class JointPhase(StoryPhase):
         return torch.cat(vectors)
 
     def after_update(self, step: int, outputs: list[ModelOutput], gather: Callable[[Tensor], Tensor]) -> None:
+        super().after_update(step, outputs, gather)
         if outputs[0].codes is None:
             return
         vectors = gather(torch.cat([output.vectors.detach() for output in outputs])).float()
@@ -253,9 +264,20 @@ class ConsolidationPhase(StoryPhase):
         batch = self.stories.batch(rows_of_part(self.order[step], part, num_parts), num_steps, variant.view(-1, num_steps))
         if "prior" not in self.trains:
             return batch
-        batch.plans = self.stories.plans(rows_of_part(self.plan_order[step], part, num_parts))
-        batch.plans.num_steps = sum(self.stories.lengths[index] for index in self.plan_order[step]) / torch.tensor(float(num_parts))
+        batch.plans = self._plans(step, part, num_parts)
         return batch
+
+    def _plans(self, step: int, part: int, num_parts: int) -> PlanBatch:
+        order = self.plan_order[step]
+        plans = self.stories.plans(rows_of_part(order, part, num_parts))
+        lengths = [self.stories.lengths[index] for index in order]
+        plans.num_steps = sum(lengths) / torch.tensor(float(num_parts))
+        if self.training.own_codes:
+            plans.own_share = torch.tensor(self.training.own_codes * linear_ramp(step, self.num_steps))
+            draws = draw_mixing((len(order), max(lengths), plans.codes.shape[2]), self.generator("own codes", step))
+            rows = rows_of_part(list(range(len(order))), part, num_parts)
+            plans.own_draws = draws[:, rows, : plans.codes.shape[1]]
+        return plans
 
 
 class IllustrationPhase(ConsolidationPhase):
@@ -290,13 +312,10 @@ def cache_codes(model: StoryModel, stories: EncodedStories, visible: bool = True
         codes = []
         for start in track(f"codes from {name}", range(0, len(stories.text_mask), 128), visible):
             rows = slice(start, start + 128)
-            image_mask, text_mask = stories.image_mask[rows], stories.text_mask[rows]
-            has_text = text_mask.any(1)
-            text_mask = text_mask & (torch.tensor(keep_text) | ~image_mask)[:, None]
-            image_mask = image_mask & (torch.tensor(keep_image) | ~has_text)
-            board = model.storyboard(
-                stories.latents[rows].float().to(device), image_mask.to(device), stories.input_ids[rows].to(device), text_mask.to(device)
-            )  # fmt: skip
-            codes.append(board.codes.cpu())
+            steps = {name: value.to(device) for name, value in stories.steps(rows).items()}
+            has_text, has_image = steps["text_mask"].any(1), steps["image_mask"]
+            steps["text_mask"] = steps["text_mask"] & (keep_text | ~has_image)[:, None]
+            steps["image_mask"] = has_image & (keep_image | ~has_text)
+            codes.append(model.storyboard(**steps).codes.cpu())
         variants.append(torch.cat(codes))
     return torch.stack(variants)

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from modules.batch import StoryBatch
 from modules.checks import TEMPERATURE, TOP_P, check_sampling, check_settings, check_story
-from modules.encoded import to_pictures, to_pixels
+from modules.encoded import pixels_of, to_pictures, tokenize_steps
 from modules.image_decoder import SchedulerName
 from modules.model_folder import load_model
 from modules.story import StoryStep, UserError
 from modules.story_model import StoryModel
 from modules.text_decoder import Decoding
-from modules.tokenizer import StoryTokenizer
+from modules.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,15 @@ class StoryPipelineOutput:
 class StoryPipeline:
     """A trained model with the verbs of a storyteller: call it, `continue_story`, `caption`, `illustrate`."""
 
-    def __init__(self, model: StoryModel, tokenizer: StoryTokenizer) -> None:
+    def __init__(self, model: StoryModel, tokenizer: Vocabulary) -> None:
         self.model, self.tokenizer, self.config = model.eval(), tokenizer, model.config
 
     @classmethod
-    def from_pretrained(cls, path: str | Path) -> StoryPipeline:
-        """Load a model folder, a step's folder or a run's folder. Raises UserError where there is none."""
-        return cls(*load_model(path))
+    def from_pretrained(cls, path: str | Path, *, offline: bool = False) -> StoryPipeline:
+        """Load a model folder, a step's folder or a run's folder; pretrained parts come from their sources, with `offline` from the
+        local cache. Raises UserError where one of them is not there.
+        """
+        return cls(*load_model(path, offline=offline))
 
     @property
     def device(self) -> torch.device:
@@ -106,16 +108,30 @@ class StoryPipeline:
     def render(
         self, codes: Tensor, seed: int = 0, temperature: float = TEMPERATURE, top_p: float = TOP_P, guidance_scale: float = 2.0,
         num_inference_steps: int = 20, scheduler: SchedulerName = "ddim", decoding: Decoding = "greedy",
+        texts: Sequence[str | None] = (),
     ) -> tuple[list[str], list[Image.Image]]:  # fmt: skip
-        """Codes (T, S), or vectors (T, S, d) in their place -> T texts and T pictures, each decoded in one batch."""
+        """Codes (T, S), or vectors (T, S, d) in their place -> T texts and T pictures, each decoded in one batch.
+
+        Of `texts` those that are there stay as they are, and pictures are drawn to them.
+        """
         check_settings(seed, temperature, top_p, guidance_scale, num_inference_steps, scheduler, decoding)
         if decoding == "top_p" and temperature == 0:
             decoding = "greedy"  # The limit of sampling as the temperature falls; dividing by 0 is not.
         code_embeds = self.embed(codes)
         ids = self.model.text_decoder.generate(code_embeds, decoding, temperature, top_p, seed=seed)
-        generator = torch.Generator().manual_seed(seed)
-        latents = self.model.image_decoder.sample(code_embeds, num_inference_steps, guidance_scale, scheduler, generator)
-        return [self.tokenizer.decode(row) for row in ids], to_pictures(self.model.autoencoder.decode(latents))
+        known = texts or [None] * len(ids)
+        texts = [self.tokenizer.decode(row) if text is None else text for text, row in zip(known, ids, strict=True)]
+        generator, captions = torch.Generator().manual_seed(seed), self.captions(texts)
+        latents = self.model.image_decoder.sample(
+            code_embeds, num_inference_steps, guidance_scale, scheduler, generator, encoder_hidden_states=captions
+        )  # fmt: skip
+        return texts, to_pictures(self.model.autoencoder.decode(latents))
+
+    @torch.no_grad()
+    def captions(self, texts: Sequence[str | None]) -> Tensor | None:
+        """What the image decoder reads of T texts (T, L, D); None where it reads the codes alone."""
+        decoder = self.model.image_decoder
+        return None if decoder.text_encoder is None else decoder.encode_text(decoder.tokenize([text or "" for text in texts]))
 
     def embed(self, codes: Tensor) -> Tensor:
         """Codes (T, S) -> what the decoders read (T, S, d); vectors are that already."""
@@ -148,7 +164,8 @@ class StoryPipeline:
         rows = [row for row, step in enumerate(steps) if step.text is None or step.image is None]
         codes = self.encode(steps) if rows or self.model.prior is not None else None
         if rows:
-            for row, text, image in zip(rows, *self.render(codes[rows], seed, **options), strict=True):
+            known = [texts[row] for row in rows]
+            for row, text, image in zip(rows, *self.render(codes[rows], seed, texts=known, **options), strict=True):
                 texts[row] = text if texts[row] is None else texts[row]
                 images[row] = images[row] or image
         return StoryPipelineOutput(prompt, images, texts, None if codes is None else codes.cpu(), None)
@@ -192,15 +209,14 @@ class StoryPipeline:
 
     def _batch(self, steps: Sequence[StoryStep]) -> StoryBatch:
         """One story of T given steps as a batch of one, on the model's device."""
-        size, shape = self.config.autoencoder.image_size, self.config.autoencoder.latent_shape
-        ids, mask = self.tokenizer.encode_batch([step.text or "" for step in steps], self.config.text_decoder.max_length)
-        mask &= torch.tensor([step.text is not None for step in steps])[:, None]
-        has_image = torch.tensor([step.image is not None for step in steps])
-        latents = torch.zeros(len(steps), *shape)
+        images = [step.image for step in steps]
+        has_image = torch.tensor([image is not None for image in images])
+        pixels = pixels_of(images, self.config.autoencoder.image_size)
+        latents = torch.zeros(len(steps), *self.config.autoencoder.latent_shape)
         if has_image.any():
-            pixels = to_pixels([step.image for step in steps if step.image is not None], size)
-            latents[has_image] = self.model.autoencoder.encode(pixels.to(self.device)).cpu()
+            latents[has_image] = self.model.autoencoder.encode(pixels[has_image].to(self.device)).cpu()
+        tokens = {name: ids[None] for name, ids in tokenize_steps([step.text for step in steps], self.model, self.tokenizer).items()}
         return StoryBatch(
-            input_ids=ids[None], text_mask=mask[None], latents=latents[None], image_mask=has_image[None],
-            step_mask=torch.ones_like(has_image)[None],
+            **tokens, latents=latents[None], image_mask=has_image[None], step_mask=torch.ones_like(has_image)[None],
+            pixels=None if self.config.storyboard.pictures == "latents" else pixels[None],
         ).to(self.device)  # fmt: skip

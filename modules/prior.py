@@ -12,8 +12,10 @@ from transformers.utils import ModelOutput
 
 from modules.layers.prefix import padding_left, prefix_attention
 from modules.layers.sink_cache import SinkCache
-from modules.layers.transformer import Transformer
+from modules.layers.temporal import TemporalTransformer
+from modules.layers.transformer import Transformer, TransformerOutput
 from modules.sampling import sample_logits
+from modules.teacher_forcing import two_pass_nll
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class PriorConfig:
     attention_window: int = 0  # Codes: plans see prompt, first steps and this many latest codes; 0: all that came before.
     num_sink_steps: int = 1  # The first steps, which stay in sight however long the story is.
     experts: ExpertsConfig = field(default_factory=ExpertsConfig)
+    temporal_layers: int = 0  # Of a transformer over whole steps, whose outputs condition every code of the step that follows.
 
 
 @dataclass
@@ -89,21 +92,44 @@ class Prior(nn.Module):
             config.dim, config.num_layers, config.num_heads, config.dropout, config.num_kv_heads or None,
             asdict(config.experts) if config.experts.num_experts else None,
         )  # fmt: skip
+        self.temporal = (
+            TemporalTransformer(num_slots * config.code_dim, config.dim, config.temporal_layers, config.num_heads, config.dropout)
+            if config.temporal_layers else None
+        )  # fmt: skip
         for embedding in (self.prompt_embed, self.slot_embed, self.steps_left_embed):
             nn.init.normal_(embedding.weight, std=0.02)
         nn.init.normal_(self.code_embed.weight, std=0.05)
 
-    def forward(self, codes: Tensor, prompt_ids: Tensor, prompt_mask: Tensor, step_mask: Tensor) -> PriorOutput:
-        """codes (B,T,S), prompt (B,Lp), step_mask (B,T) -> nll of every code, p(z_1) included. Padded steps' values mean nothing."""
+    def forward(
+        self, codes: Tensor, prompt_ids: Tensor, prompt_mask: Tensor, step_mask: Tensor,
+        own_share: float | Tensor = 0.0, own_draws: Tensor | None = None,
+    ) -> PriorOutput:  # fmt: skip
+        """codes (B,T,S), prompt (B,Lp), step_mask (B,T) -> nll of every code, p(z_1) included. Padded steps' values mean nothing.
+
+        A share `own_share` of the codes before is drawn from the prior itself: see `two_pass_nll`, whose draws `own_draws` are.
+        """
+        passes: list[TransformerOutput] = []
+
+        def predict(history: Tensor) -> Tensor:
+            passes.append(self._transform(history, prompt_ids, prompt_mask, step_mask))
+            return self._split_steps(self._to_logits(passes[-1].hidden))
+
+        scored = two_pass_nll(predict, codes, float(own_share), own_draws)
+        last = passes[-1]
+        return PriorOutput(
+            nll=scored.nll, logits=scored.logits,
+            load_balancing_loss=last.load_balancing_loss, router_z_loss=last.router_z_loss, loads=last.loads,
+        )  # fmt: skip
+
+    def _transform(self, codes: Tensor, prompt_ids: Tensor, prompt_mask: Tensor, step_mask: Tensor) -> TransformerOutput:
+        """What the transformer says at each of the codes (B,T,S): `hidden` (B,T*S,D)."""
         prefix, prefix_mask = self._prefix(prompt_ids, prompt_mask)
         x = torch.cat([prefix, self._code_inputs(codes.flatten(1), step_mask.sum(1))[:, :-1]], dim=1)
         mask, positions = prefix_attention(prefix_mask, x.shape[1])
         token_mask = torch.cat([prefix_mask, step_mask.repeat_interleave(self.num_slots, dim=1)], dim=1)
         out = self.transformer.forward_with_losses(x, mask, positions, token_mask=token_mask)
-        return PriorOutput(
-            **self._likelihood(out.hidden[:, prefix.shape[1] :], codes),
-            load_balancing_loss=out.load_balancing_loss, router_z_loss=out.router_z_loss, loads=out.loads,
-        )  # fmt: skip
+        out.hidden = out.hidden[:, prefix.shape[1] :]
+        return out
 
     @torch.no_grad()
     def score(self, codes: Tensor, prompt_ids: Tensor, prompt_mask: Tensor, step_mask: Tensor) -> PriorOutput:
@@ -111,7 +137,9 @@ class Prior(nn.Module):
         prefix, prefix_mask = self._prefix(prompt_ids, prompt_mask)
         x = torch.cat([prefix, self._code_inputs(codes.flatten(1), step_mask.sum(1))[:, :-1]], dim=1)
         hidden = self._read(x, prefix_mask, self._new_cache(prefix.shape[1], codes.shape[1]))
-        return PriorOutput(**self._likelihood(hidden[:, prefix.shape[1] :], codes))
+        logits = self._to_logits(hidden[:, prefix.shape[1] :])
+        nll = F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten(), reduction="none")
+        return PriorOutput(nll=nll.view(codes.shape), logits=self._split_steps(logits))
 
     def update(self, loads: Tensor) -> None:
         """Balance the experts by a batch's `loads` (layers, E), after the weights' own update: see `MixtureOfExperts.update`."""
@@ -143,12 +171,15 @@ class Prior(nn.Module):
         if num_samples > 1:
             cache.expand(num_samples)
             hidden, prefix_mask, total = hidden.expand(num_samples, -1, -1), prefix_mask.expand(num_samples, -1), total.expand(num_samples)
+        history = history.expand(len(total), -1)
         new_codes, log_probs = [], []
         for index in range(given * slots, (given + num_steps) * slots):
+            if index % slots == 0:
+                so_far = self._story_so_far(torch.cat([history, *(column[:, None] for column in new_codes)], dim=1))[:, -1:]
             if new_codes:
-                x = self._code_input(new_codes[-1][:, None], torch.tensor([index], device=x.device), total)
                 if index % slots == 0:
                     cache.make_room(slots)
+                x = self._code_input(new_codes[-1][:, None], torch.tensor([index], device=x.device), total) + so_far
                 hidden = self._read_on(x, prefix_mask, cache)
             logits = self._to_logits(hidden[:, 0]).float()
             new_codes.append(sample_logits(logits, temperature, top_p, generator))
@@ -180,11 +211,9 @@ class Prior(nn.Module):
         mask, positions = prefix_attention(prompt_mask, cache.length + x.shape[1], queries=x.shape[1])
         return self.transformer(x, mask, positions, cache)
 
-    def _likelihood(self, hidden: Tensor, codes: Tensor) -> dict[str, Tensor]:
-        """`nll` and `logits` of codes (B, T, S), from what the transformer says at each of them (B, T*S, D)."""
-        logits = self._to_logits(hidden)
-        nll = F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten(), reduction="none")
-        return {"nll": nll.view(codes.shape), "logits": rearrange(logits, "b (t s) k -> b t s k", s=self.num_slots)}
+    def _split_steps(self, flat: Tensor) -> Tensor:
+        """(B, T*S, K) -> (B, T, S, K)."""
+        return rearrange(flat, "b (t s) k -> b t s k", s=self.num_slots)
 
     def _prefix(self, prompt_ids: Tensor, prompt_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Embed the prompt with its padding moved to the left: (B, Lp, D) and its mask (B, Lp)."""
@@ -199,7 +228,19 @@ class Prior(nn.Module):
         """Inputs at BOS and after each of M flattened codes (B, M): (B, M + 1, D). `num_steps` (B,) is each story's length."""
         bos = flat.new_full((len(flat), 1), self.code_embed.num_embeddings - 1)
         index = torch.arange(flat.shape[1] + 1, device=flat.device)
-        return self._code_input(torch.cat([bos, flat], dim=1), index, num_steps)
+        so_far = self._story_so_far(flat)[:, index // self.num_slots if self.temporal is not None else slice(None)]
+        return self._code_input(torch.cat([bos, flat], dim=1), index, num_steps) + so_far
+
+    def _story_so_far(self, flat: Tensor) -> Tensor:
+        """What the whole steps among M flattened codes (B, M) say of each next one: (B, M // S + 1, D), of the first one nothing.
+
+        Without a temporal transformer, nothing of any: (1, 1, 1).
+        """
+        if self.temporal is None:
+            return self.slot_embed.weight.new_zeros(1, 1, 1)
+        steps = self.code_embed(flat[:, : flat.shape[1] // self.num_slots * self.num_slots]).unflatten(1, (-1, self.num_slots)).flatten(2)
+        read = self.temporal(steps, torch.ones_like(steps[..., 0], dtype=torch.bool))
+        return F.pad(read, (0, 0, 1, 0))
 
     def _code_input(self, previous: Tensor, index: Tensor, num_steps: Tensor) -> Tensor:
         """previous (B, M): the code before each flat position `index` (M,) that is to be predicted."""

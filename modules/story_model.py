@@ -3,14 +3,14 @@
 p(s, x, z | c) = prod_t  p(z_t | z_<t, c)  p(s_t | z_t)  p(x_t | z_t)        q(z_t | s_t, x_t) one-hot
 
 loss = text_nll + beta * prior_nll + commitment_loss + lambda * diffusion_loss
-       (+ agreement_loss + the losses of the encoder's aids)
+       (+ agreement_loss + the losses of the encoder's aids + alpha * contrastive_loss + gamma * the router's losses)
 
 Two baselines have no z: a predictor takes the prior's place, and guesses what the decoders read from what came before (`condition`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 
 import torch
@@ -18,26 +18,32 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from modules.aids import OF_PICTURES, EncoderAids
-from modules.autoencoder import PictureAutoencoder
+from modules.autoencoder import PictureAutoencoder, PretrainedAutoencoder
 from modules.batch import PlanBatch, StepNoise, StoryBatch
 from modules.config import StoryConfig
+from modules.contrastive import ContrastiveLoss, pool_slots, text_ids
+from modules.freezing import enable_checkpointing
 from modules.image_decoder import ImageDecoder
+from modules.layers.transformer import Transformer
 from modules.losses import cosine_distance, masked_mean, weighted_sum
 from modules.majority_vote import MajorityVoteStoryboard
+from modules.pooling import MeanStoryboard, QFormerStoryboard
 from modules.predictor import Predictor
 from modules.prior import Prior
 from modules.story import UserError
 from modules.storyboard import Storyboard, StoryboardOutput
-from modules.text_decoder import TextDecoder
+from modules.text_decoder import TextDecoder, vocabulary_of
 
-PARTS = ("storyboard", "prior", "predictor", "text_decoder", "image_decoder", "aids")  # All that is trained jointly.
+PARTS = ("storyboard", "prior", "predictor", "text_decoder", "image_decoder", "aids", "contrastive")  # All that is trained jointly.
+STORYBOARDS = {"queries": Storyboard, "majority_vote": MajorityVoteStoryboard, "qformer": QFormerStoryboard, "mean": MeanStoryboard}
 SPECIAL_IDS = (0, 1, 2)  # <pad>, <bos>, <eos> of every tokenizer trained here.
 
 
 @dataclass
 class StoryModelOutput(ModelOutput):
     """`loss` (); `losses` its named terms, each (); `slots` (N,S,d) before quantising and their `step_mask` (N,);
-    `codes` (B,T,S) or None while continuous; `vectors` (N,V,d) and `vector_mask` (N,V) as in `StoryboardOutput`.
+    `codes` (B,T,S) or None while continuous; `vectors` (N,V,d) and `vector_mask` (N,V) as in `StoryboardOutput`; `loads` (layers,E)
+    of the prior's experts, where it has some.
     """
 
     loss: Tensor = None
@@ -47,36 +53,59 @@ class StoryModelOutput(ModelOutput):
     codes: Tensor | None = None
     vectors: Tensor | None = None
     vector_mask: Tensor | None = None
+    loads: Tensor | None = None
 
 
 class StoryModel(nn.Module):
-    """The four factors, and the frozen autoencoder that pictures enter and leave by."""
+    """The four factors, and the frozen autoencoder that pictures enter and leave by.
 
-    def __init__(self, config: StoryConfig) -> None:
+    Parts with a `source` are pretrained: with `offline` the Hub is not asked for them; with `random` they have random weights.
+    Raises UserError where one cannot be had.
+    """
+
+    def __init__(self, config: StoryConfig, *, offline: bool = False, random: bool = False) -> None:
         super().__init__()
-        self.config = config
-        board, latent_shape = config.storyboard, config.autoencoder.latent_shape
+        self.config, had = config, {"offline": offline, "random": random}
+        board, latent_shape, from_scratch = config.storyboard, config.autoencoder.latent_shape, not config.text_decoder.source
+        self.vocab_size = config.vocab_size if from_scratch else vocabulary_of(config.text_decoder, offline=offline or random)
         self.storyboard = self.prior = self.predictor = None  # All plans but "codes" do without some of them.
         if config.plan != "prompt":
-            storyboard = Storyboard if board.pooling == "queries" else MajorityVoteStoryboard
-            self.storyboard = storyboard(board, config.vocab_size, config.text_decoder.max_length, latent_shape)
+            self.storyboard = STORYBOARDS[board.pooling](board, self.vocab_size, config.text_decoder.max_length, latent_shape, **had)
         if config.plan == "codes":
-            self.prior = Prior(config.prior, config.vocab_size, board.codebook_size, board.num_slots)
+            self.prior = Prior(config.prior, self.vocab_size, board.codebook_size, board.num_slots)
         else:
             reads_steps = config.plan == "predicted"
-            self.predictor = Predictor(config.predictor, config.vocab_size, board.num_slots, board.codebook_dim, reads_steps)
-        self.text_decoder = TextDecoder(config.text_decoder, config.vocab_size, board.num_slots, board.codebook_dim, SPECIAL_IDS)
-        self.image_decoder = ImageDecoder(config.image_decoder, latent_shape, board.num_slots, board.codebook_dim)
-        self.aids = EncoderAids(config.aids, config.vocab_size, latent_shape, board.num_slots, board.codebook_dim)
-        self.autoencoder = PictureAutoencoder(config.autoencoder).requires_grad_(False)
+            self.predictor = Predictor(config.predictor, self.vocab_size, board.num_slots, board.codebook_dim, reads_steps)
+        special_ids = SPECIAL_IDS if from_scratch or random else None
+        self.text_decoder = TextDecoder(config.text_decoder, self.vocab_size, board.num_slots, board.codebook_dim, special_ids, **had)
+        self.image_decoder = ImageDecoder(config.image_decoder, latent_shape, board.num_slots, board.codebook_dim, **had)
+        self.aids = EncoderAids(config.aids, self.vocab_size, latent_shape, board.num_slots, board.codebook_dim)
+        contrasts = config.loss_weights.contrastive_loss > 0 and self.storyboard is not None
+        self.contrastive = ContrastiveLoss() if contrasts else None
+        if config.autoencoder.source:
+            self.autoencoder = PretrainedAutoencoder(config.autoencoder, **had)
+        else:
+            self.autoencoder = PictureAutoencoder(config.autoencoder).requires_grad_(False)
+        if config.training.gradient_checkpointing:
+            self._keep_less()
+        everything = dict(self.named_parameters(remove_duplicate=False))
+        self.pretrained = frozenset(pretrained_names(config, everything))
+        self.frozen = frozenset(name for name in self.pretrained if not everything[name].requires_grad)  # They never train.
+
+    def _keep_less(self) -> None:
+        """Checkpoint the blocks of all transformers and of the UNet. Pretrained encoders have settings of their own."""
+        for module in self.modules():
+            if isinstance(module, Transformer):
+                module.gradient_checkpointing = True
+        self.image_decoder.enable_gradient_checkpointing()
+        enable_checkpointing(self.text_decoder.language_model)
 
     def forward(self, batch: StoryBatch, noise: StepNoise, parts: Collection[str] = PARTS) -> StoryModelOutput:
         """The training loss of a batch; a pure function of weights, batch and noise (but for dropout). N = B*T rows.
 
         Terms of `parts` that are not named are left out.
         """
-        input_ids, text_mask, step_mask = batch.input_ids.flatten(0, 1), batch.text_mask.flatten(0, 1), batch.step_mask.flatten()
-        latents, image_mask = batch.latents.flatten(0, 1), batch.image_mask.flatten()
+        steps, step_mask, image_mask = batch.steps(), batch.step_mask.flatten(), batch.image_mask.flatten()
 
         # z ~ q(z | s, x): encode and quantise, or take the codes cached when q was frozen.
         board = self.condition(batch, noise)
@@ -84,12 +113,13 @@ class StoryModel(nn.Module):
         # -log p(s | z)
         losses = {}
         if "text_decoder" in parts:
-            text = self.text_decoder(board.code_embeds, input_ids, text_mask, noise.null_text)
+            text = self.text_decoder(board.code_embeds, steps["input_ids"], steps["text_mask"], noise.null_text)
             losses["text_nll"] = masked_mean(text.nll, text.mask, batch.num_tokens)
 
-        # A bound on -log p(x | z), up to its weighting over noise levels.
+        # A bound on -log p(x | z), or -log p(x | z, s) where Stable Diffusion reads the text too, up to its weighting over noise levels.
         if "image_decoder" in parts:
-            image = self.image_decoder(board.code_embeds, latents, noise.timesteps, noise.noise, noise.null_image)
+            captions = None if batch.caption_ids is None else self.image_decoder.encode_text(batch.caption_ids.flatten(0, 1))
+            image = self.image_decoder(board.code_embeds, steps["latents"], noise.timesteps, noise.noise, noise.null_image, captions)
             losses["diffusion_loss"] = masked_mean(image.loss, image_mask, batch.num_images)
 
         # q's own terms: slots stay near their codes, say by themselves what the step holds, and agree under modality dropout.
@@ -101,17 +131,24 @@ class StoryModel(nn.Module):
                 losses[name] = masked_mean(values, mask, count)
         if board.slots is not None and "storyboard" in parts:
             losses["agreement_loss"] = masked_mean(self.disagreement(board.slots, batch).mean(1), step_mask, batch.num_steps)
+            if self.contrastive is not None and "contrastive" in parts:
+                losses["contrastive_loss"] = self.contrast(batch)
 
         # -log p(z | c), in nats a code. Codes are integers: the prior cannot reach the encoder.
-        codes = None if board.codes is None else board.codes.unflatten(0, batch.step_mask.shape)
+        codes, loads = None if board.codes is None else board.codes.unflatten(0, batch.step_mask.shape), None
         if codes is not None and "prior" in parts:
             plans = batch.plans or PlanBatch(codes, batch.prompt_ids, batch.prompt_mask, batch.step_mask, batch.num_steps)
-            prior = self.prior(plans.codes, plans.prompt_ids, plans.prompt_mask, plans.step_mask)
+            prior = self.prior(
+                plans.codes, plans.prompt_ids, plans.prompt_mask, plans.step_mask, plans.own_share or 0.0, plans.own_draws
+            )  # fmt: skip
             losses["prior_nll"] = masked_mean(prior.nll.mean(-1), plans.step_mask, plans.num_steps)
+            if prior.loads is not None:
+                losses |= {"load_balancing_loss": prior.load_balancing_loss, "router_z_loss": prior.router_z_loss}
+                loads = prior.loads
         return StoryModelOutput(
             loss=weighted_sum(losses, asdict(self.config.loss_weights)),
             losses=losses, slots=board.slots, step_mask=step_mask, codes=codes,
-            vectors=board.vectors, vector_mask=board.vector_mask,
+            vectors=board.vectors, vector_mask=board.vector_mask, loads=loads,
         )  # fmt: skip
 
     def condition(self, batch: StoryBatch, noise: StepNoise | None = None) -> StoryboardOutput:
@@ -129,12 +166,21 @@ class StoryModel(nn.Module):
         """q(z | s, x) for N = B*T steps; with noise, under its modality dropout."""
         if batch.codes is not None:
             return self.storyboard.embed(batch.codes.flatten(0, 1))
-        text_mask, image_mask = batch.text_mask.flatten(0, 1), batch.image_mask.flatten()
+        steps = batch.steps()
         if noise is not None:  # A modality is dropped only where the other one is there.
-            has_text = text_mask.any(1)
-            text_mask = text_mask & (noise.keep_text | ~image_mask)[:, None]
-            image_mask = image_mask & (noise.keep_image | ~has_text)
-        return self.storyboard(batch.latents.flatten(0, 1), image_mask, batch.input_ids.flatten(0, 1), text_mask)
+            has_text, has_image = steps["text_mask"].any(1), steps["image_mask"]
+            steps["text_mask"] = steps["text_mask"] & (noise.keep_text | ~has_image)[:, None]
+            steps["image_mask"] = has_image & (noise.keep_image | ~has_text)
+        return self.storyboard(**steps)
+
+    def contrast(self, batch: StoryBatch) -> Tensor:
+        """How well the slots of each picture alone and of each text alone find each other: a loss (), a mean over the steps with both."""
+        steps = batch.steps()
+        both = steps["text_mask"].any(1) & steps["image_mask"]
+        of_images = self.storyboard.encode(**{**steps, "text_mask": torch.zeros_like(steps["text_mask"])})
+        of_texts = self.storyboard.encode(**{**steps, "image_mask": torch.zeros_like(steps["image_mask"])})
+        groups = text_ids(steps["input_ids"], steps["text_mask"])
+        return self.contrastive(pool_slots(of_images), pool_slots(of_texts), both, groups).loss
 
     def disagreement(self, slots: Tensor, batch: StoryBatch) -> Tensor:
         """Cosine distances (N,S) of slots (N,S,d), under modality dropout, to those with nothing dropped; these get no gradient.
@@ -144,6 +190,14 @@ class StoryModel(nn.Module):
         with torch.no_grad():
             whole = self.encode(batch).slots
         return cosine_distance(slots, whole)
+
+    def own_state(self) -> dict[str, Tensor]:
+        """The state dict without what a source keeps for us: the frozen weights."""
+        return {name: value for name, value in self.state_dict().items() if name not in self.frozen}
+
+    def load_own_state(self, state: Mapping[str, Tensor]) -> None:
+        """Load what `own_state` gave. Raises RuntimeError where it is another model's."""
+        self.load_state_dict({name: value for name, value in self.state_dict().items() if name in self.frozen} | dict(state))
 
     @property
     def factors(self) -> dict[str, nn.Module]:
@@ -157,10 +211,23 @@ class StoryModel(nn.Module):
         return self.prior is None or self.storyboard.quantizer.is_active
 
 
-def build_model(config: StoryConfig, where: str) -> StoryModel:
+def pretrained_names(config: StoryConfig, names: Iterable[str]) -> Iterator[str]:
+    """Those of the parameters' names whose first values came from a source."""
+    board = config.storyboard
+    sources = {
+        "storyboard.image_encoder.model.": board.image_encoder.source, "storyboard.text_encoder.model.": board.text_encoder.source,
+        "text_decoder.language_model.": config.text_decoder.source, "image_decoder.unet.": config.image_decoder.source,
+        "image_decoder.text_encoder.": config.image_decoder.source, "autoencoder.vae.": config.autoencoder.source,
+    }  # fmt: skip
+    given = tuple(prefix for prefix, source in sources.items() if source)
+    added = (".lora_", ".processor.")
+    return (name for name in names if name.startswith(given) and not any(part in name for part in added))
+
+
+def build_model(config: StoryConfig, where: str, *, offline: bool = False, random: bool = False) -> StoryModel:
     """A model with fresh weights. Raises UserError where none can be built; `where` says whose config it is."""
     try:
-        return StoryModel(config)
+        return StoryModel(config, offline=offline, random=random)
     except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:  # From whichever library builds the part.
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{where} describes no model that can be built ({reason})") from error

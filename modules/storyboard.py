@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from modules.encoders import LatentPatchEncoder, TokenEncoder
+from modules.image_encoders import ImageEncoderConfig, PretrainedImageEncoder, ScratchImageEncoder, ScratchImageEncoderConfig
 from modules.layers.transformer import Transformer
 from modules.layers.vector_quantizer import VectorQuantizer
+from modules.story import UserError
+from modules.text_encoders import PretrainedTextEncoder, TextEncoderConfig
+
+PICTURES = ("latents", "pixels", "pretrained")
+POOLINGS = ("queries", "majority_vote", "qformer", "mean")
 
 
 @dataclass(frozen=True)
@@ -20,11 +26,24 @@ class StoryboardConfig:
     num_heads: int = 4
     patch_size: int = 2
     num_slots: int = 8
-    pooling: str = "queries"  # Or "majority_vote": see majority_vote.py.
+    pooling: str = "queries"  # Or "majority_vote": see majority_vote.py; "qformer" or "mean": see pooling.py.
+    qformer_layers: int = 2
+    qformer_groups: int = 0  # Groups of its last norm; 0: LayerNorm.
+    pictures: str = "latents"  # The autoencoder's, in patches; "pixels" by a small encoder from scratch; by a "pretrained" one.
+    image_encoder: ImageEncoderConfig = field(default_factory=ImageEncoderConfig)  # The pretrained one.
+    pixel_encoder: ScratchImageEncoderConfig = field(default_factory=ScratchImageEncoderConfig)  # The one from scratch.
+    text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)  # Without a source: tokens, embedded.
     codebook_size: int = 4096
     codebook_dim: int = 32
     codebook_decay: float = 0.99
     dead_code_threshold: float = 0.1  # A code used less than this fraction of the mean is revived.
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("pooling", self.pooling, POOLINGS), ("pictures", self.pictures, PICTURES)):
+            if value not in known:
+                raise UserError(f"storyboard.{name} must be one of {', '.join(known)}, got {value!r}")
+        if (self.pictures == "pretrained") != bool(self.image_encoder.source):
+            raise UserError('storyboard.pictures "pretrained" and storyboard.image_encoder.source, a folder or Hub id, need each other')
 
 
 @dataclass
@@ -48,32 +67,64 @@ class Storyboard(nn.Module):
     Pooling comes before quantising, so the quantiser needs no mask and every code has seen both modalities.
     """
 
-    def __init__(self, config: StoryboardConfig, vocab_size: int, max_text_length: int, latent_shape: tuple[int, int, int]) -> None:
+    def __init__(
+        self, config: StoryboardConfig, vocab_size: int, max_text_length: int, latent_shape: tuple[int, int, int], *,
+        offline: bool = False, random: bool = False,
+    ) -> None:  # fmt: skip
+        """With `offline` the Hub is not asked for pretrained encoders; with `random` their weights are random."""
         super().__init__()
         self.config = config
-        self.image_encoder = LatentPatchEncoder(latent_shape, config.patch_size, config.dim)
-        self.text_encoder = TokenEncoder(vocab_size, max_text_length, config.dim)
+        self.from_image = self.from_text = nn.Identity()
+        if config.pictures == "latents":
+            self.image_encoder = LatentPatchEncoder(latent_shape, config.patch_size, config.dim)
+        else:
+            pretrained = config.pictures == "pretrained"
+            self.image_encoder = (
+                PretrainedImageEncoder(config.image_encoder, offline=offline, random=random)
+                if pretrained else ScratchImageEncoder(config.pixel_encoder)
+            )  # fmt: skip
+            self.from_image = nn.Linear(self.image_encoder.width, config.dim)
+        if config.text_encoder.source:
+            self.text_encoder = PretrainedTextEncoder(config.text_encoder, offline=offline, random=random)
+            self.from_text = nn.Linear(self.text_encoder.width, config.dim)
+        else:
+            self.text_encoder = TokenEncoder(vocab_size, max_text_length, config.dim)
         # Small queries: a large one drowns what its slot reads, and all steps look alike to the codebook.
         self.queries = nn.Parameter(torch.randn(config.num_slots, config.dim) * 0.02)
         self.fusion = Transformer(config.dim, config.num_layers, config.num_heads)
         self.to_slots = nn.Linear(config.dim, config.codebook_dim)
         self.quantizer = VectorQuantizer(config.codebook_dim, config.codebook_size, config.codebook_decay, config.dead_code_threshold)
 
-    def encode(self, latents: Tensor, image_mask: Tensor, input_ids: Tensor, text_mask: Tensor) -> Tensor:
-        """Latents (N,c,h,w), image_mask (N,), input_ids and text_mask (N,L) -> slots (N,S,d).
+    def sequence(
+        self, latents: Tensor, image_mask: Tensor, input_ids: Tensor, text_mask: Tensor, pixels: Tensor | None = None,
+        encoder_ids: Tensor | None = None, encoder_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """A step's text and then its picture as V vectors (N,V,D), and which of them are there (N,V).
 
-        A masked modality is never looked at.
+        latents (N,c,h,w) or, where `pictures` are read otherwise, pixels (N,3,H,W), with image_mask (N,); input_ids and text_mask
+        (N,L) and, for a pretrained text encoder, its own tokens encoder_ids and encoder_mask (N,Le).
         """
-        tokens = self.text_encoder(input_ids)
-        queries = self.queries.expand(len(tokens), -1, -1)
-        patches = self.image_encoder(latents).to(queries.dtype)
-        keys = [text_mask.new_ones(queries.shape[:2]), text_mask, image_mask[:, None].expand(patches.shape[:2])]
-        fused = self.fusion(torch.cat([queries, tokens, patches], dim=1), torch.cat(keys, dim=1)[:, None, None, :])
+        if self.config.text_encoder.source:
+            tokens = self.from_text(self.text_encoder(encoder_ids, encoder_mask))
+            text_mask = encoder_mask & text_mask.any(1, keepdim=True)
+        else:
+            tokens = self.text_encoder(input_ids)
+        patches = self.from_image(self.image_encoder(latents if self.config.pictures == "latents" else pixels))
+        mask = torch.cat([text_mask, image_mask[:, None].expand(patches.shape[:2])], dim=1)
+        dtype = self.to_slots.weight.dtype
+        return torch.cat([tokens.to(dtype), patches.to(dtype)], dim=1), mask
+
+    def encode(self, *inputs: Tensor, **more: Tensor) -> Tensor:
+        """What `sequence` takes -> slots (N,S,d). A masked modality is never looked at."""
+        vectors, mask = self.sequence(*inputs, **more)
+        queries = self.queries.expand(len(vectors), -1, -1)
+        mask = torch.cat([mask.new_ones(queries.shape[:2]), mask], dim=1)
+        fused = self.fusion(torch.cat([queries, vectors], dim=1), mask[:, None, None, :])
         return self.to_slots(fused[:, : self.config.num_slots])
 
-    def forward(self, latents: Tensor, image_mask: Tensor, input_ids: Tensor, text_mask: Tensor) -> StoryboardOutput:
-        """Encode and quantise N steps. The codebook is not changed here: see `VectorQuantizer.update`."""
-        slots = self.encode(latents, image_mask, input_ids, text_mask)
+    def forward(self, *inputs: Tensor, **more: Tensor) -> StoryboardOutput:
+        """Encode N steps, as `sequence` takes them, and quantise. The codebook is not changed here: see `VectorQuantizer.update`."""
+        slots = self.encode(*inputs, **more)
         quantized = self.quantizer(slots)
         return StoryboardOutput(
             code_embeds=quantized.embeds, slots=slots, codes=quantized.codes, commitment_loss=quantized.commitment_loss,

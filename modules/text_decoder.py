@@ -27,10 +27,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import ModelOutput
 
+from modules.freezing import enable_checkpointing
 from modules.layers.decoding import ContrastiveLogitsProcessor, GuidanceLogitsProcessor
 from modules.layers.gated_prefix import GatedPrefix, GatedPrefixCache, admit_gated_prefix
 from modules.layers.seeding import seeded
-from modules.pretrained import load_pretrained, load_tokenizer
+from modules.pretrained import load_config, load_pretrained, load_tokenizer
 from modules.story import UserError
 
 Decoding = Literal["greedy", "beam", "top_p"]
@@ -106,7 +107,7 @@ class TextDecoder(nn.Module):
         elif config.tuning == "lora":
             add_lora(self.language_model, config)
         if config.gradient_checkpointing:
-            self.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+            enable_checkpointing(self.language_model)
         self.train()
 
     def _from_scratch(self, vocab_size: int) -> GPT2Config:
@@ -264,6 +265,11 @@ def special_ids_of(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int, int]:
     if eos is None:
         raise UserError(f"the tokenizer of {tokenizer.name_or_path} has no token for the end of a text: choose another language model")
     return tuple(eos if index is None else index for index in (tokenizer.pad_token_id, tokenizer.bos_token_id, eos))
+
+
+def vocabulary_of(config: TextDecoderConfig, *, offline: bool = False) -> int:
+    """The number of token ids that the pretrained language model knows."""
+    return load_config(AutoModelForCausalLM, config.source, WHAT, offline=offline).vocab_size
 
 
 def load_language_model(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ WHAT = "the text encoder"
 
 @dataclass(frozen=True)
 class TextEncoderConfig:
-    source: str = "bert-base-uncased"  # A Hub id or a folder: BERT, RoBERTa, DistilBERT, T5, CLIP's text model, ...
+    source: str = ""  # A Hub id or a folder: BERT, RoBERTa, DistilBERT, T5, CLIP's text model, ...
     max_length: int = 64  # Tokens, the encoder's own special tokens included.
     trainable_layers: int = 0  # The last n train; -1: all of it.
     gradient_checkpointing: bool = False
@@ -32,7 +33,7 @@ class PretrainedTextEncoder(nn.Module):
 
     def __init__(self, config: TextEncoderConfig, *, offline: bool = False, random: bool = False) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.offline = config, offline
         self.model = load_pretrained(AutoModelForTextEncoding, config.source, WHAT, offline=offline, random=random, add_pooling_layer=False)
         self.trained = prepare_training(self.model, config.trainable_layers, config.gradient_checkpointing, WHAT)
 
@@ -40,6 +41,11 @@ class PretrainedTextEncoder(nn.Module):
     def width(self) -> int:
         """D', of the vectors that `forward` gives."""
         return self.model.config.hidden_size
+
+    @cached_property
+    def tokenizer(self) -> EncoderTokenizer:
+        """The one that belongs to it. Raises UserError where it cannot be had."""
+        return EncoderTokenizer(self.config, offline=self.offline)
 
     def forward(self, input_ids: Tensor, text_mask: Tensor) -> Tensor:
         """Ids of `EncoderTokenizer` (N,L) and their mask (N,L) bool -> (N,L,D'); what stands where the mask is False means nothing."""

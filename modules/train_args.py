@@ -29,6 +29,7 @@ class TrainArgs:
     stages: tuple[str, ...] = STAGES
     autoencoder: Path | None = None
     log_with: str = "tensorboard"
+    offline: bool = False  # The Hub is not asked for pretrained parts.
 
 
 def run_identity(config: StoryConfig, args: TrainArgs, source: StorySource, global_batch: int) -> dict[str, Any]:

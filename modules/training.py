@@ -26,8 +26,8 @@ from modules.progress import progress_line
 from modules.schedules import cosine_with_warmup
 from modules.story import StorySource, UserError
 from modules.story_model import build_model
-from modules.tokenizer import StoryTokenizer
 from modules.train_args import STAGES, TrainArgs, check_same_run, run_identity
+from modules.vocabulary import load_vocabulary, make_vocabulary
 from modules.weight_average import WeightAverage
 from modules.writers import check_log_with
 
@@ -83,13 +83,13 @@ class Trainer:
     def _build(self, checkpoint: Path | None, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any] | None) -> None:
         """Make or load tokenizer and model, and check that a resumed run is the same run."""
         torch.manual_seed(derive_seed(self.args.seed, "weights"))
-        self.model = build_model(self.config, "this config")
+        self.model = build_model(self.config, "this config", offline=self.args.offline)
         if state is None:
-            self.tokenizer = StoryTokenizer.train(self.source.texts(), self.config.vocab_size)
+            self.tokenizer = make_vocabulary(self.config, self.source.texts(), offline=self.args.offline)
         else:
             check_same_run(checkpoint, state["identity"], self.identity)
-            self.tokenizer = StoryTokenizer.load(checkpoint / "model")
-            self.model.load_state_dict(tensors["model"])
+            self.tokenizer = load_vocabulary(checkpoint / "model", self.config)
+            self.model.load_own_state(tensors["model"])
             self.phase_name, self.step, self.global_step = state["phase"], state["step"], state["global_step"]
             self.skipped, self.skipped_in_a_row = state["skipped"], state["skipped_in_a_row"]
         if self.args.autoencoder is not None:
@@ -101,6 +101,8 @@ class Trainer:
         )  # fmt: skip
 
     def _reuse_autoencoder(self, path: Path, resumed: bool) -> None:
+        if self.config.autoencoder.source:
+            raise UserError(f"this preset has the autoencoder of {self.config.autoencoder.source}: leave --autoencoder out")
         donor, _ = load_model(path)
         if donor.config.autoencoder != self.config.autoencoder:
             raise UserError(f"the autoencoder in {path} has another shape than this preset's: leave --autoencoder out to train one")
@@ -111,7 +113,7 @@ class Trainer:
 
     def _phases(self, state: dict[str, Any] | None) -> Iterator[Phase]:
         """The phases still to be run, each made when its turn comes."""
-        known = ("autoencoder", *self.story_phases)
+        known = (*([] if self.config.autoencoder.source else ["autoencoder"]), *self.story_phases)
         done = [] if state is None else state["done"]
         self.done = list(done)
         if self.args.autoencoder is not None and "autoencoder" not in self.done:
@@ -156,7 +158,7 @@ class Trainer:
     def _encode_stories(self) -> EncodedStories:
         if self._encoded is None:
             with progress_line("encoding stories", len(self.source), self.accelerator.is_main_process) as progress:
-                self._encoded = EncodedStories(self.source, self.config, self.tokenizer, self.model.autoencoder, progress.update)
+                self._encoded = EncodedStories(self.source, self.model, self.tokenizer, progress.update)
         return self._encoded
 
     def _agree(self, value: Any) -> Any:
@@ -190,9 +192,13 @@ class Trainer:
 
     def _make_optimizer(self, phase: Phase) -> torch.optim.Optimizer:
         training = self.config.training
-        decay = [parameter for parameter in self.parameters if parameter.ndim >= 2]
-        rest = [parameter for parameter in self.parameters if parameter.ndim < 2]
-        groups = [{"params": decay, "weight_decay": training.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+        pretrained = {id(value) for name, value in self.model.named_parameters() if name in self.model.pretrained}
+        groups = [
+            {"params": [value for value in self.parameters if (value.ndim >= 2, id(value) in pretrained) == kind],
+             "weight_decay": training.weight_decay * kind[0], "share": training.pretrained_rate if kind[1] else 1.0}
+            for kind in ((True, False), (False, False), (True, True), (False, True))
+        ]  # fmt: skip
+        groups = [group for group in groups if group["params"]]
         return torch.optim.AdamW(groups, lr=phase.learning_rate, betas=training.adam_betas, fused=True)
 
     def _update(self, phase: Phase, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -230,7 +236,7 @@ class Trainer:
         warmup = max(1, round(training.warmup_ratio * phase.num_steps))
         rate = phase.learning_rate * cosine_with_warmup(self.step, phase.num_steps, warmup, training.learning_rate_floor)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("share", 1.0)  # Runs from before there were pretrained weights have none.
         return rate
 
     def _mean_losses(self, outputs: list[Any]) -> dict[str, float]:
@@ -276,11 +282,11 @@ class Trainer:
             "skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row, "optimizer": optimizer,
             "scaler": scaler.state_dict() if scaler is not None else None,
         }  # fmt: skip
-        groups = {"model": self.model.state_dict(), "optimizer": tensors, "averages": self.average.state_dict()}
+        groups = {"model": self.model.own_state(), "optimizer": tensors, "averages": self.average.state_dict()}
 
         def write_model(folder: Path) -> None:
             with self.average.applied():
-                save_model(folder / "model", self.config, self.model.state_dict(), self.tokenizer)
+                save_model(folder / "model", self.config, self.model.own_state(), self.tokenizer)
 
         self._saved = save_checkpoint(self.args.output_dir, self.global_step, groups, state, self.args.keep_last, write_model)
         return self._saved

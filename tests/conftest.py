@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from modules.batch import StepNoise, StoryBatch, draw_noise
-from modules.config import PRESETS, StoryConfig
+from modules.config import StoryConfig
 from modules.evaluation.judge import Judge, JudgeConfig
 from modules.evaluation.train_judge import train_judge
 from modules.model_folder import save_model
 from modules.pipeline import StoryPipeline
+from modules.presets import PRESETS
 from modules.story_model import StoryModel
 from modules.storyworld import StoryWorld
 from modules.tokenizer import StoryTokenizer

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import story_generative_model
 from modules.checkpoint import latest_checkpoint, load_checkpoint
-from modules.config import TINY
+from modules.presets import TINY
 
 FLAGS = (
     "train", "--preset", "tiny", "--data", "storyworld", "--num_stories", 24, "--max_steps", 12, "--batch_size", 4,

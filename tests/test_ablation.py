@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from modules.config import TINY, StoryConfig
+from modules.config import StoryConfig
 from modules.evaluation import ablation
 from modules.evaluation.ablation import AblationGrid, Cell, NextPages, draw_pages, predict_next_pages, run_ablation
 from modules.evaluation.results_table import ResultsTable
@@ -23,6 +23,7 @@ from modules.evaluation.sweep import Sweep, run_sweep, with_setting
 from modules.model_folder import load_model
 from modules.pipeline import StoryPipeline
 from modules.presentation.heat_map import write_heat_map, write_sweep_plot
+from modules.presets import TINY
 from modules.story import StorySource, UserError
 from modules.storyworld import StoryWorld
 from modules.train_args import TrainArgs

@@ -14,12 +14,13 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from modules.config import TINY, StoryConfig
+from modules.config import StoryConfig
 from modules.encoded import EncodedStories
 from modules.evaluation.bound import choose_pages, diffusion_vlb, measure_bound, plan_nats, sample_timesteps, vlb_weights
 from modules.image_decoder import ImageDecoder, ImageDecoderConfig
 from modules.phases import cache_codes
 from modules.pipeline import StoryPipeline
+from modules.presets import TINY
 from modules.story import Story, StoryStep, UserError
 from modules.story_model import StoryModel
 from modules.storyworld import StoryWorld
@@ -30,7 +31,7 @@ CONDITIONS = ("own", "swapped", "null")
 
 
 def encode(pipeline: StoryPipeline, stories: Sequence[Story]) -> EncodedStories:
-    return EncodedStories(stories, pipeline.config, pipeline.tokenizer, pipeline.model.autoencoder)
+    return EncodedStories(stories, pipeline.model, pipeline.tokenizer)
 
 
 @pytest.fixture(scope="module")

@@ -318,9 +318,7 @@ def test_slots_with_a_role_stand_far_above_the_same_codes_dealt_at_random():
 
 @pytest.fixture(scope="module")
 def stories(tiny_pipeline: StoryPipeline) -> EncodedStories:
-    return EncodedStories(
-        StoryWorld(6, split="val", image_size=32), tiny_pipeline.config, tiny_pipeline.tokenizer, tiny_pipeline.model.autoencoder
-    )  # fmt: skip
+    return EncodedStories(StoryWorld(6, split="val", image_size=32), tiny_pipeline.model, tiny_pipeline.tokenizer)
 
 
 @pytest.fixture(scope="module")

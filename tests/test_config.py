@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from modules.config import FORMAT_VERSION, PRESETS, LossWeights, StoryConfig, load_config
+from modules.config import FORMAT_VERSION, LossWeights, StoryConfig, load_config
+from modules.presets import PRESETS
 from modules.story import UserError
 
 

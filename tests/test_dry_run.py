@@ -12,7 +12,6 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from modules.batch import StepNoise, StoryBatch
-from modules.config import TINY
 from modules.dry_run import PROCESSES, memory, plan
 from modules.memory_estimate import (
     STRATEGIES,
@@ -25,6 +24,7 @@ from modules.memory_estimate import (
     training_bytes,
 )
 from modules.predictor import PredictorConfig
+from modules.presets import TINY
 from modules.sharding import gathered_sizes
 from modules.story_model import StoryModel
 from modules.train_args import TrainArgs

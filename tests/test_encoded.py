@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from modules import encoded
-from modules.autoencoder import PictureAutoencoder
 from modules.encoded import BatchOrder, EncodedStories, Head, iterate_pages, to_pictures, to_pixels
 from modules.story import Story
+from modules.story_model import StoryModel
 from modules.storyworld import StoryWorld
 from modules.tokenizer import StoryTokenizer
 
@@ -36,15 +36,15 @@ def stories() -> list[Story]:
 
 
 @pytest.fixture(scope="module")
-def parts(tiny_config, stories) -> tuple[StoryTokenizer, PictureAutoencoder]:
+def parts(tiny_config, stories) -> tuple[StoryModel, StoryTokenizer]:
     torch.manual_seed(0)
     texts = [text for story in stories for text in (story.prompt, *(step.text or "" for step in story.steps))]
-    return StoryTokenizer.train(texts, tiny_config.vocab_size), PictureAutoencoder(tiny_config.autoencoder).eval()
+    return StoryModel(tiny_config).eval(), StoryTokenizer.train(texts, tiny_config.vocab_size)
 
 
 @pytest.fixture(scope="module")
 def tensors(tiny_config, stories, parts) -> EncodedStories:
-    return EncodedStories(stories, tiny_config, *parts)
+    return EncodedStories(stories, *parts)
 
 
 def test_batches_have_the_shapes_of_the_legend(tensors, tiny_config, stories):
@@ -61,7 +61,7 @@ def test_batches_have_the_shapes_of_the_legend(tensors, tiny_config, stories):
 
 
 def test_batches_hold_the_stories(tensors, stories, parts):
-    tokenizer, autoencoder = parts
+    tokenizer, autoencoder = parts[1], parts[0].autoencoder
     batch = tensors.batch([4, 1])
     for row, story in enumerate((stories[4], stories[1])):
         assert tokenizer.decode(batch.prompt_ids[row][batch.prompt_mask[row]]) == story.prompt
@@ -110,13 +110,13 @@ def test_more_steps_than_needed_are_padding(tensors):
 def test_size_of_the_encoding_batch_does_not_matter(tiny_config, stories, parts, tensors, monkeypatch):
     monkeypatch.setattr(encoded, "ENCODE_BATCH", 5)
     seen = []
-    small = EncodedStories(stories, tiny_config, *parts, progress=seen.append)
+    small = EncodedStories(stories, *parts, progress=seen.append)
     torch.testing.assert_close(small.latents, tensors.latents, atol=5e-3, rtol=5e-3)
     assert torch.equal(small.image_mask, tensors.image_mask) and seen == [1, 2, 3, 4, 5, 6]
 
 
 def test_cached_codes_come_with_their_rows(tiny_config, stories, parts):
-    tensors = EncodedStories(stories, tiny_config, *parts)
+    tensors = EncodedStories(stories, *parts)
     count = sum(tensors.lengths)
     tensors.codes = torch.arange(3 * count)[:, None].expand(-1, 8).reshape(3, count, 8)
     batch = tensors.batch([2, 0])

@@ -13,7 +13,7 @@ FILES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("._
 
 FACTORS = {"storyboard", "prior", "predictor", "text_decoder", "image_decoder", "autoencoder"}
 PRETRAINED = {"hub", "pretrained", "freezing", "image_encoders", "text_encoders", "stable_diffusion"}
-BELOW_FACTORS = {"encoders", "losses", "sampling", "schedules", "story"} | PRETRAINED  # And layers/.
+BELOW_FACTORS = {"encoders", "losses", "sampling", "schedules", "story", "teacher_forcing"} | PRETRAINED  # And layers/.
 USES_THE_MODEL = {"story_model", "model_folder", "encoded", "phases", "reliance", "monitor", "pipeline", "training"}
 ON_TOP = ("modules.evaluation", "modules.presentation", "modules.commands", "modules.cli")
 

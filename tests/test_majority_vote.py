@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.config import PRESETS, StoryConfig, load_config
+from modules.config import StoryConfig, load_config
 from modules.majority_vote import chunks, elect, mean_over
 from modules.pipeline import StoryPipeline
+from modules.presets import PRESETS
 from modules.story import UserError
 from modules.storyworld import StoryWorld
 from tests.runs import JOINT_END, JOINT_START, all_finite, moved, tensors_at, trace, train, write_config
@@ -213,5 +214,5 @@ def test_it_tells_by_the_same_verbs(run):
 
 
 def test_an_unknown_pooling_is_told(tmp_path):
-    with pytest.raises(UserError, match="storyboard.pooling must be one of queries, majority_vote, got 'mean'"):
-        load_config(write_config(tmp_path / "config.json", storyboard={"pooling": "mean"}))
+    with pytest.raises(UserError, match="storyboard.pooling must be one of queries, majority_vote, qformer, mean, got 'median'"):
+        load_config(write_config(tmp_path / "config.json", storyboard={"pooling": "median"}))

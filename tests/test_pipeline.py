@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from modules import checks
-from modules.config import PRESETS
 from modules.image_decoder import SCHEDULERS
 from modules.pipeline import StoryPipeline, StoryPipelineOutput
+from modules.presets import PRESETS
 from modules.story import StoryStep, UserError
 from modules.story_model import StoryModel
 from modules.storyworld import StoryWorld

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import story_generative_model
-from modules.config import PRESETS, load_config
+from modules.config import load_config
 from modules.encoded import EncodedStories
 from modules.evaluation.ablation import predict_next_pages
 from modules.evaluation.bound import measure_bound
@@ -22,6 +22,7 @@ from modules.evaluation.sweep import Sweep, run_sweep
 from modules.evaluation.tables import print_report
 from modules.pipeline import StoryPipeline
 from modules.predictor import Predictor, PredictorConfig
+from modules.presets import PRESETS
 from modules.reliance import code_reliance, condition_steps
 from modules.story import StoryStep, UserError
 from modules.story_model import StoryModel
@@ -351,7 +352,7 @@ def test_the_commands_write_a_story_and_continue_it(run, tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def stories(pipeline) -> EncodedStories:
-    return EncodedStories(StoryWorld(9, split="val", image_size=32), pipeline.config, pipeline.tokenizer, pipeline.model.autoencoder)
+    return EncodedStories(StoryWorld(9, split="val", image_size=32), pipeline.model, pipeline.tokenizer)
 
 
 def test_all_steps_are_conditioned_as_their_stories_are(pipeline, stories):

@@ -25,7 +25,7 @@ def random_stories(pipeline: StoryPipeline, lengths: Sequence[int]) -> tuple[Enc
     stories = [
         Story(str(index), f"Story {index} of {len(lengths)}.", (StoryStep("A fox."),) * length) for index, length in enumerate(lengths)
     ]
-    encoded = EncodedStories(stories, pipeline.config, pipeline.tokenizer, pipeline.model.autoencoder)
+    encoded = EncodedStories(stories, pipeline.model, pipeline.tokenizer)
     board = pipeline.config.storyboard
     return encoded, torch.randint(board.codebook_size, (sum(lengths), board.num_slots), generator=torch.Generator().manual_seed(0))
 

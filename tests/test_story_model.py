@@ -14,7 +14,8 @@ from modules.losses import cosine_distance
 from modules.reliance import code_reliance, reliance_summary, swap_rows
 from modules.story_model import StoryModel
 
-TERMS = tuple(asdict(LossWeights()))
+OPTIONAL = ("contrastive_loss", "load_balancing_loss", "router_z_loss")  # Of what only some models have: test_mechanisms.py.
+TERMS = tuple(name for name in asdict(LossWeights()) if name not in OPTIONAL)
 ENCODER_ONLY = {"commitment_loss", "agreement_loss"}  # The terms that train nothing else.
 TEXTS = {"text_nll", "bag_of_words_loss"}
 PICTURES = {"diffusion_loss", "bag_of_visual_words_loss", "draft_loss"}

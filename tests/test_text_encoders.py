@@ -89,7 +89,7 @@ def test_another_text_encoder_is_read_by_the_same_code(tmp_path):
 
 def test_the_full_size_by_its_id():
     with torch.device("meta"):
-        model = PretrainedTextEncoder(TextEncoderConfig(), offline=True, random=True)
+        model = PretrainedTextEncoder(TextEncoderConfig(source="bert-base-uncased"), offline=True, random=True)
     pooler = 768 * 768 + 768
     assert sum(parameter.numel() for parameter in model.parameters()) == 109_482_240 - pooler and model.width == 768
 

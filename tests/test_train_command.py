@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from modules.checkpoint import RunLock, latest_checkpoint, load_checkpoint
-from modules.config import TINY, load_config
+from modules.config import load_config
 from modules.data import write_stories
+from modules.presets import TINY
 from modules.story import Story, StoryStep, UserError
 from modules.story_model import StoryModel
 from modules.storyworld import StoryWorld

@@ -23,11 +23,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from modules import interrupts
 from modules.checkpoint import flatten_optimizer
-from modules.config import TINY
 from modules.interrupts import stop_on_signals
 from modules.model_folder import resolve_model_folder
 from modules.monitor import Monitor, cut_trace
 from modules.phases import AutoencoderPhase, ConsolidationPhase, JointPhase, OpeningPhase, derive_seed
+from modules.presets import TINY
 from modules.story_model import StoryModel
 from modules.storyworld import StoryWorld
 from modules.training import Trainer

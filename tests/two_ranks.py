@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from modules.batch import StepNoise, StoryBatch, draw_noise
-from modules.config import TINY
 from modules.contrastive import ContrastiveLoss
+from modules.presets import TINY
 from modules.processes import make_accelerator
 from modules.sharding import broadcast_buffers, shard_model, whole_state_dict
 from modules.story_model import StoryModel

@@ -21,6 +21,7 @@ DATA_HELP = "a folder of stories (see README), or the word storyworld for the bu
 
 def checkpoint_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ckpt", type=Path, default=Path("checkpoints/storyworld"), help="a run's folder, a step's or a model folder")
+    parser.add_argument("--offline", action="store_true", help="take Hub ids from the local cache only")
 
 
 def judge_flag(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +30,6 @@ def judge_flag(parser: argparse.ArgumentParser) -> None:
 
 def clip_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clip", help="a CLIP model, a folder or a Hub id: says how well pictures fit texts, in the judge's place")
-    parser.add_argument("--offline", action="store_true", help="take a Hub id from the local cache only")
 
 
 def open_source(data: str, split: str, config: StoryConfig, seed: int, num_stories: int, on_bad_record: str = "error") -> StorySource:

@@ -25,7 +25,7 @@ def act_analyze(args: argparse.Namespace) -> None:
     from modules.presentation.codebook_page import analyze
 
     read_pictures = load_judge(args).read if args.data == "storyworld" else None
-    pipeline = StoryPipeline.from_pretrained(args.ckpt)
+    pipeline = StoryPipeline.from_pretrained(args.ckpt, offline=args.offline)
     train = open_source(args.data, "train", pipeline.config, args.seed, args.num_stories)
     held_out = open_source(args.data, "val", pipeline.config, args.seed, args.num_stories)
     files = analyze(pipeline, train, held_out, args.num_stories, args.seed, args.output, read_pictures)
@@ -46,7 +46,7 @@ def act_visualize(args: argparse.Namespace) -> None:
     from modules.pipeline import StoryPipeline
     from modules.presentation.visualize import visualize
 
-    pipeline = StoryPipeline.from_pretrained(args.ckpt)
+    pipeline = StoryPipeline.from_pretrained(args.ckpt, offline=args.offline)
     source = open_source(args.data, "val", pipeline.config, args.seed, args.num_stories)
     files = visualize(
         pipeline, source, args.output, num_stories=min(args.num_stories, len(source)), run=args.run, seed=args.seed,
@@ -85,7 +85,7 @@ def act_ablate(args: argparse.Namespace) -> int:
 
     grid = AblationGrid.parse(args.steps, args.strength, args.cfg, args.num_examples)
     scorer = load_clip(args) or load_judge(args)
-    pipeline = StoryPipeline.from_pretrained(args.ckpt)
+    pipeline = StoryPipeline.from_pretrained(args.ckpt, offline=args.offline)
     source = open_source(args.data, "val", pipeline.config, args.seed, 4 * args.num_examples)
     table = args.output / "ablation.csv"
     run_ablation(pipeline, source, grid, scorer, table, args.seed)

@@ -64,7 +64,7 @@ def load_pipeline(args: argparse.Namespace, prompt: str = "", texts: Sequence[st
     """The pipeline of --ckpt; what it cannot do justice to in the prompt and in the given pages' texts is said."""
     from modules.pipeline import StoryPipeline
 
-    pipeline = StoryPipeline.from_pretrained(args.ckpt)
+    pipeline = StoryPipeline.from_pretrained(args.ckpt, offline=args.offline)
     tokenizer, config = pipeline.tokenizer, pipeline.config
     unseen = list(dict.fromkeys(word for text in (prompt, *texts) for word in tokenizer.unseen_words(text)))
     if unseen:

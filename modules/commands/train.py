@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def train_flags(parser: argparse.ArgumentParser) -> None:
-    from modules.config import PRESETS
+    from modules.presets import PRESETS
     from modules.train_args import LOG_WITH
 
     parser.add_argument("--preset", choices=sorted(PRESETS), default="storyworld", help="which model (default storyworld)")
@@ -44,6 +44,7 @@ def train_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--log_with", choices=LOG_WITH, default="tensorboard", help="where curves go (default tensorboard)")
     parser.add_argument("--keep_last", type=int, default=2, help="checkpoints to keep, 0 for all (default 2)")
     parser.add_argument("--on_bad_record", choices=("error", "skip"), default="error", help="what to do with a broken story")
+    parser.add_argument("--offline", action="store_true", help="take Hub ids from the local cache only")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dry_run", action="store_true", help="print the resolved config, parameters and memory, and stop")
 
@@ -63,7 +64,7 @@ def act_train(args: argparse.Namespace) -> int:
     run_args = TrainArgs(
         output_dir=args.output_dir, mixed_precision=precision, gradient_accumulation_steps=args.gradient_accumulation_steps,
         save_every=args.save_every, log_every=args.log_every, sample_every=args.sample_every, keep_last=args.keep_last, seed=args.seed,
-        stages=stages, autoencoder=args.autoencoder, log_with=args.log_with,
+        stages=stages, autoencoder=args.autoencoder, log_with=args.log_with, offline=args.offline,
     )  # fmt: skip
     if args.dry_run:
         print(json.dumps(plan(config, run_args), indent=2, default=str))
@@ -81,7 +82,8 @@ def act_train(args: argparse.Namespace) -> int:
 
 def resolve_config(args: argparse.Namespace) -> StoryConfig:
     """The preset or config file, with the flags' values in it."""
-    from modules.config import PRESETS, load_config
+    from modules.config import load_config
+    from modules.presets import PRESETS
 
     config = load_config(args.config) if args.config else PRESETS[args.preset]
     names = ("max_steps", "batch_size", "learning_rate", "num_stories")

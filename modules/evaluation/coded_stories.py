@@ -63,12 +63,11 @@ def read_stories(pipeline: StoryPipeline, source: StorySource, count: int, what:
     """Read and encode the first `count` stories of a source; codes are from all that a step has, text and picture."""
     model, device, gallery = pipeline.model, pipeline.device, Gallery(source, count)
     with progress_line(f"reading {what}", count) as progress:
-        stories = EncodedStories(gallery, pipeline.config, pipeline.tokenizer, model.autoencoder, progress.update)
+        stories = EncodedStories(gallery, model, pipeline.tokenizer, progress.update)
     codes, fit = [], []
     for start in track(f"encoding {what}", range(0, len(stories.texts), ENCODE_BATCH)):
         rows = slice(start, start + ENCODE_BATCH)
-        inputs = (stories.latents[rows].float(), stories.image_mask[rows], stories.input_ids[rows], stories.text_mask[rows])
-        board = model.storyboard(*(tensor.to(device) for tensor in inputs))
+        board = model.storyboard(**{name: tensor.to(device) for name, tensor in stories.steps(rows).items()})
         quantizer = model.storyboard.quantizer
         codes.append(board.codes.cpu())
         fit.append(torch.cosine_similarity(quantizer.normalise(board.slots), quantizer.embed(board.codes), dim=-1).cpu())

@@ -96,7 +96,7 @@ class Pictures(Head):
 
 def _encode(pipeline: StoryPipeline, source: Head) -> EncodedStories:
     with progress_line("encoding stories", len(source)) as progress:
-        return EncodedStories(source, pipeline.config, pipeline.tokenizer, pipeline.model.autoencoder, progress.update)
+        return EncodedStories(source, pipeline.model, pipeline.tokenizer, progress.update)
 
 
 def _texts(pipeline: StoryPipeline, stories: EncodedStories, sources: dict[str, Tensor], seed: int) -> dict[str, Any]:

@@ -24,3 +24,9 @@ def prefix_attention(prompt_mask: Tensor, length: int, block: int = 1, queries: 
     key_is_there = torch.cat([prompt_mask, prompt_mask.new_ones(len(prompt_mask), length - prompt_length)], dim=1)
     past = blocks[None, :] <= blocks[:, None]
     return key_is_there[:, None, None, :] & past[-queries if queries else 0 :], positions
+
+
+def at_least_one(mask: Tensor) -> Tensor:
+    """mask (N,V) with the first place True in rows that have none: attention over nothing would be NaN."""
+    nothing = ~mask.any(1, keepdim=True) & (torch.arange(mask.shape[1], device=mask.device) == 0)
+    return mask | nothing

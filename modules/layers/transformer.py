@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers.utils import ModelOutput
 
 from modules.layers.attention import Attention
@@ -51,7 +52,8 @@ class TransformerBlock(nn.Module):
 class Transformer(nn.Module):
     """`num_layers` blocks and a final norm; bidirectional or causal by the mask that it is given.
 
-    `experts` are the keyword arguments of `MixtureOfExperts`; None: dense layers.
+    `experts` are the keyword arguments of `MixtureOfExperts`; None: dense layers. Where `gradient_checkpointing` is set, training
+    keeps each block's input alone and computes the rest again for the backward pass (arXiv 1604.06174).
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(TransformerBlock(dim, num_heads, dropout, num_kv_heads, experts) for _ in range(num_layers))
         self.norm = nn.LayerNorm(dim)
+        self.gradient_checkpointing = False
         self._init_weights(num_layers)
 
     def _init_weights(self, num_layers: int) -> None:
@@ -81,7 +84,10 @@ class Transformer(nn.Module):
         layers = cache.layers if cache is not None else [None] * len(self.blocks)
         mixtures = []
         for block, layer in zip(self.blocks, layers, strict=True):
-            x, mixture = block(x, mask, positions, layer, token_mask)
+            inputs = (x, mask, positions, layer, token_mask)
+            x, mixture = (
+                checkpoint(block, *inputs, use_reentrant=False) if self.gradient_checkpointing and self.training else block(*inputs)
+            )
             mixtures.append(mixture)
         x = self.norm(x)
         if mixtures[0] is None:

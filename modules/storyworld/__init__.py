@@ -20,16 +20,21 @@ __all__ = ["ACTIONS", "CHARACTERS", "COLORS", "NAMES", "OBJECTS", "PLACES", "WEA
 
 
 class StoryWorld:
-    """`num_stories` stories of a split; story `index` depends on seed, split and index alone, and is drawn when asked for."""
+    """`num_stories` stories of a split; story `index` depends on seed, split and index alone, and is drawn when asked for.
+
+    A story of several episodes is one hero's, who wears one colour in all of them; its prompt is that of the first.
+    """
 
     name = "storyworld"
 
-    def __init__(self, num_stories: int, seed: int = 0, split: str = "train", image_size: int = 96) -> None:
+    def __init__(self, num_stories: int, seed: int = 0, split: str = "train", image_size: int = 96, num_episodes: int = 1) -> None:
         if num_stories < 1:
             raise UserError(f"The story world needs at least one story, not {num_stories}: raise num_stories.")
         if image_size < 16:
             raise UserError(f"Pictures of {image_size} pixels are too small for the story world: set image_size to 16 or more.")
-        self.num_stories, self.seed, self.split, self.image_size = num_stories, seed, split, image_size
+        if num_episodes < 1:
+            raise UserError(f"A story has at least one episode, not {num_episodes}: raise num_episodes.")
+        self.num_stories, self.seed, self.split, self.image_size, self.num_episodes = num_stories, seed, split, image_size, num_episodes
 
     def __len__(self) -> int:
         return self.num_stories
@@ -57,6 +62,7 @@ class StoryWorld:
     def fingerprint(self) -> str:
         """Return a short hash of the settings and of a sample of what is told and drawn."""
         digest = hashlib.sha256(f"{self.num_stories}/{self.seed}/{self.split}/{self.image_size}".encode())
+        digest.update(f"/{self.num_episodes}".encode() if self.num_episodes > 1 else b"")
         for index in range(min(64, self.num_stories)):
             digest.update(repr(self._tell(index)).encode())
         for index in range(min(4, self.num_stories)):
@@ -70,4 +76,7 @@ class StoryWorld:
         rng = random.Random(int.from_bytes(key, "big"))
         plot = make_plot(rng)
         prompt, writer = write_prompt(rng, plot), Writer(rng)
-        return prompt, [(writer.write(page), page) for page in plot.pages]
+        pages = [(writer.write(page), page) for page in plot.pages]
+        for _ in range(self.num_episodes - 1):
+            pages += [(writer.write(page), page) for page in make_plot(rng, plot.hero).pages]
+        return prompt, pages

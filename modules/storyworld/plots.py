@@ -179,11 +179,11 @@ def _places(rng: random.Random, family: str) -> tuple[str, str]:
     return home, place
 
 
-def make_plot(rng: random.Random) -> Plot:
-    """Make up a story."""
+def make_plot(rng: random.Random, hero: Actor | None = None) -> Plot:
+    """Make up a story, of `hero` if one is given."""
     family = rng.choices(list(_FAMILIES), [weight for weight, _ in _FAMILIES.values()])[0]
     home, place = _places(rng, family)
     weather = "night" if "moon" in (home, place) else rng.choice(("sunny", "sunny", "rain", "snow", "night"))
-    plot = Plot(rng, family, _dress(rng, rng.choice(CHARACTERS)), home, place, weather, rng.choice(OBJECTS))
+    plot = Plot(rng, family, hero or _dress(rng, rng.choice(CHARACTERS)), home, place, weather, rng.choice(OBJECTS))
     _FAMILIES[family][1](plot)
     return plot
