@@ -9,13 +9,17 @@ from pathlib import Path
 import fsspec
 import pytest
 
+import story_generative_model
 from modules import pack as packing
 from modules.data import write_stories
 from modules.pack import pack
 from modules.phases import JointPhase
+from modules.presets import TINY
+from modules.shards import StoryShards
 from modules.storyworld import StoryWorld
-from tests.runs import fails, state_of, train
+from tests.runs import fails, state_of, trace, train
 from tests.test_training import signal_at
+from tests.tiny_presets import tiny_preset
 
 SHORT = ("--max_steps", 3, "--save_every", 100, "--sample_every", 100, "--stages", "autoencoder,opening,joint,consolidation")
 
@@ -68,3 +72,44 @@ def test_other_shards_are_refused(forms, from_folder, tmp_path, capsys):
     write_stories(tmp_path / "data" / "train", [StoryWorld(1, image_size=32)[0]])
     pack(tmp_path / "data", tmp_path / "shards", 1 << 20)
     assert "was trained with another data" in fails(capsys, from_folder, *SHORT, "--data", tmp_path / "shards")
+
+
+# Reading ahead, and not at all
+
+
+def read_pixels(path: Path) -> Path:
+    """A model that reads pixels with every batch, as a config file."""
+    config = tiny_preset("captioner", path)
+    (path / "captioner.json").write_text(replace(config, training=replace(TINY.training, batch_size=4)).to_json())
+    return path / "captioner.json"
+
+
+def test_threads_that_read_ahead_change_nothing(forms, tmp_path, monkeypatch):
+    flags = (*SHORT, "--config", read_pixels(tmp_path), "--data", forms["shards"])
+    assert train(tmp_path / "none", *flags, "--num_workers", 0) == 0
+    with monkeypatch.context() as patch:
+        signal_at(patch, JointPhase, 1, signal.SIGTERM)
+        assert train(tmp_path / "three", *flags, "--num_workers", 3) == 143
+    assert train(tmp_path / "three", *flags, "--num_workers", 3) == 0
+    assert outcome(tmp_path / "three") == outcome(tmp_path / "none")
+
+
+def test_training_with_a_cache_opens_no_picture_and_has_the_same_losses(forms, from_folder, tmp_path, monkeypatch, capsys):
+    data = ("--preset", "tiny", "--data", str(forms["shards"]))
+    command = ["precompute", *data, "--ckpt", str(from_folder), "--output", str(tmp_path / "cache")]
+    assert story_generative_model.main([*command[:5], *command[7:]]) == 2
+    assert "give a checkpoint that has one by --ckpt" in capsys.readouterr().err
+    assert story_generative_model.main(command) == 0
+    flags = (*SHORT, *data, "--stages", "opening,joint,consolidation", "--autoencoder", from_folder)
+    assert train(tmp_path / "without", *flags) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(StoryShards, "_group", lambda *_: pytest.fail("a picture was opened"))
+        assert train(tmp_path / "with", *flags, "--cache", tmp_path / "cache") == 0
+    for one, other in zip(trace(tmp_path / "with"), trace(tmp_path / "without"), strict=True):
+        assert one.pop("phase") == other.pop("phase")
+        assert one == pytest.approx(other, rel=2**-8)
+    capsys.readouterr()
+    cache = ("--cache", tmp_path / "cache")
+    assert "--cache goes with the autoencoder" in fails(capsys, tmp_path / "new", *SHORT, *data, *cache)
+    other_data = fails(capsys, tmp_path / "new", *flags, "--data", "storyworld", *cache)
+    assert "was made from other data: run precompute again, or leave --cache out" in other_data
