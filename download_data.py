@@ -1,9 +1,10 @@
-"""Make `data/train` and `data/val`, folders of `stories.jsonl` and pictures, from a named source; check and show such folders.
+"""Make `data/train` and `data/val`, folders of `stories.jsonl` and pictures, from a named source; check, show and pack such folders.
 
     python download_data.py                                    M3IT's image paragraphs, from the Hub
     python download_data.py storyworld --stories 2000 --seed 0
     python download_data.py SOURCE --help                      what it is, its licence, its flags
     python download_data.py validate data
+    python download_data.py pack data
 
 A command table, nothing else: heavy imports happen inside the commands, so that --help answers at once.
 """
@@ -52,7 +53,7 @@ def add_storyworld(commands: argparse._SubParsersAction, common: argparse.Argume
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the command line: a sub-command for every source, and three for folders that are there."""
+    """Return the command line: a sub-command for every source, and four for folders that are there."""
     common = Parser(add_help=False)
     common.add_argument("--output", type=Path, default=Path("data"), metavar="FOLDER", help="where train/ and val/ go (data)")
     common.add_argument("--overwrite", action="store_true", help="replace train/ and val/ if they are there")
@@ -93,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"download_data.py: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
-        kept = args.output / f".download-{args.command}" if args.command in SOURCES else None
+        kept = getattr(args, "staging", None)
         told = f"what is done stays in {kept}, and the same command goes on from there" if kept and kept.exists() else "nothing was changed"
         print(f"download_data.py: interrupted; {told}", file=sys.stderr)
         return 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)

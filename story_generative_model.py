@@ -8,6 +8,7 @@ from modules.arguments import Parser
 
 COMMANDS = {
     "train": "train a model on a folder of stories or on the built-in story world",
+    "precompute": "encode all pictures once, for trainings to come",
     "generate": "write and illustrate a story from one line",
     "continue": "go on from given pages",
     "caption": "say what a picture shows",

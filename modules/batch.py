@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
-READ_OF_STEPS = ("latents", "image_mask", "input_ids", "text_mask", "pixels", "encoder_ids", "encoder_mask")
+FEATURES = ("image_features", "text_features")  # Of frozen encoders, computed in advance.
+READ_OF_STEPS = ("latents", "image_mask", "input_ids", "text_mask", "pixels", "encoder_ids", "encoder_mask", *FEATURES)
 
 
 @dataclass
@@ -44,6 +45,8 @@ class StoryBatch(ModelOutput):
     pixels: Tensor | None = None  # (B, T, 3, H, W) in [-1, 1], for an image encoder
     encoder_ids: Tensor | None = None  # (B, T, Le) the same texts, by the tokenizer of a pretrained text encoder
     encoder_mask: Tensor | None = None  # (B, T, Le) bool
+    image_features: Tensor | None = None  # (B, T, P, D') what a frozen image encoder says of the pixels, in their place
+    text_features: Tensor | None = None  # (B, T, Le, D') and a frozen text encoder of its tokens
     caption_ids: Tensor | None = None  # (B, T, Lc) the same texts, by the tokenizer of Stable Diffusion's text encoder
     codes: Tensor | None = None  # (B, T, S) cached codes for the decoders; None while the encoder is being trained
     plans: PlanBatch | None = None  # what the prior learns, where it is not the codes above

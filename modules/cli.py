@@ -8,13 +8,14 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from modules.arguments import Parser, normalise_flag
-from modules.commands import evaluate, export, study, tell, train
+from modules.commands import evaluate, export, precompute, study, tell, train
 from modules.memory import keep_freed_memory
 from modules.story import UserError
 
 Command = tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int | None]]
 COMMANDS: dict[str, Command] = {
     "train": (train.train_flags, train.act_train),
+    "precompute": (precompute.precompute_flags, precompute.act_precompute),
     "generate": (tell.generate_flags, tell.act_generate),
     "continue": (tell.continue_flags, tell.act_continue),
     "caption": (tell.caption_flags, tell.act_caption),

@@ -21,7 +21,7 @@ from modules.images import check_image, fit_image, load_image, to_rgb
 from modules.records import STORY_KEYS, RecordError, parse_line, parse_record, read_lines
 from modules.story import Story, UserError
 
-__all__ = ["StoryFolder", "epoch_batches", "fit_image", "open_split", "write_stories"]
+__all__ = ["StoryFolder", "cut_story", "epoch_batches", "fit_image", "hash_records", "open_split", "write_stories"]
 
 STORIES_FILE = "stories.jsonl"
 SPLITS = ("train", "val")
@@ -44,7 +44,7 @@ class StoryFolder:
     `Story.extra`. The older one-step form `{"prompt", "story", "image_path"}` is read too.
 
     Args:
-        folder: where `stories.jsonl` is.
+        folder: where `stories.jsonl` is; `digests` holds the SHA-256 of every record kept, and of its pictures.
         on_bad_record: "error" refuses the folder and names what is wrong; "skip" drops the whole record and counts it.
         max_steps: longer stories are cut into consecutive windows, as even as possible, with ids "id#0", "id#1", ...
 
@@ -70,7 +70,8 @@ class StoryFolder:
         kept = [entry for entry in entries if entry.line not in duplicates]
         self._records = len(kept) + len(problems)
         _refuse_bad(self.skipped, self._records, on_bad_record)
-        self._fingerprint = _hash_entries(kept, digests, max_steps)
+        self.digests = [(entry.digest, *(digests.get(step.image_path, "") for step in entry.story.steps)) for entry in kept]
+        self._fingerprint = hash_records(self.digests, max_steps)
 
     def __len__(self) -> int:
         return len(self._stories)
@@ -91,6 +92,10 @@ class StoryFolder:
         for story in self._stories:
             yield story.prompt
             yield from (step.text for step in story.steps if step.text is not None)
+
+    def outline(self, index: int) -> Story:
+        """Return one story without opening its pictures."""
+        return self._stories[index]
 
     def fingerprint(self) -> str:
         """Return a short hash of the records kept, of their pictures' bytes and of the windows; not of where the folder lies."""
@@ -238,7 +243,7 @@ def _cut_and_compare(entries: list[_Entry], max_steps: int | None) -> tuple[list
     """Cut long stories into windows, and leave out those whose id an earlier one has."""
     stories, duplicates, owners = [], {}, {}
     for entry in entries:
-        windows = _cut(entry.story, max_steps)
+        windows = cut_story(entry.story, max_steps)
         ids = {entry.story.id, *(window.id for window in windows)}
         taken = sorted(ids & owners.keys())
         if taken:
@@ -249,7 +254,8 @@ def _cut_and_compare(entries: list[_Entry], max_steps: int | None) -> tuple[list
     return stories, duplicates
 
 
-def _cut(story: Story, max_steps: int | None) -> list[Story]:
+def cut_story(story: Story, max_steps: int | None) -> list[Story]:
+    """Cut a story of more than `max_steps` steps into consecutive windows, as even as possible."""
     count = len(story.steps)
     if max_steps is None or count <= max_steps:
         return [story]
@@ -267,12 +273,11 @@ def _refuse_bad(problems: list[str], records: int, on_bad_record: str) -> None:
     raise UserError(f"{len(problems)} of {records} records cannot be used{too_many}: {named}{more}")
 
 
-def _hash_entries(entries: list[_Entry], digests: dict[Path, str], max_steps: int | None) -> str:
+def hash_records(digests: Iterable[Sequence[str]], max_steps: int | None) -> str:
+    """The fingerprint of records, each given as the SHA-256 of its line and of its pictures ("" where there is none)."""
     digest = hashlib.sha256(f"max_steps={max_steps}".encode())
-    for entry in entries:
-        digest.update(entry.digest.encode())
-        for step in entry.story.steps:
-            digest.update(digests.get(step.image_path, "").encode())
+    for record in digests:
+        digest.update("".join(record).encode())
     return digest.hexdigest()[:16]
 
 

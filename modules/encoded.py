@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from modules.batch import READ_OF_STEPS, PlanBatch, StoryBatch
+from modules.batch import FEATURES, READ_OF_STEPS, PlanBatch, StoryBatch
 from modules.data import epoch_batches
 from modules.image_decoder import ImageDecoder
 from modules.images import fit_image
+from modules.read_ahead import ReadAhead
+from modules.sharded_rows import ShardedRows
 from modules.story import Story, StorySource
 from modules.story_model import StoryModel
 from modules.vocabulary import Vocabulary
 
 ENCODE_BATCH = 64  # Pictures of one call: a fixed shape, so that oneDNN compiles its kernels once.
+READ_AHEAD = 16  # Stories, while all of them are encoded.
 
 
 def to_pixels(images: Sequence[Image.Image], size: int) -> Tensor:
@@ -36,6 +39,14 @@ def pixels_of(images: Sequence[Image.Image | None], size: int) -> Tensor:
     """As `to_pixels`; an absent picture is black."""
     blank = Image.new("RGB", (size, size))
     return to_pixels([image or blank for image in images], size)
+
+
+def encode_pictures(images: Sequence[Image.Image | None], autoencoder: nn.Module, size: int) -> Tensor:
+    """Up to ENCODE_BATCH pictures, None where one is absent -> latents (N,c,h,w) float16 on the CPU, zeros where there is none."""
+    pixels = pixels_of([*images, *[None] * (ENCODE_BATCH - len(images))], size)
+    latents = autoencoder.encode(pixels.to(autoencoder.latent_mean.device))[: len(images)].cpu()
+    latents[torch.tensor([image is None for image in images])] = 0
+    return latents.half()
 
 
 def tokenize_steps(texts: Sequence[str | None], model: StoryModel, tokenizer: Vocabulary) -> dict[str, Tensor]:
@@ -67,33 +78,50 @@ class EncodedStories:
     """All stories of a source, ready to be cut into batches of what `model` reads; about 10 kB a page.
 
     `lengths[i]` is the number of steps of story i, `attributes[i]` its steps' ground truth (None where there is none). Where the
-    model reads pixels too, they come from the source again for every batch.
+    model reads pixels too, they come from the source again for every batch: `workers` threads read what `expect` names.
+    With what `EncodedCache` gives as `cached` no picture is opened at all.
     """
 
     def __init__(
-        self, source: StorySource, model: StoryModel, tokenizer: Vocabulary, progress: Callable[[int], None] = lambda done: None
-    ) -> None:
-        self.source, self.config, self.lengths, self.attributes = source, model.config, [], []
-        self.prompts, self.texts = [], []
-        latents, masks, waiting = [], [], []
-        for index in range(len(source)):
-            story = source[index]
-            self.lengths.append(len(story.steps))
-            self.attributes.append([step.attributes for step in story.steps])
-            self.prompts.append(story.prompt)
-            self.texts += [step.text for step in story.steps]
-            waiting += [step.image for step in story.steps]
-            while len(waiting) >= ENCODE_BATCH:
-                latents.append(self._encode(waiting[:ENCODE_BATCH], masks, model.autoencoder))
-                waiting = waiting[ENCODE_BATCH:]
-            progress(index + 1)
-        if waiting:
-            latents.append(self._encode(waiting, masks, model.autoencoder))
-        self.latents, self.image_mask = torch.cat(latents), torch.tensor(masks)
+        self, source: StorySource, model: StoryModel, tokenizer: Vocabulary, progress: Callable[[int], None] = lambda done: None,
+        workers: int = 0, cached: Mapping[str, ShardedRows] | None = None,
+    ) -> None:  # fmt: skip
+        self.config, self.lengths, self.attributes = model.config, [], []
+        self.source = ReadAhead(source, self.config.autoencoder.image_size, workers)
+        self.prompts, self.texts, self._cached = [], [], cached or {}
+        self._has_pixels = model.storyboard is not None and self.config.storyboard.pictures != "latents"
+        self.latents, self.image_mask = self._read_cached(progress) if cached else self._read(model.autoencoder, progress)
         self.prompt_ids, self.prompt_mask = tokenizer.encode_batch(self.prompts, self.config.max_prompt_length)
         self.tokens = tokenize_steps(self.texts, model, tokenizer)
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)[:-1]])
         self.codes: Tensor | None = None  # (variants, N, S): both modalities, text only, picture only.
+
+    def _read_cached(self, progress: Callable[[int], None]) -> tuple[ShardedRows, Tensor]:
+        for index in range(len(self.source)):
+            self._take(self.source.source.outline(index))
+            progress(index + 1)
+        return self._cached["latents"], self._cached["image_mask"][:]
+
+    def _read(self, autoencoder: nn.Module, progress: Callable[[int], None]) -> tuple[Tensor, Tensor]:
+        latents, masks, waiting = [], [], []
+        for index in range(len(self.source)):
+            self.source.expect(range(index, min(len(self.source), index + READ_AHEAD)))
+            story = self.source[index]
+            self._take(story)
+            waiting += [step.image for step in story.steps]
+            masks += [step.image is not None for step in story.steps]
+            while len(waiting) >= ENCODE_BATCH or (waiting and index == len(self.source) - 1):
+                latents.append(encode_pictures(waiting[:ENCODE_BATCH], autoencoder, self.config.autoencoder.image_size))
+                waiting = waiting[ENCODE_BATCH:]
+            progress(index + 1)
+        return torch.cat(latents), torch.tensor(masks)
+
+    def _take(self, story: Story) -> None:
+        """Keep all of a story but its pictures."""
+        self.lengths.append(len(story.steps))
+        self.attributes.append([step.attributes for step in story.steps])
+        self.prompts.append(story.prompt)
+        self.texts += [step.text for step in story.steps]
 
     @property
     def input_ids(self) -> Tensor:
@@ -105,25 +133,33 @@ class EncodedStories:
         """(N,L) bool, of all steps."""
         return self.tokens["text_mask"]
 
-    def _encode(self, images: list[Image.Image | None], masks: list[bool], autoencoder: nn.Module) -> Tensor:
-        """Encode up to ENCODE_BATCH pictures, an absent one as zeros, into float16 latents (N,c,h,w)."""
-        masks += [image is not None for image in images]
-        size = self.config.autoencoder.image_size
-        pixels = pixels_of(images + [None] * (ENCODE_BATCH - len(images)), size)
-        latents = autoencoder.encode(pixels.to(autoencoder.latent_mean.device))[: len(images)].cpu()
-        latents[~torch.tensor(masks[-len(images) :])] = 0
-        return latents.half()
-
     def steps(self, rows: Tensor | slice) -> dict[str, Tensor]:
         """What the encoder reads of the steps of some row numbers (...): its inputs by name (..., *)."""
-        inputs = {"latents": self.latents[rows].float(), "image_mask": self.image_mask[rows]}
-        inputs |= {name: value[rows] for name, value in self.tokens.items() if name in READ_OF_STEPS}
-        if self.config.storyboard.pictures != "latents":
+        inputs = self._decoded(rows) | {name: value[rows] for name, value in self.tokens.items() if name in READ_OF_STEPS}
+        inputs |= {name: self._cached[name][rows].float() for name in FEATURES if name in self._cached}
+        if self._has_pixels and "image_features" not in inputs:
             inputs["pixels"] = self._pixels(torch.arange(len(self.texts))[rows])
         return inputs
 
+    def _decoded(self, rows: Tensor | slice) -> dict[str, Tensor]:
+        """What the decoders learn to give, of the same rows."""
+        masks = {"image_mask": self.image_mask[rows], "text_mask": self.text_mask[rows]}
+        return {"latents": self.latents[rows].float(), "input_ids": self.input_ids[rows], **masks}
+
+    def expect(self, indices: Iterable[int]) -> None:
+        """Let the pictures of these stories be read, if batches need them: they are asked for soon."""
+        if self.reads_pixels:
+            self.source.expect(indices)
+
+    @property
+    def reads_pixels(self) -> bool:
+        """Whether batches open pictures: not when these, or codes in the place of all that the encoder reads, are cached."""
+        return self._has_pixels and self.codes is None and not self._cached
+
     def _pixels(self, rows: Tensor) -> Tensor:
         """(...) -> (...,3,H,W)."""
+        if "pixels" in self._cached:
+            return self._cached["pixels"][rows].float() / 127.5 - 1
         size = self.config.autoencoder.image_size
         stories = np.searchsorted(self.starts, rows.flatten().numpy(), side="right") - 1
         read = {index: self.source[index].steps for index in map(int, np.unique(stories))}
@@ -147,7 +183,7 @@ class EncodedStories:
         Where codes are cached they are given too; `variant` (B,T) says which of them, default 0: from both modalities.
         """
         rows, step_mask = self._padded(indices, num_steps)
-        steps = self.steps(rows)
+        steps = self.steps(rows) if self.codes is None else self._decoded(rows)
         steps["text_mask"], steps["image_mask"] = steps["text_mask"] & step_mask[..., None], steps["image_mask"] & step_mask
         if "caption_ids" in self.tokens:
             steps["caption_ids"] = self.tokens["caption_ids"][rows]
@@ -185,14 +221,25 @@ class BatchOrder:
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
         self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
         self.batches_per_epoch = len(epoch_batches(lengths, batch_size, seed, 0))
-        self._epoch, self._batches = -1, []
+        self._epochs: dict[int, list[list[int]]] = {}
 
     def __getitem__(self, step: int) -> list[int]:
         """The story indices of the global batch of one update."""
         epoch, position = divmod(step, self.batches_per_epoch)
-        if epoch != self._epoch:
-            self._epoch, self._batches = epoch, epoch_batches(self.lengths, self.batch_size, self.seed, epoch)
-        return self._batches[position]
+        if epoch not in self._epochs:
+            kept = {number: batches for number, batches in self._epochs.items() if abs(number - epoch) == 1}  # Who looks ahead needs two.
+            self._epochs = kept | {epoch: epoch_batches(self.lengths, self.batch_size, self.seed, epoch)}
+        return self._epochs[epoch][position]
+
+    def stories(self, steps: Iterable[int], parts: Sequence[int], num_parts: int) -> Iterator[int]:
+        """The stories of some parts of some updates, in the order in which they are needed."""
+        return (index for step in steps for part in parts for index in rows_of_part(self[step], part, num_parts))
+
+
+def rows_of_part(order: list[int], part: int, num_parts: int) -> list[int]:
+    """What part `part` of a global batch holds, when it is cut into `num_parts`."""
+    size = len(order) // num_parts
+    return order[part * size : (part + 1) * size]
 
 
 def iterate_pages(source: StorySource, indices: Sequence[int]) -> Iterator[Image.Image]:

@@ -28,6 +28,12 @@ def load_image(path: str | Path) -> Image.Image:
         return to_rgb(_upright(_open_checked(file)))
 
 
+def decode_image(content: bytes, name: str) -> Image.Image:
+    """As `load_image`, from a file's bytes; `name` tells which picture."""
+    with _errors_named(name):
+        return to_rgb(_upright(_open_checked(io.BytesIO(content))))
+
+
 def check_image(path: str | Path) -> str:
     """Read a picture to its last byte, so that a broken one is found before training, and return the file's SHA-256.
 

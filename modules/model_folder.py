@@ -125,6 +125,16 @@ def _unet_is_ours(config: StoryConfig) -> bool:
     return bool(decoder.source) and decoder.tuning == "full" and decoder.condition == "codes"
 
 
+def load_autoencoder(path: Path, config: StoryConfig, *, offline: bool = False) -> dict[str, Tensor]:
+    """The weights of a checkpoint's autoencoder, for a model of `config`. Raises UserError where they do not belong there."""
+    if config.autoencoder.source:
+        raise UserError(f"this preset has the autoencoder of {config.autoencoder.source}: leave {path} out")
+    donor, _ = load_model(path, offline=offline)
+    if donor.config.autoencoder != config.autoencoder:
+        raise UserError(f"the autoencoder in {path} has another shape than this preset's: leave --autoencoder out to train one")
+    return donor.autoencoder.state_dict()
+
+
 def _left_out(state: Mapping[str, Tensor]) -> set[str]:
     """The names that a model folder does without: what only training needs, and second names of tied weights."""
     seen: set[int] = set()

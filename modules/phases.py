@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -13,8 +13,9 @@ from transformers.utils import ModelOutput
 
 from modules.autoencoder import AutoencoderOutput
 from modules.batch import PlanBatch, StepNoise, StoryBatch, draw_noise
-from modules.encoded import BatchOrder, EncodedStories, iterate_pages, to_pixels
+from modules.encoded import BatchOrder, EncodedStories, iterate_pages, rows_of_part, to_pixels
 from modules.progress import track
+from modules.read_ahead import ReadAhead
 from modules.schedules import linear_ramp
 from modules.story import StorySource, UserError
 from modules.story_model import PARTS, StoryModel
@@ -65,6 +66,9 @@ class Phase:
     def set_modes(self) -> None:
         """Choose what is trained, and set train and eval modes."""
 
+    def expect(self, step: int, parts: Sequence[int], num_parts: int) -> None:
+        """Called before update `step`, of which this process computes `parts`: what it and the next one need can be read already."""
+
     def before_update(self, step: int) -> None:
         """Called before update `step` is computed."""
 
@@ -86,20 +90,19 @@ class Phase:
         return self.model.autoencoder.latent_mean.device
 
 
-def rows_of_part(order: list[int], part: int, num_parts: int) -> list[int]:
-    size = len(order) // num_parts
-    return order[part * size : (part + 1) * size]
-
-
 class AutoencoderPhase(Phase):
     """Trains the autoencoder on the stories' pictures."""
 
     name = "autoencoder"
 
-    def __init__(self, model: StoryModel, source: StorySource, lengths: list[int], **options) -> None:
+    def __init__(self, model: StoryModel, source: StorySource, lengths: list[int], workers: int = 0, **options) -> None:
         super().__init__(model, **options)
-        self.module, self.source, self.lengths = model.autoencoder, source, lengths
+        self.module, self.lengths = model.autoencoder, lengths
+        self.source = ReadAhead(source, model.config.autoencoder.image_size, workers)
         self.order = BatchOrder(lengths, self.global_batch, derive_seed(self.seed, "order", self.name))
+
+    def expect(self, step: int, parts: Sequence[int], num_parts: int) -> None:
+        self.source.expect(self.order.stories(range(step, min(step + 2, self.num_steps)), parts, num_parts))
 
     def set_modes(self) -> None:
         self.model.requires_grad_(False).eval()
@@ -147,6 +150,9 @@ class StoryPhase(Phase):
     def start(self) -> None:
         self.stories = self._stories()
         self.order = BatchOrder(self.stories.lengths, self.global_batch, derive_seed(self.seed, "order", self.name))
+
+    def expect(self, step: int, parts: Sequence[int], num_parts: int) -> None:
+        self.stories.expect(self.order.stories(range(step, min(step + 2, self.num_steps)), parts, num_parts))
 
     def loss(self, module: nn.Module, step: int, part: int, num_parts: int) -> ModelOutput:
         order = self.order[step]

@@ -51,6 +51,9 @@ class StorySource(Protocol):
     def __getitem__(self, index: int) -> Story:
         """Return one story with its pictures loaded (RGB, any size)."""
 
+    def outline(self, index: int) -> Story:
+        """Return one story without its pictures, which stay unopened."""
+
     def texts(self) -> Iterator[str]:
         """Yield every prompt and every step's text, without opening a picture."""
 

@@ -98,18 +98,23 @@ class Storyboard(nn.Module):
     def sequence(
         self, latents: Tensor, image_mask: Tensor, input_ids: Tensor, text_mask: Tensor, pixels: Tensor | None = None,
         encoder_ids: Tensor | None = None, encoder_mask: Tensor | None = None,
+        image_features: Tensor | None = None, text_features: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """A step's text and then its picture as V vectors (N,V,D), and which of them are there (N,V).
 
         latents (N,c,h,w) or, where `pictures` are read otherwise, pixels (N,3,H,W), with image_mask (N,); input_ids and text_mask
-        (N,L) and, for a pretrained text encoder, its own tokens encoder_ids and encoder_mask (N,Le).
+        (N,L) and, for a pretrained text encoder, its own tokens encoder_ids and encoder_mask (N,Le). What frozen
+        encoders say of both may be given in advance: image_features (N,P,D'), text_features (N,Le,D').
         """
         if self.config.text_encoder.source:
-            tokens = self.from_text(self.text_encoder(encoder_ids, encoder_mask))
+            features = self.text_encoder(encoder_ids, encoder_mask) if text_features is None else text_features
+            tokens = self.from_text(features)
             text_mask = encoder_mask & text_mask.any(1, keepdim=True)
         else:
             tokens = self.text_encoder(input_ids)
-        patches = self.from_image(self.image_encoder(latents if self.config.pictures == "latents" else pixels))
+        if image_features is None:
+            image_features = self.image_encoder(latents if self.config.pictures == "latents" else pixels)
+        patches = self.from_image(image_features)
         mask = torch.cat([text_mask, image_mask[:, None].expand(patches.shape[:2])], dim=1)
         dtype = self.to_slots.weight.dtype
         return torch.cat([tokens.to(dtype), patches.to(dtype)], dim=1), mask

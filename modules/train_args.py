@@ -29,6 +29,8 @@ class TrainArgs:
     stages: tuple[str, ...] = STAGES
     autoencoder: Path | None = None
     log_with: str = "tensorboard"
+    cache: Path | None = None  # What `precompute` wrote.
+    num_workers: int = 2  # Threads that read pictures ahead.
     offline: bool = False  # The Hub is not asked for pretrained parts.
 
 

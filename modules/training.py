@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,15 @@ from torch import Tensor, nn
 from modules.checkpoint import RunLock, flatten_optimizer, latest_checkpoint, load_checkpoint, restore_optimizer, save_checkpoint
 from modules.config import StoryConfig
 from modules.encoded import EncodedStories
+from modules.encoded_cache import EncodedCache
 from modules.interrupts import Interrupted, stop_on_signals
-from modules.model_folder import architectures_of, load_model, save_model
+from modules.model_folder import architectures_of, load_autoencoder, save_model
 from modules.monitor import Monitor
 from modules.phases import PHASES, PHASES_WITHOUT_CODES, AutoencoderPhase, Phase, StoryPhase, derive_seed
 from modules.processes import forgotten_precision, is_sharded, make_accelerator
 from modules.progress import progress_line
 from modules.schedules import cosine_with_warmup
+from modules.sharded_rows import ShardedRows
 from modules.sharding import Replicated, Sharded, cut_like, cut_moments, full
 from modules.story import StorySource, UserError
 from modules.story_model import build_model
@@ -95,6 +97,7 @@ class Trainer:
             self.skipped, self.skipped_in_a_row = state["skipped"], state["skipped_in_a_row"]
         if self.args.autoencoder is not None:
             self._reuse_autoencoder(self.args.autoencoder, resumed=state is not None)
+        self._cached = None if self.args.cache is None else self._open_cache(self.args.cache, state)
         self.model.to(self.accelerator.device)
         self.copies = (Sharded if is_sharded(self.accelerator) else Replicated)(self.model, self.accelerator)
         self.monitor = Monitor(
@@ -103,15 +106,16 @@ class Trainer:
         )  # fmt: skip
 
     def _reuse_autoencoder(self, path: Path, resumed: bool) -> None:
-        if self.config.autoencoder.source:
-            raise UserError(f"this preset has the autoencoder of {self.config.autoencoder.source}: leave --autoencoder out")
-        donor, _ = load_model(path, offline=self.args.offline)
-        if donor.config.autoencoder != self.config.autoencoder:
-            raise UserError(f"the autoencoder in {path} has another shape than this preset's: leave --autoencoder out to train one")
-        weights = donor.autoencoder.state_dict()
+        weights = load_autoencoder(path, self.config, offline=self.args.offline)
         if resumed and any(not torch.equal(weights[name], value) for name, value in self.model.autoencoder.state_dict().items()):
             raise UserError(f"{self.args.output_dir} has another autoencoder than {path}: leave --autoencoder out to go on with it")
         self.model.autoencoder.load_state_dict(weights)
+
+    def _open_cache(self, path: Path, state: dict[str, Any] | None) -> Mapping[str, ShardedRows]:
+        trained = self.config.autoencoder.source or self.args.autoencoder or (state is not None and "autoencoder" in state["done"])
+        if not trained:
+            raise UserError("--cache goes with the autoencoder that it was made with: give that one by --autoencoder")
+        return EncodedCache(path, self.model, self.source).rows
 
     def _phases(self, state: dict[str, Any] | None) -> Iterator[Phase]:
         """The phases still to be run, each made when its turn comes."""
@@ -155,13 +159,15 @@ class Trainer:
             "whole": self.copies.whole,
         }  # fmt: skip
         if name == "autoencoder":
-            return AutoencoderPhase(self.model, self.source, self.lengths, **options)
+            return AutoencoderPhase(self.model, self.source, self.lengths, self.args.num_workers, **options)
         return self.story_phases[name](self.model, self._encode_stories, **options)
 
     def _encode_stories(self) -> EncodedStories:
         if self._encoded is None:
             with progress_line("encoding stories", len(self.source), self.accelerator.is_main_process) as progress:
-                self._encoded = EncodedStories(self.source, self.model, self.tokenizer, progress.update)
+                self._encoded = EncodedStories(
+                    self.source, self.model, self.tokenizer, progress.update, self.args.num_workers, self._cached
+                )  # fmt: skip
         return self._encoded
 
     def _agree(self, value: Any) -> Any:
@@ -213,6 +219,7 @@ class Trainer:
     def _update(self, phase: Phase, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """One optimizer update: the parts' gradients, the checks, then weights, averages and codebook."""
         parts, ranks = self.args.gradient_accumulation_steps, self.accelerator.num_processes
+        phase.expect(self.step, range(self.accelerator.process_index * parts, (self.accelerator.process_index + 1) * parts), parts * ranks)
         phase.before_update(self.step)
         rate = self._set_learning_rate(phase)
         outputs = []

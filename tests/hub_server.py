@@ -21,14 +21,15 @@ REFUSALS = {
 class Hub(ThreadingHTTPServer):
     """`root/owner/name/main/...` holds a data set's files, `root/owner/name/refs/convert/parquet/...` those of that revision.
 
-    `broken` maps the end of a file's path to the status with which it is refused; `asked` is the log of what was asked.
+    `broken` maps the end of a file's path to the status with which it is refused; `asked` is the log of what was asked, `sent` the
+    number of bytes of each answer.
     """
 
     daemon_threads = True
 
     def __init__(self, root: Path) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.root, self.broken, self.asked = root, {}, []
+        self.root, self.broken, self.asked, self.sent = root, {}, [], []
 
     @property
     def endpoint(self) -> str:
@@ -92,6 +93,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(header, value)
         self.end_headers()
         if self.command == "GET":
+            self.server.sent.append(len(content))
             self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:

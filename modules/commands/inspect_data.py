@@ -1,4 +1,4 @@
-"""The commands of download_data.py that look at a folder of stories: is it whole, what is in it, what does it look like."""
+"""The commands of download_data.py on a folder of stories: is it whole, what is in it, what does it look like; pack it into shards."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from modules.arguments import positive_int, whole_number
 
-MAX_SHOWN = 20
+MAX_SHOWN, MIB = 20, 1 << 20
 
 
 def folder_flags(parser: argparse.ArgumentParser) -> None:
@@ -78,4 +78,25 @@ def view_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=whole_number, metavar="S", help="draw the stories at random from this seed")
 
 
-COMMANDS = {"validate": (validate_flags, act_validate), "stats": (stats_flags, act_stats), "view": (view_flags, act_view)}
+def act_pack(args: argparse.Namespace) -> int:
+    """Pack a folder into Parquet shards with the pictures inside. `train --data` and the datasets library read them."""
+    from modules.pack import pack, staging_folder
+
+    output = args.output or args.folder.resolve().with_name(f"{args.folder.resolve().name}-shards")
+    args.staging = staging_folder(output)
+    for split, names in pack(args.folder, output, args.shard_size * MIB, args.overwrite).items():
+        print(f"{output}: {split}, {sum(shard.stories for shard in names):,} stories in {len(names):,} shards")
+    return 0
+
+
+def pack_flags(parser: argparse.ArgumentParser) -> None:
+    folder_flags(parser)
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="where the shards go (DIR-shards)")
+    parser.add_argument("--shard_size", type=positive_int, default=256, metavar="MB", help="about how large a shard is (256)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output if it is there")
+
+
+COMMANDS = {
+    "validate": (validate_flags, act_validate), "stats": (stats_flags, act_stats), "view": (view_flags, act_view),
+    "pack": (pack_flags, act_pack),
+}  # fmt: skip

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from modules.evaluation.judge import Judge
     from modules.evaluation.scorers import ClipScorer
 
-DATA_HELP = "a folder of stories (see README), or the word storyworld for the built-in world"
+DATA_HELP = "a folder of stories (see README), shards of them (a folder, hf://, s3://, https://), or storyworld, the built-in world"
 
 
 def checkpoint_flag(parser: argparse.ArgumentParser) -> None:
@@ -39,9 +39,9 @@ def open_source(data: str, split: str, config: StoryConfig, seed: int, num_stori
         from modules.storyworld import StoryWorld
 
         return StoryWorld(num_stories, seed=seed, split=split, image_size=config.autoencoder.image_size)
-    from modules.data import open_split
+    from modules.shards import open_stories
 
-    folder = open_split(data, split, on_bad_record=on_bad_record, max_steps=config.max_steps)
+    folder = open_stories(data, split, on_bad_record, config.max_steps)
     print(folder.report(), file=sys.stderr)
     return folder
 

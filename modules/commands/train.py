@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modules.arguments import positive_float, positive_int
+from modules.arguments import positive_float, positive_int, whole_number
 from modules.commands.shared import DATA_HELP, open_held_out, open_source
 from modules.story import UserError
 
@@ -43,6 +43,8 @@ def train_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--log_every", type=positive_int, default=10, help="updates between lines in TensorBoard (default 10)")
     parser.add_argument("--log_with", choices=LOG_WITH, default="tensorboard", help="where curves go (default tensorboard)")
     parser.add_argument("--keep_last", type=int, default=2, help="checkpoints to keep, 0 for all (default 2)")
+    parser.add_argument("--cache", type=Path, help="what precompute wrote for these stories, this preset and this autoencoder")
+    parser.add_argument("--num_workers", type=whole_number, default=2, help="threads that read pictures ahead (default 2)")
     parser.add_argument("--on_bad_record", choices=("error", "skip"), default="error", help="what to do with a broken story")
     parser.add_argument("--offline", action="store_true", help="take Hub ids from the local cache only")
     parser.add_argument("--seed", type=int, default=0)
@@ -64,7 +66,8 @@ def act_train(args: argparse.Namespace) -> int:
     run_args = TrainArgs(
         output_dir=args.output_dir, mixed_precision=precision, gradient_accumulation_steps=args.gradient_accumulation_steps,
         save_every=args.save_every, log_every=args.log_every, sample_every=args.sample_every, keep_last=args.keep_last, seed=args.seed,
-        stages=stages, autoencoder=args.autoencoder, log_with=args.log_with, offline=args.offline,
+        stages=stages, autoencoder=args.autoencoder, log_with=args.log_with, num_workers=args.num_workers,
+        cache=args.cache, offline=args.offline,
     )  # fmt: skip
     if args.dry_run:
         print(json.dumps(plan(config, run_args), indent=2, default=str))

@@ -47,6 +47,11 @@ class StoryWorld:
         steps = tuple(StoryStep(text, draw(page, self.image_size), page.attributes()) for text, page in pages)
         return Story(f"{self.split}-{index:06d}", prompt, steps)
 
+    def outline(self, index: int) -> Story:
+        """Return a story without its pictures, undrawn."""
+        prompt, pages = self._tell(index)
+        return Story(f"{self.split}-{index:06d}", prompt, tuple(StoryStep(text, None, page.attributes()) for text, page in pages))
+
     @cached_property
     def lengths(self) -> list[int]:
         """The number of steps of every story."""

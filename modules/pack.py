@@ -1,0 +1,157 @@
+"""A folder of stories as Parquet shards with the pictures inside: few large files, for the datasets library and for training.
+
+One row is one story. `train-00000-of-00003.parquet`, ... and `shards.json`, which lists them, appear at once, when all are
+written; a run that was stopped goes on after the last shard that was whole.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modules.collect import disk_errors
+from modules.data import SPLITS, STORIES_FILE, StoryFolder
+from modules.files import write_whole
+from modules.progress import progress_line
+from modules.splits import replace_folder
+from modules.story import Story, UserError
+
+if TYPE_CHECKING:
+    from datasets import Features
+
+MANIFEST, FORMAT_VERSION = "shards.json", 1
+ROW_GROUP_BYTES = 1 << 20  # What one story costs to read at random: all pictures of its row group.
+COLUMNS = ("id", "prompt", "texts", "attributes", "sha256", "extra", "images")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of a split."""
+
+    name: str
+    stories: int
+    bytes: int
+
+
+def staging_folder(output: Path) -> Path:
+    """Where shards are written until all are there."""
+    return output.with_name(f".{output.name}.partial")
+
+
+def pack(folder: Path, output: Path, shard_bytes: int, overwrite: bool = False) -> dict[str, list[Shard]]:
+    """Write the splits of `folder` as shards of about `shard_bytes` into `output`; return the shards of each split.
+
+    Raises:
+        UserError: as `StoryFolder`, or `output` is not empty, or the disk refuses.
+    """
+    if output.exists() and not (output.is_dir() and (overwrite or not any(output.iterdir()))):
+        raise UserError(f"{output} is not an empty folder; add --overwrite to replace it, or choose another --output")
+    sources = {split: StoryFolder(part) for split, part in _parts(folder).items()}
+    staging = staging_folder(output)
+    with disk_errors(output):
+        run = json.dumps([shard_bytes, {split: source.fingerprint() for split, source in sources.items()}]).encode()
+        if not (staging / "run.json").is_file() or (staging / "run.json").read_bytes() != run:
+            shutil.rmtree(staging, ignore_errors=True)  # Shards of other stories.
+            write_whole(staging / "run.json", run)
+        named = _named_keys(sources.values())
+        shards = {split: _write_split(staging, split, source, named, shard_bytes) for split, source in sources.items()}
+        (staging / "run.json").unlink()
+        told = {split: [asdict(shard) for shard in found] for split, found in shards.items()}
+        write_whole(staging / MANIFEST, json.dumps({"format_version": FORMAT_VERSION, "splits": told}, indent=1).encode())
+        replace_folder(output, staging)
+        shutil.rmtree(staging.with_suffix(".old"), ignore_errors=True)
+    return shards
+
+
+def _parts(folder: Path) -> dict[str, Path]:
+    if (folder / STORIES_FILE).is_file():
+        name = folder.resolve().name
+        return {name if name in SPLITS else "train": folder}
+    found = {split: folder / split for split in SPLITS if (folder / split / STORIES_FILE).is_file()}
+    if not found:
+        raise UserError(f"{folder} holds neither {STORIES_FILE} nor train/{STORIES_FILE}: make them with download_data.py")
+    return found
+
+
+def _write_split(staging: Path, split: str, source: StoryFolder, named: Sequence[str], shard_bytes: int) -> list[Shard]:
+    import pyarrow.parquet as pq
+
+    sizes = [_size(source.outline(index)) for index in range(len(source))]
+    ranges, schema, shards = runs_of(sizes, shard_bytes), _features(named).arrow_schema, []
+    with progress_line(f"packing {split}", len(source)) as progress:
+        for number, rows in enumerate(ranges):
+            path = staging / f"{split}-{number:05d}-of-{len(ranges):05d}.parquet"
+            if not path.exists():
+                temporary = path.with_suffix(".tmp")
+                # Pictures are compressed already; without statistics a footer stays small, however many row groups there are.
+                options = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+                with pq.ParquetWriter(temporary, schema, **options) as writer:
+                    for group in runs_of(sizes[rows.start : rows.stop], ROW_GROUP_BYTES):
+                        chosen = range(rows.start + group.start, rows.start + group.stop)
+                        writer.write_table(_table([_row(source, index, named) for index in chosen], schema))
+                        progress.update(chosen.stop)
+                temporary.rename(path)
+            progress.update(rows.stop)
+            shards.append(Shard(path.name, len(rows), path.stat().st_size))
+    return shards
+
+
+def runs_of(sizes: Sequence[int], limit: int) -> list[range]:
+    """Cut the indices into consecutive ranges whose sizes sum to `limit` at most, but for what is larger alone."""
+    found, start, total = [], 0, 0
+    for index, size in enumerate(sizes):
+        if index > start and total + size > limit:
+            found.append(range(start, index))
+            start, total = index, 0
+        total += size
+    return [*found, range(start, len(sizes))]
+
+
+def _size(story: Story) -> int:
+    texts = [story.prompt, *(step.text or "" for step in story.steps)]
+    pictures = (step.image_path.stat().st_size for step in story.steps if step.image_path is not None)
+    return sum(len(text.encode()) for text in texts) + sum(pictures)
+
+
+def _named_keys(sources: Iterable[StoryFolder]) -> list[str]:
+    """Keys of the stories' own that hold a text wherever they are there: each gets a column; all others share one, as JSON."""
+    kinds: dict[str, set[type]] = {}
+    for source in sources:
+        for index in range(len(source)):
+            for key, value in source.outline(index).extra.items():
+                kinds.setdefault(key, set()).add(type(value))
+    return sorted(key for key, found in kinds.items() if found == {str} and key not in COLUMNS)
+
+
+def _features(named: Sequence[str]) -> Features:
+    from datasets import Features, Image, List, Value
+
+    text = Value("string")
+    kinds = {"texts": List(text), "attributes": List(text), "sha256": List(text), "images": List(Image())}
+    return Features({name: kinds.get(name, text) for name in (*COLUMNS[:-1], *named, COLUMNS[-1])})
+
+
+def _table(rows: list[dict[str, Any]], schema: Any) -> Any:
+    import pyarrow as pa
+
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def _row(source: StoryFolder, index: int, named: Sequence[str]) -> dict[str, Any]:
+    story = source.outline(index)
+    rest = {key: value for key, value in story.extra.items() if key not in named}
+    paths = [step.image_path for step in story.steps]
+    return {
+        "id": story.id, "prompt": story.prompt, "texts": [step.text for step in story.steps],
+        "attributes": [_json(step.attributes) for step in story.steps], "sha256": list(source.digests[index]), "extra": _json(rest or None),
+        **{key: story.extra.get(key) for key in named},
+        "images": [None if path is None else {"bytes": path.read_bytes(), "path": path.name} for path in paths],
+    }  # fmt: skip
+
+
+def _json(value: Mapping[str, Any] | None) -> str | None:
+    return None if value is None else json.dumps(value, ensure_ascii=False)
