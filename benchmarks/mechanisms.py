@@ -218,14 +218,25 @@ def uncoded(stories: EncodedStories) -> EncodedStories:
 
 
 def study_prior(bench: Bench) -> Figures:
-    """A temporal transformer, experts, and scheduled sampling, beside the plain prior."""
+    """Experts and scheduled sampling, beside the plain prior."""
     prior = bench.config.prior
-    variants = {
+    return compare_priors(bench, {
         "plain": bench.config,
-        "temporal transformer, 2 layers": replace(bench.config, prior=replace(prior, temporal_layers=2)),
         "8 experts, 2 a token": replace(bench.config, prior=replace(prior, experts=ExpertsConfig(num_experts=8))),
         "own codes, up to .25": replace(bench.config, training=replace(bench.config.training, own_codes=0.25)),
-    }
+    })  # fmt: skip
+
+
+def study_temporal(bench: Bench) -> Figures:
+    """A transformer over whole steps that conditions every code of the next one, and none."""
+    prior = bench.config.prior
+    return compare_priors(bench, {
+        "plain": bench.config, "temporal transformer, 2 layers": replace(bench.config, prior=replace(prior, temporal_layers=2)),
+    })  # fmt: skip
+
+
+def compare_priors(bench: Bench, variants: dict[str, StoryConfig]) -> Figures:
+    """Each trained alone, on the same codes."""
     found = {}
     for name, config in variants.items():
         model = bench.train(PlanningPhase, bench.model(config), bench.stories)
@@ -342,7 +353,8 @@ def long_heroes(bench: Bench, model: StoryModel, stories: EncodedStories, num_st
 
 
 STUDIES: Mapping[str, Callable[[Bench], Figures]] = {
-    "prior": study_prior, "pooling": study_pooling, "contrast": study_contrast, "lora": study_lora, "sinks": study_sinks,
+    "prior": study_prior, "temporal": study_temporal, "pooling": study_pooling, "contrast": study_contrast, "lora": study_lora,
+    "sinks": study_sinks,
 }  # fmt: skip
 
 

@@ -96,6 +96,8 @@ class Prior(nn.Module):
             TemporalTransformer(num_slots * config.code_dim, config.dim, config.temporal_layers, config.num_heads, config.dropout)
             if config.temporal_layers else None
         )  # fmt: skip
+        # As small as the embeddings that it is added to: at the size that a norm gives it, it would drown them.
+        self.temporal_scale = nn.Parameter(torch.full((config.dim,), 0.02)) if config.temporal_layers else None
         for embedding in (self.prompt_embed, self.slot_embed, self.steps_left_embed):
             nn.init.normal_(embedding.weight, std=0.02)
         nn.init.normal_(self.code_embed.weight, std=0.05)
@@ -241,7 +243,7 @@ class Prior(nn.Module):
             return self.slot_embed.weight.new_zeros(1, 1, 1)
         steps = self.code_embed(flat[:, : flat.shape[1] // self.num_slots * self.num_slots]).unflatten(1, (-1, self.num_slots)).flatten(2)
         read = self.temporal(steps, torch.ones_like(steps[..., 0], dtype=torch.bool))
-        return F.pad(read, (0, 0, 1, 0))
+        return F.pad(self.temporal_scale * read, (0, 0, 1, 0))
 
     def _code_input(self, previous: Tensor, index: Tensor, num_steps: Tensor) -> Tensor:
         """previous (B, M): the code before each flat position `index` (M,) that is to be predicted."""
