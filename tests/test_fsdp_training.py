@@ -79,7 +79,7 @@ def test_the_model_is_that_of_one_process_and_tells_stories(cut, alone):
         name: (tensor.shape, tensor.dtype) for name, tensor in theirs.items()
     }
     apart = {name: (tensor.float() - theirs[name].float()).abs().max().item() for name, tensor in ours.items()}
-    assert max(apart.values()) < 1e-3, max(apart, key=apart.get)
+    assert max(apart.values()) < 2e-4, max(apart, key=apart.get)
     story = StoryPipeline.from_pretrained(cut / "straight")("A fox and a kite", num_steps=2, seed=0, num_inference_steps=2)
     assert len(story.texts) == len(story.images) == 2
 
