@@ -1,0 +1,197 @@
+"""From disk to batch: stories a second from JPEGs, shards and a cache; what a cache saves; the share of an update that waits for data."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import TIMING_HEADER, Goal, make_parser, print_table, start, summary, time_in_turns, timing_rows
+from PIL import Image
+
+from modules.arguments import positive_int, whole_number
+from modules.batch import StoryBatch
+from modules.config import StoryConfig
+from modules.data import StoryFolder
+from modules.encoded import EncodedStories
+from modules.encoded_cache import EncodedCache, write_cache
+from modules.pack import pack
+from modules.phases import JointPhase, Phase
+from modules.presets import PRESETS
+from modules.read_ahead import ReadAhead
+from modules.shards import StoryShards
+from modules.story import Story
+from modules.story_model import StoryModel
+from modules.storyworld import StoryWorld
+from modules.tokenizer import StoryTokenizer
+from modules.training import TrainArgs, Trainer, make_accelerator
+
+WAITING_GOAL = 0.02
+
+
+def write_jpegs(folder: Path, num_stories: int, size: int) -> None:
+    """The story world's stories with JPEGs of `size` pixels, as grainy as photographs: with as many bytes as these have."""
+    grain = np.random.default_rng(0).normal(0, 6, (size, size, 3)).astype(np.float32)
+    (folder / "images").mkdir(parents=True)
+    with open(folder / "stories.jsonl", "w", encoding="utf-8") as lines:
+        for story in StoryWorld(num_stories, image_size=size):
+            steps = [{"text": step.text, "image_path": f"images/{story.id}-{page}.jpg"} for page, step in enumerate(story.steps)]
+            for record, step in zip(steps, story.steps, strict=True):
+                picture = Image.fromarray(np.clip(np.asarray(step.image) + grain, 0, 255).astype(np.uint8))
+                picture.save(folder / record["image_path"], quality=90)
+            lines.write(json.dumps({"id": story.id, "prompt": story.prompt, "steps": steps}) + "\n")
+
+
+def read_all(stories: ReadAhead, order: Sequence[int]) -> list[Story]:
+    """Stories at the model's size, each expected 8 stories ahead."""
+    read = []
+    for position, index in enumerate(order):
+        stories.expect(order[position : position + 8])
+        read.append(stories[index])
+    return read
+
+
+def make_works(args: argparse.Namespace, config: StoryConfig, folder: Path) -> tuple[dict[str, Callable[[], object]], EncodedStories]:
+    """Each way to read all stories in a random order, and all of them with a cache."""
+    size, workers = config.autoencoder.image_size, args.num_workers
+    write_jpegs(folder / "data" / "train", args.num_stories, args.jpeg_size)
+    pack(folder / "data", folder / "shards", 256 << 20)
+    from_folder, shards = StoryFolder(folder / "data" / "train"), StoryShards(folder / "shards", "train")
+    torch.manual_seed(0)
+    model, tokenizer = StoryModel(config).eval(), StoryTokenizer.train(from_folder.texts(), config.vocab_size)
+    write_cache(folder / "cache", model, shards, workers)
+    cached = EncodedCache(folder / "cache", model, shards).rows
+    encoded = EncodedStories(shards, model, tokenizer, cached=cached)
+    order = np.random.default_rng(0).permutation(args.num_stories).tolist()
+    batches = [order[start : start + config.training.batch_size] for start in range(0, len(order), config.training.batch_size)]
+    return {
+        "JPEG folder, no thread": lambda: read_all(ReadAhead(from_folder, size), order),
+        f"JPEG folder, {workers} threads": lambda: read_all(ReadAhead(from_folder, size, workers), order),
+        "shards, no thread": lambda: read_all(ReadAhead(shards, size), order),
+        f"shards, {workers} threads": lambda: read_all(ReadAhead(shards, size, workers), order),
+        "cache: batches": lambda: [encoded.batch(batch) for batch in batches],
+        "open folder and check": lambda: StoryFolder(folder / "data" / "train"),
+        "open shards": lambda: StoryShards(folder / "shards", "train"),
+        "start: encode": lambda: EncodedStories(shards, model, tokenizer, workers=workers),
+        "start: from the cache": lambda: EncodedStories(
+            shards, model, tokenizer, cached=EncodedCache(folder / "cache", model, shards).rows
+        ),
+    }, encoded  # fmt: skip
+
+
+class WaitingTrainer(Trainer):
+    """The real loop with a clock around each update of the joint phase, and one around what it takes to have the batch."""
+
+    def _update(self, phase: Phase, *rest: Any) -> None:
+        if not isinstance(phase, JointPhase):
+            return super()._update(phase, *rest)
+        waited, batch = 0.0, phase.stories.batch
+
+        def timed(*args: Any, **options: Any) -> StoryBatch:
+            nonlocal waited
+            before = time.perf_counter()
+            found = batch(*args, **options)
+            waited += time.perf_counter() - before
+            return found
+
+        phase.stories.batch, started = timed, time.perf_counter()
+        super()._update(phase, *rest)
+        self.shares.append(waited / (time.perf_counter() - started))
+        phase.stories.batch = batch
+
+
+def waiting_shares(args: argparse.Namespace, config: StoryConfig, folder: Path) -> dict[str, dict[str, float]]:
+    """The share of an update that waits for data, without and with a cache, for a model that reads pixels and one that does not."""
+    source, shares = StoryShards(folder / "shards", "train"), {}
+    pixels = replace(config, storyboard=replace(config.storyboard, pictures="pixels"))
+    for name, chosen, workers, cached in (
+        ("reads latents", config, args.num_workers, False), ("reads latents, cache", config, args.num_workers, True),
+        ("reads pixels, no thread", pixels, 0, False), (f"reads pixels, {args.num_workers} threads", pixels, args.num_workers, False),
+        ("reads pixels, cache", pixels, args.num_workers, True),
+    ):  # fmt: skip
+        steps = args.warmups + args.updates
+        training = replace(chosen.training, max_steps=steps, autoencoder_ratio=1 / steps, opening_ratio=1 / steps, quantize_at=0.99)
+        chosen = replace(chosen, training=training)
+        with tempfile.TemporaryDirectory() as output:
+            run = TrainArgs(Path(output), "bf16", save_every=10**9, sample_every=10**9, stages=("autoencoder", "opening", "joint"),
+                            num_workers=workers, keep_last=1)  # fmt: skip
+            trainer = WaitingTrainer(chosen, run, source, source, make_accelerator(run), [])
+            trainer.shares = []
+            if cached:
+                trainer._encode_stories = lambda trainer=trainer, output=output: encode_by_cache(trainer, Path(output) / "cache")
+            trainer.run()
+        shares[name] = summary(trainer.shares[args.warmups :])
+    return shares
+
+
+def encode_by_cache(trainer: Trainer, folder: Path) -> EncodedStories:
+    """What the trainer would have with a cache of its own autoencoder, which it has just trained."""
+    if trainer._encoded is None:
+        write_cache(folder, trainer.model, trainer.source)
+        rows = EncodedCache(folder, trainer.model, trainer.source).rows
+        trainer._encoded = EncodedStories(trainer.source, trainer.model, trainer.tokenizer, cached=rows)
+    return trainer._encoded
+
+
+def memory_a_page(shards: Path, encoded: EncodedStories) -> dict[str, float]:
+    """Bytes of memory that a page takes in every process: what opening leaves in Python, and tokens as tensors."""
+    tracemalloc.start()
+    opened = StoryShards(shards, "train")
+    index, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    pages = sum(opened.lengths)
+    return {"index": index / pages, "tokens": sum(value.nbytes for value in encoded.tokens.values()) / pages}
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """Bytes of each form on disk."""
+    return {name: sum(path.stat().st_size for path in (folder / name).rglob("*") if path.is_file()) for name in ("data", "shards", "cache")}
+
+
+def measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[Goal]]:
+    config = PRESETS[args.preset]
+    with tempfile.TemporaryDirectory() as name:
+        works, encoded = make_works(args, config, Path(name))
+        pictures, memory = sum(encoded.lengths), memory_a_page(Path(name) / "shards", encoded)
+        timings = time_in_turns(works, args.repeats, args.warmups)
+        on_disk, shares = sizes(Path(name)), waiting_shares(args, config, Path(name)) if args.updates else {}
+    results, rows = {}, []
+    for row, (work, seconds) in zip(timing_rows(timings), timings.items(), strict=True):
+        rate = args.num_stories / summary(seconds)["median"]
+        results[work] = {"seconds": summary(seconds), "stories_a_second": rate, "pictures_a_second": rate * pictures / args.num_stories}
+        rows.append([*row, f"{rate:,.0f} stories, {rate * pictures / args.num_stories:,.0f} pictures"])
+    print_table((*TIMING_HEADER, "a second"), rows)
+    print(f"{pictures:,} pictures; bytes a picture: " + ", ".join(f"{name} {size / pictures:,.0f}" for name, size in on_disk.items()))
+    print("bytes of memory a page: " + ", ".join(f"{name} {size:,.0f}" for name, size in memory.items()))
+    for name, share in shares.items():
+        print(f"waits for data, {name}: {share['median']:.2%} of an update")
+    goals = [Goal(f"share that waits for data, {name}", share["median"], WAITING_GOAL) for name, share in shares.items() if "cache" in name]
+    return {
+        "works": results,
+        "bytes": on_disk,
+        "pictures": pictures,
+        "waiting": shares,
+        "memory_a_page": memory,
+    }, goals
+
+
+def make_flags() -> argparse.ArgumentParser:
+    parser = make_parser(__doc__, repeats=5, warmups=1)
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="storyworld", help="decides sizes; no weights are needed")
+    parser.add_argument("--num_stories", type=positive_int, default=60, help="stories to go through (default 60)")
+    parser.add_argument("--jpeg_size", type=positive_int, default=512, help="side of the pictures on disk (default 512)")
+    parser.add_argument("--num_workers", type=positive_int, default=2, help="threads that read ahead (default 2)")
+    parser.add_argument("--updates", type=whole_number, default=12, help="updates watched for the time they wait; 0: none (default 12)")
+    return parser
+
+
+if __name__ == "__main__":
+    start(measure, make_flags())
