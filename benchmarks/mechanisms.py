@@ -34,6 +34,7 @@ from modules.evaluation.bound import plan_nats
 from modules.evaluation.decoded import decode_texts
 from modules.evaluation.statistics import Figure, bootstrap_mean
 from modules.memory import keep_freed_memory
+from modules.parameter_groups import parameter_groups
 from modules.phases import OpeningPhase, PlanningPhase, StoryPhase, cache_codes
 from modules.pipeline import StoryPipeline
 from modules.prior import ExpertsConfig
@@ -100,10 +101,12 @@ class Bench:
         phase.set_modes()
         phase.begin()
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=rate, betas=self.config.training.adam_betas, weight_decay=0.01, fused=True)
+        groups = parameter_groups(model.named_parameters(), model.pretrained, self.config.training)
+        optimizer = torch.optim.AdamW(groups, lr=rate, betas=self.config.training.adam_betas, fused=True)
         with progress_line(phase.name, updates) as progress:
             for step in range(updates):
-                optimizer.param_groups[0]["lr"] = rate * cosine_with_warmup(step, updates, max(1, updates // 12), 0.05)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * cosine_with_warmup(step, updates, max(1, updates // 12), 0.05) * group["share"]
                 torch.manual_seed(step)
                 with self.autocast():
                     output = phase.loss(model, step, 0, 1)

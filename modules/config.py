@@ -69,7 +69,8 @@ class TrainingConfig:
     null_text: float = 0.05
     null_image: float = 0.1
     own_codes: float = 0.0  # Scheduled sampling: the share of the prior's own codes among those it reads, at the end of a phase.
-    pretrained_rate: float = 0.05  # The learning rate of pretrained weights that train, as a share of the others'.
+    pretrained_rate: float = 0.05  # The learning rate of pretrained weights that train, as a share of the others';
+    gate_rate: float = 20.0  # and of the gates that codes enter them by: from zero it is a long way at the others' rate.
     num_stories: int = 8000  # Drawn from the story world, when that is the data.
 
     def __post_init__(self) -> None:

@@ -21,6 +21,7 @@ from modules.encoded_cache import EncodedCache
 from modules.interrupts import Interrupted, stop_on_signals
 from modules.model_folder import architectures_of, load_autoencoder, save_model
 from modules.monitor import Monitor
+from modules.parameter_groups import parameter_groups
 from modules.phases import PHASES, PHASES_WITHOUT_CODES, AutoencoderPhase, Phase, StoryPhase, derive_seed
 from modules.processes import forgotten_precision, is_sharded, make_accelerator
 from modules.progress import progress_line
@@ -207,13 +208,7 @@ class Trainer:
 
     def _make_optimizer(self, phase: Phase) -> torch.optim.Optimizer:
         training = self.config.training
-        pretrained = {id(value) for name, value in self.trained.named_parameters() if name in self.model.pretrained}
-        groups = [
-            {"params": [value for value in self.parameters if (value.ndim >= 2, id(value) in pretrained) == kind],
-             "weight_decay": training.weight_decay * kind[0], "share": training.pretrained_rate if kind[1] else 1.0}
-            for kind in ((True, False), (False, False), (True, True), (False, True))
-        ]  # fmt: skip
-        groups = [group for group in groups if group["params"]]
+        groups = parameter_groups(self.trained.named_parameters(), self.model.pretrained, training)
         return torch.optim.AdamW(groups, lr=phase.learning_rate, betas=training.adam_betas, fused=True)
 
     def _update(self, phase: Phase, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
