@@ -37,6 +37,7 @@ from modules.memory import keep_freed_memory
 from modules.parameter_groups import parameter_groups
 from modules.phases import OpeningPhase, PlanningPhase, StoryPhase, cache_codes
 from modules.pipeline import StoryPipeline
+from modules.precision import has_fast_bf16
 from modules.prior import ExpertsConfig
 from modules.processes import forgotten_precision
 from modules.progress import progress_line, track
@@ -83,7 +84,7 @@ class Bench:
         return self.encode(self.world("val", self.args.num_held_out), "held-out stories")
 
     def autocast(self) -> torch.autocast:
-        return torch.autocast("cpu", torch.bfloat16)
+        return torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bf16())
 
     def model(self, config: StoryConfig, keep: Sequence[str] = ("storyboard", "autoencoder")) -> StoryModel:
         """A model with fresh weights, but for the parts that are the finished one's."""
@@ -187,11 +188,21 @@ class Bench:
 Figures = dict[str, dict[str, Figure]]
 
 
+def halved(config: StoryConfig) -> StoryConfig:
+    """Encoder and text decoder half as wide: what is trained from scratch is to be done in minutes on any CPU."""
+    board, text = config.storyboard, config.text_decoder
+    return replace(
+        config, storyboard=replace(board, dim=board.dim // 2, num_heads=board.num_heads // 2),
+        text_decoder=replace(text, dim=text.dim // 2, num_heads=text.num_heads // 2),
+    )  # fmt: skip
+
+
 def study_pooling(bench: Bench) -> Figures:
     """Learned queries in one transformer, a Q-Former, and the mean of a page's vectors."""
     found = {}
     for pooling in ("qformer", "mean", "queries"):
-        config = replace(bench.config, storyboard=replace(bench.config.storyboard, pooling=pooling))
+        config = halved(bench.config)
+        config = replace(config, storyboard=replace(config.storyboard, pooling=pooling))
         model = bench.train(OpeningPhase, bench.model(config, ("autoencoder",)), uncoded(bench.stories))
         found[pooling] = {"text, nats a token": bench.text_nats(model)}
     return found
@@ -201,7 +212,7 @@ def study_contrast(bench: Bench) -> Figures:
     """The sigmoid contrastive loss, and nothing in its place."""
     found = {}
     for weight in (0.1, 0.0):
-        config = replace(bench.config, loss_weights=replace(bench.config.loss_weights, contrastive_loss=weight))
+        config = replace(halved(bench.config), loss_weights=replace(bench.config.loss_weights, contrastive_loss=weight))
         model = bench.train(Contrasting, bench.model(config, ("autoencoder",)), uncoded(bench.stories))
         found[f"weight {weight}"] = {"picture finds its text, R@1": bench.retrieval(model), "text, nats a token": bench.text_nats(model)}
     return found

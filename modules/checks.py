@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from modules.story import UserError
 
+PRECISIONS = ("auto", "no", "bf16", "fp16")
 SCHEDULERS = ("ddim", "dpmsolver++", "unipc", "euler")
 DECODINGS = ("greedy", "beam", "top_p")
 MAX_NUM_STEPS = 32  # Pages of a story;

@@ -26,7 +26,8 @@ from modules.layers.transformer import Transformer
 from modules.pretrained import load_config, load_pretrained
 from modules.story import UserError
 
-WHAT = "the image encoder"
+PART = "storyboard.image_encoder"
+WHAT = f"{PART}.source"  # What errors call what is read from there.
 PREPROCESSOR = "preprocessor_config.json"
 RESNET_SIZE = 224
 RESNET_STEM_STRIDE = 4
@@ -76,7 +77,7 @@ class PretrainedImageEncoder(nn.Module):
         kind = KINDS[found]
         options = {"add_pooling_layer": False} if kind.model is ViTModel else {}
         self.model = load_pretrained(kind.model, config.source, WHAT, offline=offline, random=random, **options)
-        self.trained = prepare_training(self.model, config.trainable_layers, config.gradient_checkpointing, WHAT)
+        self.trained = prepare_training(self.model, config.trainable_layers, config.gradient_checkpointing, PART)
         for name, parameter in self.model.named_parameters():
             if kind.beside_tokens in name.split("."):  # It would wait for gradients that never come.
                 parameter.requires_grad_(False)

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, is_initialized
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, parse_flag_from_env
 
+from modules.precision import has_fast_bf16
 from modules.story import UserError
 from modules.train_args import TrainArgs
 
@@ -37,7 +38,9 @@ def make_accelerator(args: TrainArgs) -> Accelerator:
         if parse_flag_from_env("FSDP_OFFLOAD_PARAMS"):
             raise UserError("fsdp_offload_params is not supported: set it to false in the configuration of accelerate launch")
     if args.mixed_precision == "fp16" and not torch.cuda.is_available():
-        raise UserError("--mixed_precision fp16 needs a GPU; on a CPU use bf16 or no")
+        raise UserError("--mixed_precision fp16 needs a GPU; on a CPU use auto, bf16 or no")
+    if args.mixed_precision == "bf16" and not has_fast_bf16():
+        warnings.warn("this machine emulates bfloat16, slowly: --mixed_precision auto takes float32 here", stacklevel=2)
     # The prior is not used while slots are continuous. Each process updates its codebook alike (see VectorQuantizer.update);
     # DDP's broadcast of buffers before an update takes care of last bits, in which sums on two GPUs may differ.
     ddp = DistributedDataParallelKwargs(find_unused_parameters=True)

@@ -14,7 +14,8 @@ from modules.freezing import prepare_training, set_modes
 from modules.pretrained import load_config, load_pretrained, load_tokenizer
 from modules.story import UserError
 
-WHAT = "the text encoder"
+PART = "storyboard.text_encoder"
+WHAT = f"{PART}.source"  # What errors call what is read from there.
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class PretrainedTextEncoder(nn.Module):
         super().__init__()
         self.config, self.offline = config, offline
         self.model = load_pretrained(AutoModelForTextEncoding, config.source, WHAT, offline=offline, random=random, add_pooling_layer=False)
-        self.trained = prepare_training(self.model, config.trainable_layers, config.gradient_checkpointing, WHAT)
+        self.trained = prepare_training(self.model, config.trainable_layers, config.gradient_checkpointing, PART)
 
     @property
     def width(self) -> int:
@@ -71,7 +72,7 @@ class EncoderTokenizer:
         longest = min(getattr(model, "max_position_embeddings", config.max_length), self.tokenizer.model_max_length)
         if config.max_length > longest:
             raise UserError(
-                f"{WHAT}: max_length {config.max_length} is more than the {longest} tokens that {config.source} reads: lower it"
+                f"{PART}: max_length {config.max_length} is more than the {longest} tokens that {config.source} reads: lower it"
             )
         if len(self.tokenizer) > model.vocab_size:
             raise UserError(

@@ -32,7 +32,7 @@ class PretrainedVocabulary:
         """As `StoryTokenizer.encode`: `<bos>`, the tokens of `text`, `<eos>`, at most `max_length` ids; only the text's end is lost."""
         if max_length < 2:
             raise ValueError(f"max_length must be at least 2 for <bos> and <eos>, got {max_length}")
-        ids = self.tokenizer(text, add_special_tokens=False).input_ids
+        ids = self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
         return [self.bos_id, *ids[: max_length - 2], self.eos_id]
 
     def encode_batch(self, texts: Sequence[str], max_length: int) -> tuple[Tensor, Tensor]:

@@ -174,11 +174,11 @@ def test_checkpointing_computes_layers_twice_and_the_same_gradients(name, hub, p
 
 
 def test_what_cannot_be_is_refused(hub):
-    with pytest.raises(UserError, match="the image encoder: trainable_layers must be from 0 to the 3 that it has, or -1 .* got 4"):
+    with pytest.raises(UserError, match="storyboard.image_encoder: trainable_layers must be from 0 to the 3 that it has, or -1 .* got 4"):
         encoder(hub, "vit", 4)
-    with pytest.raises(UserError, match="the image encoder: a resnet has no gradient checkpointing"):
+    with pytest.raises(UserError, match="storyboard.image_encoder: a resnet has no gradient checkpointing"):
         encoder(hub, "resnet", 1, gradient_checkpointing=True)
-    with pytest.raises(UserError, match="the image encoder: .*bert holds bert, wanted is a ResNet, ViT, CLIP or SigLIP"):
+    with pytest.raises(UserError, match="storyboard.image_encoder.source: .*bert holds bert, wanted is a ResNet, ViT, CLIP or SigLIP"):
         encoder(hub, "bert")
 
 

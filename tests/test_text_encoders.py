@@ -104,14 +104,14 @@ def test_texts_are_cut_but_keep_their_last_token(bert):
 
 
 def test_a_tokenizer_that_does_not_fit_is_refused(bert, tmp_path):
-    with pytest.raises(UserError, match="the text encoder: max_length 65 is more than the 64 tokens"):
+    with pytest.raises(UserError, match="storyboard.text_encoder: max_length 65 is more than the 64 tokens"):
         EncoderTokenizer(config(bert, max_length=65))
     folder = Path(shutil.copytree(bert, tmp_path / "bert"))
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**settings, "vocab_size": 10}))
-    with pytest.raises(UserError, match="the text encoder: .* weights for 10: they do not belong together"):
+    with pytest.raises(UserError, match="storyboard.text_encoder.source: .* weights for 10: they do not belong together"):
         EncoderTokenizer(config(folder))
-    with pytest.raises(UserError, match="the text encoder: .*holds gpt2, wanted is a text encoder"):
+    with pytest.raises(UserError, match="storyboard.text_encoder.source: .*holds gpt2, wanted is a text encoder"):
         encoder(write_gpt2(tmp_path / "gpt2"))
 
 

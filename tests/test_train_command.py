@@ -15,10 +15,11 @@ from modules.checkpoint import RunLock, latest_checkpoint, load_checkpoint
 from modules.config import load_config
 from modules.data import write_stories
 from modules.presets import TINY
+from modules.processes import forgotten_precision, make_accelerator
 from modules.story import Story, StoryStep, UserError
 from modules.story_model import StoryModel
 from modules.storyworld import StoryWorld
-from modules.train_args import check_same_run
+from modules.train_args import TrainArgs, check_same_run
 from tests.runs import all_finite, events, fails, moved, outcome, trace, train, write_config
 
 
@@ -157,8 +158,18 @@ def test_stages_out_of_order_are_refused(tmp_path, capsys, stages):
 def test_fp16_without_a_gpu_is_told(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     line = fails(capsys, tmp_path, "--mixed_precision", "fp16")
-    assert line == "error: --mixed_precision fp16 needs a GPU; on a CPU use bf16 or no"
+    assert line == "error: --mixed_precision fp16 needs a GPU; on a CPU use auto, bf16 or no"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_auto_takes_what_this_machine_computes_fast(tmp_path, monkeypatch, capsys):
+    for fast, expected in ((True, "bf16"), (False, "no")):
+        monkeypatch.setattr("modules.precision.has_fast_bf16", lambda fast=fast: fast)
+        assert train(tmp_path / "run", "--dry_run", "--mixed_precision", "auto") == 0
+        assert json.loads(capsys.readouterr().out)["run"]["mixed_precision"] == expected
+    monkeypatch.setattr("modules.processes.has_fast_bf16", lambda: False)
+    with forgotten_precision(), pytest.warns(UserWarning, match="this machine emulates bfloat16, slowly: --mixed_precision auto takes float32 here"):
+        make_accelerator(TrainArgs(tmp_path, mixed_precision="bf16"))
 
 
 def test_bf16_trains_and_keeps_its_weights_in_float32(reference, tmp_path):

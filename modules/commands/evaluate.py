@@ -104,7 +104,7 @@ def train_judge_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=Path("checkpoints/judge"), help="the judge's folder (default checkpoints/judge)")
     parser.add_argument("--num_stories", type=positive_int, default=4000, help="stories it learns from (default 4000)")
     parser.add_argument("--max_steps", type=positive_int, default=2000, help="updates of 128 pages (default 2000)")
-    parser.add_argument("--mixed_precision", choices=("no", "bf16"), default="bf16")
+    parser.add_argument("--mixed_precision", choices=("auto", "no", "bf16"), default="auto")
     parser.add_argument("--seed", type=int, default=0)
 
 
@@ -113,8 +113,9 @@ def act_train_judge(args: argparse.Namespace) -> int:
     from modules.evaluation.tables import print_figures
     from modules.evaluation.train_judge import score_judge, train_judge
     from modules.interrupts import Interrupted
+    from modules.precision import resolve_precision
 
-    bf16, unfinished = args.mixed_precision == "bf16", args.output / "unfinished.safetensors"
+    bf16, unfinished = resolve_precision(args.mixed_precision) == "bf16", args.output / "unfinished.safetensors"
     try:
         judge = train_judge(JudgeConfig(), args.num_stories, args.max_steps, args.seed, bf16, unfinished)
     except Interrupted as stop:

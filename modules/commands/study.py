@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from modules.arguments import positive_int
+from modules.checks import PRECISIONS
 from modules.commands.shared import DATA_HELP, checkpoint_flag, clip_flags, judge_flag, load_clip, load_judge, open_held_out, open_source
 from modules.commands.train import resolve_config
 
@@ -67,7 +68,7 @@ def ablate_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, help="a config JSON in place of a preset")
     for name in ("max_steps", "batch_size", "num_stories"):
         parser.add_argument(f"--{name}", type=positive_int, help="of each training of --sweep")
-    parser.add_argument("--mixed_precision", choices=("no", "bf16", "fp16"), default="no", help="of each training of --sweep")
+    parser.add_argument("--mixed_precision", choices=PRECISIONS, default="no", help="of each training of --sweep")
     parser.add_argument("--autoencoder", type=Path, help="a trained autoencoder for --sweep")
     parser.add_argument("--num_evaluated", type=positive_int, default=40, help="held-out stories to score a swept model by (default 40)")
     judge_flag(parser)
@@ -97,13 +98,15 @@ def act_sweep(args: argparse.Namespace) -> int:
     from modules.evaluation.report import score_quickly
     from modules.evaluation.sweep import Sweep, run_sweep
     from modules.interrupts import Interrupted
+    from modules.precision import resolve_precision
     from modules.presentation.heat_map import write_sweep_plot
     from modules.training import TrainArgs
 
     args.learning_rate = None
     config, sweeps = resolve_config(args), [Sweep.parse(text) for text in args.sweep]
     run_args = TrainArgs(
-        args.output, mixed_precision=args.mixed_precision, seed=args.seed, autoencoder=args.autoencoder, offline=args.offline
+        args.output, mixed_precision=resolve_precision(args.mixed_precision), seed=args.seed, autoencoder=args.autoencoder,
+        offline=args.offline,
     )  # fmt: skip
 
     def open_data(config):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modules.arguments import positive_float, positive_int, whole_number
+from modules.checks import PRECISIONS
 from modules.commands.shared import DATA_HELP, open_held_out, open_source
 from modules.story import UserError
 
@@ -34,8 +35,8 @@ def train_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gradient_accumulation_steps", type=positive_int, default=1, help="micro-batches an update (default 1)")
     parser.add_argument("--learning_rate", type=positive_float, help="peak learning rate of the joint phase")
     parser.add_argument(
-        "--mixed_precision", choices=("no", "bf16", "fp16"),
-        help="bf16 is much faster, also on many CPUs (default no, or what the configuration of accelerate launch says)",
+        "--mixed_precision", choices=PRECISIONS,
+        help="auto: bf16 where this machine computes it fast, else no (default no, or what the configuration of accelerate launch says)",
     )  # fmt: skip
     parser.add_argument("--num_stories", type=positive_int, help="stories drawn when --data is storyworld")
     parser.add_argument("--save_every", type=positive_int, default=200, help="updates between checkpoints (default 200)")
@@ -56,13 +57,14 @@ def act_train(args: argparse.Namespace) -> int:
 
     from modules.dry_run import plan
     from modules.interrupts import Interrupted
+    from modules.precision import resolve_precision
     from modules.training import STAGES, TrainArgs, train
 
     stages = tuple(name.strip() for name in args.stages.split(",") if name.strip())
     if not stages or [name for name in STAGES if name in stages] != list(stages):
         raise UserError(f"--stages must be some of {','.join(STAGES)}, in this order, got {args.stages!r}")
     config = resolve_config(args)
-    precision = args.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    precision = resolve_precision(args.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no"))
     run_args = TrainArgs(
         output_dir=args.output_dir, mixed_precision=precision, gradient_accumulation_steps=args.gradient_accumulation_steps,
         save_every=args.save_every, log_every=args.log_every, sample_every=args.sample_every, keep_last=args.keep_last, seed=args.seed,
