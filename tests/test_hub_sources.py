@@ -27,7 +27,8 @@ ROOT = Path(__file__).parents[1]
 PARQUET = "refs/convert/parquet/image-paragraph-captioning"
 RAW = "main/data/captioning/image_paragraph_captioning/image_paragraph_captioning_{}.jsonl"
 
-# Many commands in one process, for imports take longer than they; "die N" ends it within a write, as a power cut would.
+# Many commands in one process, for imports take longer than they; "die N" ends it within a write, as a power cut would, and
+# "die unpacking N" within the writing of the N-th picture of an archive.
 RUN = """
 import contextlib, io, json, os, sys, time
 from modules import collect
@@ -45,6 +46,16 @@ for words in json.load(sys.stdin):
                 self._records.write(b"half of a record")
                 os._exit(9)
         collect.Staging.add = die
+        continue
+    if words[0] == "die unpacking":
+        from pathlib import Path
+        write, seen = Path.write_bytes, [int(words[1])]
+        def die(self, content):
+            seen[0] -= self.suffix == ".part"
+            write(self, content if seen[0] else content[:100])
+            if not seen[0]:
+                os._exit(9)
+        Path.write_bytes = die
         continue
     if words[0] == "patience":
         from modules.sources import hub_files
@@ -304,6 +315,22 @@ def test_a_run_that_was_cut_off_goes_on_without_a_gap_or_a_duplicate(hub, told, 
     assert [answer[0] for answer in answers] == [0, 0, 2] and "no run of m3it that was stopped" in answers[2][2]
     assert files(tmp_path / "lines") == files(told["m3it raw"][4]) and files(tmp_path / "tables") == files(told["m3it"][4])
     assert not any(asked.endswith("train/0000.parquet") for asked in hub.asked)
+
+
+def test_a_run_that_was_cut_off_while_unpacking_goes_on(hub, told, tmp_path):
+    """Half a picture is written anew, those before it are not; the archive is not asked for again."""
+    command = ["storystream", "--window", 2, "--output", tmp_path / "data"]
+    assert run(hub.endpoint, tmp_path / "home", ["die unpacking", 4], command) == []
+    unpacked = tmp_path / "data/.download-storystream/unpacked"
+    before = {path: path.stat().st_mtime_ns for path in unpacked.glob("*.jpg")}
+    assert len(before) == 3 and len(list(unpacked.glob("*.part"))) == 1
+    assert run(hub.endpoint, tmp_path / "home", ["die", 2], command) == []
+    assert {path: path.stat().st_mtime_ns for path in before} == before and not list(unpacked.glob("*.part"))
+    hub.asked.clear()
+    ((code, _, err, _),) = run(hub.endpoint, tmp_path / "home", command)
+    assert code == 0, err
+    assert files(tmp_path / "data") == files(told["storystream"][4])
+    assert not any("GET" in asked and asked.endswith(".tar.gz") for asked in hub.asked)
 
 
 def test_a_hub_that_fails_on_the_way_is_given_up_on(hub, tmp_path):

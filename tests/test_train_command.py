@@ -168,7 +168,8 @@ def test_auto_takes_what_this_machine_computes_fast(tmp_path, monkeypatch, capsy
         assert train(tmp_path / "run", "--dry_run", "--mixed_precision", "auto") == 0
         assert json.loads(capsys.readouterr().out)["run"]["mixed_precision"] == expected
     monkeypatch.setattr("modules.processes.has_fast_bf16", lambda: False)
-    with forgotten_precision(), pytest.warns(UserWarning, match="this machine emulates bfloat16, slowly: --mixed_precision auto takes float32 here"):
+    told = "this machine emulates bfloat16, slowly: --mixed_precision auto takes float32 here"
+    with forgotten_precision(), pytest.warns(UserWarning, match=told):
         make_accelerator(TrainArgs(tmp_path, mixed_precision="bf16"))
 
 
