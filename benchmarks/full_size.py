@@ -1,6 +1,6 @@
 """Training steps of a preset at its full size, with random weights and a batch that means nothing: seconds, samples, memory.
 
-    python benchmarks/full_size.py --preset gpt2-sd15 --batch_size 1 --num_steps 2 --mixed_precision bf16
+    python benchmarks/full_size.py --preset gpt2-sd15 --batch_size 1 --num_steps 2
 
 No weights are needed: the architectures are in assets/. On a GPU also the share of what its matrix products reach. What
 `train --dry_run` counts stands beside what was used.
@@ -22,6 +22,7 @@ from modules.arguments import positive_int
 from modules.config import StoryConfig
 from modules.memory_estimate import count_parameters, full_batch, joint_activations, training_bytes
 from modules.phases import JointPhase
+from modules.precision import resolve_precision
 from modules.presets import PRESETS
 from modules.story_model import StoryModel, build_model
 
@@ -113,7 +114,7 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[Goal]]:
 def make_flags() -> argparse.ArgumentParser:
     parser = make_parser(__doc__, repeats=1)
     parser.add_argument("--preset", choices=sorted(PRESETS), default="gpt2-sd15")
-    parser.add_argument("--mixed_precision", choices=("no", "bf16"), default="bf16")
+    parser.add_argument("--mixed_precision", type=resolve_precision, choices=("no", "bf16"), default="auto", help="default auto")
     parser.add_argument("--batch_size", type=positive_int, help="stories (default: the preset's)")
     parser.add_argument("--max_steps", type=positive_int, help="pages a story (default: the preset's)")
     parser.add_argument("--num_steps", type=positive_int, default=3, help="timed updates after the first (default 3)")

@@ -25,6 +25,7 @@ from modules.encoded import EncodedStories
 from modules.encoded_cache import EncodedCache, write_cache
 from modules.pack import pack
 from modules.phases import JointPhase, Phase
+from modules.precision import resolve_precision
 from modules.presets import PRESETS
 from modules.read_ahead import ReadAhead
 from modules.shards import StoryShards
@@ -32,7 +33,7 @@ from modules.story import Story
 from modules.story_model import StoryModel
 from modules.storyworld import StoryWorld
 from modules.tokenizer import StoryTokenizer
-from modules.training import TrainArgs, Trainer, make_accelerator
+from modules.training import STAGES, TrainArgs, Trainer, make_accelerator
 
 WAITING_GOAL = 0.02
 
@@ -111,6 +112,7 @@ class WaitingTrainer(Trainer):
 def waiting_shares(args: argparse.Namespace, config: StoryConfig, folder: Path) -> dict[str, dict[str, float]]:
     """The share of an update that waits for data, without and with a cache, for a model that reads pixels and one that does not."""
     source, shares = StoryShards(folder / "shards", "train"), {}
+    config = replace(config, storyboard=replace(config.storyboard, codebook_size=64))  # Few: placing codes is not what is timed.
     pixels = replace(config, storyboard=replace(config.storyboard, pictures="pixels"))
     for name, chosen, workers, cached in (
         ("reads latents", config, args.num_workers, False), ("reads latents, cache", config, args.num_workers, True),
@@ -121,8 +123,10 @@ def waiting_shares(args: argparse.Namespace, config: StoryConfig, folder: Path) 
         training = replace(chosen.training, max_steps=steps, autoencoder_ratio=1 / steps, opening_ratio=1 / steps, quantize_at=0.99)
         chosen = replace(chosen, training=training)
         with tempfile.TemporaryDirectory() as output:
-            run = TrainArgs(Path(output), "bf16", save_every=10**9, sample_every=10**9, stages=("autoencoder", "opening", "joint"),
-                            num_workers=workers, keep_last=1)  # fmt: skip
+            run = TrainArgs(
+                Path(output), resolve_precision("auto"), save_every=10**9, sample_every=10**9, stages=STAGES[:3], num_workers=workers,
+                keep_last=1,
+            )  # fmt: skip
             trainer = WaitingTrainer(chosen, run, source, source, make_accelerator(run), [])
             trainer.shares = []
             if cached:

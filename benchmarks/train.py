@@ -21,6 +21,7 @@ from modules.batch import StepNoise, StoryBatch
 from modules.config import StoryConfig
 from modules.losses import masked_mean
 from modules.phases import JointPhase, Phase
+from modules.precision import resolve_precision
 from modules.presets import PRESETS
 from modules.story_model import StoryModel
 from modules.storyworld import StoryWorld
@@ -207,7 +208,7 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[Goal]]:
 def make_flags() -> argparse.ArgumentParser:
     parser = make_parser(__doc__, repeats=24, warmups=8)
     parser.add_argument("--preset", choices=sorted(PRESETS), default="storyworld")
-    parser.add_argument("--mixed_precision", choices=("no", "bf16"), default="bf16")
+    parser.add_argument("--mixed_precision", type=resolve_precision, choices=("no", "bf16"), default="auto", help="default auto")
     parser.add_argument("--batch_size", type=positive_int, help="stories (default: the preset's)")
     parser.add_argument("--num_stories", type=positive_int, default=240, help="stories drawn (default 240)")
     parser.add_argument("--memory_steps", type=int, default=0, help=f"further updates, with memory read every {MEMORY_EVERY} (default 0)")

@@ -44,7 +44,7 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How a preset is trained: stage lengths are multiples of the joint phase's `max_steps`."""
+    """How a preset is trained: stage lengths are multiples of the joint phase's `max_steps`; a stage of ratio 0 is left out."""
 
     max_steps: int = 1600
     autoencoder_ratio: float = 1.125
@@ -79,6 +79,17 @@ class TrainingConfig:
                 raise UserError(f"training.{name} must be 1 or more, got {getattr(self, name)}")
         if not 0 <= self.quantize_at < 1:
             raise UserError(f"training.quantize_at must be from 0 to below 1, got {self.quantize_at}: codes are placed in the joint phase")
+
+    def num_updates(self, phase: str) -> int:
+        """The updates of a phase, by its name."""
+        ratio = 1.0 if phase == "joint" else getattr(self, f"{phase}_ratio")
+        return max(1, round(ratio * self.max_steps)) if ratio else 0
+
+    def learning_rate_of(self, phase: str) -> float:
+        """The peak learning rate of a phase, by its name."""
+        if phase == "autoencoder":
+            return self.autoencoder_learning_rate
+        return self.learning_rate if phase in ("opening", "joint") else self.consolidation_learning_rate
 
 
 @dataclass(frozen=True)

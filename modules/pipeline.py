@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import random
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi
 from PIL import Image
 from torch import Tensor
 
@@ -19,25 +16,15 @@ from modules.autoencoder import PretrainedAutoencoder
 from modules.batch import StoryBatch
 from modules.checks import MAX_LONG_STORY, MAX_NUM_STEPS, TEMPERATURE, TOP_P, check_sampling, check_settings, check_story
 from modules.encoded import pixels_of, to_pictures, tokenize_steps
+from modules.export import push_to_hub, save_lora, save_pretrained
 from modules.image_decoder import SchedulerName
-from modules.model_folder import architectures_of, load_model, save_model
-from modules.stable_diffusion import offload, save_lora
+from modules.model_folder import load_model
+from modules.stable_diffusion import offload
 from modules.story import StoryStep, UserError
 from modules.story_model import StoryModel
 from modules.text_decoder import Decoding
 from modules.vocabulary import Vocabulary
 
-CARD = """---
-license: mit
-tags: [story-generation, discrete-storyboard]
----
-
-# {name}
-
-A story generator that plans in a discrete storyboard (preset `{preset}`); config.json has all its settings. With the program's repository:
-
-    python story_generative_model.py generate --ckpt {{this folder or its Hub id}} --prompt "Rusty the fox wants a kite"
-"""
 RENDER_BATCH = 32  # Pages decoded at once: longer stories need no more memory.
 
 
@@ -74,49 +61,16 @@ class StoryPipeline:
         return cls(*load_model(path, offline=offline))
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write the model folder that `from_pretrained` reads, with a card that says how to use it; return it.
-
-        Frozen weights of pretrained parts are not in it: they come from their sources again. Raises UserError where it cannot be written.
-        """
-        folder = Path(folder)
-        try:
-            save_model(folder, self.config, self.model.own_state(), self.tokenizer, architectures_of(self.model))
-            (folder / "README.md").write_text(CARD.format(preset=self.config.preset, name=folder.resolve().name), encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"the model cannot be written to {folder}: {error}") from None
-        return folder
+        """Write the model folder that `from_pretrained` reads, as `export.save_pretrained` does, and return it."""
+        return save_pretrained(self.model, self.tokenizer, Path(folder))
 
     def push_to_hub(self, repo_id: str, private: bool = False) -> str:
         """Upload what `save_pretrained` writes and return its address. Raises UserError where the Hub refuses it."""
-        with tempfile.TemporaryDirectory() as parent:
-            folder = self.save_pretrained(Path(parent) / repo_id.rpartition("/")[2])
-            try:
-                api = HfApi()
-                repo = api.create_repo(repo_id, private=private, exist_ok=True)
-                api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload a storyboard model")
-            except Exception as error:  # The transport's errors have no base in common with ours.
-                reason = " ".join(str(error).split())[:160]
-                raise UserError(f"{repo_id} was not uploaded ({reason}): check the name, the network and `hf auth login`") from error
-        return str(repo)
+        return push_to_hub(self.model, self.tokenizer, repo_id, private)
 
     def save_lora(self, folder: str | Path) -> list[Path]:
-        """Write the low-rank updates alone: text_decoder/ for peft, image_decoder/ for diffusers and peft; return these folders.
-
-        Raises UserError where the model has none.
-        """
-        decoders = {
-            "text_decoder": (self.config.text_decoder, self.model.text_decoder.save_lora),
-            "image_decoder": (self.config.image_decoder, partial(save_lora, self.model.image_decoder.unet)),
-        }
-        written = []
-        for name, (config, write) in decoders.items():
-            if config.tuning == "lora":
-                written.append(Path(folder) / name)
-                written[-1].mkdir(parents=True, exist_ok=True)
-                write(written[-1])
-        if not written:
-            raise UserError('this model has no LoRA: neither of its decoders has "lora" for its tuning')
-        return written
+        """Write the low-rank updates alone, as `export.save_lora` does; return their folders."""
+        return save_lora(self.model, Path(folder))
 
     @property
     def device(self) -> torch.device:

@@ -120,7 +120,11 @@ class Trainer:
 
     def _phases(self, state: dict[str, Any] | None) -> Iterator[Phase]:
         """The phases still to be run, each made when its turn comes."""
-        known = (*([] if self.config.autoencoder.source else ["autoencoder"]), *self.story_phases)
+        known = self.known_phases
+        if not ("autoencoder" in known or self.config.autoencoder.source or self.args.autoencoder):
+            raise UserError("training.autoencoder_ratio is 0: give a trained autoencoder by --autoencoder")
+        if not set(known) & set(self.args.stages):
+            raise UserError(f"this config trains nothing in {','.join(self.args.stages)}: name some of {','.join(known)} by --stages")
         done = [] if state is None else state["done"]
         self.done = list(done)
         if self.args.autoencoder is not None and "autoencoder" not in self.done:
@@ -144,18 +148,16 @@ class Trainer:
     def story_phases(self) -> dict[str, type[StoryPhase]]:
         return PHASES if self.config.plan == "codes" else PHASES_WITHOUT_CODES
 
+    @property
+    def known_phases(self) -> list[str]:
+        """What this config has to train, in order: no phase of no updates, and no autoencoder that is pretrained."""
+        names = self.story_phases if self.config.autoencoder.source else ("autoencoder", *self.story_phases)
+        return [name for name in names if self.config.training.num_updates(name)]
+
     def _make_phase(self, name: str) -> Phase:
         training = self.config.training
-        ratio, rate = {
-            "autoencoder": (training.autoencoder_ratio, training.autoencoder_learning_rate),
-            "opening": (training.opening_ratio, training.learning_rate),
-            "joint": (1.0, training.learning_rate),
-            "consolidation": (training.consolidation_ratio, training.consolidation_learning_rate),
-            "illustration": (training.illustration_ratio, training.consolidation_learning_rate),
-            "planning": (training.planning_ratio, training.consolidation_learning_rate),
-        }[name]
         options = {
-            "num_steps": max(1, round(ratio * training.max_steps)), "learning_rate": rate, "global_batch": self.global_batch,
+            "num_steps": training.num_updates(name), "learning_rate": training.learning_rate_of(name), "global_batch": self.global_batch,
             "seed": self.args.seed, "autocast": self.accelerator.autocast, "visible": self.accelerator.is_main_process,
             "whole": self.copies.whole,
         }  # fmt: skip

@@ -155,6 +155,18 @@ def test_stages_out_of_order_are_refused(tmp_path, capsys, stages):
     )
 
 
+def test_a_stage_of_ratio_0_is_left_out(reference, tmp_path, capsys):
+    none = {"max_steps": 2, "opening_ratio": 0, "consolidation_ratio": 0.5, "illustration_ratio": 0, "planning_ratio": 0}
+    config = write_config(tmp_path / "config.json", training=none)
+    assert train(tmp_path / "run", "--config", config, "--max_steps", 2, "--autoencoder", reference) == 0
+    assert [line["phase"] for line in trace(tmp_path / "run")] == ["joint", "joint", "consolidation"]
+    capsys.readouterr()
+    line = fails(capsys, tmp_path / "other", "--config", config, "--stages", "planning", "--autoencoder", reference)
+    assert line.startswith("error: this config trains nothing in planning: name some of autoencoder,joint,consolidation by --stages")
+    config = write_config(tmp_path / "config.json", training=none | {"autoencoder_ratio": 0})
+    assert "autoencoder_ratio is 0: give a trained autoencoder by --autoencoder" in fails(capsys, tmp_path / "other", "--config", config)
+
+
 def test_fp16_without_a_gpu_is_told(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     line = fails(capsys, tmp_path, "--mixed_precision", "fp16")
