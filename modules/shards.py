@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from modules.data import SPLITS, cut_story, hash_records, open_split
+from modules.data import SPLITS, hash_records, open_split
 from modules.images import decode_image
 from modules.pack import COLUMNS, FORMAT_VERSION, MANIFEST, Shard
 from modules.remote import is_remote, open_ranges, read_whole
@@ -23,15 +25,6 @@ from modules.story import Story, StorySource, StoryStep, UserError
 KEPT_GROUPS = 16  # Row groups of about a MiB: stories that are read one after another lie in the same one.
 OPEN_AT_ONCE = 8
 PICTURES = COLUMNS[-1]
-
-
-class _Place(NamedTuple):
-    """Where a story's pictures are: a shard, a row group of it, a row in that, and the window's first step."""
-
-    shard: int
-    group: int
-    row: int
-    first: int
 
 
 class StoryShards:
@@ -56,45 +49,55 @@ class StoryShards:
         self._lock, self._shard_locks = threading.Lock(), [threading.Lock() for _ in self.shards]
         with ThreadPoolExecutor(OPEN_AT_ONCE) as pool:
             opened = list(pool.map(self._open, self.shards))
-        self._footers = [footer for footer, _ in opened]
-        self._stories, self._places, digests = [], [], []
-        for number, (footer, rows) in enumerate(opened):
-            for place, row in zip(_places(number, footer), rows, strict=True):
-                digests.append(row["sha256"])
-                for window in cut_story(_story(row), max_steps):
-                    self._stories.append(window)
-                    self._places.append(place)
-                    place = place._replace(first=place.first + len(window.steps))
-        self.digests, self._fingerprint = digests, hash_records(digests, max_steps)
+        self._footers, tables = [footer for footer, _ in opened], [table for _, table in opened]
+        self._fingerprint = hash_records([[_joined(table["sha256"])] for table in tables], max_steps)
+        self._tables = [table.drop_columns("sha256") for table in tables]
+        groups = [footer.row_group(number).num_rows for footer in self._footers for number in range(footer.num_row_groups)]
+        self._group_starts = np.cumsum([0, *groups])
+        self._shard_starts = np.cumsum([0, *(len(table) for table in tables)])
+        counts = np.concatenate([pc.list_value_length(table["texts"]).to_numpy() for table in tables])
+        self._rows, self._firsts, self._ends = _cut(counts, max_steps)
 
     def __len__(self) -> int:
-        return len(self._stories)
+        return len(self._rows)
 
     def __getitem__(self, index: int) -> Story:
         """Return one story with its pictures decoded (RGB, any size)."""
-        story, place = self._stories[index], self._places[index]
-        pictures = self._group(place.shard, place.group)[place.row].as_py()[place.first :]
+        story, row = self.outline(index), self._rows[index]
+        shard = self._shard_of(row)
+        group = int(np.searchsorted(self._group_starts, row, side="right")) - 1
+        first_group = int(np.searchsorted(self._group_starts, self._shard_starts[shard]))
+        pictures = self._group(shard, group - first_group)[int(row - self._group_starts[group])].as_py()
+        pictures = pictures[self._firsts[index] : self._ends[index]]
         names = (f'of step {number} of "{story.id}"' for number in range(1, len(story.steps) + 1))
         steps = (
             step if picture is None else replace(step, image=decode_image(picture["bytes"], name))
-            for step, picture, name in zip(story.steps, pictures, names, strict=False)
+            for step, picture, name in zip(story.steps, pictures, names, strict=True)
         )  # fmt: skip
         return replace(story, steps=tuple(steps))
 
     @property
     def lengths(self) -> list[int]:
         """The number of steps of every story."""
-        return [len(story.steps) for story in self._stories]
+        return (self._ends - self._firsts).tolist()
 
     def texts(self) -> Iterator[str]:
         """Yield every prompt and every step's text, without opening a picture."""
-        for story in self._stories:
+        for index in range(len(self)):
+            story = self.outline(index)
             yield story.prompt
             yield from (step.text for step in story.steps if step.text is not None)
 
     def outline(self, index: int) -> Story:
         """Return one story without opening its pictures."""
-        return self._stories[index]
+        row, first, end = self._rows[index], self._firsts[index], self._ends[index]
+        shard = self._shard_of(row)
+        values = self._tables[shard].slice(int(row - self._shard_starts[shard]), 1).to_pylist()[0]
+        story = _story(values)
+        if end - first == len(story.steps):
+            return story
+        number = index - int(np.searchsorted(self._rows, row))
+        return replace(story, id=f"{story.id}#{number}", steps=story.steps[first:end])
 
     def fingerprint(self) -> str:
         """Return the fingerprint of the folder that was packed: a run goes on from either."""
@@ -104,13 +107,16 @@ class StoryShards:
         """Say in one line what was opened."""
         return f"{self.name}: {len(self):,} stories of {sum(self.lengths):,} steps in {len(self.shards):,} shards"
 
-    def _open(self, shard: Shard) -> tuple[pq.FileMetaData, list[dict[str, Any]]]:
-        """The footer of a shard, and its rows without the pictures."""
+    def _shard_of(self, row: int) -> int:
+        return int(np.searchsorted(self._shard_starts, row, side="right")) - 1
+
+    def _open(self, shard: Shard) -> tuple[pq.FileMetaData, pa.Table]:
+        """The footer of a shard, and its rows without the pictures: in Arrow's columns, which take little more room than their text."""
         try:
             with open_ranges(f"{self.folder}/{shard.name}", shard.bytes) as file:
                 table = pq.ParquetFile(file, pre_buffer=True)
                 wanted = [name for name in table.schema_arrow.names if name != PICTURES]
-                rows = table.read(columns=wanted).to_pylist()
+                rows = table.read(columns=wanted).combine_chunks()
         except (OSError, pa.ArrowException) as error:
             raise UserError(f"{self.folder}/{shard.name} is missing or not whole ({_first_line(error)}): pack or copy it anew") from None
         if missing := sorted(set(COLUMNS) - set(table.schema_arrow.names)):
@@ -171,9 +177,19 @@ def _read_manifest(folder: str, split: str) -> list[Shard]:
     return found[split]
 
 
-def _places(shard: int, footer: pq.FileMetaData) -> Iterator[_Place]:
-    for group in range(footer.num_row_groups):
-        yield from (_Place(shard, group, row, 0) for row in range(footer.row_group(group).num_rows))
+def _cut(counts: np.ndarray, max_steps: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of records with so many steps the windows that `cut_story` makes of them: each one's record, first step and end."""
+    windows = np.ones_like(counts) if max_steps is None else np.maximum(1, -(-counts // max_steps))
+    rows = np.repeat(np.arange(len(counts)), windows)
+    number = np.arange(len(rows)) - np.repeat(np.cumsum(windows) - windows, windows)
+    counts, windows = counts[rows].astype(np.int64), windows[rows]
+    return rows, number * counts // windows, (number + 1) * counts // windows
+
+
+def _joined(column: pa.ChunkedArray) -> str:
+    """All texts of a column of lists of texts, one after another."""
+    flat = column.combine_chunks().flatten()
+    return pc.binary_join(pa.ListArray.from_arrays(pa.array([0, len(flat)], pa.int32()), flat), "")[0].as_py()
 
 
 def _story(row: dict[str, Any]) -> Story:
