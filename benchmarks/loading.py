@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from common import TIMING_HEADER, Goal, make_parser, print_table, start, summary, time_in_turns, timing_rows
 from PIL import Image
@@ -146,13 +147,19 @@ def encode_by_cache(trainer: Trainer, folder: Path) -> EncodedStories:
 
 
 def memory_a_page(shards: Path, encoded: EncodedStories) -> dict[str, float]:
-    """Bytes of memory that a page takes in every process: what opening leaves in Python, and tokens as tensors."""
-    tracemalloc.start()
+    """Bytes of memory that a page takes in every process: the shards' index, the texts as Python has them, and tokens as tensors."""
+    pages, before = sum(encoded.lengths), pa.total_allocated_bytes()
     opened = StoryShards(shards, "train")
-    index, _ = tracemalloc.get_traced_memory()
+    index = pa.total_allocated_bytes() - before
+    tracemalloc.start()
+    kept = [opened.outline(number) for number in range(len(opened))]
+    texts = [(story.prompt, [step.text for step in story.steps]) for story in kept]
+    del kept
+    held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    pages = sum(opened.lengths)
-    return {"index": index / pages, "tokens": sum(value.nbytes for value in encoded.tokens.values()) / pages}
+    assert len(texts) == len(opened)
+    tokens = sum(value.nbytes for value in encoded.tokens.values())
+    return {"index": index / pages, "texts": held / pages, "tokens": tokens / pages}
 
 
 def sizes(folder: Path) -> dict[str, int]:
