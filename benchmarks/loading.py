@@ -37,6 +37,7 @@ from modules.tokenizer import StoryTokenizer
 from modules.training import STAGES, TrainArgs, Trainer, make_accelerator
 
 WAITING_GOAL = 0.02
+MANY = 3000  # Stories.
 
 
 def write_jpegs(folder: Path, num_stories: int, size: int) -> None:
@@ -146,20 +147,19 @@ def encode_by_cache(trainer: Trainer, folder: Path) -> EncodedStories:
     return trainer._encoded
 
 
-def memory_a_page(shards: Path, encoded: EncodedStories) -> dict[str, float]:
-    """Bytes of memory that a page takes in every process: the shards' index, the texts as Python has them, and tokens as tensors."""
-    pages, before = sum(encoded.lengths), pa.total_allocated_bytes()
-    opened = StoryShards(shards, "train")
-    index = pa.total_allocated_bytes() - before
+def index_of_many(folder: Path) -> dict[str, float]:
+    """What a page takes in every process, in bytes of memory, and of the time to open shards: of stories with small pictures, many."""
+    write_jpegs(folder / "many" / "train", MANY, 32)
+    pack(folder / "many", folder / "many_shards", 256 << 20)
+    before = pa.total_allocated_bytes()
+    opened = StoryShards(folder / "many_shards", "train")
+    pages, index = sum(opened.lengths), pa.total_allocated_bytes() - before
+    seconds = time_in_turns({"open": lambda: StoryShards(folder / "many_shards", "train")}, 5, 1)["open"]
     tracemalloc.start()
-    kept = [opened.outline(number) for number in range(len(opened))]
-    texts = [(story.prompt, [step.text for step in story.steps]) for story in kept]
-    del kept
+    texts = [(story.prompt, [step.text for step in story.steps]) for story in map(opened.outline, range(MANY))]
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(texts) == len(opened)
-    tokens = sum(value.nbytes for value in encoded.tokens.values())
-    return {"index": index / pages, "texts": held / pages, "tokens": tokens / pages}
+    return {"index": index / pages, "texts": held / len(texts) * MANY / pages, "seconds_to_open": summary(seconds)["median"] / pages}
 
 
 def sizes(folder: Path) -> dict[str, int]:
@@ -171,7 +171,8 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[Goal]]:
     config = PRESETS[args.preset]
     with tempfile.TemporaryDirectory() as name:
         works, encoded = make_works(args, config, Path(name))
-        pictures, memory = sum(encoded.lengths), memory_a_page(Path(name) / "shards", encoded)
+        pictures, index = sum(encoded.lengths), index_of_many(Path(name))
+        index["tokens"] = sum(value.nbytes for value in encoded.tokens.values()) / pictures
         timings = time_in_turns(works, args.repeats, args.warmups)
         on_disk, shares = sizes(Path(name)), waiting_shares(args, config, Path(name)) if args.updates else {}
     results, rows = {}, []
@@ -181,17 +182,12 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[Goal]]:
         rows.append([*row, f"{rate:,.0f} stories, {rate * pictures / args.num_stories:,.0f} pictures"])
     print_table((*TIMING_HEADER, "a second"), rows)
     print(f"{pictures:,} pictures; bytes a picture: " + ", ".join(f"{name} {size / pictures:,.0f}" for name, size in on_disk.items()))
-    print("bytes of memory a page: " + ", ".join(f"{name} {size:,.0f}" for name, size in memory.items()))
+    told = ", ".join(f"{name} {index[name]:,.0f}" for name in ("index", "texts", "tokens"))
+    print(f"bytes of memory a page: {told}; microseconds a page to open shards: {1e6 * index['seconds_to_open']:.1f}")
     for name, share in shares.items():
         print(f"waits for data, {name}: {share['median']:.2%} of an update")
     goals = [Goal(f"share that waits for data, {name}", share["median"], WAITING_GOAL) for name, share in shares.items() if "cache" in name]
-    return {
-        "works": results,
-        "bytes": on_disk,
-        "pictures": pictures,
-        "waiting": shares,
-        "memory_a_page": memory,
-    }, goals
+    return {"works": results, "bytes": on_disk, "pictures": pictures, "waiting": shares, "a_page": index}, goals
 
 
 def make_flags() -> argparse.ArgumentParser:

@@ -84,8 +84,8 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[Goal]]:
     achieved = args.tflops * 1e12
     rate = achieved / operations["update"]  # Pages a second of one GPU.
     amplification = max(1.0, args.row_group * 2**20 / (jpeg * pages_a_story))
-    index = sum(loading["memory_a_page"].values())
-    open_a_page = works["open shards"]["seconds"]["median"] / pictures
+    index = sum(loading["a_page"][name] for name in ("index", "texts", "tokens"))
+    open_a_page = loading["a_page"]["seconds_to_open"]
     decode = works[next(name for name in works if name.startswith("shards,") and "threads" in name)]["pictures_a_second"]
     checkpoint = 16 * trainable  # Weights, two moments and averages in float32; what is frozen is not in it.
     rows = [
