@@ -14,13 +14,13 @@ from __future__ import annotations
 import argparse
 import inspect
 import re
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from modules.arguments import Parser, normalise_flag
 from modules.commands import download, inspect_data
+from modules.interrupts import exit_code, sigterm_as_ctrl_c
 from modules.sources import SOURCES
 from modules.story import UserError
 
@@ -76,20 +76,15 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def stop(number: int, _: object) -> None:
-    """End as Ctrl-C does: what is collected stays, and the same command goes on from there."""
-    raise KeyboardInterrupt(number)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 1 for data with faults, 2 for what the user can mend, 128 + the signal's number."""
     words = [normalise_flag(word) for word in (sys.argv[1:] if arguments is None else arguments)]
     if not words or words[0].startswith("--") and words[0] != "--help":
         words = [DEFAULT_SOURCE, *words]
     args = build_parser().parse_args(words)
-    before = signal.signal(signal.SIGTERM, stop)
     try:
-        return args.act(args)
+        with sigterm_as_ctrl_c():
+            return args.act(args)
     except UserError as error:
         print(f"download_data.py: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
@@ -97,9 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         kept = getattr(args, "staging", None)
         told = f"what is done stays in {kept}, and the same command goes on from there" if kept and kept.exists() else "nothing was changed"
         print(f"download_data.py: interrupted; {told}", file=sys.stderr)
-        return 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        return exit_code(interrupt)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+from pathlib import Path
 from typing import NoReturn
 
 _FLAG = re.compile(r"--\w[\w-]*(=.*)?", re.DOTALL)
@@ -43,6 +44,21 @@ def whole_number(text: str) -> int:
     if value < 0:
         raise argparse.ArgumentTypeError(f"must be 0 or more, got {value}")
     return value
+
+
+def seed_number(text: str) -> int:
+    """A whole number from 0 to 2^63 - 1."""
+    value = _parse(int, text, "a whole number")
+    if not 0 <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"must be from 0 to {2**63 - 1}, got {value}")
+    return value
+
+
+def a_path(text: str) -> Path:
+    """A path that is not empty: an empty one, as of a shell's variable that is not set, would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return Path(text)
 
 
 def positive_float(text: str) -> float:

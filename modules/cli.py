@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from modules.arguments import Parser, normalise_flag
 from modules.commands import evaluate, export, precompute, study, tell, train
+from modules.interrupts import exit_code, sigterm_as_ctrl_c
 from modules.memory import keep_freed_memory
 from modules.story import UserError
 
@@ -39,10 +40,11 @@ def run(command: str, argv: Sequence[str]) -> int:
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     keep_freed_memory()
     try:
-        return act(args) or 0
+        with sigterm_as_ctrl_c():
+            return act(args) or 0
     except UserError as error:
         print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("stopped", file=sys.stderr)
-        return 130
+        return exit_code(interrupt)

@@ -143,6 +143,8 @@ def parse_config(values: Any, where: str) -> StoryConfig:
     """What `to_json` wrote, decoded; a setting that is not there has its default. Raises UserError as `load_config` does."""
     settings = dict(values) if isinstance(values, dict) else {}
     version = settings.pop("format_version", None)
+    if version is None:
+        raise UserError(f"{where} is no config of a story model: give a model's folder, or a file that train --dry_run wrote")
     if version != FORMAT_VERSION:
         raise UserError(f"{where} has format version {version!r}, this program reads {FORMAT_VERSION}: use the program that wrote it")
     return config_from_dict(StoryConfig, settings, where)

@@ -153,8 +153,9 @@ def resolve_model_folder(path: Path, *, offline: bool = False) -> Path:
         step = _NAMES_A_STEP.fullmatch(path.name)
         if step is None and _is_hub_id(path):
             return _fetch(path.as_posix(), offline)
-        if step is None or not (path := _step_beside(path, int(step[1]))).is_dir():
+        if step is None or not (found := _step_beside(path, int(step[1]))).is_dir():
             raise UserError(f"no checkpoint at {path}: give a run's folder, a step's folder, a model folder or a Hub id")
+        path = found
     latest = latest_checkpoint(path)
     for folder in (path, *([latest / "model"] if latest else []), path / "model"):
         if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():

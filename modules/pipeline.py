@@ -76,6 +76,11 @@ class StoryPipeline:
     def device(self) -> torch.device:
         return self.model.autoencoder.latent_mean.device
 
+    @property
+    def longest_story(self) -> int:
+        """The most pages that are told at once."""
+        return MAX_LONG_STORY if self.model.prior is not None and self.config.prior.attention_window else MAX_NUM_STEPS
+
     def to(self, device: str | torch.device) -> StoryPipeline:
         self.model.to(device)
         return self
@@ -88,9 +93,10 @@ class StoryPipeline:
         """
         try:
             target = torch.device(device) if device else torch.accelerator.current_accelerator() or torch.device("cpu")
-            torch.empty(0, device=target)
-        except (AssertionError, RuntimeError) as error:
-            raise UserError(f"--device {device} is not to be had here ({' '.join(str(error).split())[:120]}): leave it out") from None
+            torch.empty(1, device=target).item()
+        except (AssertionError, NotImplementedError, RuntimeError):
+            here = ", ".join(["cpu", *([found.type] if (found := torch.accelerator.current_accelerator()) else [])])
+            raise UserError(f"--device {device} is not to be had here: leave it out, or choose of {here}") from None
         self.to(target)
         if save_memory and isinstance(self.model.autoencoder, PretrainedAutoencoder):
             self.model.autoencoder.save_memory()
@@ -132,7 +138,7 @@ class StoryPipeline:
 
         `codes` (T0, S) are those of given pages. Raises UserError on an empty prompt or a number out of range.
         """
-        check_story(prompt, num_steps, MAX_LONG_STORY if self.config.prior.attention_window else MAX_NUM_STEPS)
+        check_story(prompt, num_steps, self.longest_story)
         check_sampling(seed, temperature, top_p)
         self.check_codebook()
         generator = torch.Generator(self.device).manual_seed(seed)

@@ -188,6 +188,11 @@ def test_sheet_has_at_most_five_pages_a_row():
     assert widths[11] < widths[5]  # Three rows of four, the last one short.
 
 
+def test_a_title_without_end_is_shortened():
+    plain, endless = (contact_sheet(story(["A fox."]), title) for title in ("A fox", "a fox wants a kite " * 5000))
+    assert endless.height < 2 * plain.height
+
+
 def test_sheet_grows_with_its_longest_text_instead_of_cutting_it():
     base, words = contact_sheet(story(["short"]), "A star"), "and on and on "
     heights = [contact_sheet(story([words * count]), "A star").height for count in (40, 80, 160)]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from modules.checkpoint import save_checkpoint
 from modules.checks import SCHEDULERS
 from modules.data import write_stories
 from modules.images import load_image
+from modules.pipeline import StoryPipeline
 from modules.presentation.story_files import read_story
 from modules.story import Story, StoryStep
 from modules.storyworld import StoryWorld
@@ -89,6 +91,18 @@ def test_generate_writes_every_file_and_prints_the_story(generate, capsys):
         assert Image.open(folder / f"page_{number:02}.png").size == (384, 384)
     assert sum(step["bits"] for step in story["steps"]) == pytest.approx(story["total_bits"], abs=0.01) != 0
     assert PROMPT in (folder / "book.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_is_told_and_leaves_no_story(tiny_checkpoint, tmp_path, capsys, monkeypatch, number, code):
+    monkeypatch.setattr(StoryPipeline, "render", lambda *_, **__: signal.raise_signal(number))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # A program started in the background ignores it.
+    try:
+        words = ["generate", "--ckpt", str(tiny_checkpoint), "--prompt", "a fox", "--output", str(tmp_path / "out")]
+        assert story_generative_model.main(words) == code
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err.endswith("stopped\n") and not (tmp_path / "out" / "story.json").exists()
 
 
 def test_same_seed_same_bytes_another_seed_another_story(generate):
@@ -204,7 +218,8 @@ BAD_FLAGS = {
     "top_p": (("--top_p", "2"), "top_p must be"),
     "nan guidance": (("--guidance_scale", "nan"), "guidance_scale must be"),
     "inference steps": (("--num_inference_steps", "1001"), "num_inference_steps must be"),
-    "seed": (("--seed", str(2**70)), "seed must be"),
+    "seed": (("--seed", str(2**70)), "--seed: must be from 0 to"),
+    "no output": (("--output", ""), "--output: must not be empty"),
     "scheduler": (("--scheduler", "magic"), "invalid choice: 'magic'"),
     "unknown flag": (("--colour", "red"), "unrecognized arguments: --colour red"),
     "short flag": (("--prom", "red"), "unrecognized arguments: --prom red"),
@@ -217,6 +232,18 @@ def test_bad_flag_is_told_before_anything_is_loaded_or_written(tmp_path, capsys,
     prompt = () if name in ("no prompt", "empty prompt") else ("--prompt", PROMPT)
     assert message in fails(capsys, "generate", *prompt, *flags, "--ckpt", tmp_path / "absent", "--output", tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("flags", [("--num_steps", 33), ("--device", "meta"), ("--device", "nonsense")])
+def test_what_the_model_or_the_machine_cannot_do_is_told_in_one_line(tiny_checkpoint, tmp_path, capsys, flags):
+    assert fails(capsys, "generate", "--prompt", "Zorblax", *flags, "--ckpt", tiny_checkpoint, "--output", tmp_path / "out")
+
+
+def test_figures_that_could_not_be_written_are_not_computed(tiny_checkpoint, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    started = ("--ckpt", tiny_checkpoint, "--num_stories", 2, "--num_drawn", 0)
+    assert "cannot write" in fails(capsys, "evaluate", *started, "--json", tmp_path / "file" / "out.json")
+    assert "--seed: must be from 0 to" in fails(capsys, "evaluate", *started, "--seed", -1)
 
 
 @pytest.mark.parametrize("argv", [(), ("conjure",), ("--prompt", "a"), ("caption",), ("illustrate", "--text", " ")])
@@ -233,7 +260,7 @@ BAD_CHECKPOINTS = {
     "absent": (shutil.rmtree, "no checkpoint at"),
     "a file": (lambda folder: (shutil.rmtree(folder), folder.write_text("x")), "is a file, and not a checkpoint"),
     "random files": (lambda folder: [(folder / name).unlink() for name in ("config.json", "words.json")], "not a checkpoint"),
-    "another program": (lambda folder: (folder / "config.json").write_text('{"model_type": "gpt2"}'), "has format version None"),
+    "another program": (lambda folder: (folder / "config.json").write_text('{"model_type": "gpt2"}'), "is no config of a story model"),
     "no JSON": (lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe{"), "config.json is not a readable config"),
     "newer": (lambda folder: edit_config(folder, format_version=3), "format version 3"),
     "another shape": (lambda folder: edit_config(folder, vocab_size=500), "does not hold this model's weights"),

@@ -66,7 +66,7 @@ def test_what_is_missing_has_its_default(tmp_path):
         ({"training.adam_betas": 0.9}, "adam_betas: expected a list"),
         ({"image_decoder.attention_levels": [False, 1]}, "expected bool, got 1"),
         ({"format_version": FORMAT_VERSION + 1}, f"version {FORMAT_VERSION + 1}, this program reads {FORMAT_VERSION}"),
-        ({"format_version": None}, "format version None"),
+        ({"format_version": None}, "is no config of a story model"),
     ],
 )
 def test_a_file_that_does_not_fit_is_named(changes, message, tmp_path):

@@ -129,10 +129,14 @@ def test_push_to_hub_uploads_the_folder(tiny_pipeline, monkeypatch):
         assert f'"path": "{name}"' in commit or f'"path":"{name}"' in commit, name
 
 
-@pytest.mark.parametrize("words", [[], ["--lora", "x"], ["--ckpt", "nobody/nothing", "--output", "x", "--offline"]])
+@pytest.mark.parametrize(
+    "words",
+    [[], ["--lora", "x", "--output", "y"], ["--push_to_hub", "nonsense"], ["--ckpt", "nobody/nothing", "--output", "x", "--offline"]],
+)
 def test_mistakes_are_told_in_a_line(words, capsys, tmp_path, monkeypatch, tiny_checkpoint):
     monkeypatch.chdir(tmp_path)
     ckpt = [] if "--ckpt" in words else ["--ckpt", str(tiny_checkpoint)]
     assert story_generative_model.main(["export", *ckpt, *words]) == 2
     error = capsys.readouterr().err
     assert error.count("error: ") == 1 and "Traceback" not in error
+    assert not list(tmp_path.rglob("*.safetensors"))

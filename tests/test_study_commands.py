@@ -58,11 +58,17 @@ def test_a_sweep_trains_and_scores(reference, tmp_path, capsys):
         ("analyze", ("--judge", "nowhere"), "no judge at nowhere"),
         ("visualize", ("--run", "nowhere"), "nowhere"),
         ("ablate", ("--cfg", "much"), "much"),
+        ("ablate", ("--preset", "bogus", "--sweep", "plan=codes"), "invalid choice: 'bogus'"),
+        ("visualize", ("--output", __file__), "cannot write"),
         ("ablate", ("--sweep", "storyboard.colour=1"), "colour"),
         ("ablate", ("--clip", "nowhere", "--offline"), "nowhere"),
     ],
 )
 def test_bad_input_is_told(tiny_checkpoint: Path, tmp_path, capsys, command, words, message):
-    assert run(command, "--ckpt", tiny_checkpoint, "--output", tmp_path, *words) == 2
+    try:
+        code = run(command, "--ckpt", tiny_checkpoint, "--output", tmp_path, *words)
+    except SystemExit as end:  # Of the parser.
+        code = end.code
+    assert code == 2
     told = capsys.readouterr().err.splitlines()[-1]
     assert told.startswith("error: ") and message in told

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modules.arguments import positive_int, whole_number
+from modules.arguments import a_path, positive_int, seed_number, whole_number
 from modules.commands.shared import DATA_HELP, checkpoint_flag, clip_flags, judge_flag, load_clip, load_judge, open_source, write_json
+from modules.files import check_writable
 from modules.story import UserError
 
 if TYPE_CHECKING:
@@ -29,12 +30,13 @@ def evaluate_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--generated", type=Path, help="compare the pictures of this folder with those of --reference, and stop")
     parser.add_argument("--reference", type=Path)
     parser.add_argument("--card", action="store_true", help="write the model card, README.md and samples.png, into --ckpt")
-    parser.add_argument("--json", type=Path, help="where to write all figures")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=a_path, help="where to write all figures")
+    parser.add_argument("--seed", type=seed_number, default=0)
     parser.add_argument("--on_bad_record", choices=("error", "skip"), default="error")
 
 
 def act_evaluate(args: argparse.Namespace) -> None:
+    check_outputs(args)
     from modules.evaluation.report import Graders, evaluate
     from modules.evaluation.tables import print_report
     from modules.pipeline import StoryPipeline
@@ -70,6 +72,14 @@ def act_evaluate(args: argparse.Namespace) -> None:
         print(f"wrote {', '.join(str(path) for path in write_card(args.ckpt, pipeline, held_out(pipeline), report))}")
 
 
+def check_outputs(args: argparse.Namespace) -> None:
+    """Raise UserError where what is found out could not be written."""
+    if args.json:
+        check_writable(args.json)
+    if args.card:
+        check_writable(args.ckpt / "README.md")
+
+
 def load_baselines(folder: Path, offline: bool) -> dict[str, StoryPipeline]:
     """The trained models in a folder, by name: all are read before anything is measured. Raises UserError where there is none."""
     from modules.pipeline import StoryPipeline
@@ -101,11 +111,11 @@ def load_extractor(args: argparse.Namespace) -> Inception | None:
 
 
 def train_judge_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output", type=Path, default=Path("checkpoints/judge"), help="the judge's folder (default checkpoints/judge)")
+    parser.add_argument("--output", type=a_path, default=Path("checkpoints/judge"), help="the judge's folder (default checkpoints/judge)")
     parser.add_argument("--num_stories", type=positive_int, default=4000, help="stories it learns from (default 4000)")
     parser.add_argument("--max_steps", type=positive_int, default=2000, help="updates of 128 pages (default 2000)")
     parser.add_argument("--mixed_precision", choices=("auto", "no", "bf16"), default="auto")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=seed_number, default=0)
 
 
 def act_train_judge(args: argparse.Namespace) -> int:

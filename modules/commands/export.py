@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from modules.arguments import a_path
 from modules.commands.shared import checkpoint_flag
+from modules.files import check_writable
 from modules.story import UserError
 
 
 def export_flags(parser: argparse.ArgumentParser) -> None:
     checkpoint_flag(parser)
-    parser.add_argument("--output", type=Path, help="a folder for the model, with a card: what from_pretrained reads")
-    parser.add_argument("--lora", type=Path, help="a folder for the low-rank updates alone, as peft and diffusers read them")
+    parser.add_argument("--output", type=a_path, help="a folder for the model, with a card: what from_pretrained reads")
+    parser.add_argument("--lora", type=a_path, help="a folder for the low-rank updates alone, as peft and diffusers read them")
     parser.add_argument("--push_to_hub", metavar="OWNER/NAME", help="upload the model there")
     parser.add_argument("--private", action="store_true", help="for nobody else to see")
 
@@ -22,10 +23,14 @@ def act_export(args: argparse.Namespace) -> None:
 
     if not (args.output or args.lora or args.push_to_hub):
         raise UserError("say where to: --output FOLDER, --lora FOLDER or --push_to_hub OWNER/NAME")
+    if args.push_to_hub and args.push_to_hub.count("/") != 1:
+        raise UserError(f"--push_to_hub takes OWNER/NAME, got {args.push_to_hub!r}")
+    for folder in filter(None, (args.output, args.lora)):
+        check_writable(folder / "config.json")
     pipeline = StoryPipeline.from_pretrained(args.ckpt, offline=args.offline)
+    if args.lora:  # First: it may be that there is none.
+        print(f"wrote {', '.join(map(str, pipeline.save_lora(args.lora)))}")
     if args.output:
         print(f"wrote {pipeline.save_pretrained(args.output)}")
-    if args.lora:
-        print(f"wrote {', '.join(map(str, pipeline.save_lora(args.lora)))}")
     if args.push_to_hub:
         print(f"uploaded {pipeline.push_to_hub(args.push_to_hub, args.private)}")

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modules.arguments import positive_int, whole_number
+from modules.arguments import a_path, positive_int, seed_number, whole_number
 from modules.commands.shared import DATA_HELP, open_source
 from modules.story import UserError
 
@@ -22,13 +22,13 @@ def precompute_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", choices=sorted(PRESETS), default="storyworld", help="of the training to come (default storyworld)")
     parser.add_argument("--config", type=Path, help="a config JSON in place of a preset")
     parser.add_argument("--data", default="storyworld", help=DATA_HELP)
-    parser.add_argument("--ckpt", type=Path, help="whose trained autoencoder is used, as train --autoencoder does")
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="the cache; the same command goes on after a stop")
+    parser.add_argument("--ckpt", type=a_path, help="whose trained autoencoder is used, as train --autoencoder does")
+    parser.add_argument("--output", type=a_path, required=True, metavar="FOLDER", help="the cache; the same command goes on after a stop")
     parser.add_argument("--num_stories", type=positive_int, help="stories drawn when --data is storyworld")
     parser.add_argument("--num_workers", type=whole_number, default=2, help="threads that read pictures ahead (default 2)")
     parser.add_argument("--on_bad_record", choices=("error", "skip"), default="error", help="what to do with a broken story")
     parser.add_argument("--offline", action="store_true", help="take Hub ids from the local cache only")
-    parser.add_argument("--seed", type=int, default=0, help="of the story world")
+    parser.add_argument("--seed", type=seed_number, default=0, help="of the story world")
 
 
 def act_precompute(args: argparse.Namespace) -> int:

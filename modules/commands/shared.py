@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modules.arguments import a_path
 from modules.files import write_whole
 from modules.story import StorySource, UserError
 
@@ -21,7 +22,7 @@ DATA_HELP = "a folder of stories (see README), shards of them (a folder, hf://, 
 
 def checkpoint_flag(parser: argparse.ArgumentParser) -> None:
     told = "a run's folder, a step's, a model folder or a Hub id; RUN/ckpt_100.pt, where there is no such file, is RUN's step 100"
-    parser.add_argument("--ckpt", type=Path, default=Path("checkpoints/storyworld"), help=told)
+    parser.add_argument("--ckpt", type=a_path, default=Path("checkpoints/storyworld"), help=told)
     parser.add_argument("--offline", action="store_true", help="take Hub ids from the local cache only")
 
 

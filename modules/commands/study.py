@@ -6,10 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from modules.arguments import positive_int
+from modules.arguments import a_path, positive_int, seed_number
 from modules.checks import PRECISIONS
 from modules.commands.shared import DATA_HELP, checkpoint_flag, clip_flags, judge_flag, load_clip, load_judge, open_held_out, open_source
 from modules.commands.train import resolve_config
+from modules.files import check_writable
 
 
 def analyze_flags(parser: argparse.ArgumentParser) -> None:
@@ -17,11 +18,12 @@ def analyze_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", default="storyworld", help=DATA_HELP)
     parser.add_argument("--num_stories", type=positive_int, default=200, help="training and held-out stories to read (default 200 each)")
     judge_flag(parser)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=Path("report"), help="folder for codebook.html and codebook.json (default report)")
+    parser.add_argument("--seed", type=seed_number, default=0)
+    parser.add_argument("--output", type=a_path, default=Path("report"), help="folder for codebook.html and codebook.json (default report)")
 
 
 def act_analyze(args: argparse.Namespace) -> None:
+    check_writable(args.output / "codebook.html")
     from modules.pipeline import StoryPipeline
     from modules.presentation.codebook_page import analyze
 
@@ -39,11 +41,12 @@ def visualize_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num_stories", type=positive_int, default=3, help="held-out stories to show (default 3)")
     parser.add_argument("--run", type=Path, help="a run's folder, whose training curves are drawn too")
     parser.add_argument("--num_inference_steps", type=positive_int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=Path("visualize"), help="folder for visualize.html and the PNG files")
+    parser.add_argument("--seed", type=seed_number, default=0)
+    parser.add_argument("--output", type=a_path, default=Path("visualize"), help="folder for visualize.html and the PNG files")
 
 
 def act_visualize(args: argparse.Namespace) -> None:
+    check_writable(args.output / "visualize.html")
     from modules.pipeline import StoryPipeline
     from modules.presentation.visualize import visualize
 
@@ -57,6 +60,8 @@ def act_visualize(args: argparse.Namespace) -> None:
 
 
 def ablate_flags(parser: argparse.ArgumentParser) -> None:
+    from modules.presets import PRESETS
+
     checkpoint_flag(parser)
     parser.add_argument("--data", default="storyworld", help=DATA_HELP)
     parser.add_argument("--steps", default="10,20,50", help="numbers of inference steps (default 10,20,50)")
@@ -64,7 +69,7 @@ def ablate_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cfg", default="1,3,5,7", help="guidance scales (default 1,3,5,7)")
     parser.add_argument("--num_examples", type=positive_int, default=8, help="held-out stories (default 8)")
     parser.add_argument("--sweep", action="append", default=[], metavar="SETTING=A,B", help="train a model for each value of a setting")
-    parser.add_argument("--preset", default="storyworld", help="what --sweep trains")
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="storyworld", help="what --sweep trains")
     parser.add_argument("--config", type=Path, help="a config JSON in place of a preset")
     for name in ("max_steps", "batch_size", "num_stories"):
         parser.add_argument(f"--{name}", type=positive_int, help="of each training of --sweep")
@@ -73,8 +78,8 @@ def ablate_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num_evaluated", type=positive_int, default=40, help="held-out stories to score a swept model by (default 40)")
     judge_flag(parser)
     clip_flags(parser)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=Path("results"), help="folder for ablation.csv and ablation.png (default results)")
+    parser.add_argument("--seed", type=seed_number, default=0)
+    parser.add_argument("--output", type=a_path, default=Path("results"), help="folder for ablation.csv and ablation.png (default results)")
 
 
 def act_ablate(args: argparse.Namespace) -> int:
@@ -85,6 +90,7 @@ def act_ablate(args: argparse.Namespace) -> int:
     from modules.presentation.heat_map import write_heat_map
 
     grid = AblationGrid.parse(args.steps, args.strength, args.cfg, args.num_examples)
+    check_writable(args.output / "ablation.csv")
     scorer = load_clip(args) or load_judge(args)
     pipeline = StoryPipeline.from_pretrained(args.ckpt, offline=args.offline)
     source = open_source(args.data, "val", pipeline.config, args.seed, 4 * args.num_examples)
@@ -103,6 +109,7 @@ def act_sweep(args: argparse.Namespace) -> int:
     from modules.training import TrainArgs
 
     args.learning_rate = None
+    check_writable(args.output / "ablation.csv")
     config, sweeps = resolve_config(args), [Sweep.parse(text) for text in args.sweep]
     run_args = TrainArgs(
         args.output, mixed_precision=resolve_precision(args.mixed_precision), seed=args.seed, autoencoder=args.autoencoder,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modules.arguments import positive_int
+from modules.arguments import a_path, positive_int, seed_number
 from modules.checks import DECODINGS, MAX_LONG_STORY, SCHEDULERS, TEMPERATURE, TOP_P, check_settings, check_story
 from modules.commands.shared import checkpoint_flag
 from modules.story import UserError
@@ -31,7 +31,7 @@ def device_flag(parser: argparse.ArgumentParser) -> None:
 def render_flags(parser: argparse.ArgumentParser) -> None:
     checkpoint_flag(parser)
     device_flag(parser)
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes")
+    parser.add_argument("--seed", type=seed_number, default=0, help="the same seed gives the same bytes")
     told = "of the plan, and of the text with --decoding top_p (default %(default)s)"
     parser.add_argument("--temperature", type=float, default=TEMPERATURE, help=told)
     parser.add_argument("--top_p", type=float, default=TOP_P)
@@ -43,7 +43,7 @@ def render_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--penalty_alpha", type=float, default=0.0, help="above 0, say .6: contrastive search, against loops (default 0)")
     parser.add_argument("--strength", type=float, default=1.0, help="below 1: each picture is drawn over the one before (default 1)")
     parser.add_argument("--save_memory", action="store_true", help="slower, with less memory: parts move to the device in turn")
-    parser.add_argument("--output", type=Path, default=Path("out"), help="folder for generated.png, book.html, story.json and the pages")
+    parser.add_argument("--output", type=a_path, default=Path("out"), help="folder for generated.png, book.html, story.json and the pages")
 
 
 def generate_flags(parser: argparse.ArgumentParser) -> None:
@@ -75,11 +75,16 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in SETTINGS}
 
 
-def load_pipeline(args: argparse.Namespace, prompt: str = "", texts: Sequence[str] = ()) -> StoryPipeline:
-    """The pipeline of --ckpt; what it cannot do justice to in the prompt and in the given pages' texts is said."""
+def load_pipeline(args: argparse.Namespace, prompt: str = "", texts: Sequence[str] = (), num_steps: int = 0) -> StoryPipeline:
+    """The pipeline of --ckpt; what it cannot do justice to in the prompt and in the given pages' texts is said.
+
+    Raises UserError where it cannot tell `num_steps` pages.
+    """
     from modules.pipeline import StoryPipeline
 
     pipeline = StoryPipeline.from_pretrained(args.ckpt, offline=args.offline)
+    if num_steps:
+        check_story(prompt, num_steps, pipeline.longest_story)
     pipeline.place(args.device, getattr(args, "save_memory", False))
     tokenizer, config = pipeline.tokenizer, pipeline.config
     unseen = list(dict.fromkeys(word for text in (prompt, *texts) for word in tokenizer.unseen_words(text)))
@@ -98,7 +103,7 @@ def act_generate(args: argparse.Namespace) -> None:
     check_story(args.prompt, args.num_steps, MAX_LONG_STORY)
     check_settings(**settings(args))
     prepare_output(args.output)
-    pipeline = load_pipeline(args, args.prompt)
+    pipeline = load_pipeline(args, args.prompt, num_steps=args.num_steps)
     started = time.perf_counter()
     story = pipeline(args.prompt, num_steps=args.num_steps, **settings(args))
     tell(story.texts, write_story(args.output, story, settings(args)), started)
@@ -112,7 +117,7 @@ def act_continue(args: argparse.Namespace) -> None:
     check_story(prompt, args.num_steps, MAX_LONG_STORY)
     check_settings(**settings(args))
     prepare_output(args.output)
-    pipeline = load_pipeline(args, prompt, [step.text for step in given.steps if step.text is not None])
+    pipeline = load_pipeline(args, prompt, [step.text for step in given.steps if step.text is not None], args.num_steps)
     started = time.perf_counter()
     pages = pipeline.complete(prompt, given.steps, **settings(args))
     story = pipeline.continue_story(prompt, given.steps, args.num_steps, **settings(args))

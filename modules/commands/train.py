@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modules.arguments import positive_float, positive_int, whole_number
+from modules.arguments import a_path, positive_float, positive_int, seed_number, whole_number
 from modules.checks import PRECISIONS
 from modules.commands.shared import DATA_HELP, open_held_out, open_source
 from modules.story import UserError
@@ -26,7 +26,7 @@ def train_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", choices=sorted(PRESETS), default="storyworld", help="which model (default storyworld)")
     parser.add_argument("--config", type=Path, help="a config JSON in place of a preset; --dry_run prints one to start from")
     parser.add_argument("--data", default="storyworld", help=DATA_HELP)
-    parser.add_argument("--output_dir", type=Path, default=Path("checkpoints/run"), help="the run's folder; the same command resumes it")
+    parser.add_argument("--output_dir", type=a_path, default=Path("checkpoints/run"), help="the run's folder; the same command resumes it")
     stages = "autoencoder,opening,joint,consolidation,illustration,planning"
     parser.add_argument("--stages", default=stages, help="which phases to run, in order (default all)")
     parser.add_argument("--autoencoder", type=Path, help="a checkpoint whose trained autoencoder is used in place of training one")
@@ -43,12 +43,12 @@ def train_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sample_every", type=positive_int, default=200, help="updates between samples in TensorBoard (default 200)")
     parser.add_argument("--log_every", type=positive_int, default=10, help="updates between lines in TensorBoard (default 10)")
     parser.add_argument("--log_with", choices=LOG_WITH, default="tensorboard", help="where curves go (default tensorboard)")
-    parser.add_argument("--keep_last", type=int, default=2, help="checkpoints to keep, 0 for all (default 2)")
+    parser.add_argument("--keep_last", type=whole_number, default=2, help="checkpoints to keep, 0 for all (default 2)")
     parser.add_argument("--cache", type=Path, help="what precompute wrote for these stories, this preset and this autoencoder")
     parser.add_argument("--num_workers", type=whole_number, default=2, help="threads that read pictures ahead (default 2)")
     parser.add_argument("--on_bad_record", choices=("error", "skip"), default="error", help="what to do with a broken story")
     parser.add_argument("--offline", action="store_true", help="take Hub ids from the local cache only")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=seed_number, default=0)
     parser.add_argument("--dry_run", action="store_true", help="print the resolved config, parameters and memory, and stop")
 
 

@@ -12,6 +12,7 @@ from modules.presentation.book import PAPER, Page, code_color, contained
 from modules.presentation.markup import clean
 
 PAGES_A_ROW = 5
+LONGEST_TITLE = 300  # Letters.
 TABLE, SOFT, INK = "#e9dfcd", "#8a7861", "#35291d"
 
 
@@ -46,7 +47,7 @@ class _Sheet:
         self.font, self.captions = self._fit([page.text for page in pages], page_size - 2 * self.px(4), sizes=(20, 18, 16, 14), lines=8)
         largest = 42 if self.columns > 2 else 28
         sizes = (largest, largest * 3 // 4, largest // 2)
-        self.title_font, (self.title,) = self._fit([title], self.width - 2 * self.margin, sizes, lines=2)
+        self.title_font, (self.title,) = self._fit([_shortened(title)], self.width - 2 * self.margin, sizes, lines=2)
         self.line, self.title_line = round(self.font.size * 1.4), round(self.title_font.size * 1.3)
 
     def px(self, length: float) -> int:
@@ -108,6 +109,11 @@ class _Sheet:
         for slot, code in enumerate((page.codes or [])[: (self.picture - self.px(40)) // step]):
             chip = Image.new("RGB", (dot, dot), code_color(code))
             sheet.paste(chip, (left + self.pad + self.px(4) + slot * step, baseline - dot // 2), _rounded(chip.size, dot / 2))
+
+
+def _shortened(title: str) -> str:
+    """A title is read at a glance: what is left out of a very long one is three dots."""
+    return title if len(title) <= LONGEST_TITLE else f"{title[:LONGEST_TITLE].rsplit(maxsplit=1)[0]} ..."
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
