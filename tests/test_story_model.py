@@ -335,7 +335,7 @@ def learnt(tiny_config) -> tuple[StoryModel, StoryBatch, StepNoise, list[dict[st
     )  # fmt: skip
     quantizer, optimizer, history = model.storyboard.quantizer, torch.optim.AdamW(model.parameters(), lr=4e-3), []
     quantizer.fit(model.encode(batch).slots.detach().flatten(0, 1), seed=0)
-    for step in range(100):
+    for step in range(200):
         noise = draw_noise(6, shape, 1000, torch.Generator().manual_seed(step))
         out = model(batch, noise)
         optimizer.zero_grad()

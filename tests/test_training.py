@@ -404,7 +404,7 @@ def test_memory_does_not_grow(tmp_path, monkeypatch):
             sizes[step] = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
     monkeypatch.setattr(Monitor, "update", measured)
-    config = write_config(tmp_path / "config.json", training={"autoencoder_ratio": 0.0, "opening_ratio": 0.0, "quantize_at": 0.1})
+    config = write_config(tmp_path / "config.json", training={"autoencoder_ratio": 0.01, "opening_ratio": 0.0, "quantize_at": 0.1})
     flags = ("--stages", "autoencoder,opening,joint", "--max_steps", 60, "--num_stories", 12, "--batch_size", 2, "--save_every", 25)
     assert train(tmp_path / "run", "--config", config, *flags, "--gradient_accumulation_steps", 1, "--log_every", 10) == 0
     assert counts[59] <= counts[40] <= counts[20] + 10
