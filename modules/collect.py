@@ -129,7 +129,8 @@ class Staging:
             if not isinstance(error, RecordError):  # Foreign data can be wrong in more ways than an adapter looks for.
                 error = RecordError(f"it is not what was expected ({type(error).__name__}: {error})")
             kind = "dead_links" if isinstance(error, DeadLink) else "bad"
-            problems = (*after.problems, f"{row.name}: {error}")[:MAX_NAMED]
+            told = f"{row.name}: {error}".encode(errors="backslashreplace").decode()  # A file's name may be no text.
+            problems = (*after.problems, told)[:MAX_NAMED]
             self.ids -= {line[0] for line in lines}
             after, lines = replace(after, problems=problems, **{kind: getattr(after, kind) + 1}), []
         content = b"".join(line for _, line in lines)

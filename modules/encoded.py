@@ -46,7 +46,7 @@ def encode_pictures(images: Sequence[Image.Image | None], autoencoder: nn.Module
     pixels = pixels_of([*images, *[None] * (ENCODE_BATCH - len(images))], size)
     latents = autoencoder.encode(pixels.to(autoencoder.latent_mean.device))[: len(images)].cpu()
     latents[torch.tensor([image is None for image in images])] = 0
-    return latents.half()
+    return latents.half().contiguous()  # As a cache gives them: kernels round otherwise by how numbers lie.
 
 
 def tokenize_steps(texts: Sequence[str | None], model: StoryModel, tokenizer: Vocabulary) -> dict[str, Tensor]:

@@ -153,5 +153,8 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def _rows_of(path: Path) -> int:
-    with safe_open(path, "pt") as file:
-        return file.get_slice("image_mask").get_shape()[0]
+    try:
+        with safe_open(path, "pt") as file:
+            return file.get_slice("image_mask").get_shape()[0]
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} is damaged ({error}): delete it and those after it, and run precompute again") from None

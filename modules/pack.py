@@ -48,8 +48,8 @@ def pack(folder: Path, output: Path, shard_bytes: int, overwrite: bool = False) 
     Raises:
         UserError: as `StoryFolder`, or `output` is not empty, or the disk refuses.
     """
-    if output.exists() and not (output.is_dir() and (overwrite or not any(output.iterdir()))):
-        raise UserError(f"{output} is not an empty folder; add --overwrite to replace it, or choose another --output")
+    output = output.resolve()
+    _check_output(output, folder.resolve(), overwrite)
     sources = {split: StoryFolder(part) for split, part in _parts(folder).items()}
     staging = staging_folder(output)
     with disk_errors(output):
@@ -65,6 +65,18 @@ def pack(folder: Path, output: Path, shard_bytes: int, overwrite: bool = False) 
         replace_folder(output, staging)
         shutil.rmtree(staging.with_suffix(".old"), ignore_errors=True)
     return shards
+
+
+def _check_output(output: Path, folder: Path, overwrite: bool) -> None:
+    """Raise UserError where `output` is in use by anything else than shards, or has to do with the `folder` that is packed."""
+    if output.is_relative_to(folder) or folder.is_relative_to(output):
+        raise UserError(f"{output} holds, or lies in, the stories that are packed: choose another --output")
+    if not output.exists() or output.is_dir() and not any(output.iterdir()):
+        return
+    if not (output / MANIFEST).is_file():
+        raise UserError(f"{output} is not an empty folder, and holds no shards: choose another --output")
+    if not overwrite:
+        raise UserError(f"{output} holds shards; add --overwrite to replace them, or choose another --output")
 
 
 def _parts(folder: Path) -> dict[str, Path]:
@@ -124,7 +136,7 @@ def _named_keys(sources: Iterable[StoryFolder]) -> list[str]:
         for index in range(len(source)):
             for key, value in source.outline(index).extra.items():
                 kinds.setdefault(key, set()).add(type(value))
-    return sorted(key for key, found in kinds.items() if found == {str} and key not in COLUMNS)
+    return sorted(key for key, found in kinds.items() if found == {str} and key not in COLUMNS and "\0" not in key)
 
 
 def _features(named: Sequence[str]) -> Features:

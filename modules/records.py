@@ -74,6 +74,12 @@ def parse_record(record: Any, default_id: str, folder: Path) -> Story:
     if "steps" not in record and "story" in record:
         steps = [{"text": record["story"], "image_path": record.get("image_path")}]
         record = {"id": default_id, **{key: value for key, value in record.items() if key not in OLD_STORY_KEYS[2:]}, "steps": steps}
+    try:
+        json.dumps(record, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:  # JSON's \ud800 escapes can spell half a character, which no tokenizer takes and no file holds.
+        raise RecordError("it holds half of a surrogate pair") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RecordError(f"it cannot be written as JSON ({error})") from None
     for key in STORY_KEYS:
         if key not in record:
             raise RecordError(f'the key "{key}" is missing')
@@ -124,10 +130,6 @@ def _path_inside(folder: Path, image_path: str, where: str) -> Path:
 def _text(value: Any, what: str) -> str:
     if not isinstance(value, str):
         raise RecordError(f"{what} must be a text, got {_kind(value)}")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:  # JSON's \ud800 escapes can spell half a character, which no tokenizer takes.
-        raise RecordError(f"{what} holds half of a surrogate pair") from None
     return value
 
 

@@ -63,6 +63,7 @@ class StoryShards:
 
     def __getitem__(self, index: int) -> Story:
         """Return one story with its pictures decoded (RGB, any size)."""
+        index = range(len(self))[index]
         story, row = self.outline(index), self._rows[index]
         shard = self._shard_of(row)
         group = int(np.searchsorted(self._group_starts, row, side="right")) - 1
@@ -90,6 +91,7 @@ class StoryShards:
 
     def outline(self, index: int) -> Story:
         """Return one story without opening its pictures."""
+        index = range(len(self))[index]
         row, first, end = self._rows[index], self._firsts[index], self._ends[index]
         shard = self._shard_of(row)
         values = self._tables[shard].slice(int(row - self._shard_starts[shard]), 1).to_pylist()[0]

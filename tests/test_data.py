@@ -90,6 +90,7 @@ BAD_LINES = {
     "nan": (b'{"id": "a", "prompt": "p", "score": NaN, "steps": [{"text": "t"}]}', "NaN"),
     "infinity": (b'{"id": "a", "prompt": "p", "score": -Infinity, "steps": [{"text": "t"}]}', "Infinity"),
     "nesting": (b"[" * 200_000, "nested too deeply"),
+    "surrogate in a key of its own": (b'{"id": "a", "prompt": "p", "lic": "\\ud800", "steps": [{"text": "t"}]}', "surrogate"),
     "surrogate": (b'{"id": "a", "prompt": "\\ud800", "steps": [{"text": "t"}]}', "surrogate"),
     "huge_number": (b'{"id": "a", "prompt": "p", "n": ' + b"9" * 5000 + b', "steps": [{"text": "t"}]}', "not valid JSON"),
     "duplicate": (record("good0"), 'the id "good0" is that of line 1 too'),

@@ -282,7 +282,7 @@ def test_a_probe_writes_nothing(told):
         ("no raw lines", "has no data/captioning.*: its files have been moved"),
         ("broken file", r"b\.parquet is not a whole Parquet file"),
         ("cut archive", r"the_land\.tar\.gz is damaged .*: delete it and run again"),
-        ("columns", "neither 'caption' nor 'photo'; its columns are pic"),
+        ("columns", "no column for --text caption and --image photo; its columns are pic"),
         ("licenses", r"gave no story that can be used \(4 of other licences\)"), ("not an id", "'no id at all' is not an id of the Hub"),
     ],
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -93,6 +94,7 @@ def test_shards_are_the_folder(folder, packed, max_steps):
         for index in order:
             assert told(shards[index]) == told(stories[index])
             assert told(shards.outline(index))[:3] == told(stories[index])[:3]
+        assert told(shards[-1]) == told(stories[-1])
 
 
 def test_threads_that_read_at_once_get_their_own_stories(packed, folder, monkeypatch):
@@ -203,6 +205,21 @@ def test_the_command_packs_and_refuses_to_replace(folder, tmp_path, capsys):
     assert "--overwrite" in capsys.readouterr().err
     assert download_data.main(["pack", str(folder), "--output", str(out), "--overwrite"]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("stories", "output"), [("data", "data"), ("data", "."), ("data/train", "data"), ("data", "data/train/out"), ("data", "kept")]
+)
+def test_nothing_but_shards_is_ever_replaced(folder, tmp_path, capsys, monkeypatch, stories, output):
+    """Not the stories that are packed, nor a folder that they lie in or that lies in them, nor what somebody keeps elsewhere."""
+    shutil.copytree(folder, tmp_path / "data")
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "thesis.txt").write_text("mine")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    monkeypatch.chdir(tmp_path)
+    assert download_data.main(["pack", stories, "--output", output, "--overwrite"]) == 2
+    assert "choose another --output" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 
 def test_one_set_of_stories_becomes_its_own_split(folder, tmp_path):

@@ -14,43 +14,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import download_data
 from modules.data import open_split
 from modules.sources import SOURCES
 from modules.sources.codraw import parse_scene
 from modules.sources.record import first_sentence, license_key
 from modules.splits import assign_splits
+from tests.downloads import collected, files, paint, run, texts
 
 ROOT = Path(__file__).parents[1]
-
-
-def paint(path: Path, colour: int | str, size: tuple[int, int] = (30, 20), **options) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    colour = colour if isinstance(colour, str) else (colour * 37 % 256, colour * 91 % 256, colour % 256)
-    Image.new("RGB", size, colour).save(path, **options)
-    return path
-
-
-def run(*words) -> int:
-    try:
-        return download_data.main([str(word) for word in words])
-    except SystemExit as exit:
-        return exit.code
-
-
-def collected(output: Path, *words) -> dict:
-    """All stories that a command makes, by id."""
-    assert run(*words, "--output", output) == 0
-    splits = [split for split in ("train", "val") if (output / split).exists()]
-    return {story.id: story for split in splits for story in open_split(output, split)}
-
-
-def texts(story) -> list:
-    return [step.text for step in story.steps]
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 # --- the forms of a folder

@@ -15,7 +15,7 @@ from modules.arguments import positive_int
 from modules.story import UserError
 
 if TYPE_CHECKING:
-    from modules.sources.record import FoundStory, Source
+    from modules.sources.record import FoundStory, Row, Source
 
 SPLITS = ("train", "val")
 RUN_FLAGS = ("command", "act", "source_class", "output", "staging", "overwrite", "resume", "probe")
@@ -114,11 +114,23 @@ def check_output(output: Path, splits: Sequence[str], overwrite: bool) -> None:
 
 
 def probe(source: Source) -> int:
-    """Print the names and kinds of what the first record holds, and the story that it would become."""
+    """Print the names and kinds of what the first record holds, and the story that it would become. Raises UserError."""
+    from modules.records import RecordError
+
     part = source.parts[0]
     row = next(iter(source.rows(part, None)), None)
     if row is None:
         raise UserError(f"{source.name} has no record in {part}")
+    try:
+        if isinstance(row.value, RecordError):
+            raise row.value
+        show_record(source, row)
+    except (RecordError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise UserError(f"the first record, {row.name}, cannot be used: {error}") from None
+    return 0
+
+
+def show_record(source: Source, row: Row) -> None:
     value = row.value[0] if isinstance(row.value, list) and row.value else row.value
     if isinstance(value, bytes):
         value = json.loads(value)
@@ -129,7 +141,6 @@ def probe(source: Source) -> int:
     print("becomes:")
     for story in source.stories(row):
         print(json.dumps(shown(story), ensure_ascii=False, indent=2))
-    return 0
 
 
 def shown(story: FoundStory) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def act_pack(args: argparse.Namespace) -> int:
     from modules.pack import pack, staging_folder
 
     output = args.output or args.folder.resolve().with_name(f"{args.folder.resolve().name}-shards")
-    args.staging = staging_folder(output)
+    args.staging = staging_folder(output.resolve())
     for split, names in pack(args.folder, output, args.shard_size * MIB, args.overwrite).items():
         print(f"{output}: {split}, {sum(shard.stories for shard in names):,} stories in {len(names):,} shards")
     return 0

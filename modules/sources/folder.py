@@ -31,11 +31,15 @@ class Folder:
     def __init__(self, args: argparse.Namespace) -> None:
         self.root, self.license = args.path, args.license
         if not self.root.is_dir():
-            raise UserError(f"the folder {self.root} does not exist: correct the path")
+            wrong = "is a file, and no folder" if self.root.exists() else "does not exist"
+            raise UserError(f"the folder {self.root} {wrong}: correct the path")
         self._splits = {
             part: next((self.root / name for name in names if (self.root / name).is_dir()), None) for part, names in SPLIT_NAMES.items()
         }
         self.parts = ("train", "val") if all(self._splits.values()) else ("all",)
+        inside = [path for path in self.root.iterdir() if not path.name.startswith(".")]
+        if len(inside) == 1 and inside[0] == self._splits["train"]:
+            self.root = inside[0]  # Without a val/ some of it is held out.
 
     @staticmethod
     def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +78,7 @@ class Folder:
 
 def natural(path: Path) -> list[Any]:
     """A key that puts page 2 before page 10."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", path.name.lower())]
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", path.name.lower())]
 
 
 def pictures_in(folder: Path) -> list[Path]:

@@ -23,6 +23,7 @@ class Table:
     """
 
     license, terms, parts, ending = "", "", ("all",), ""
+    has_head = True  # All rows have the same columns.
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.license = args, args.license
@@ -74,23 +75,27 @@ class Table:
 
     def stories(self, row: Row) -> Iterable[FoundStory]:
         args, records = self.args, [self.parse(value) for value in row.value]
-        texts, images = (_flat(records, column) for column in (args.text, args.image))
-        if not texts and not images:
-            raise RecordError(f"it has neither {args.text!r} nor {args.image!r}; its columns are {', '.join(map(str, records[0]))}")
-        if not all(isinstance(text, str) for text in texts):
-            raise RecordError(f"{args.text!r} holds {type(texts[0]).__name__}, not a text")
-        if texts and images and len(texts) != len(images):
-            raise RecordError(f"it has {len(texts)} texts and {len(images)} pictures")
-        count = max(len(texts), len(images))
-        folder = Path(row.name.rpartition(" ")[0] or ".").parent
-        pages = [Page(text, _picture(image, folder)) for text, image in zip(texts or [None] * count, images or [None] * count, strict=True)]
-        first = records[0]
-        prompt = first.get(args.prompt) or first_sentence(next((text for text in texts if text), ""))
+        folder, first = Path(row.name.rpartition(" ")[0] or ".").parent, records[0]
+        if self.has_head:
+            self._check_columns(first)
+        steps = [step for record in records for step in _steps(record, args.text, args.image)]
+        if not steps:
+            raise RecordError(f"it has neither {args.text!r} nor {args.image!r}; its columns are {', '.join(map(str, first))}")
+        pages = [Page(text, _picture(image, folder)) for text, image in steps]
+        prompt = first.get(args.prompt) or first_sentence(next((text for text, _ in steps if text), ""))
         name = first.get(args.id or args.story) if args.id or args.story else None
         yield FoundStory(
             "" if name is None else str(name), str(prompt), tuple(pages),
             license=str(first.get(args.license_column) or ""), credit=str(first.get(args.credit) or ""),
         )  # fmt: skip
+
+    def _check_columns(self, record: Mapping[str, Any]) -> None:
+        """Raise RecordError where a column that was named is not there: a slip of the fingers would leave half of the data out."""
+        asked = {name: getattr(self.args, name) for name in ("prompt", "id", "story", "license_column", "credit")}
+        asked |= {name: value for name in ("text", "image") if (value := getattr(self.args, name)) != name}
+        missing = [f"--{name} {value}" for name, value in asked.items() if value is not None and value not in record]
+        if missing:
+            raise RecordError(f"it has no column for {' and '.join(missing)}; its columns are {', '.join(map(str, record))}")
 
     @staticmethod
     def parse(value: Any) -> Mapping[str, Any]:
@@ -119,9 +124,9 @@ class Csv(Table):
 
 
 class Jsonl(Table):
-    """One object a line. Source, licence: as `Table`."""
+    """One object a line; what a story does without may be absent. Source, licence: as `Table`."""
 
-    name, ending = "jsonl", "jsonl"
+    name, ending, has_head = "jsonl", "jsonl", False
 
     def records(self, part: str, place: Any) -> Iterator[Row]:
         from modules.sources.readers import line_rows
@@ -177,12 +182,20 @@ def _joined(group: Sequence[Row]) -> Row:
     return Row(group[0].name, group[-1].place, broken or [row.value for row in group])
 
 
-def _flat(records: Sequence[Mapping[str, Any]], column: str) -> list[Any]:
-    values = []
-    for record in records:
-        value = record.get(column)
-        values += value if isinstance(value, list) else [] if value in (None, "") else [value]
-    return values
+def _steps(record: Mapping[str, Any], text: str, image: str) -> list[tuple[str | None, Any]]:
+    """The texts of a row, each with its picture; either may be absent in all of them, or in a row that is one step."""
+    texts, images = ([None if value == "" else value for value in _listed(record.get(column))] for column in (text, image))
+    if wrong := next((value for value in texts if value is not None and not isinstance(value, str)), None):
+        raise RecordError(f"{text!r} holds {type(wrong).__name__}, not a text")
+    if texts and images and len(texts) != len(images):
+        raise RecordError(f"it has {len(texts)} texts and {len(images)} pictures")
+    count = max(len(texts), len(images))
+    pairs = zip(texts or [None] * count, images or [None] * count, strict=True)
+    return [(words, picture) for words, picture in pairs if words is not None or picture is not None]
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value in (None, "") else [value]
 
 
 def _picture(value: Any, folder: Path) -> bytes | Path | str | None:
