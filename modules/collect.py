@@ -149,7 +149,10 @@ class Staging:
         if clash := sorted(story.extra.keys() & set(STORY_KEYS)):
             raise RecordError(f'"{clash[0]}" cannot be a key of its own')
         files = [self._picture(page, image_size) for page in story.pages]
-        steps = [{"text": page.text, "image_path": file} for page, file in zip(story.pages, files, strict=True)]
+        steps = [
+            {"text": page.text, "image_path": file} | ({} if page.attributes is None else {"attributes": page.attributes})
+            for page, file in zip(story.pages, files, strict=True)
+        ]
         record = {"id": story.id, "prompt": story.prompt, "source": source.name, "license": story.license or source.license}
         record |= {"credit": story.credit} if story.credit else {}
         record |= {**story.extra, "steps": steps}

@@ -110,6 +110,23 @@ class StoryFolder:
         return line
 
 
+class MissingSplit(UserError):
+    """There is no such part of the data: one can do without it, as one cannot with a damaged one."""
+
+
+def split_folders(folder: Path) -> dict[str, Path]:
+    """The parts that a data folder has, by name; stories of no part are "train". Raises UserError where there are none."""
+    if (folder / STORIES_FILE).is_file():
+        name = folder.resolve().name
+        return {name if name in SPLITS else "train": folder}
+    found = {split: folder / split for split in SPLITS if (folder / split / STORIES_FILE).is_file()}
+    if not found and (folder / "shards.json").is_file():
+        raise UserError(f"{folder} holds shards: give the folder that they were packed from")
+    if not found:
+        raise UserError(f"{folder} holds neither {STORIES_FILE} nor train/{STORIES_FILE}: make them with download_data.py")
+    return found
+
+
 def open_split(folder: str | Path, split: str, **options: Any) -> StoryFolder:
     """Open the "train" or "val" part of a data folder; `options` go to `StoryFolder`.
 
@@ -127,10 +144,10 @@ def open_split(folder: str | Path, split: str, **options: Any) -> StoryFolder:
     if (folder / STORIES_FILE).exists():
         own_split = folder.resolve().name if folder.resolve().name in SPLITS else "train"
         if split != own_split:
-            raise UserError(f'{folder} holds one set of stories and no "{split}" part; give a folder with train/ and val/ in it')
+            raise MissingSplit(f'{folder} holds one set of stories and no "{split}" part; give a folder with train/ and val/ in it')
         return StoryFolder(folder, **options)
     if not (folder / split / STORIES_FILE).exists():
-        raise UserError(f"{folder} holds neither {STORIES_FILE} nor {split}/{STORIES_FILE}; make them with download_data.py")
+        raise MissingSplit(f"{folder} holds neither {STORIES_FILE} nor {split}/{STORIES_FILE}; make them with download_data.py")
     return StoryFolder(folder / split, **options)
 
 

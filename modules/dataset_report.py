@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from modules.data import SPLITS, STORIES_FILE
+from modules.data import STORIES_FILE, split_folders
 from modules.images import check_image, load_image
 from modules.records import RecordError, parse_line, read_lines
 from modules.story import Story, UserError
@@ -57,12 +57,7 @@ def read_splits(folder: Path) -> list[Split]:
     Raises:
         UserError: there are no stories.
     """
-    if (folder / STORIES_FILE).is_file():
-        return [_read_split(folder, folder.resolve().name)]
-    found = [_read_split(folder / split, split) for split in SPLITS if (folder / split / STORIES_FILE).is_file()]
-    if not found:
-        raise UserError(f"{folder} holds neither {STORIES_FILE} nor train/{STORIES_FILE}: make them with download_data.py")
-    return found
+    return [_read_split(part, part.resolve().name) for part in split_folders(folder).values()]
 
 
 def _read_split(folder: Path, name: str) -> Split:

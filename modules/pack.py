@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modules.collect import disk_errors
-from modules.data import SPLITS, STORIES_FILE, StoryFolder
+from modules.data import StoryFolder, split_folders
 from modules.files import write_whole
 from modules.progress import progress_line
 from modules.splits import replace_folder
@@ -50,7 +50,7 @@ def pack(folder: Path, output: Path, shard_bytes: int, overwrite: bool = False) 
     """
     output = output.resolve()
     _check_output(output, folder.resolve(), overwrite)
-    sources = {split: StoryFolder(part) for split, part in _parts(folder).items()}
+    sources = {split: StoryFolder(part) for split, part in split_folders(folder).items()}
     staging = staging_folder(output)
     with disk_errors(output):
         run = json.dumps([shard_bytes, {split: source.fingerprint() for split, source in sources.items()}]).encode()
@@ -77,16 +77,6 @@ def _check_output(output: Path, folder: Path, overwrite: bool) -> None:
         raise UserError(f"{output} is not an empty folder, and holds no shards: choose another --output")
     if not overwrite:
         raise UserError(f"{output} holds shards; add --overwrite to replace them, or choose another --output")
-
-
-def _parts(folder: Path) -> dict[str, Path]:
-    if (folder / STORIES_FILE).is_file():
-        name = folder.resolve().name
-        return {name if name in SPLITS else "train": folder}
-    found = {split: folder / split for split in SPLITS if (folder / split / STORIES_FILE).is_file()}
-    if not found:
-        raise UserError(f"{folder} holds neither {STORIES_FILE} nor train/{STORIES_FILE}: make them with download_data.py")
-    return found
 
 
 def _write_split(staging: Path, split: str, source: StoryFolder, named: Sequence[str], shard_bytes: int) -> list[Shard]:

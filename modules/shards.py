@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from modules.data import SPLITS, hash_records, open_split
+from modules.data import SPLITS, MissingSplit, hash_records, open_split
 from modules.images import decode_image
 from modules.pack import COLUMNS, FORMAT_VERSION, MANIFEST, Shard
 from modules.remote import is_remote, open_ranges, read_whole
@@ -175,7 +175,7 @@ def _read_manifest(folder: str, split: str) -> list[Shard]:
     if version != FORMAT_VERSION:
         raise UserError(f"{folder}/{MANIFEST} has format version {version!r}, this program reads {FORMAT_VERSION}: pack anew")
     if not found.get(split):
-        raise UserError(f'{folder} holds no "{split}" shards: pack a folder with train/ and val/ in it')
+        raise MissingSplit(f'{folder} holds no "{split}" shards: pack a folder with train/ and val/ in it')
     return found[split]
 
 

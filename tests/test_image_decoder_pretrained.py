@@ -129,7 +129,7 @@ def test_first_pictures_are_the_pipelines(folder, codes, scheduler):
     pipe.scheduler = SCHEDULERS[scheduler].from_config(pipe.scheduler.config)
     expected = pipe(TEXTS, num_inference_steps=5, guidance_scale=3.0, generator=generator(5), output_type="latent").images
     drawn = decoder.sample(codes, 5, 3.0, scheduler, generator(5), encoder_hidden_states=text)
-    torch.testing.assert_close(drawn, expected, **CLOSE)
+    torch.testing.assert_close(drawn, expected, atol=1e-4, rtol=1e-4)  # Many steps add up what machines round.
 
 
 @pytest.mark.parametrize("strength", [0.2, 0.5, 1.0])
@@ -140,7 +140,7 @@ def test_first_redrawn_pictures_are_the_pipelines(velocity_folder, codes, streng
     expected = pipe(TEXTS, image=latents_like(1), output_type="latent", **options).images
     options["generator"] = generator(5)
     drawn = decoder.sample(codes, init_latents=latents_like(1), encoder_hidden_states=read(decoder), **options)
-    torch.testing.assert_close(drawn, expected, **CLOSE)
+    torch.testing.assert_close(drawn, expected, atol=1e-4, rtol=1e-4)  # Many steps add up what machines round.
 
 
 # The loss and the conditions

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
 
-from modules.data import open_split
+from modules.data import open_split, write_stories
+from modules.storyworld import StoryWorld
 from tests.downloads import collected, paint, run, texts
 
 
@@ -58,3 +60,11 @@ def test_names_that_are_no_text_and_odd_digits(tmp_path, capsys):
     (bad / "1.txt").write_text("Two.")
     assert set(collected(tmp_path / "out", "folder", tmp_path / "in")) == {"²", "a"}
     assert "left out 1 bad" in capsys.readouterr().err
+
+
+def test_ones_own_stories_keep_what_is_known_of_them(tmp_path):
+    world = StoryWorld(3, image_size=32)
+    write_stories(tmp_path / "in", world)
+    found = collected(tmp_path / "out", "folder", tmp_path / "in")
+    for story in world:
+        assert [step.attributes for step in found[story.id].steps] == [json.loads(json.dumps(step.attributes)) for step in story.steps]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -165,6 +166,15 @@ def test_a_stage_of_ratio_0_is_left_out(reference, tmp_path, capsys):
     assert line.startswith("error: this config trains nothing in planning: name some of autoencoder,joint,consolidation by --stages")
     config = write_config(tmp_path / "config.json", training=none | {"autoencoder_ratio": 0})
     assert "autoencoder_ratio is 0: give a trained autoencoder by --autoencoder" in fails(capsys, tmp_path / "other", "--config", config)
+
+
+def test_validation_stories_may_be_absent_and_not_damaged(other_stories, tmp_path, capsys):
+    data = shutil.copytree(other_stories, tmp_path / "data")
+    (data / "val" / "stories.jsonl").write_text("{no record\n")
+    assert "val/stories.jsonl line 1" in fails(capsys, tmp_path / "run", "--data", data)
+    shutil.rmtree(data / "val")
+    assert train(tmp_path / "run", "--data", data, "--stages", "autoencoder", "--max_steps", 1, "--batch_size", 1) == 0
+    assert "no validation stories" in capsys.readouterr().err
 
 
 def test_fp16_without_a_gpu_is_told(tmp_path, monkeypatch, capsys):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from modules.arguments import a_path
 from modules.files import write_whole
-from modules.story import StorySource, UserError
+from modules.story import StorySource
 
 if TYPE_CHECKING:
     from modules.config import StoryConfig
@@ -48,10 +48,12 @@ def open_source(data: str, split: str, config: StoryConfig, seed: int, num_stori
 
 
 def open_held_out(data: str, source: StorySource, config: StoryConfig, seed: int, on_bad_record: str) -> StorySource:
-    """The validation stories, or where there are none the training stories, which is said."""
+    """The validation stories, or where there are none the training stories, which is said. Raises UserError where they are damaged."""
+    from modules.data import MissingSplit
+
     try:
         return open_source(data, "val", config, seed, 200, on_bad_record)
-    except UserError as error:
+    except MissingSplit as error:
         print(f"warning: no validation stories ({error}); samples come from the training stories", file=sys.stderr)
         return source
 

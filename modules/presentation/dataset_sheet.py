@@ -8,7 +8,7 @@ from string import Template
 
 from PIL import Image
 
-from modules.data import SPLITS, STORIES_FILE
+from modules.data import STORIES_FILE, split_folders
 from modules.images import load_image
 from modules.presentation.markup import data_uri, encode_image, escape
 from modules.records import RecordError, parse_line, read_lines
@@ -23,12 +23,7 @@ def dataset_sheet(folder: Path, num_stories: int, seed: int | None = None, max_p
 
     The same folder and seed give the same page; a bad record or picture stands as such. Raises UserError if there is no story.
     """
-    splits = (
-        [folder] if (folder / STORIES_FILE).is_file() else [folder / split for split in SPLITS if (folder / split / STORIES_FILE).is_file()]
-    )
-    if not splits:
-        raise UserError(f"{folder} holds neither {STORIES_FILE} nor train/{STORIES_FILE}: make them with download_data.py")
-    sections = [_section(split, num_stories, seed, max_pages) for split in splits]
+    sections = [_section(part, num_stories, seed, max_pages) for part in split_folders(folder).values()]
     about = "Each row is a story: its prompt, then its steps. Long stories are cut short here; all of them is in stories.jsonl."
     return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=escape(folder.resolve().name), about=about, splits="\n".join(sections)

@@ -110,7 +110,7 @@ def _single(path: Path, root: Path) -> FoundStory:
 
 def _own_record(root: Path, number: int, line: bytes) -> FoundStory:
     story = parse_record(decode_line(line), f"line{number}", root)
-    pages = tuple(Page(step.text, step.image_path) for step in story.steps)
+    pages = tuple(Page(step.text, step.image_path, step.attributes) for step in story.steps)
     extra = {key: value for key, value in story.extra.items() if key not in ("license", "credit", "source")}
     return FoundStory(story.id, story.prompt, pages, str(story.extra.get("license", "")), str(story.extra.get("credit", "")), extra)
 

@@ -34,10 +34,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Page:
-    """One step; `image` is a picture's bytes, its file, or its http(s) address."""
+    """One step; `image` is a picture's bytes, its file, or its http(s) address; `attributes` are what is known to be true of it."""
 
     text: str | None
     image: bytes | Path | str | None = None
+    attributes: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
