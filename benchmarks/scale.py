@@ -101,7 +101,7 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[Goal]]:
         [f"bytes read for one used, at row groups of {args.row_group:g} MiB", f"{amplification:.1f}"],
         [f"MB a second: a GPU / {args.gpus} GPUs", f"{rate * jpeg * amplification / 1e6:,.1f} / "
          f"{args.gpus * rate * jpeg * amplification / 1e6:,.0f}"],
-        ["cores of this machine that decode for one GPU", f"{rate / decode * 2:.2f}"],
+        ["cores of this machine that decode for one GPU", f"{rate / decode * loading['settings']['num_workers']:.2f}"],
         [f"memory of the index, GB a process, at {args.pages:.0e} pages", f"{args.pages * index / 1e9:,.0f}"],
         ["pages whose index takes 32 GB", f"{32e9 / index:,.0f}"],
         ["seconds to open these", f"{32e9 / index * open_a_page:,.0f}"],

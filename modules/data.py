@@ -24,6 +24,7 @@ from modules.story import Story, UserError
 __all__ = ["StoryFolder", "cut_story", "epoch_batches", "fit_image", "hash_records", "open_split", "write_stories"]
 
 STORIES_FILE = "stories.jsonl"
+MANIFEST = "shards.json"  # Of stories that are packed.
 SPLITS = ("train", "val")
 MAX_NAMED_PROBLEMS = 5
 MAX_SKIPPED_SHARE = 0.1
@@ -120,7 +121,7 @@ def split_folders(folder: Path) -> dict[str, Path]:
         name = folder.resolve().name
         return {name if name in SPLITS else "train": folder}
     found = {split: folder / split for split in SPLITS if (folder / split / STORIES_FILE).is_file()}
-    if not found and (folder / "shards.json").is_file():
+    if not found and (folder / MANIFEST).is_file():
         raise UserError(f"{folder} holds shards: give the folder that they were packed from")
     if not found:
         raise UserError(f"{folder} holds neither {STORIES_FILE} nor train/{STORIES_FILE}: make them with download_data.py")
@@ -141,14 +142,10 @@ def open_split(folder: str | Path, split: str, **options: Any) -> StoryFolder:
         raise UserError(f'a split is "train" or "val", got {split!r}')
     if not folder.is_dir():
         raise UserError(f"the data folder {folder} does not exist; make one with download_data.py")
-    if (folder / STORIES_FILE).exists():
-        own_split = folder.resolve().name if folder.resolve().name in SPLITS else "train"
-        if split != own_split:
-            raise MissingSplit(f'{folder} holds one set of stories and no "{split}" part; give a folder with train/ and val/ in it')
-        return StoryFolder(folder, **options)
-    if not (folder / split / STORIES_FILE).exists():
-        raise MissingSplit(f"{folder} holds neither {STORIES_FILE} nor {split}/{STORIES_FILE}; make them with download_data.py")
-    return StoryFolder(folder / split, **options)
+    parts = split_folders(folder)
+    if split not in parts:
+        raise MissingSplit(f'{folder} holds stories, and no "{split}" part; give a folder with train/ and val/ in it')
+    return StoryFolder(parts[split], **options)
 
 
 def write_stories(folder: str | Path, stories: Iterable[Story]) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modules.collect import disk_errors
-from modules.data import StoryFolder, split_folders
+from modules.data import MANIFEST, StoryFolder, split_folders
 from modules.files import write_whole
 from modules.progress import progress_line
 from modules.splits import replace_folder
@@ -23,7 +23,7 @@ from modules.story import Story, UserError
 if TYPE_CHECKING:
     from datasets import Features
 
-MANIFEST, FORMAT_VERSION = "shards.json", 1
+FORMAT_VERSION = 1
 ROW_GROUP_BYTES = 1 << 20  # What one story costs to read at random: all pictures of its row group.
 COLUMNS = ("id", "prompt", "texts", "attributes", "sha256", "extra", "images")
 

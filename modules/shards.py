@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from modules.data import SPLITS, MissingSplit, hash_records, open_split
+from modules.data import MANIFEST, SPLITS, MissingSplit, hash_records, open_split
 from modules.images import decode_image
-from modules.pack import COLUMNS, FORMAT_VERSION, MANIFEST, Shard
+from modules.pack import COLUMNS, FORMAT_VERSION, Shard
 from modules.remote import is_remote, open_ranges, read_whole
 from modules.story import Story, StorySource, StoryStep, UserError
 

@@ -172,8 +172,8 @@ def test_open_split_picks_parts(tmp_path):
     assert open_split(tmp_path, "val").lengths == [1]
     assert open_split(tmp_path / "val", "val").lengths == [1]
     for folder, split, message in [
-        (tmp_path / "val", "train", "one set of stories"),
-        (tmp_path / "train", "val", "one set of stories"),
+        (tmp_path / "val", "train", 'no "train" part'),
+        (tmp_path / "train", "val", 'no "val" part'),
         (tmp_path, "test", '"train" or "val"'),
         (tmp_path / "none", "val", "does not exist"),
         (tmp_path / "train" / "images", "val", "holds neither"),

@@ -16,8 +16,8 @@ from PIL import Image
 import download_data
 from modules import pack as packing
 from modules import remote
-from modules.data import StoryFolder, open_split
-from modules.pack import MANIFEST, pack, runs_of
+from modules.data import MANIFEST, StoryFolder, open_split
+from modules.pack import pack, runs_of
 from modules.shards import StoryShards, open_stories
 from modules.story import Story, UserError
 from tests.hub_server import Hub, serving

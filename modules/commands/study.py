@@ -109,7 +109,7 @@ def act_sweep(args: argparse.Namespace) -> int:
     from modules.training import TrainArgs
 
     args.learning_rate = None
-    check_writable(args.output / "ablation.csv")
+    check_writable(args.output / "sweep.csv")
     config, sweeps = resolve_config(args), [Sweep.parse(text) for text in args.sweep]
     run_args = TrainArgs(
         args.output, mixed_precision=resolve_precision(args.mixed_precision), seed=args.seed, autoencoder=args.autoencoder,
