@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from modules.arguments import Parser
+from modules.common.arguments import Parser
 
 COMMANDS = {
     "train": "train a model on a folder of stories or on the built-in story world",
@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
     for name, summary in COMMANDS.items():
         commands.add_parser(name, help=summary, add_help=False)
     known, rest = parser.parse_known_args(argv[:1])
-    from modules import cli
+    from modules.commands import cli
 
     return cli.run(known.command, [*rest, *argv[1:]])
 

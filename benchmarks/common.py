@@ -1,4 +1,7 @@
-"""What the benchmarks share: work timed in turns, memory, the environment, goals and their JSON. Makes `modules` importable."""
+"""What the benchmarks share: work timed in turns, memory, the environment, goals and their JSON.
+
+Makes `modules` importable.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,8 @@ BUSY_LOAD = 0.5
 MIB = 2**20
 
 
-# -- timing -------------------------------------------------------------------------------------------------------------
+# -- timing
+# -------------------------------------------------------------------------------------------------------------
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
@@ -38,7 +42,9 @@ def summary(values: Sequence[float]) -> dict[str, float]:
 
 
 def time_in_turns(works: Mapping[str, Callable[[], object]], repeats: int, warmups: int = 3) -> dict[str, list[float]]:
-    """Seconds of every repeat of each piece of work, A B C A B C ...: what slows the machine for a while slows them all."""
+    """Seconds of every repeat of each piece of work, A B C A B C ...: what slows the machine for a while slows them
+    all.
+    """
     for _ in range(warmups):
         for work in works.values():
             work()
@@ -57,7 +63,8 @@ def ratios(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
     return summary([first / second for first, second in zip(above, below, strict=True)])
 
 
-# -- memory -------------------------------------------------------------------------------------------------------------
+# -- memory
+# -------------------------------------------------------------------------------------------------------------
 
 
 def _status_mib(field: str) -> float | None:
@@ -70,7 +77,10 @@ def _status_mib(field: str) -> float | None:
 
 
 def peak_rss_mib() -> float:
-    """The most memory that this process has held. Linux's `ru_maxrss` would count that of the parent that started it."""
+    """The most memory that this process has held.
+
+    Linux's `ru_maxrss` would count that of the parent that started it.
+    """
     peak = _status_mib("VmHWM")
     if peak is not None:
         return peak
@@ -84,7 +94,8 @@ def rss_mib() -> float:
     return peak_rss_mib() if now is None else now
 
 
-# -- environment, goals, output -----------------------------------------------------------------------------------------
+# -- environment, goals, output
+# -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -108,10 +119,15 @@ class Goal:
 def environment() -> dict[str, Any]:
     """What a figure depends on besides the code."""
     return {
-        "cpu": cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "load_average_at_start": _LOAD_AT_START,
-        "system": f"{platform.system()} {platform.machine()}", "python": platform.python_version(), "torch": torch.__version__,
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load_average_at_start": _LOAD_AT_START,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
         **{name: importlib.metadata.version(name) for name in LIBRARIES},
-    }  # fmt: skip
+    }
 
 
 def cpu_name() -> str:
@@ -133,28 +149,34 @@ _LOAD_AT_START = _load_average()
 
 def make_parser(description: str, repeats: int, warmups: int = 3) -> argparse.ArgumentParser:
     """A parser with the flags that every benchmark has."""
-    from modules.arguments import Parser, positive_int
+    from modules.common.arguments import Parser, positive_int
 
     parser = Parser(description=description)
     parser.add_argument("--json", type=Path, help="where to write all figures")
     parser.add_argument("--threads", type=positive_int, help="threads of torch (default: its own choice)")
     parser.add_argument("--repeats", type=positive_int, default=repeats, help=f"timed repeats (default {repeats})")
-    parser.add_argument("--warmups", type=positive_int, default=warmups, help=f"untimed repeats before them (default {warmups})")
+    parser.add_argument(
+        "--warmups", type=positive_int, default=warmups, help=f"untimed repeats before them (default {warmups})"
+    )
     return parser
 
 
-def start(measure: Callable[[argparse.Namespace], tuple[dict[str, Any], list[Goal]]], parser: argparse.ArgumentParser) -> None:
+def start(
+    measure: Callable[[argparse.Namespace], tuple[dict[str, Any], list[Goal]]], parser: argparse.ArgumentParser
+) -> None:
     """Parse the flags, measure, show the goals and write the JSON."""
-    from modules.arguments import normalise_flag
-    from modules.memory import keep_freed_memory
-    from modules.story import UserError
+    from modules.common.arguments import normalise_flag
+    from modules.common.errors import UserError
+    from modules.common.malloc import keep_freed_memory
 
     keep_freed_memory()  # As the command line does.
     args = parser.parse_args([normalise_flag(word) for word in sys.argv[1:]])
     if args.threads:
         torch.set_num_threads(args.threads)
     if _LOAD_AT_START is not None and _LOAD_AT_START > BUSY_LOAD:
-        print(f"warning: the machine is busy (load {_LOAD_AT_START:.1f}): these figures will be too slow", file=sys.stderr)
+        print(
+            f"warning: the machine is busy (load {_LOAD_AT_START:.1f}): these figures will be too slow", file=sys.stderr
+        )
     try:
         results, goals = measure(args)
     except UserError as error:
@@ -162,9 +184,19 @@ def start(measure: Callable[[argparse.Namespace], tuple[dict[str, Any], list[Goa
     for goal in goals:
         print(goal)
     if args.json:
-        settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items() if name != "json"}
+        settings = {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in vars(args).items()
+            if name != "json"
+        }
         told = {"goals": [asdict(goal) | {"met": goal.met} for goal in goals]}
-        report = {"benchmark": Path(sys.argv[0]).stem, "environment": environment(), "settings": settings, **results, **told}
+        report = {
+            "benchmark": Path(sys.argv[0]).stem,
+            "environment": environment(),
+            "settings": settings,
+            **results,
+            **told,
+        }
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
@@ -181,7 +213,9 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def timing_rows(timings: Mapping[str, Sequence[float]]) -> list[list[str]]:
     """Name, median, interquartile range and minimum of each, in milliseconds."""
     figures = {name: summary(seconds) for name, seconds in timings.items()}
-    return [[name, *(f"{1000 * figure[key]:,.1f}" for key in ("median", "iqr", "min"))] for name, figure in figures.items()]
+    return [
+        [name, *(f"{1000 * figure[key]:,.1f}" for key in ("median", "iqr", "min"))] for name, figure in figures.items()
+    ]
 
 
 TIMING_HEADER = ("milliseconds", "median", "iqr", "min")

@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from common import TIMING_HEADER, make_parser, print_table, start, summary, time_in_turns, timing_rows
 
-from modules.arguments import positive_int
-from modules.data import StoryFolder, write_stories
-from modules.encoded import EncodedStories
+from modules.common.arguments import positive_int
+from modules.data.folder import StoryFolder, write_stories
+from modules.encoded.stories import EncodedStories
 from modules.presets import PRESETS
 from modules.story_model import StoryModel
 from modules.storyworld import StoryWorld
 from modules.storyworld.plots import make_plot
 from modules.storyworld.scene import draw
-from modules.tokenizer import StoryTokenizer
+from modules.text_decoder.tokenizers import StoryTokenizer
 
 
 def make_works(args: argparse.Namespace, folder: Path) -> dict[str, tuple[Callable[[], object], dict[str, int]]]:
@@ -29,7 +29,10 @@ def make_works(args: argparse.Namespace, folder: Path) -> dict[str, tuple[Callab
     size = config.autoencoder.image_size
     world = StoryWorld(args.num_stories, image_size=size)
     stories = [world[index] for index in range(len(world))]
-    told, pages = list(world.texts()), [page for index in range(len(world)) for page in make_plot(random.Random(index)).pages]
+    told, pages = (
+        list(world.texts()),
+        [page for index in range(len(world)) for page in make_plot(random.Random(index)).pages],
+    )
     write_stories(folder, stories)
     on_disk = StoryFolder(folder)
     tokenizer = StoryTokenizer.train(told, config.vocab_size)
@@ -42,16 +45,23 @@ def make_works(args: argparse.Namespace, folder: Path) -> dict[str, tuple[Callab
     whole = {"stories": len(stories), "pictures": len(texts)}
     return {
         "story world: texts": (lambda: list(world.texts()), {"stories": len(stories), "texts": len(told)}),
-        "story world: pictures": (lambda: [draw(page, size) for page in pages], {"stories": len(stories), "pictures": len(pages)}),
+        "story world: pictures": (
+            lambda: [draw(page, size) for page in pages],
+            {"stories": len(stories), "pictures": len(pages)},
+        ),
         "story world: both": (lambda: [world[index] for index in range(len(world))], whole),
         "folder: open and check": (lambda: StoryFolder(folder), whole),
         "folder: read": (lambda: [on_disk[index] for index in range(len(on_disk))], whole),
         "tokenise": (
-            lambda: tokenizer.encode_batch(texts, config.text_decoder.max_length), {"texts": len(texts), "tokens": int(mask.sum())}
+            lambda: tokenizer.encode_batch(texts, config.text_decoder.max_length),
+            {"texts": len(texts), "tokens": int(mask.sum())},
         ),
         "encode for training": (lambda: EncodedStories(stories, model, tokenizer), whole),
-        "cut a batch": (lambda: encoded.batch(batch), {"stories": len(batch), "pictures": sum(encoded.lengths[i] for i in batch)}),
-    }  # fmt: skip
+        "cut a batch": (
+            lambda: encoded.batch(batch),
+            {"stories": len(batch), "pictures": sum(encoded.lengths[i] for i in batch)},
+        ),
+    }
 
 
 def measure(args: argparse.Namespace) -> tuple[dict[str, Any], list]:
@@ -71,7 +81,9 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], list]:
 
 def make_flags() -> argparse.ArgumentParser:
     parser = make_parser(__doc__, repeats=7, warmups=1)
-    parser.add_argument("--preset", choices=sorted(PRESETS), default="storyworld", help="decides sizes; no weights are needed")
+    parser.add_argument(
+        "--preset", choices=sorted(PRESETS), default="storyworld", help="decides sizes; no weights are needed"
+    )
     parser.add_argument("--num_stories", type=positive_int, default=60, help="stories to go through (default 60)")
     return parser
 

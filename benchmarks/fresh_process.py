@@ -1,4 +1,6 @@
-"""What generate.py starts in a process of its own: load a checkpoint, say so, tell one story, print the peak memory in MiB."""
+"""What generate.py starts in a process of its own: load a checkpoint, say so, tell one story, print the peak memory in
+MiB.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Training steps of a preset at its full size, with random weights and a batch that means nothing: seconds, samples, memory.
+"""Training steps of a preset at its full size, with random weights and a batch that means nothing: seconds, samples,
+memory.
 
     python benchmarks/full_size.py --preset gpt2-sd15 --batch_size 1 --num_steps 2
 
@@ -18,13 +19,13 @@ from common import MIB, Goal, make_parser, peak_rss_mib, print_table, start, sum
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from modules.arguments import positive_int
+from modules.common.arguments import positive_int
 from modules.config import StoryConfig
-from modules.memory_estimate import count_parameters, full_batch, joint_activations, training_bytes
-from modules.phases import JointPhase
-from modules.precision import resolve_precision
 from modules.presets import PRESETS
 from modules.story_model import StoryModel, build_model
+from modules.training.memory_estimate import count_parameters, full_batch, joint_activations, training_bytes
+from modules.training.phases import JointPhase
+from modules.training.processes import resolve_precision
 
 MATMUL_SIZE = 8192
 
@@ -95,26 +96,39 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[Goal]]:
     used = torch.cuda.max_memory_allocated() / MIB if device.type == "cuda" else peak_rss_mib()
     pages, update = training.batch_size * config.max_steps, summary(seconds)
     results = {
-        "seconds_an_update": update, "pages_a_second": pages / update["median"], "memory_mib": used, "memory_mib_counted": counted,
-        "trainable": trainable, "frozen": frozen, "forward_flops": operations,
-    }  # fmt: skip
+        "seconds_an_update": update,
+        "pages_a_second": pages / update["median"],
+        "memory_mib": used,
+        "memory_mib_counted": counted,
+        "trainable": trainable,
+        "frozen": frozen,
+        "forward_flops": operations,
+    }
     rows = [
         ["parameters, trainable / frozen, M", f"{trainable / 1e6:,.1f} / {frozen / 1e6:,.1f}"],
-        ["seconds an update", f"{update['median']:,.2f}"], ["pages a second", f"{results['pages_a_second']:,.2f}"],
-        ["memory used, MiB", f"{used:,.0f}"], ["memory counted by --dry_run, MiB", f"{counted:,.0f}"],
-    ]  # fmt: skip
+        ["seconds an update", f"{update['median']:,.2f}"],
+        ["pages a second", f"{results['pages_a_second']:,.2f}"],
+        ["memory used, MiB", f"{used:,.0f}"],
+        ["memory counted by --dry_run, MiB", f"{counted:,.0f}"],
+    ]
     if device.type == "cuda":
         results["share_of_matmul_rate"] = 3 * operations / update["median"] / matmul_rate(device)
         rows.append(["share of the rate of matrix products", f"{results['share_of_matmul_rate']:.1%}"])
     print_table((args.preset, "value"), rows)
-    goals = [Goal("memory of gpt2-sd15 on a CPU, GiB", used / 1024, 20.0)] if args.preset == "gpt2-sd15" and device.type == "cpu" else []
+    goals = (
+        [Goal("memory of gpt2-sd15 on a CPU, GiB", used / 1024, 20.0)]
+        if args.preset == "gpt2-sd15" and device.type == "cpu"
+        else []
+    )
     return results, goals
 
 
 def make_flags() -> argparse.ArgumentParser:
     parser = make_parser(__doc__, repeats=1)
     parser.add_argument("--preset", choices=sorted(PRESETS), default="gpt2-sd15")
-    parser.add_argument("--mixed_precision", type=resolve_precision, choices=("no", "bf16"), default="auto", help="default auto")
+    parser.add_argument(
+        "--mixed_precision", type=resolve_precision, choices=("no", "bf16"), default="auto", help="default auto"
+    )
     parser.add_argument("--batch_size", type=positive_int, help="stories (default: the preset's)")
     parser.add_argument("--max_steps", type=positive_int, help="pages a story (default: the preset's)")
     parser.add_argument("--num_steps", type=positive_int, default=3, help="timed updates after the first (default 3)")

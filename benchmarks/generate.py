@@ -15,15 +15,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import MIB, TIMING_HEADER, Goal, make_parser, print_table, ratios, start, summary, time_in_turns, timing_rows
+from common import (
+    MIB,
+    TIMING_HEADER,
+    Goal,
+    make_parser,
+    print_table,
+    ratios,
+    start,
+    summary,
+    time_in_turns,
+    timing_rows,
+)
 from PIL import Image
 from torch import Tensor
 
-from modules.arguments import positive_int
-from modules.checks import TEMPERATURE, TOP_P
-from modules.encoded import to_pictures
+from modules.common.arguments import positive_int
+from modules.common.errors import UserError
+from modules.data.pixels import to_pictures
+from modules.generation import TEMPERATURE, TOP_P
 from modules.pipeline import StoryPipeline
-from modules.story import UserError
 
 PROMPT = "Rusty the fox wants a kite"
 PICTURE_TOLERANCE = 3  # Of 255 levels: another batch size rounds differently, and guidance makes more of it.
@@ -32,9 +43,11 @@ GUIDANCE, INFERENCE_STEPS, SCHEDULER = 2.0, 20, "ddim"
 
 
 class PageByPage:
-    """The libraries as they come: `GPT2LMHeadModel.generate` for one page, the diffusers loop for one page, then the next page.
+    """The libraries as they come: `GPT2LMHeadModel.generate` for one page, the diffusers loop for one page, then the
+    next page.
 
-    Guidance is one UNet call on a batch of two, and the context is projected once a page, as in diffusers' own pipelines.
+    Guidance is one UNet call on a batch of two, and the context is projected once a page, as in diffusers' own
+    pipelines.
     """
 
     def __init__(self, pipeline: StoryPipeline) -> None:
@@ -56,9 +69,13 @@ class PageByPage:
         bos = decoder.language_model.transformer.wte(torch.full((1, 1), decoder.bos_id))
         embeds = torch.cat([decoder.prefix_embeds(code_embeds), bos], dim=1)
         ids = decoder.language_model.generate(
-            inputs_embeds=embeds, attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long), do_sample=False,
-            max_new_tokens=decoder.config.max_length - 1, pad_token_id=decoder.pad_id, eos_token_id=decoder.eos_id,
-        )  # fmt: skip
+            inputs_embeds=embeds,
+            attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long),
+            do_sample=False,
+            max_new_tokens=decoder.config.max_length - 1,
+            pad_token_id=decoder.pad_id,
+            eos_token_id=decoder.eos_id,
+        )
         return self.tokenizer.decode(ids[0])
 
     def picture(self, code_embeds: Tensor, noise: Tensor) -> Image.Image:
@@ -83,7 +100,9 @@ class Comparison:
         self.pipeline, self.num_pages, self.plain = pipeline, num_pages, PageByPage(pipeline)
         self.codes = pipeline.plan(PROMPT, num_pages).codes[0]
         shape = num_pages, *pipeline.model.image_decoder.latent_shape
-        self.noise = torch.randn(*shape, generator=torch.Generator().manual_seed(0))  # As `render` draws it from seed 0.
+        self.noise = torch.randn(
+            *shape, generator=torch.Generator().manual_seed(0)
+        )  # As `render` draws it from seed 0.
         self._seeds = count()
 
     @contextmanager
@@ -106,21 +125,25 @@ class Comparison:
 
     def batched(self) -> tuple[list[str], list[Image.Image]]:
         with self.all_tokens():
-            return self.pipeline.render(self.codes, 0, TEMPERATURE, TOP_P, GUIDANCE, INFERENCE_STEPS, SCHEDULER, "greedy")
+            return self.pipeline.render(
+                self.codes, 0, TEMPERATURE, TOP_P, GUIDANCE, INFERENCE_STEPS, SCHEDULER, "greedy"
+            )
 
     def page_by_page(self) -> tuple[list[str], list[Image.Image]]:
         with self.all_tokens():
             return self.plain.render(self.codes, self.noise)
 
     def check(self) -> dict[str, Any]:
-        """Raise UserError unless both ways tell the same texts, of full length, and draw the same pictures up to rounding."""
+        """Raise UserError unless both ways tell the same texts, of full length, and draw the same pictures up to
+        rounding.
+        """
         (texts, images), (their_texts, their_images) = self.batched(), self.page_by_page()
         if texts != their_texts:
             raise UserError(f"the texts differ: {texts} in one batch, {their_texts} page by page")
         levels = max(
             int(np.abs(np.asarray(mine, np.int16) - np.asarray(theirs, np.int16)).max())
             for mine, theirs in zip(images, their_images, strict=True)
-        )  # fmt: skip
+        )
         if levels > PICTURE_TOLERANCE:
             raise UserError(f"the pictures differ by {levels} of 255 levels, more than {PICTURE_TOLERANCE}")
         decoder = self.pipeline.model.text_decoder
@@ -132,7 +155,9 @@ class Comparison:
 
 
 def fresh_process(ckpt: Path, num_pages: int) -> tuple[float, float, float]:
-    """Seconds from the start of an interpreter to a loaded pipeline, seconds of its first story, and peak memory in MiB."""
+    """Seconds from the start of an interpreter to a loaded pipeline, seconds of its first story, and peak memory in
+    MiB.
+    """
     command = [sys.executable, str(Path(__file__).with_name("fresh_process.py")), str(ckpt), PROMPT, str(num_pages)]
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     started = time.perf_counter()
@@ -155,16 +180,22 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[Goal]]:
     works = {name: getattr(comparison, name) for name in ("story", "plan", "batched", "page_by_page")}
     timings = time_in_turns(works, args.repeats, args.warmups)
     with_plan = [plan + batched for plan, batched in zip(timings["plan"], timings["batched"], strict=True)]
-    speed = {"same_codes": ratios(timings["page_by_page"], timings["batched"]), "with_planning": ratios(timings["page_by_page"], with_plan)}
+    speed = {
+        "same_codes": ratios(timings["page_by_page"], timings["batched"]),
+        "with_planning": ratios(timings["page_by_page"], with_plan),
+    }
     shown = {"loading, fresh process": loading, "first story, fresh process": first_story, **timings}
     print_table(TIMING_HEADER, timing_rows(shown))
     same_codes, with_planning = (figures["median"] for figures in speed.values())
     print(f"{args.num_pages} pages: {same_codes:.2f}x the plain libraries page by page (guidance as a batch of 2),")
     print(f"{with_planning:.2f}x with our planning counted in; peak memory {max(peak):,.0f} MiB")
     results = {
-        "seconds": {name: summary(seconds) for name, seconds in shown.items()}, "peak_rss_mib": summary(peak),
-        "ratio_to_page_by_page": speed, "same_work": same, "baseline_guidance": "one UNet call on a batch of 2",
-    }  # fmt: skip
+        "seconds": {name: summary(seconds) for name, seconds in shown.items()},
+        "peak_rss_mib": summary(peak),
+        "ratio_to_page_by_page": speed,
+        "same_work": same,
+        "baseline_guidance": "one UNet call on a batch of 2",
+    }
     return results, [
         Goal(f"ratio to the plain libraries, {args.num_pages} pages", same_codes, 2.0, at_least=True),
         Goal("seconds a story", summary(timings["story"])["median"], 4.0),

@@ -1,4 +1,6 @@
-"""From disk to batch: stories a second from JPEGs, shards and a cache; what a cache saves; the share of an update that waits for data."""
+"""From disk to batch: stories a second from JPEGs, shards and a cache; what a cache saves; the share of an update that
+waits for data.
+"""
 
 from __future__ import annotations
 
@@ -18,35 +20,40 @@ import torch
 from common import TIMING_HEADER, Goal, make_parser, print_table, start, summary, time_in_turns, timing_rows
 from PIL import Image
 
-from modules.arguments import positive_int, whole_number
 from modules.batch import StoryBatch
+from modules.common.arguments import positive_int, whole_number
 from modules.config import StoryConfig
-from modules.data import StoryFolder
-from modules.encoded import EncodedStories
-from modules.encoded_cache import EncodedCache, write_cache
-from modules.pack import pack
-from modules.phases import JointPhase, Phase
-from modules.precision import resolve_precision
+from modules.data.folder import StoryFolder
+from modules.data.pack import pack
+from modules.data.read_ahead import ReadAhead
+from modules.data.shards import StoryShards
+from modules.encoded.cache import EncodedCache, write_cache
+from modules.encoded.stories import EncodedStories
 from modules.presets import PRESETS
-from modules.read_ahead import ReadAhead
-from modules.shards import StoryShards
 from modules.story import Story
 from modules.story_model import StoryModel
 from modules.storyworld import StoryWorld
-from modules.tokenizer import StoryTokenizer
-from modules.training import STAGES, TrainArgs, Trainer, make_accelerator
+from modules.text_decoder.tokenizers import StoryTokenizer
+from modules.training.phases import JointPhase, Phase
+from modules.training.processes import resolve_precision
+from modules.training.trainer import STAGES, TrainArgs, Trainer, make_accelerator
 
 WAITING_GOAL = 0.02
 MANY = 3000  # Stories.
 
 
 def write_jpegs(folder: Path, num_stories: int, size: int) -> None:
-    """The story world's stories with JPEGs of `size` pixels, as grainy as photographs: with as many bytes as these have."""
+    """The story world's stories with JPEGs of `size` pixels, as grainy as photographs: with as many bytes as these
+    have.
+    """
     grain = np.random.default_rng(0).normal(0, 6, (size, size, 3)).astype(np.float32)
     (folder / "images").mkdir(parents=True)
     with open(folder / "stories.jsonl", "w", encoding="utf-8") as lines:
         for story in StoryWorld(num_stories, image_size=size):
-            steps = [{"text": step.text, "image_path": f"images/{story.id}-{page}.jpg"} for page, step in enumerate(story.steps)]
+            steps = [
+                {"text": step.text, "image_path": f"images/{story.id}-{page}.jpg"}
+                for page, step in enumerate(story.steps)
+            ]
             for record, step in zip(steps, story.steps, strict=True):
                 picture = Image.fromarray(np.clip(np.asarray(step.image) + grain, 0, 255).astype(np.uint8))
                 picture.save(folder / record["image_path"], quality=90)
@@ -62,7 +69,9 @@ def read_all(stories: ReadAhead, order: Sequence[int]) -> list[Story]:
     return read
 
 
-def make_works(args: argparse.Namespace, config: StoryConfig, folder: Path) -> tuple[dict[str, Callable[[], object]], EncodedStories]:
+def make_works(
+    args: argparse.Namespace, config: StoryConfig, folder: Path
+) -> tuple[dict[str, Callable[[], object]], EncodedStories]:
     """Each way to read all stories in a random order, and all of them with a cache."""
     size, workers = config.autoencoder.image_size, args.num_workers
     write_jpegs(folder / "data" / "train", args.num_stories, args.jpeg_size)
@@ -74,7 +83,9 @@ def make_works(args: argparse.Namespace, config: StoryConfig, folder: Path) -> t
     cached = EncodedCache(folder / "cache", model, shards).rows
     encoded = EncodedStories(shards, model, tokenizer, cached=cached)
     order = np.random.default_rng(0).permutation(args.num_stories).tolist()
-    batches = [order[start : start + config.training.batch_size] for start in range(0, len(order), config.training.batch_size)]
+    batches = [
+        order[start : start + config.training.batch_size] for start in range(0, len(order), config.training.batch_size)
+    ]
     return {
         "JPEG folder, no thread": lambda: read_all(ReadAhead(from_folder, size), order),
         f"JPEG folder, {workers} threads": lambda: read_all(ReadAhead(from_folder, size, workers), order),
@@ -87,7 +98,7 @@ def make_works(args: argparse.Namespace, config: StoryConfig, folder: Path) -> t
         "start: from the cache": lambda: EncodedStories(
             shards, model, tokenizer, cached=EncodedCache(folder / "cache", model, shards).rows
         ),
-    }, encoded  # fmt: skip
+    }, encoded
 
 
 class WaitingTrainer(Trainer):
@@ -112,27 +123,42 @@ class WaitingTrainer(Trainer):
 
 
 def waiting_shares(args: argparse.Namespace, config: StoryConfig, folder: Path) -> dict[str, dict[str, float]]:
-    """The share of an update that waits for data, without and with a cache, for a model that reads pixels and one that does not."""
+    """The share of an update that waits for data, without and with a cache, for a model that reads pixels and one that
+    does not.
+    """
     source, shares = StoryShards(folder / "shards", "train"), {}
-    config = replace(config, storyboard=replace(config.storyboard, codebook_size=64))  # Few: placing codes is not what is timed.
+    config = replace(
+        config, storyboard=replace(config.storyboard, codebook_size=64)
+    )  # Few: placing codes is not what is timed.
     pixels = replace(config, storyboard=replace(config.storyboard, pictures="pixels"))
     for name, chosen, workers, cached in (
-        ("reads latents", config, args.num_workers, False), ("reads latents, cache", config, args.num_workers, True),
-        ("reads pixels, no thread", pixels, 0, False), (f"reads pixels, {args.num_workers} threads", pixels, args.num_workers, False),
+        ("reads latents", config, args.num_workers, False),
+        ("reads latents, cache", config, args.num_workers, True),
+        ("reads pixels, no thread", pixels, 0, False),
+        (f"reads pixels, {args.num_workers} threads", pixels, args.num_workers, False),
         ("reads pixels, cache", pixels, args.num_workers, True),
-    ):  # fmt: skip
+    ):
         steps = args.warmups + args.updates
-        training = replace(chosen.training, max_steps=steps, autoencoder_ratio=1 / steps, opening_ratio=1 / steps, quantize_at=0.99)
+        training = replace(
+            chosen.training, max_steps=steps, autoencoder_ratio=1 / steps, opening_ratio=1 / steps, quantize_at=0.99
+        )
         chosen = replace(chosen, training=training)
         with tempfile.TemporaryDirectory() as output:
             run = TrainArgs(
-                Path(output), resolve_precision("auto"), save_every=10**9, sample_every=10**9, stages=STAGES[:3], num_workers=workers,
+                Path(output),
+                resolve_precision("auto"),
+                save_every=10**9,
+                sample_every=10**9,
+                stages=STAGES[:3],
+                num_workers=workers,
                 keep_last=1,
-            )  # fmt: skip
+            )
             trainer = WaitingTrainer(chosen, run, source, source, make_accelerator(run), [])
             trainer.shares = []
             if cached:
-                trainer._encode_stories = lambda trainer=trainer, output=output: encode_by_cache(trainer, Path(output) / "cache")
+                trainer._encode_stories = lambda trainer=trainer, output=output: encode_by_cache(
+                    trainer, Path(output) / "cache"
+                )
             trainer.run()
         shares[name] = summary(trainer.shares[args.warmups :])
     return shares
@@ -148,7 +174,9 @@ def encode_by_cache(trainer: Trainer, folder: Path) -> EncodedStories:
 
 
 def index_of_many(folder: Path) -> dict[str, float]:
-    """What a page takes in every process, in bytes of memory, and of the time to open shards: of stories with small pictures, many."""
+    """What a page takes in every process, in bytes of memory, and of the time to open shards: of stories with small
+    pictures, many.
+    """
     write_jpegs(folder / "many" / "train", MANY, 32)
     pack(folder / "many", folder / "many_shards", 256 << 20)
     before = pa.total_allocated_bytes()
@@ -165,7 +193,10 @@ def index_of_many(folder: Path) -> dict[str, float]:
 
 def sizes(folder: Path) -> dict[str, int]:
     """Bytes of each form on disk."""
-    return {name: sum(path.stat().st_size for path in (folder / name).rglob("*") if path.is_file()) for name in ("data", "shards", "cache")}
+    return {
+        name: sum(path.stat().st_size for path in (folder / name).rglob("*") if path.is_file())
+        for name in ("data", "shards", "cache")
+    }
 
 
 def measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[Goal]]:
@@ -179,25 +210,42 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[Goal]]:
     results, rows = {}, []
     for row, (work, seconds) in zip(timing_rows(timings), timings.items(), strict=True):
         rate = args.num_stories / summary(seconds)["median"]
-        results[work] = {"seconds": summary(seconds), "stories_a_second": rate, "pictures_a_second": rate * pictures / args.num_stories}
+        results[work] = {
+            "seconds": summary(seconds),
+            "stories_a_second": rate,
+            "pictures_a_second": rate * pictures / args.num_stories,
+        }
         rows.append([*row, f"{rate:,.0f} stories, {rate * pictures / args.num_stories:,.0f} pictures"])
     print_table((*TIMING_HEADER, "a second"), rows)
-    print(f"{pictures:,} pictures; bytes a picture: " + ", ".join(f"{name} {size / pictures:,.0f}" for name, size in on_disk.items()))
+    print(
+        f"{pictures:,} pictures; bytes a picture: "
+        + ", ".join(f"{name} {size / pictures:,.0f}" for name, size in on_disk.items())
+    )
     told = ", ".join(f"{name} {index[name]:,.0f}" for name in ("index", "texts", "tokens"))
     print(f"bytes of memory a page: {told}; microseconds a page to open shards: {1e6 * index['seconds_to_open']:.1f}")
     for name, share in shares.items():
         print(f"waits for data, {name}: {share['median']:.2%} of an update")
-    goals = [Goal(f"share that waits for data, {name}", share["median"], WAITING_GOAL) for name, share in shares.items() if "cache" in name]
+    goals = [
+        Goal(f"share that waits for data, {name}", share["median"], WAITING_GOAL)
+        for name, share in shares.items()
+        if "cache" in name
+    ]
     return {"works": results, "bytes": on_disk, "pictures": pictures, "waiting": shares, "a_page": index}, goals
 
 
 def make_flags() -> argparse.ArgumentParser:
     parser = make_parser(__doc__, repeats=5, warmups=1)
-    parser.add_argument("--preset", choices=sorted(PRESETS), default="storyworld", help="decides sizes; no weights are needed")
+    parser.add_argument(
+        "--preset", choices=sorted(PRESETS), default="storyworld", help="decides sizes; no weights are needed"
+    )
     parser.add_argument("--num_stories", type=positive_int, default=60, help="stories to go through (default 60)")
-    parser.add_argument("--jpeg_size", type=positive_int, default=512, help="side of the pictures on disk (default 512)")
+    parser.add_argument(
+        "--jpeg_size", type=positive_int, default=512, help="side of the pictures on disk (default 512)"
+    )
     parser.add_argument("--num_workers", type=positive_int, default=2, help="threads that read ahead (default 2)")
-    parser.add_argument("--updates", type=whole_number, default=12, help="updates watched for the time they wait; 0: none (default 12)")
+    parser.add_argument(
+        "--updates", type=whole_number, default=12, help="updates watched for the time they wait; 0: none (default 12)"
+    )
     return parser
 
 

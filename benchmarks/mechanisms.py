@@ -1,10 +1,11 @@
-"""Does each mechanism of the presets learn? Each beside its own ablation at small size on the story world, the rest being equal.
+"""Does each mechanism of the presets learn? Each beside its own ablation at small size on the story world, the rest
+being equal.
 
     python benchmarks/mechanisms.py --json results/mechanisms.json
 
-What concerns plans alone is trained on the codes of a finished model (`--ckpt`), and what concerns the encoder from scratch, on
-texts and pictures, continuous (the opening phase). One seed; intervals are 95 %, over held-out stories. Finished studies are kept
-in the JSON: the same command goes on after a stop.
+What concerns plans alone is trained on the codes of a finished model (`--ckpt`), and what concerns the encoder from
+scratch, on texts and pictures, continuous (the opening phase). One seed; intervals are 95 %, over held-out stories.
+Finished studies are kept in the JSON: the same command goes on after a stop.
 """
 
 from __future__ import annotations
@@ -26,25 +27,24 @@ import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from modules.arguments import Parser
+from modules.common.arguments import Parser
+from modules.common.malloc import keep_freed_memory
+from modules.common.progress import progress_line, track
 from modules.config import StoryConfig
-from modules.contrastive import pool_slots
-from modules.encoded import EncodedStories
+from modules.encoded.codes import cache_codes
+from modules.encoded.stories import EncodedStories
 from modules.evaluation.bound import plan_nats
 from modules.evaluation.decoded import decode_texts
-from modules.evaluation.statistics import Figure, bootstrap_mean
-from modules.memory import keep_freed_memory
-from modules.parameter_groups import parameter_groups
-from modules.phases import OpeningPhase, PlanningPhase, StoryPhase, cache_codes
+from modules.evaluation.metrics.statistics import Figure, bootstrap_mean
 from modules.pipeline import StoryPipeline
-from modules.precision import has_fast_bf16
-from modules.prior import ExpertsConfig
-from modules.processes import forgotten_precision
-from modules.progress import progress_line, track
-from modules.schedules import cosine_with_warmup
+from modules.prior.config import ExpertsConfig
 from modules.story import Story
 from modules.story_model import StoryModel
+from modules.storyboard.contrastive import pool_slots
 from modules.storyworld import StoryWorld, mentioned
+from modules.training.optimizer import cosine_with_warmup, parameter_groups
+from modules.training.phases import OpeningPhase, PlanningPhase, StoryPhase
+from modules.training.processes import forgotten_precision, has_fast_bf16
 
 WINDOW = 8  # Steps that the sinks' priors are trained on, and see of the past.
 ROWS = 64
@@ -90,13 +90,20 @@ class Bench:
         """A model with fresh weights, but for the parts that are the finished one's."""
         torch.manual_seed(self.args.seed)
         model, state = StoryModel(config), self.pipeline.model.state_dict()
-        model.load_state_dict({name: value for name, value in state.items() if name.startswith(tuple(keep))}, strict=False)
+        model.load_state_dict(
+            {name: value for name, value in state.items() if name.startswith(tuple(keep))}, strict=False
+        )
         return model
 
     def train(self, phase_class: type[StoryPhase], model: StoryModel, stories: EncodedStories) -> StoryModel:
         """Train the parts of a phase as a run does, without averaging."""
         updates, rate = self.args.updates, 1e-3
-        options = {"num_steps": updates, "learning_rate": rate, "global_batch": self.config.training.batch_size, "seed": self.args.seed}
+        options = {
+            "num_steps": updates,
+            "learning_rate": rate,
+            "global_batch": self.config.training.batch_size,
+            "seed": self.args.seed,
+        }
         phase = phase_class(model, lambda: stories, **options, autocast=self.autocast)
         phase.start()
         phase.set_modes()
@@ -141,16 +148,21 @@ class Bench:
         pipeline, stories = StoryPipeline(model, self.tokenizer), self.held_out
         codes = stories.codes[0]
         nats = [
-            plan_nats(pipeline, stories, index, codes[None, list(stories.rows(index))])[0] for index in track("plans", range(len(stories)))
+            plan_nats(pipeline, stories, index, codes[None, list(stories.rows(index))])[0]
+            for index in track("plans", range(len(stories)))
         ]
         bits = torch.cat(nats) / math.log(2)
         return self.by_story(bits, torch.ones_like(bits), stories)
 
     def told_figures(self, model: StoryModel) -> dict[str, Figure]:
-        """Stories from the held-out prompts alone, at temperature 1: whether the texts name what the prompt names, and keep their hero."""
+        """Stories from the held-out prompts alone, at temperature 1: whether the texts name what the prompt names, and
+        keep their hero.
+        """
         pipeline, stories = StoryPipeline(model, self.tokenizer), self.held_out
         plans = [
-            pipeline.plan(stories.prompts[index], stories.lengths[index], seed=index, temperature=1.0, top_p=1.0).codes[0]
+            pipeline.plan(stories.prompts[index], stories.lengths[index], seed=index, temperature=1.0, top_p=1.0).codes[
+                0
+            ]
             for index in track("stories planned", range(len(stories)))
         ]
         texts = decode_texts(self.pipeline, torch.cat(plans), "texts")
@@ -174,11 +186,17 @@ class Bench:
         rows = [row for row in range(len(stories.texts)) if stories.image_mask[row] and stories.texts[row] is not None]
         for part in torch.tensor(rows).split(ROWS):
             steps = stories.steps(part)
-            nothing = {"text_mask": torch.zeros_like(steps["text_mask"]), "image_mask": torch.zeros_like(steps["image_mask"])}
+            nothing = {
+                "text_mask": torch.zeros_like(steps["text_mask"]),
+                "image_mask": torch.zeros_like(steps["image_mask"]),
+            }
             images.append(pool_slots(model.storyboard.encode(**{**steps, "text_mask": nothing["text_mask"]})))
             texts.append(pool_slots(model.storyboard.encode(**{**steps, "image_mask": nothing["image_mask"]})))
         best = (torch.cat(images) @ torch.cat(texts).T).argmax(1).tolist()
-        right = np.array([stories.texts[rows[found]] == stories.texts[row] for row, found in zip(rows, best, strict=True)], dtype=float)
+        right = np.array(
+            [stories.texts[rows[found]] == stories.texts[row] for row, found in zip(rows, best, strict=True)],
+            dtype=float,
+        )
         owner = np.searchsorted(stories.starts, rows, side="right") - 1
         sums, counts = np.bincount(owner, right, len(stories)), np.bincount(owner, minlength=len(stories))
         return bootstrap_mean(sums[counts > 0], counts[counts > 0], floor=1 / len(set(stories.texts)))
@@ -192,9 +210,10 @@ def halved(config: StoryConfig) -> StoryConfig:
     """Encoder and text decoder half as wide: what is trained from scratch is to be done in minutes on any CPU."""
     board, text = config.storyboard, config.text_decoder
     return replace(
-        config, storyboard=replace(board, dim=board.dim // 2, num_heads=board.num_heads // 2),
+        config,
+        storyboard=replace(board, dim=board.dim // 2, num_heads=board.num_heads // 2),
         text_decoder=replace(text, dim=text.dim // 2, num_heads=text.num_heads // 2),
-    )  # fmt: skip
+    )
 
 
 def study_pooling(bench: Bench) -> Figures:
@@ -214,7 +233,10 @@ def study_contrast(bench: Bench) -> Figures:
     for weight in (0.1, 0.0):
         config = replace(halved(bench.config), loss_weights=replace(bench.config.loss_weights, contrastive_loss=weight))
         model = bench.train(Contrasting, bench.model(config, ("autoencoder",)), uncoded(bench.stories))
-        found[f"weight {weight}"] = {"picture finds its text, R@1": bench.retrieval(model), "text, nats a token": bench.text_nats(model)}
+        found[f"weight {weight}"] = {
+            "picture finds its text, R@1": bench.retrieval(model),
+            "text, nats a token": bench.text_nats(model),
+        }
     return found
 
 
@@ -234,19 +256,26 @@ def uncoded(stories: EncodedStories) -> EncodedStories:
 def study_prior(bench: Bench) -> Figures:
     """Experts and scheduled sampling, beside the plain prior."""
     prior = bench.config.prior
-    return compare_priors(bench, {
-        "plain": bench.config,
-        "8 experts, 2 a token": replace(bench.config, prior=replace(prior, experts=ExpertsConfig(num_experts=8))),
-        "own codes, up to .25": replace(bench.config, training=replace(bench.config.training, own_codes=0.25)),
-    })  # fmt: skip
+    return compare_priors(
+        bench,
+        {
+            "plain": bench.config,
+            "8 experts, 2 a token": replace(bench.config, prior=replace(prior, experts=ExpertsConfig(num_experts=8))),
+            "own codes, up to .25": replace(bench.config, training=replace(bench.config.training, own_codes=0.25)),
+        },
+    )
 
 
 def study_temporal(bench: Bench) -> Figures:
     """A transformer over whole steps that conditions every code of the next one, and none."""
     prior = bench.config.prior
-    return compare_priors(bench, {
-        "plain": bench.config, "temporal transformer, 2 layers": replace(bench.config, prior=replace(prior, temporal_layers=2)),
-    })  # fmt: skip
+    return compare_priors(
+        bench,
+        {
+            "plain": bench.config,
+            "temporal transformer, 2 layers": replace(bench.config, prior=replace(prior, temporal_layers=2)),
+        },
+    )
 
 
 def compare_priors(bench: Bench, variants: dict[str, StoryConfig]) -> Figures:
@@ -260,12 +289,16 @@ def compare_priors(bench: Bench, variants: dict[str, StoryConfig]) -> Figures:
 
 
 def study_lora(bench: Bench) -> Figures:
-    """A GPT-2 that has read the texts alone, then the codes as a prefix through gates: frozen, or with low-rank updates."""
+    """A GPT-2 that has read the texts alone, then the codes as a prefix through gates: frozen, or with low-rank
+    updates.
+    """
     with tempfile.TemporaryDirectory() as folder:
         pretrain_language_model(bench, bench.stories, Path(folder))
         found = {}
         for tuning in ("lora", "frozen"):
-            config = replace(bench.config, text_decoder=replace(bench.config.text_decoder, source=folder, tuning=tuning))
+            config = replace(
+                bench.config, text_decoder=replace(bench.config.text_decoder, source=folder, tuning=tuning)
+            )
             model = bench.model(config)
             if tuning == "lora":
                 found["text alone"] = {"text, nats a token": bench.text_nats(model, null=True)}
@@ -278,7 +311,15 @@ def pretrain_language_model(bench: Bench, stories: EncodedStories, folder: Path)
     """Write a small GPT-2 in the Hub's layout, trained on the stories' texts and nothing else."""
     torch.manual_seed(bench.args.seed)
     ids, mask = stories.input_ids, stories.text_mask
-    sizes = {"n_embd": 256, "n_layer": 4, "n_head": 4, "n_positions": 64, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    sizes = {
+        "n_embd": 256,
+        "n_layer": 4,
+        "n_head": 4,
+        "n_positions": 64,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
     model = GPT2LMHeadModel(GPT2Config(vocab_size=bench.config.vocab_size, **sizes))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     with progress_line("language model", 2 * bench.args.updates) as progress:
@@ -286,7 +327,9 @@ def pretrain_language_model(bench: Bench, stories: EncodedStories, folder: Path)
             optimizer.param_groups[0]["lr"] = 1e-3 * cosine_with_warmup(step, 2 * bench.args.updates, 50, 0.05)
             rows = torch.randint(len(ids), (ROWS,))
             with bench.autocast():
-                loss = model(ids[rows], attention_mask=mask[rows].long(), labels=ids[rows].masked_fill(~mask[rows], -100)).loss
+                loss = model(
+                    ids[rows], attention_mask=mask[rows].long(), labels=ids[rows].masked_fill(~mask[rows], -100)
+                ).loss
             loss.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -301,7 +344,9 @@ class Windows:
 
     def __init__(self, source: StoryWorld) -> None:
         self.source = source
-        self.places = [(i, s) for i, length in enumerate(source.lengths) for s in range(0, length - WINDOW + 1, WINDOW // 2)]
+        self.places = [
+            (i, s) for i, length in enumerate(source.lengths) for s in range(0, length - WINDOW + 1, WINDOW // 2)
+        ]
         self._last: tuple[int, Story] | None = None
 
     def __len__(self) -> int:
@@ -316,12 +361,15 @@ class Windows:
 
 
 def study_sinks(bench: Bench) -> Figures:
-    """Trained on windows of 8 steps of one hero's adventures; plans ten times as long scored, and stories of 100 pages told.
+    """Trained on windows of 8 steps of one hero's adventures; plans ten times as long scored, and stories of 100 pages
+    told.
 
-    In sight are the last 8 steps and: prompt and first step (sinks), the prompt alone, or, ten times as far as ever trained,
-    everything.
+    In sight are the last 8 steps and: prompt and first step (sinks), the prompt alone, or, ten times as far as ever
+    trained, everything.
     """
-    config = replace(bench.config, prior=replace(bench.config.prior, max_steps=1))  # It cannot tell how many steps are left.
+    config = replace(
+        bench.config, prior=replace(bench.config.prior, max_steps=1)
+    )  # It cannot tell how many steps are left.
     windows = bench.encode(Windows(bench.world("train", bench.args.num_stories // 3, 3)), "windows")
     model = bench.train(PlanningPhase, bench.model(config), windows)
     long = bench.encode(bench.world("val", bench.args.num_long, 14), "long stories")
@@ -345,12 +393,15 @@ def long_bits(bench: Bench, model: StoryModel, stories: EncodedStories) -> dict[
         bits.append(nll[0].sum(-1).double().numpy() / math.log(2))
     spans = {"bits a step, steps 2 to 8": slice(1, WINDOW), "bits a step, steps 41 to 80": slice(40, 80)}
     return {
-        name: bootstrap_mean([story[span].sum() for story in bits], [len(story[span]) for story in bits]) for name, span in spans.items()
+        name: bootstrap_mean([story[span].sum() for story in bits], [len(story[span]) for story in bits])
+        for name, span in spans.items()
     }
 
 
 def long_heroes(bench: Bench, model: StoryModel, stories: EncodedStories, num_steps: int = 100) -> dict[str, Figure]:
-    """Stories of 100 pages from the prompts that name their hero: in how many of the pages that name anybody it is named."""
+    """Stories of 100 pages from the prompts that name their hero: in how many of the pages that name anybody it is
+    named.
+    """
     thirds = {"pages 1 to 33": slice(0, 33), "pages 68 to 100": slice(67, 100)}
     heroes = [next(iter(sorted(mentioned(prompt)["characters"])), None) for prompt in stories.prompts]
     told, kept = [index for index, hero in enumerate(heroes) if hero], {name: ([], []) for name in thirds}
@@ -367,9 +418,13 @@ def long_heroes(bench: Bench, model: StoryModel, stories: EncodedStories, num_st
 
 
 STUDIES: Mapping[str, Callable[[Bench], Figures]] = {
-    "prior": study_prior, "temporal": study_temporal, "pooling": study_pooling, "contrast": study_contrast, "lora": study_lora,
+    "prior": study_prior,
+    "temporal": study_temporal,
+    "pooling": study_pooling,
+    "contrast": study_contrast,
+    "lora": study_lora,
     "sinks": study_sinks,
-}  # fmt: skip
+}
 
 
 def table(results: Mapping[str, Figures]) -> str:
@@ -378,7 +433,9 @@ def table(results: Mapping[str, Figures]) -> str:
     for study, variants in results.items():
         for variant, figures in variants.items():
             for name, figure in figures.items():
-                lines.append(f"| {study} | {variant} | {name} | {figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}] |")
+                lines.append(
+                    f"| {study} | {variant} | {name} | {figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}] |"
+                )
     return "\n".join(lines)
 
 
@@ -400,7 +457,9 @@ def main() -> int:
         for name in args.only.split(","):
             if name not in results:
                 figures = STUDIES[name](bench)
-                results[name] = {variant: {key: figure.to_dict() for key, figure in row.items()} for variant, row in figures.items()}
+                results[name] = {
+                    variant: {key: figure.to_dict() for key, figure in row.items()} for variant, row in figures.items()
+                }
                 if args.json:
                     args.json.parent.mkdir(parents=True, exist_ok=True)
                     args.json.write_text(json.dumps(results, indent=1) + "\n")

@@ -1,4 +1,6 @@
-"""Five-step plans a second, many of one prompt at once, in float32 and under bf16 autocast; the latency of one; a profile."""
+"""Five-step plans a second, many of one prompt at once, in float32 and under bf16 autocast; the latency of one; a
+profile.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from common import TIMING_HEADER, Goal, make_parser, print_table, start, summary
 from torch import Tensor
 from torch.profiler import profile
 
-from modules.arguments import positive_int
+from modules.common.arguments import positive_int
 from modules.pipeline import StoryPipeline
 
 PROMPT = "Rusty the fox wants a kite"
@@ -33,7 +35,9 @@ def draw(pipeline: StoryPipeline, num_steps: int, num_plans: int, precision: str
 
 @torch.no_grad()
 def bits_a_plan(pipeline: StoryPipeline, codes: Tensor) -> float:
-    """What plans cost on average under the prior in float32: if rounding spoilt the plans of a precision, they would cost more."""
+    """What plans cost on average under the prior in float32: if rounding spoilt the plans of a precision, they would
+    cost more.
+    """
     ids, mask = pipeline.tokenizer.encode_batch([PROMPT], pipeline.config.max_prompt_length)
     prompt = ids.expand(len(codes), -1), mask.expand(len(codes), -1)
     nll = pipeline.model.prior(codes, *prompt, torch.ones(codes.shape[:2], dtype=torch.bool)).nll
@@ -51,10 +55,12 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[Goal]]:
     """Plans a second of every batch and precision, and the latency of one plan."""
     pipeline = StoryPipeline.from_pretrained(args.ckpt)
     works = {
-        f"{num_plans} plan{'s' if num_plans > 1 else ''}, {precision}": partial(draw, pipeline, args.num_steps, num_plans, precision)
+        f"{num_plans} plan{'s' if num_plans > 1 else ''}, {precision}": partial(
+            draw, pipeline, args.num_steps, num_plans, precision
+        )
         for num_plans in (*args.num_plans, 1)
         for precision in PRECISIONS
-    }  # fmt: skip
+    }
     if args.profile:
         for name in list(works)[: len(PRECISIONS)]:
             works[name]()
@@ -62,14 +68,21 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[Goal]]:
             print_profile(works[name])
     timings = time_in_turns(works, args.repeats, args.warmups)
     rates = {name: int(name.split()[0]) / summary(seconds)["median"] for name, seconds in timings.items()}
-    bits = {precision: bits_a_plan(pipeline, draw(pipeline, args.num_steps, 256, precision)) for precision in PRECISIONS}
+    bits = {
+        precision: bits_a_plan(pipeline, draw(pipeline, args.num_steps, 256, precision)) for precision in PRECISIONS
+    }
     print_table((*TIMING_HEADER, "plans a second"), [[*row, f"{rates[row[0]]:,.0f}"] for row in timing_rows(timings)])
     best = max(rates, key=rates.get)
-    print(f"best: {best}; a plan costs", ", ".join(f"{value:.1f} bits drawn in {precision}" for precision, value in bits.items()))
+    print(
+        f"best: {best}; a plan costs",
+        ", ".join(f"{value:.1f} bits drawn in {precision}" for precision, value in bits.items()),
+    )
     results = {
-        "seconds": {name: summary(seconds) for name, seconds in timings.items()}, "plans_a_second": rates, "best": best,
+        "seconds": {name: summary(seconds) for name, seconds in timings.items()},
+        "plans_a_second": rates,
+        "best": best,
         "bits_a_plan": bits,
-    }  # fmt: skip
+    }
     return results, [Goal(f"{args.num_steps}-step plans a second ({best})", rates[best], 1000.0, at_least=True)]
 
 
@@ -77,7 +90,9 @@ def make_flags() -> argparse.ArgumentParser:
     parser = make_parser(__doc__, repeats=7, warmups=2)
     parser.add_argument("--ckpt", type=Path, default=Path("checkpoints/storyworld"))
     parser.add_argument("--num_steps", type=positive_int, default=5, help="steps of a plan (default 5)")
-    parser.add_argument("--num_plans", type=positive_int, nargs="+", default=[256, 512, 1024], help="plans drawn at once")
+    parser.add_argument(
+        "--num_plans", type=positive_int, nargs="+", default=[256, 512, 1024], help="plans drawn at once"
+    )
     parser.add_argument("--profile", action="store_true", help="print where the time goes, by operator")
     return parser
 

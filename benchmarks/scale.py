@@ -3,8 +3,8 @@
     python benchmarks/loading.py --json results/loading.json
     python benchmarks/scale.py --loading results/loading.json --preset gpt2-sd15 --gpus 64 --pages 1e9
 
-Operations are counted by a pass on nothing; bytes and seconds are those of loading.py, and of a checkpoint written here. What a GPU
-achieves (`--tflops`) and what a store delivers are assumed, and printed.
+Operations are counted by a pass on nothing; bytes and seconds are those of loading.py, and of a checkpoint written
+here. What a GPU achieves (`--tflops`) and what a store delivers are assumed, and printed.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import torch
 from common import Goal, make_parser, print_table, start
 from torch.utils.flop_counter import FlopCounterMode
 
-from modules.checkpoint import load_checkpoint, save_checkpoint
 from modules.config import StoryConfig
-from modules.memory_estimate import build_on_meta, count_parameters, full_batch, pretended
 from modules.presets import PRESETS
+from modules.saving.checkpoint import load_checkpoint, save_checkpoint
+from modules.training.memory_estimate import build_on_meta, count_parameters, full_batch, pretended
 
 DAY = 86_400
 
@@ -42,7 +42,11 @@ def operations_a_page(config: StoryConfig) -> dict[str, float]:
             forward = update.get_total_flops()
             loss.backward()
     pages = config.training.batch_size * config.max_steps
-    return {"encode": encoding.get_total_flops(), "forward": forward / pages, "update": update.get_total_flops() / pages}
+    return {
+        "encode": encoding.get_total_flops(),
+        "forward": forward / pages,
+        "update": update.get_total_flops() / pages,
+    }
 
 
 def cache_bytes_a_page(config: StoryConfig) -> dict[str, int]:
@@ -86,31 +90,48 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[Goal]]:
     amplification = max(1.0, args.row_group * 2**20 / (jpeg * pages_a_story))
     index = sum(loading["a_page"][name] for name in ("index", "texts", "tokens"))
     open_a_page = loading["a_page"]["seconds_to_open"]
-    decode = works[next(name for name in works if name.startswith("shards,") and "threads" in name)]["pictures_a_second"]
+    decode = works[next(name for name in works if name.startswith("shards,") and "threads" in name)][
+        "pictures_a_second"
+    ]
     checkpoint = 16 * trainable  # Weights, two moments and averages in float32; what is frozen is not in it.
     rows = [
-        ["TFLOP a page: encoding / forward / update", f"{operations['encode'] / 1e12:.2f} / {operations['forward'] / 1e12:.2f} / "
-         f"{operations['update'] / 1e12:.2f}"],
+        [
+            "TFLOP a page: encoding / forward / update",
+            f"{operations['encode'] / 1e12:.2f} / {operations['forward'] / 1e12:.2f} / "
+            f"{operations['update'] / 1e12:.2f}",
+        ],
         [f"pages a second: a GPU at {args.tflops:g} TFLOP/s / {args.gpus}", f"{rate:,.0f} / {args.gpus * rate:,.0f}"],
         [f"days for {args.pages:.0e} pages on {args.gpus} GPUs", f"{args.pages / (args.gpus * rate) / DAY:,.1f}"],
         ["bytes a page: shards", f"{jpeg:,.0f}"],
         *([f"bytes a page, cached: {name}", f"{size:,}"] for name, size in cached.items()),
-        [f"storage of {args.pages:.0e} pages, TB: shards / latents / whole cache", f"{args.pages * jpeg / 1e12:,.1f} / "
-         f"{args.pages * cached['latents'] / 1e12:,.1f} / {args.pages * sum(cached.values()) / 1e12:,.1f}"],
+        [
+            f"storage of {args.pages:.0e} pages, TB: shards / latents / whole cache",
+            f"{args.pages * jpeg / 1e12:,.1f} / "
+            f"{args.pages * cached['latents'] / 1e12:,.1f} / {args.pages * sum(cached.values()) / 1e12:,.1f}",
+        ],
         ["shards of 256 MiB", f"{args.pages * jpeg / 2**28:,.0f}"],
         [f"bytes read for one used, at row groups of {args.row_group:g} MiB", f"{amplification:.1f}"],
-        [f"MB a second: a GPU / {args.gpus} GPUs", f"{rate * jpeg * amplification / 1e6:,.1f} / "
-         f"{args.gpus * rate * jpeg * amplification / 1e6:,.0f}"],
+        [
+            f"MB a second: a GPU / {args.gpus} GPUs",
+            f"{rate * jpeg * amplification / 1e6:,.1f} / {args.gpus * rate * jpeg * amplification / 1e6:,.0f}",
+        ],
         ["cores of this machine that decode for one GPU", f"{rate / decode * loading['settings']['num_workers']:.2f}"],
         [f"memory of the index, GB a process, at {args.pages:.0e} pages", f"{args.pages * index / 1e9:,.0f}"],
         ["pages whose index takes 32 GB", f"{32e9 / index:,.0f}"],
         ["seconds to open these", f"{32e9 / index * open_a_page:,.0f}"],
-        ["checkpoint, GB; seconds to write / to read here", f"{checkpoint / 1e9:.2f}; {checkpoint / rates['write']:.1f} / "
-         f"{checkpoint / rates['read']:.1f}"],
-        ["seconds of work lost by a kill, at a checkpoint every 200 updates, on average",
-         f"{100 * config.training.batch_size * config.max_steps / rate:,.0f}"],
-        ["hours to encode all pictures on all GPUs, once", f"{args.pages * operations['encode'] / (args.gpus * achieved) / 3600:,.1f}"],
-    ]  # fmt: skip
+        [
+            "checkpoint, GB; seconds to write / to read here",
+            f"{checkpoint / 1e9:.2f}; {checkpoint / rates['write']:.1f} / {checkpoint / rates['read']:.1f}",
+        ],
+        [
+            "seconds of work lost by a kill, at a checkpoint every 200 updates, on average",
+            f"{100 * config.training.batch_size * config.max_steps / rate:,.0f}",
+        ],
+        [
+            "hours to encode all pictures on all GPUs, once",
+            f"{args.pages * operations['encode'] / (args.gpus * achieved) / 3600:,.1f}",
+        ],
+    ]
     print_table((f"{args.preset}, {args.gpus} GPUs", "value"), rows)
     return {"rows": dict(rows), "operations": operations, "cache": cached, "rates": rates}, []
 

@@ -1,4 +1,6 @@
-"""Pages a second of the joint phase's real loop, and how much of an update is not the parts' own forward and backward passes."""
+"""Pages a second of the joint phase's real loop, and how much of an update is not the parts' own forward and backward
+passes.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +18,16 @@ import torch
 from common import Goal, make_parser, print_table, rss_mib, start, summary
 from torch import Tensor, nn
 
-from modules.arguments import positive_int
 from modules.batch import StepNoise, StoryBatch
+from modules.common.arguments import positive_int
 from modules.config import StoryConfig
-from modules.losses import masked_mean
-from modules.phases import JointPhase, Phase
-from modules.precision import resolve_precision
+from modules.layers.losses import masked_mean
 from modules.presets import PRESETS
 from modules.story_model import StoryModel
 from modules.storyworld import StoryWorld
-from modules.training import STAGES, TrainArgs, Trainer, make_accelerator
+from modules.training.phases import JointPhase, Phase
+from modules.training.processes import resolve_precision
+from modules.training.trainer import STAGES, TrainArgs, Trainer, make_accelerator
 
 STATES = ("continuous", "quantised")
 PARTS = ("storyboard", "text_decoder", "image_decoder", "prior", "optimizer")
@@ -34,7 +36,9 @@ MEMORY_EVERY = 50
 
 @dataclass(frozen=True)
 class Update:
-    """One update of the real loop, and its parts timed alone on the same batch; `data` is within the update, but no part."""
+    """One update of the real loop, and its parts timed alone on the same batch; `data` is within the update, but no
+    part.
+    """
 
     seconds: float
     pages: int
@@ -43,10 +47,11 @@ class Update:
 
 
 class TimedTrainer(Trainer):
-    """The real loop with a clock around each update. The first half of `num_timed` updates is continuous, the second quantised.
+    """The real loop with a clock around each update. The first half of `num_timed` updates is continuous, the second
+    quantised.
 
-    An update counts when its state has seen `warmups` updates and this shape of batch before. Those after `num_timed` are
-    watched for memory alone.
+    An update counts when its state has seen `warmups` updates and this shape of batch before. Those after `num_timed`
+    are watched for memory alone.
     """
 
     def watch(self, num_timed: int, warmups: int) -> TimedTrainer:
@@ -96,7 +101,9 @@ def draw_batch(phase: JointPhase, step: int) -> tuple[StoryBatch, StepNoise]:
 
 
 def make_forwards(model: StoryModel, batch: StoryBatch, noise: StepNoise) -> dict[str, Callable[[], Tensor]]:
-    """What each factor computes within an update, for itself: what it gets from another factor is given, and needs its gradient."""
+    """What each factor computes within an update, for itself: what it gets from another factor is given, and needs its
+    gradient.
+    """
     with torch.no_grad():
         board = model.encode(batch, noise)
     code_embeds = board.code_embeds.clone().requires_grad_()
@@ -125,7 +132,10 @@ def make_forwards(model: StoryModel, batch: StoryBatch, noise: StepNoise) -> dic
 
 
 def time_optimizer(optimizer: torch.optim.Optimizer) -> float:
-    """Seconds of an optimizer step on the gradients that are there. Its learning rate is 0: the next update sets its own."""
+    """Seconds of an optimizer step on the gradients that are there.
+
+    Its learning rate is 0: the next update sets its own.
+    """
     for group in optimizer.param_groups:
         group["lr"] = 0.0
     started = time.perf_counter()
@@ -136,13 +146,19 @@ def time_optimizer(optimizer: torch.optim.Optimizer) -> float:
 
 
 def make_config(args: argparse.Namespace, num_timed: int) -> StoryConfig:
-    """The preset with a schedule of our length: one update each of what comes before, then the joint phase, quantised half-way."""
+    """The preset with a schedule of our length: one update each of what comes before, then the joint phase, quantised
+    half-way.
+    """
     config = PRESETS[args.preset]
     total = num_timed + args.memory_steps
     schedule = {
-        "max_steps": total, "autoencoder_ratio": 1 / total, "opening_ratio": 1 / total, "quantize_at": (num_timed // 2 + 0.5) / total,
-        "num_stories": args.num_stories, "batch_size": args.batch_size or config.training.batch_size,
-    }  # fmt: skip
+        "max_steps": total,
+        "autoencoder_ratio": 1 / total,
+        "opening_ratio": 1 / total,
+        "quantize_at": (num_timed // 2 + 0.5) / total,
+        "num_stories": args.num_stories,
+        "batch_size": args.batch_size or config.training.batch_size,
+    }
     return dataclasses.replace(config, training=dataclasses.replace(config.training, **schedule))
 
 
@@ -156,7 +172,7 @@ def train_for_a_while(args: argparse.Namespace) -> TimedTrainer:
         never = 10**9
         run = TrainArgs(
             Path(folder), args.mixed_precision, save_every=never, sample_every=never, stages=STAGES[:3], keep_last=1
-        )  # fmt: skip
+        )
         trainer = TimedTrainer(config, run, source, held_out, make_accelerator(run), []).watch(num_timed, args.warmups)
         trainer.run()
     return trainer
@@ -175,7 +191,9 @@ def summarise(updates: list[Update]) -> dict[str, Any]:
 
 
 def memory_growth(memory: dict[int, float]) -> float:
-    """MiB a 100 updates, by a straight line through the readings; the first, when caches still fill, is left out if it can be."""
+    """MiB a 100 updates, by a straight line through the readings; the first, when caches still fill, is left out if it
+    can be.
+    """
     readings = sorted(memory.items())[1 if len(memory) > 2 else 0 :]
     updates, mib = np.array(readings).T
     return float(np.polyfit(updates, mib, 1)[0] * 100)
@@ -191,8 +209,16 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[Goal]]:
     results: dict[str, Any] = {state: summarise(updates) for state, updates in trainer.updates.items() if updates}
     rows, goals = [], []
     for state, figures in results.items():
-        rows += [[f"{state}: update", milliseconds(figures["seconds_an_update"]), f"{figures['pages_a_second']['median']:,.1f}"]]
-        rows += [[f"  {name} alone", milliseconds(part), ""] for name, part in figures["seconds_of_parts_alone"].items()]
+        rows += [
+            [
+                f"{state}: update",
+                milliseconds(figures["seconds_an_update"]),
+                f"{figures['pages_a_second']['median']:,.1f}",
+            ]
+        ]
+        rows += [
+            [f"  {name} alone", milliseconds(part), ""] for name, part in figures["seconds_of_parts_alone"].items()
+        ]
         rows += [["  (data alone)", milliseconds(figures["seconds_of_data_alone"]), ""]]
         goals.append(Goal(f"update to the sum of its parts, {state}", figures["ratio_to_parts"]["median"], 1.1))
     print_table(("milliseconds", "median", "pages a second"), rows)
@@ -208,10 +234,17 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[Goal]]:
 def make_flags() -> argparse.ArgumentParser:
     parser = make_parser(__doc__, repeats=24, warmups=8)
     parser.add_argument("--preset", choices=sorted(PRESETS), default="storyworld")
-    parser.add_argument("--mixed_precision", type=resolve_precision, choices=("no", "bf16"), default="auto", help="default auto")
+    parser.add_argument(
+        "--mixed_precision", type=resolve_precision, choices=("no", "bf16"), default="auto", help="default auto"
+    )
     parser.add_argument("--batch_size", type=positive_int, help="stories (default: the preset's)")
     parser.add_argument("--num_stories", type=positive_int, default=240, help="stories drawn (default 240)")
-    parser.add_argument("--memory_steps", type=int, default=0, help=f"further updates, with memory read every {MEMORY_EVERY} (default 0)")
+    parser.add_argument(
+        "--memory_steps",
+        type=int,
+        default=0,
+        help=f"further updates, with memory read every {MEMORY_EVERY} (default 0)",
+    )
     return parser
 
 

@@ -1,5 +1,7 @@
 """Stories planned in a discrete storyboard. `from modules import StoryPipeline` is what most programs need."""
 
+from __future__ import annotations
+
 from typing import Any
 
 

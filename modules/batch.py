@@ -14,14 +14,18 @@ READ_OF_STEPS = ("latents", "image_mask", "input_ids", "text_mask", "pixels", "e
 
 @dataclass
 class PlanBatch(ModelOutput):
-    """Cached codes for the prior to learn from: those of both modalities, of P stories that need not be the batch's own."""
+    """Cached codes for the prior to learn from: those of both modalities, of P stories that need not be the batch's
+    own.
+    """
 
     codes: Tensor = None  # (P, T, S)
     prompt_ids: Tensor = None  # (P, Lp)
     prompt_mask: Tensor = None  # (P, Lp) bool
     step_mask: Tensor = None  # (P, T) bool
     num_steps: Tensor = None  # () as in StoryBatch
-    own_share: Tensor | None = None  # () of the codes before that are the prior's own draws, not the true ones (`two_pass_nll`)
+    own_share: Tensor | None = (
+        None  # () of the codes before that are the prior's own draws, not the true ones (`two_pass_nll`)
+    )
     own_draws: Tensor | None = None  # (2, P, T, S) the randomness of these, as `draw_mixing` gives it
 
     def to(self, device: torch.device) -> PlanBatch:
@@ -31,8 +35,8 @@ class PlanBatch(ModelOutput):
 
 @dataclass
 class StoryBatch(ModelOutput):
-    """Stories as tensors. The pictures travel as latents of the frozen autoencoder, encoded once; what only some presets read
-    is None in the others.
+    """Stories as tensors. The pictures travel as latents of the frozen autoencoder, encoded once; what only some
+    presets read is None in the others.
     """
 
     prompt_ids: Tensor = None  # (B, Lp)

@@ -10,14 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modules.aids import AidsConfig
-from modules.autoencoder import AutoencoderConfig
-from modules.image_decoder import ImageDecoderConfig
-from modules.predictor import PredictorConfig
-from modules.prior import PriorConfig
-from modules.story import UserError
-from modules.storyboard import StoryboardConfig
-from modules.text_decoder import TextDecoderConfig
+from modules.common.errors import UserError
+from modules.image_decoder.config import AutoencoderConfig, ImageDecoderConfig
+from modules.prior.config import PredictorConfig, PriorConfig
+from modules.storyboard.config import AidsConfig, StoryboardConfig
+from modules.text_decoder.config import TextDecoderConfig
 
 FORMAT_VERSION = 2
 PLANS = ("codes", "predicted", "prompt")
@@ -44,7 +41,9 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How a preset is trained: stage lengths are multiples of the joint phase's `max_steps`; a stage of ratio 0 is left out."""
+    """How a preset is trained: stage lengths are multiples of the joint phase's `max_steps`; a stage of ratio 0 is left
+    out.
+    """
 
     max_steps: int = 1600
     autoencoder_ratio: float = 1.125
@@ -61,16 +60,22 @@ class TrainingConfig:
     adam_betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
-    gradient_checkpointing: bool = False  # Of everything that trains but the quantiser: less memory, about a third more time.
+    gradient_checkpointing: bool = (
+        False  # Of everything that trains but the quantiser: less memory, about a third more time.
+    )
     ema_decay: float = 0.995
     quantize_at: float = 0.4  # The joint phase is continuous until then.
     revive_until: float = 0.85  # Dead codes are revived until then; afterwards codes keep their meaning.
     modality_dropout: float = 0.25
     null_text: float = 0.05
     null_image: float = 0.1
-    own_codes: float = 0.0  # Scheduled sampling: the share of the prior's own codes among those it reads, at the end of a phase.
+    own_codes: float = (
+        0.0  # Scheduled sampling: the share of the prior's own codes among those it reads, at the end of a phase.
+    )
     pretrained_rate: float = 0.05  # The learning rate of pretrained weights that train, as a share of the others';
-    gate_rate: float = 20.0  # and of the gates that codes enter them by: from zero it is a long way at the others' rate.
+    gate_rate: float = (
+        20.0  # and of the gates that codes enter them by: from zero it is a long way at the others' rate.
+    )
     num_stories: int = 8000  # Drawn from the story world, when that is the data.
 
     def __post_init__(self) -> None:
@@ -78,7 +83,9 @@ class TrainingConfig:
             if getattr(self, name) < 1:
                 raise UserError(f"training.{name} must be 1 or more, got {getattr(self, name)}")
         if not 0 <= self.quantize_at < 1:
-            raise UserError(f"training.quantize_at must be from 0 to below 1, got {self.quantize_at}: codes are placed in the joint phase")
+            raise UserError(
+                f"training.quantize_at must be from 0 to below 1, got {self.quantize_at}: codes are placed in the joint phase"
+            )
 
     def num_updates(self, phase: str) -> int:
         """The updates of a phase, by its name."""
@@ -97,7 +104,9 @@ class StoryConfig:
     """Everything that decides the model's architecture, and how it is trained."""
 
     preset: str = "storyworld"
-    plan: str = "codes"  # What decoders read; the baselines: "predicted" from prompt and steps before, from the "prompt" alone.
+    plan: str = (
+        "codes"  # What decoders read; the baselines: "predicted" from prompt and steps before, from the "prompt" alone.
+    )
     vocab_size: int = 1024  # Of the tokenizer trained with the model; a pretrained language model brings its own.
     max_prompt_length: int = 32
     max_steps: int = 8  # Longer stories are cut into windows.
@@ -129,7 +138,10 @@ def changes(before: Any, now: Any, name: str = "") -> Iterator[str]:
 
 
 def load_config(path: Path) -> StoryConfig:
-    """Read a config JSON, or what `train --dry_run` printed. Raises UserError on an unknown key, a wrong type or a newer format."""
+    """Read a config JSON, or what `train --dry_run` printed.
+
+    Raises UserError on an unknown key, a wrong type or a newer format.
+    """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -140,13 +152,20 @@ def load_config(path: Path) -> StoryConfig:
 
 
 def parse_config(values: Any, where: str) -> StoryConfig:
-    """What `to_json` wrote, decoded; a setting that is not there has its default. Raises UserError as `load_config` does."""
+    """What `to_json` wrote, decoded; a setting that is not there has its default.
+
+    Raises UserError as `load_config` does.
+    """
     settings = dict(values) if isinstance(values, dict) else {}
     version = settings.pop("format_version", None)
     if version is None:
-        raise UserError(f"{where} is no config of a story model: give a model's folder, or a file that train --dry_run wrote")
+        raise UserError(
+            f"{where} is no config of a story model: give a model's folder, or a file that train --dry_run wrote"
+        )
     if version != FORMAT_VERSION:
-        raise UserError(f"{where} has format version {version!r}, this program reads {FORMAT_VERSION}: use the program that wrote it")
+        raise UserError(
+            f"{where} has format version {version!r}, this program reads {FORMAT_VERSION}: use the program that wrote it"
+        )
     return config_from_dict(StoryConfig, settings, where)
 
 

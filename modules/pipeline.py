@@ -1,4 +1,7 @@
-"""StoryPipeline: from a prompt to an illustrated story. Plans all steps first, then decodes texts and pictures in one batch each."""
+"""StoryPipeline: from a prompt to an illustrated story.
+
+Plans all steps first, then decodes texts and pictures in one batch each.
+"""
 
 from __future__ import annotations
 
@@ -12,25 +15,36 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from modules.autoencoder import PretrainedAutoencoder
 from modules.batch import StoryBatch
-from modules.checks import MAX_LONG_STORY, MAX_NUM_STEPS, TEMPERATURE, TOP_P, check_sampling, check_settings, check_story
-from modules.encoded import pixels_of, to_pictures, tokenize_steps
-from modules.export import push_to_hub, save_lora, save_pretrained
-from modules.image_decoder import SchedulerName
-from modules.model_folder import load_model
-from modules.stable_diffusion import offload
-from modules.story import StoryStep, UserError
+from modules.common.errors import UserError
+from modules.data.pixels import pixels_of, to_pictures
+from modules.encoded.stories import tokenize_steps
+from modules.generation import (
+    MAX_LONG_STORY,
+    MAX_NUM_STEPS,
+    TEMPERATURE,
+    TOP_P,
+    check_sampling,
+    check_settings,
+    check_story,
+)
+from modules.image_decoder.autoencoder import PretrainedAutoencoder
+from modules.image_decoder.config import SchedulerName
+from modules.image_decoder.stable_diffusion import offload
+from modules.saving.export import push_to_hub, save_lora, save_pretrained
+from modules.saving.model_folder import load_model
+from modules.story import StoryStep
 from modules.story_model import StoryModel
-from modules.text_decoder import Decoding
-from modules.vocabulary import Vocabulary
+from modules.text_decoder.config import Decoding
+from modules.text_decoder.tokenizers import Vocabulary
 
 RENDER_BATCH = 32  # Pages decoded at once: longer stories need no more memory.
 
 
 @dataclass(frozen=True)
 class StoryPipelineOutput:
-    """T pages: `images` (96 x 96 RGB, or the preset's size), `texts`, `codes` (T, S) and their `log_probs` (T, S) in nats.
+    """T pages: `images` (96 x 96 RGB, or the preset's size), `texts`, `codes` (T, S) and their `log_probs` (T, S) in
+    nats.
 
     A baseline without a storyboard has no codes.
     """
@@ -55,8 +69,8 @@ class StoryPipeline:
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, offline: bool = False) -> StoryPipeline:
-        """Load a model folder, a step's folder or a run's folder; pretrained parts come from their sources, with `offline` from the
-        local cache. Raises UserError where one of them is not there.
+        """Load a model folder, a step's folder or a run's folder; pretrained parts come from their sources, with
+        `offline` from the local cache. Raises UserError where one of them is not there.
         """
         return cls(*load_model(path, offline=offline))
 
@@ -86,8 +100,9 @@ class StoryPipeline:
         return self
 
     def place(self, device: str | None = None, save_memory: bool = False) -> StoryPipeline:
-        """Move to a device, by default the accelerator that is there. To save memory a pretrained autoencoder works picture by picture
-        and, beside an accelerator, the large parts of a pretrained model wait in main memory for their turn: the same result, slower.
+        """Move to a device, by default the accelerator that is there. To save memory a pretrained autoencoder works
+        picture by picture and, beside an accelerator, the large parts of a pretrained model wait in main memory for
+        their turn: the same result, slower.
 
         Raises UserError where there is no such device.
         """
@@ -115,9 +130,9 @@ class StoryPipeline:
         steps: Sequence[StoryStep] = (),
         **options: Any,
     ) -> StoryPipelineOutput:
-        """Tell a story of `num_steps` pages; the same arguments give the same bytes. `temperature` and `top_p` are the plan's
-        (and the text's, when `decoding` is "top_p"). With `steps`, those come first and the new pages continue them. `options` as for
-        `render`.
+        """Tell a story of `num_steps` pages; the same arguments give the same bytes. `temperature` and `top_p` are the
+        plan's (and the text's, when `decoding` is "top_p"). With `steps`, those come first and the new pages continue
+        them. `options` as for `render`.
 
         Raises UserError on an empty prompt or a number out of range.
         """
@@ -131,9 +146,15 @@ class StoryPipeline:
         return StoryPipelineOutput(prompt, images, texts, plan.codes[0].cpu(), plan.log_probs[0].cpu())
 
     def plan(
-        self, prompt: str, num_steps: int, seed: int = 0, temperature: float = TEMPERATURE, top_p: float = TOP_P,
-        codes: Tensor | None = None, num_plans: int = 1,
-    ):  # fmt: skip
+        self,
+        prompt: str,
+        num_steps: int,
+        seed: int = 0,
+        temperature: float = TEMPERATURE,
+        top_p: float = TOP_P,
+        codes: Tensor | None = None,
+        num_plans: int = 1,
+    ):
         """Draw plans from the prior: codes (num_plans, num_steps, S) and log-probabilities of the same shape.
 
         `codes` (T0, S) are those of given pages. Raises UserError on an empty prompt or a number out of range.
@@ -143,41 +164,75 @@ class StoryPipeline:
         self.check_codebook()
         generator = torch.Generator(self.device).manual_seed(seed)
         history = None if codes is None else codes[None]
-        return self.model.prior.sample(*self._prompt(prompt), num_steps, temperature, top_p, generator, history, num_plans)
+        return self.model.prior.sample(
+            *self._prompt(prompt), num_steps, temperature, top_p, generator, history, num_plans
+        )
 
     @torch.no_grad()
     def render(
-        self, codes: Tensor, seed: int = 0, temperature: float = TEMPERATURE, top_p: float = TOP_P, guidance_scale: float = 2.0,
-        num_inference_steps: int = 20, scheduler: SchedulerName = "ddim", decoding: Decoding = "greedy", text_guidance_scale: float = 1.0,
-        penalty_alpha: float = 0.0, strength: float = 1.0, texts: Sequence[str | None] = (), previous: Image.Image | None = None,
-    ) -> tuple[list[str], list[Image.Image]]:  # fmt: skip
-        """Codes (T, S), or vectors (T, S, d) in their place -> T texts and T pictures, decoded in batches of RENDER_BATCH.
+        self,
+        codes: Tensor,
+        seed: int = 0,
+        temperature: float = TEMPERATURE,
+        top_p: float = TOP_P,
+        guidance_scale: float = 2.0,
+        num_inference_steps: int = 20,
+        scheduler: SchedulerName = "ddim",
+        decoding: Decoding = "greedy",
+        text_guidance_scale: float = 1.0,
+        penalty_alpha: float = 0.0,
+        strength: float = 1.0,
+        texts: Sequence[str | None] = (),
+        previous: Image.Image | None = None,
+    ) -> tuple[list[str], list[Image.Image]]:
+        """Codes (T, S), or vectors (T, S, d) in their place -> T texts and T pictures, decoded in batches of
+        RENDER_BATCH.
 
-        Of `texts` those that are there stay as they are, and pictures are drawn to them. `text_guidance_scale` and `penalty_alpha` as
-        in `TextDecoder.generate`. With a `strength` below 1 a picture is drawn over the one before it (of the first, over `previous`,
-        if there is one), by that share of the inference steps.
+        Of `texts` those that are there stay as they are, and pictures are drawn to them. `text_guidance_scale` and
+        `penalty_alpha` as in `TextDecoder.generate`. With a `strength` below 1 a picture is drawn over the one before
+        it (of the first, over `previous`, if there is one), by that share of the inference steps.
         """
         check_settings(
-            seed, temperature, top_p, guidance_scale, num_inference_steps, scheduler, decoding, text_guidance_scale, penalty_alpha, strength
-        )  # fmt: skip
+            seed,
+            temperature,
+            top_p,
+            guidance_scale,
+            num_inference_steps,
+            scheduler,
+            decoding,
+            text_guidance_scale,
+            penalty_alpha,
+            strength,
+        )
         if decoding == "top_p" and temperature == 0:
             decoding = "greedy"  # The limit of sampling as the temperature falls; dividing by 0 is not.
         batches, told = self.embed(codes).split(RENDER_BATCH), []
         for batch in batches:
             ids = self.model.text_decoder.generate(
-                batch, decoding, temperature, top_p, seed=seed, guidance_scale=text_guidance_scale, penalty_alpha=penalty_alpha
-            )  # fmt: skip
+                batch,
+                decoding,
+                temperature,
+                top_p,
+                seed=seed,
+                guidance_scale=text_guidance_scale,
+                penalty_alpha=penalty_alpha,
+            )
             told += [self.tokenizer.decode(row) for row in ids]
         texts = [new if known is None else known for known, new in zip(texts or [None] * len(told), told, strict=True)]
         generator, images = torch.Generator().manual_seed(seed), [] if previous is None else [previous]
         options = {
-            "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "scheduler": scheduler, "generator": generator
-        }  # fmt: skip
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
+            "scheduler": scheduler,
+            "generator": generator,
+        }
         size = 1 if strength < 1 else RENDER_BATCH
         for start, batch in zip(range(0, len(texts), size), self.embed(codes).split(size), strict=True):
             if strength < 1 and images:
                 options |= {"init_latents": self._latents(images[-1:]), "strength": strength}
-            latents = self.model.image_decoder.sample(batch, encoder_hidden_states=self.captions(texts[start : start + size]), **options)
+            latents = self.model.image_decoder.sample(
+                batch, encoder_hidden_states=self.captions(texts[start : start + size]), **options
+            )
             images += to_pictures(self.model.autoencoder.decode(latents))
         return texts, images[-len(texts) :]
 
@@ -189,7 +244,11 @@ class StoryPipeline:
     def captions(self, texts: Sequence[str | None]) -> Tensor | None:
         """What the image decoder reads of T texts (T, L, D); None where it reads the codes alone."""
         decoder = self.model.image_decoder
-        return None if decoder.text_encoder is None else decoder.encode_text(decoder.tokenize([text or "" for text in texts]))
+        return (
+            None
+            if decoder.text_encoder is None
+            else decoder.encode_text(decoder.tokenize([text or "" for text in texts]))
+        )
 
     def embed(self, codes: Tensor) -> Tensor:
         """Codes (T, S) -> what the decoders read (T, S, d); vectors are that already."""
@@ -205,7 +264,9 @@ class StoryPipeline:
     def check_codebook(self) -> None:
         """Raise UserError where there are no codes: before the codebook is placed, and in a model whose plan has none."""
         if self.model.prior is None:
-            raise UserError(f'this model has no storyboard (its plan is "{self.config.plan}"): it tells and continues stories, and no more')
+            raise UserError(
+                f'this model has no storyboard (its plan is "{self.config.plan}"): it tells and continues stories, and no more'
+            )
         if not self.model.can_tell:
             raise UserError("this checkpoint is from before its codebook was placed: train on, or take a later one")
 
@@ -237,10 +298,11 @@ class StoryPipeline:
 
     @torch.no_grad()
     def predict(self, prompt: str, num_steps: int, steps: Sequence[StoryStep] = ()) -> Tensor:
-        """What a baseline has for a plan: the vectors (M, S, d) that the next pages after the given ones are decoded from.
+        """What a baseline has for a plan: the vectors (M, S, d) that the next pages after the given ones are decoded
+        from.
 
-        `num_steps` pages are to come. Where the prompt alone decides, M is all of them; else one, because each needs the page before.
-        Raises UserError on an empty prompt or a number out of range.
+        `num_steps` pages are to come. Where the prompt alone decides, M is all of them; else one, because each needs
+        the page before. Raises UserError on an empty prompt or a number out of range.
         """
         check_story(prompt, num_steps)
         given, total, board = len(steps), len(steps) + num_steps, self.config.storyboard
@@ -252,14 +314,19 @@ class StoryPipeline:
             slots[0, :given] = self.model.encode(self._batch(steps)).code_embeds
         return self.model.predictor(*story, slots)[0, given : given + 1]
 
-    def _tell_without_plan(self, prompt: str, num_steps: int, seed: int, steps: Sequence[StoryStep], options: dict) -> StoryPipelineOutput:
+    def _tell_without_plan(
+        self, prompt: str, num_steps: int, seed: int, steps: Sequence[StoryStep], options: dict
+    ) -> StoryPipelineOutput:
         """A baseline's story: a page is read again before the next one is told. `options` as for `render`."""
         check_story(prompt, num_steps)
         pages, seeds = [], random.Random(seed)
         while len(pages) < num_steps:
             before = [*steps, *pages]
             vectors = self.predict(prompt, num_steps - len(pages), before)
-            pages += map(StoryStep, *self.render(vectors, seeds.getrandbits(62), previous=before[-1].image if before else None, **options))
+            pages += map(
+                StoryStep,
+                *self.render(vectors, seeds.getrandbits(62), previous=before[-1].image if before else None, **options),
+            )
         return StoryPipelineOutput(prompt, [page.image for page in pages], [page.text for page in pages], None, None)
 
     def _prompt(self, prompt: str) -> tuple[Tensor, Tensor]:
@@ -275,8 +342,14 @@ class StoryPipeline:
         latents = torch.zeros(len(steps), *self.config.autoencoder.latent_shape)
         if has_image.any():
             latents[has_image] = self.model.autoencoder.encode(pixels[has_image].to(self.device)).cpu()
-        tokens = {name: ids[None] for name, ids in tokenize_steps([step.text for step in steps], self.model, self.tokenizer).items()}
+        tokens = {
+            name: ids[None]
+            for name, ids in tokenize_steps([step.text for step in steps], self.model, self.tokenizer).items()
+        }
         return StoryBatch(
-            **tokens, latents=latents[None], image_mask=has_image[None], step_mask=torch.ones_like(has_image)[None],
+            **tokens,
+            latents=latents[None],
+            image_mask=has_image[None],
+            step_mask=torch.ones_like(has_image)[None],
             pixels=None if self.config.storyboard.pictures == "latents" else pixels[None],
-        ).to(self.device)  # fmt: skip
+        ).to(self.device)

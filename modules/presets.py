@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from modules.aids import AidsConfig
-from modules.autoencoder import AutoencoderConfig
 from modules.config import LossWeights, StoryConfig, TrainingConfig
-from modules.image_decoder import ImageDecoderConfig
-from modules.image_encoders import ImageEncoderConfig
-from modules.predictor import PredictorConfig
-from modules.prior import ExpertsConfig, PriorConfig
-from modules.storyboard import StoryboardConfig
-from modules.text_decoder import TextDecoderConfig
-from modules.text_encoders import TextEncoderConfig
+from modules.image_decoder.config import AutoencoderConfig, ImageDecoderConfig
+from modules.prior.config import ExpertsConfig, PredictorConfig, PriorConfig
+from modules.storyboard.config import AidsConfig, ImageEncoderConfig, StoryboardConfig, TextEncoderConfig
+from modules.text_decoder.config import TextDecoderConfig
 
 STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+
+
 GPT2, GPT2_XL = "openai-community/gpt2", "openai-community/gpt2-xl"
+
+
 CLIP, RESNET, VIT = "openai/clip-vit-large-patch14", "microsoft/resnet-50", "google/vit-base-patch16-224"
 BERT, LLAMA = "google-bert/bert-base-uncased", "TinyLlama/TinyLlama-1.1B-Chat-v1.0"
 
@@ -22,7 +21,11 @@ BERT, LLAMA = "google-bert/bert-base-uncased", "TinyLlama/TinyLlama-1.1B-Chat-v1
 def stable_diffusion_latents(image_size: int) -> AutoencoderConfig:
     """Stable Diffusion 1.x's own autoencoder: 8 pixels a cell, 4 channels."""
     return AutoencoderConfig(
-        image_size=image_size, latent_channels=4, unshuffle=1, block_out_channels=(128, 256, 512, 512), source=STABLE_DIFFUSION
+        image_size=image_size,
+        latent_channels=4,
+        unshuffle=1,
+        block_out_channels=(128, 256, 512, 512),
+        source=STABLE_DIFFUSION,
     )
 
 
@@ -38,7 +41,11 @@ TINY = StoryConfig(
     predictor=PredictorConfig(dim=32, num_layers=2, num_heads=2, dropout=0.0),
     text_decoder=TextDecoderConfig(dim=32, num_layers=2, num_heads=2),
     image_decoder=ImageDecoderConfig(
-        block_out_channels=(8, 16), attention_levels=(False, True), num_heads=2, cross_attention_dim=16, norm_num_groups=4
+        block_out_channels=(8, 16),
+        attention_levels=(False, True),
+        num_heads=2,
+        cross_attention_dim=16,
+        norm_num_groups=4,
     ),
     aids=AidsConfig(num_visual_words=16, draft_dim=16),
     autoencoder=AutoencoderConfig(image_size=32, latent_channels=4, block_out_channels=(8, 8), norm_num_groups=4),
@@ -55,12 +62,17 @@ TINY = StoryConfig(
     ),
 )
 
-# Codes beside the text, low-rank updates of what is large, frozen encoders: trains on one GPU, and begins as GPT-2 and Stable Diffusion.
+
+# Codes beside the text, low-rank updates of what is large, frozen encoders: trains on one GPU, and begins as GPT-2 and
+# Stable Diffusion.
 GPT2_SD15 = StoryConfig(
     preset="gpt2-sd15",
     max_prompt_length=64,
     storyboard=StoryboardConfig(
-        dim=512, num_heads=8, pictures="pretrained", image_encoder=ImageEncoderConfig(source=CLIP),
+        dim=512,
+        num_heads=8,
+        pictures="pretrained",
+        image_encoder=ImageEncoderConfig(source=CLIP),
         text_encoder=TextEncoderConfig(source=BERT),
     ),
     prior=PriorConfig(dim=512, num_layers=8, num_heads=8),
@@ -68,13 +80,17 @@ GPT2_SD15 = StoryConfig(
     image_decoder=stable_diffusion_unet("lora"),
     autoencoder=stable_diffusion_latents(256),
     training=TrainingConfig(max_steps=10_000, batch_size=4, learning_rate=2e-4, consolidation_learning_rate=1e-4),
-)  # fmt: skip
+)
 
-# StoryDiffusion: GPT-2-XL and Stable Diffusion frozen, six layers that read, tokens quantised, a majority vote for 8 codes of 4,096.
+
+# StoryDiffusion: GPT-2-XL and Stable Diffusion frozen, six layers that read, tokens quantised, a majority vote for 8
+# codes of 4,096.
 STORYDIFFUSION = StoryConfig(
     preset="storydiffusion",
     max_prompt_length=64,
-    storyboard=StoryboardConfig(dim=512, num_layers=6, num_heads=8, patch_size=8, pooling="majority_vote", codebook_size=4096),
+    storyboard=StoryboardConfig(
+        dim=512, num_layers=6, num_heads=8, patch_size=8, pooling="majority_vote", codebook_size=4096
+    ),
     prior=PriorConfig(dim=512, num_layers=6, num_heads=8),
     text_decoder=TextDecoderConfig(source=GPT2_XL, tuning="frozen", max_length=96, gradient_checkpointing=True),
     image_decoder=stable_diffusion_unet("frozen"),
@@ -82,34 +98,50 @@ STORYDIFFUSION = StoryConfig(
     training=TrainingConfig(max_steps=10_000, batch_size=1, learning_rate=2e-4, consolidation_learning_rate=1e-4),
 )
 
-# The next-step predictor: ResNet-50 (last block trained) and BERT, fused; a temporal transformer over the steps so far; a UNet from scratch
+
+# The next-step predictor: ResNet-50 (last block trained) and BERT, fused; a temporal transformer over the steps so far;
+# a UNet from scratch
 # in Stable Diffusion's latents. With plan="predicted" what it says goes straight to the decoders, as it did there.
 NEXT_STEP = StoryConfig(
     preset="next-step",
     max_prompt_length=64,
     max_steps=4,
     storyboard=StoryboardConfig(
-        dim=512, num_heads=8, pictures="pretrained", image_encoder=ImageEncoderConfig(source=RESNET, trainable_layers=1),
+        dim=512,
+        num_heads=8,
+        pictures="pretrained",
+        image_encoder=ImageEncoderConfig(source=RESNET, trainable_layers=1),
         text_encoder=TextEncoderConfig(source=BERT),
     ),
     prior=PriorConfig(dim=512, num_layers=4, num_heads=8, temporal_layers=4),
     predictor=PredictorConfig(dim=512, num_layers=4, num_heads=8),
     text_decoder=TextDecoderConfig(source=GPT2, max_length=96),
     image_decoder=ImageDecoderConfig(
-        block_out_channels=(192, 384, 576), attention_levels=(False, True, True), layers_per_block=2, num_heads=8,
-        cross_attention_dim=512, norm_num_groups=32,
+        block_out_channels=(192, 384, 576),
+        attention_levels=(False, True, True),
+        layers_per_block=2,
+        num_heads=8,
+        cross_attention_dim=512,
+        norm_num_groups=32,
     ),
     autoencoder=stable_diffusion_latents(256),
     training=TrainingConfig(max_steps=10_000, batch_size=4, learning_rate=3e-4, consolidation_learning_rate=1e-4),
-)  # fmt: skip
+)
 
-# SEED-Story: a ViT (last four layers trained), a Q-Former with group norms, LLaMA, and plans far longer than those in training: the first
+
+# SEED-Story: a ViT (last four layers trained), a Q-Former with group norms, LLaMA, and plans far longer than those in
+# training: the first
 # steps stay in sight (attention sinks), the others pass through a window.
 SEED_STORY = StoryConfig(
     preset="seed-story",
     max_prompt_length=64,
     storyboard=StoryboardConfig(
-        dim=512, num_heads=8, pooling="qformer", qformer_layers=4, qformer_groups=32, pictures="pretrained",
+        dim=512,
+        num_heads=8,
+        pooling="qformer",
+        qformer_layers=4,
+        qformer_groups=32,
+        pictures="pretrained",
         image_encoder=ImageEncoderConfig(source=VIT, trainable_layers=4),
     ),
     prior=PriorConfig(dim=512, num_layers=8, num_heads=8, num_kv_heads=2, attention_window=64, num_sink_steps=1),
@@ -117,22 +149,30 @@ SEED_STORY = StoryConfig(
     image_decoder=stable_diffusion_unet("lora"),
     autoencoder=stable_diffusion_latents(256),
     training=TrainingConfig(max_steps=10_000, batch_size=2, learning_rate=2e-4, consolidation_learning_rate=1e-4),
-)  # fmt: skip
+)
 
-# Multimodal-GPT2: CLIP's whole sequence, frozen; one Linear makes a prefix of what it says; LoRA in GPT-2's attention. One step a story.
+
+# Multimodal-GPT2: CLIP's whole sequence, frozen; one Linear makes a prefix of what it says; LoRA in GPT-2's attention.
+# One step a story.
 MULTIMODAL_GPT2 = StoryConfig(
     preset="multimodal-gpt2",
     max_prompt_length=64,
     max_steps=1,
-    storyboard=StoryboardConfig(dim=512, num_heads=8, pictures="pretrained", image_encoder=ImageEncoderConfig(source=CLIP)),
+    storyboard=StoryboardConfig(
+        dim=512, num_heads=8, pictures="pretrained", image_encoder=ImageEncoderConfig(source=CLIP)
+    ),
     prior=PriorConfig(dim=512, num_layers=4, num_heads=8),
     text_decoder=TextDecoderConfig(source=GPT2, tuning="lora", max_length=64),
     image_decoder=stable_diffusion_unet("lora", "codes"),
     autoencoder=stable_diffusion_latents(256),
-    training=TrainingConfig(max_steps=10_000, batch_size=16, learning_rate=2e-4, consolidation_learning_rate=1e-4, modality_dropout=0.4),
+    training=TrainingConfig(
+        max_steps=10_000, batch_size=16, learning_rate=2e-4, consolidation_learning_rate=1e-4, modality_dropout=0.4
+    ),
 )
 
-# The captioner from scratch: a ResNet's map as tokens that see each other, rotary positions, a mixture of experts, the sigmoid contrastive
+
+# The captioner from scratch: a ResNet's map as tokens that see each other, rotary positions, a mixture of experts, the
+# sigmoid contrastive
 # loss and scheduled sampling that works; nothing is pretrained.
 CAPTIONER = StoryConfig(
     preset="captioner",
@@ -141,7 +181,7 @@ CAPTIONER = StoryConfig(
     loss_weights=LossWeights(contrastive_loss=0.1),
     training=TrainingConfig(own_codes=0.25, gradient_checkpointing=True),
 )
-
 PRESETS = {
-    config.preset: config for config in (StoryConfig(), TINY, GPT2_SD15, STORYDIFFUSION, NEXT_STEP, SEED_STORY, MULTIMODAL_GPT2, CAPTIONER)
+    config.preset: config
+    for config in (StoryConfig(), TINY, GPT2_SD15, STORYDIFFUSION, NEXT_STEP, SEED_STORY, MULTIMODAL_GPT2, CAPTIONER)
 }

@@ -16,10 +16,6 @@ from typing import Any, Protocol
 from PIL import Image
 
 
-class UserError(Exception):
-    """Something the user can mend: one sentence that says what, where and what to do. The CLI prints it and exits with 2."""
-
-
 @dataclass(frozen=True)
 class StoryStep:
     """One page: a text and a picture, either of which may be absent (`caption` has no text, `illustrate` no picture)."""

@@ -5,7 +5,8 @@ p(s, x, z | c) = prod_t  p(z_t | z_<t, c)  p(s_t | z_t)  p(x_t | z_t)        q(z
 loss = text_nll + beta * prior_nll + commitment_loss + lambda * diffusion_loss
        (+ agreement_loss + the losses of the encoder's aids + alpha * contrastive_loss + gamma * the router's losses)
 
-Two baselines have no z: a predictor takes the prior's place, and guesses what the decoders read from what came before (`condition`).
+Two baselines have no z: a predictor takes the prior's place, and guesses what the decoders read from what came before
+(`condition`).
 """
 
 from __future__ import annotations
@@ -17,33 +18,45 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from modules.aids import OF_PICTURES, EncoderAids
-from modules.autoencoder import PictureAutoencoder, PretrainedAutoencoder
 from modules.batch import PlanBatch, StepNoise, StoryBatch
+from modules.common.errors import UserError
 from modules.config import StoryConfig
-from modules.contrastive import ContrastiveLoss, pool_slots, text_ids
-from modules.freezing import enable_checkpointing
-from modules.image_decoder import ImageDecoder
+from modules.image_decoder.autoencoder import PictureAutoencoder, PretrainedAutoencoder
+from modules.image_decoder.image_decoder import ImageDecoder
+from modules.layers.losses import cosine_distance, masked_mean, weighted_sum
 from modules.layers.transformer import Transformer
-from modules.losses import cosine_distance, masked_mean, weighted_sum
-from modules.majority_vote import MajorityVoteStoryboard
-from modules.pooling import MeanStoryboard, QFormerStoryboard
-from modules.predictor import Predictor
-from modules.prior import Prior
-from modules.story import UserError
-from modules.storyboard import Storyboard, StoryboardOutput
-from modules.text_decoder import TextDecoder, vocabulary_of
+from modules.pretrained.freezing import enable_checkpointing
+from modules.prior.predictor import Predictor
+from modules.prior.prior import Prior
+from modules.storyboard.aids import OF_PICTURES, EncoderAids
+from modules.storyboard.contrastive import ContrastiveLoss, pool_slots, text_ids
+from modules.storyboard.pooling import MajorityVoteStoryboard, MeanStoryboard, QFormerStoryboard
+from modules.storyboard.storyboard import Storyboard, StoryboardOutput
+from modules.text_decoder.text_decoder import TextDecoder, vocabulary_of
 
-PARTS = ("storyboard", "prior", "predictor", "text_decoder", "image_decoder", "aids", "contrastive")  # All that is trained jointly.
-STORYBOARDS = {"queries": Storyboard, "majority_vote": MajorityVoteStoryboard, "qformer": QFormerStoryboard, "mean": MeanStoryboard}
+PARTS = (
+    "storyboard",
+    "prior",
+    "predictor",
+    "text_decoder",
+    "image_decoder",
+    "aids",
+    "contrastive",
+)  # All that is trained jointly.
+STORYBOARDS = {
+    "queries": Storyboard,
+    "majority_vote": MajorityVoteStoryboard,
+    "qformer": QFormerStoryboard,
+    "mean": MeanStoryboard,
+}
 SPECIAL_IDS = (0, 1, 2)  # <pad>, <bos>, <eos> of every tokenizer trained here.
 
 
 @dataclass
 class StoryModelOutput(ModelOutput):
     """`loss` (); `losses` its named terms, each (); `slots` (N,S,d) before quantising and their `step_mask` (N,);
-    `codes` (B,T,S) or None while continuous; `vectors` (N,V,d) and `vector_mask` (N,V) as in `StoryboardOutput`; `loads` (layers,E)
-    of the prior's experts, where it has some.
+    `codes` (B,T,S) or None while continuous; `vectors` (N,V,d) and `vector_mask` (N,V) as in `StoryboardOutput`;
+    `loads` (layers,E) of the prior's experts, where it has some.
     """
 
     loss: Tensor = None
@@ -59,29 +72,46 @@ class StoryModelOutput(ModelOutput):
 class StoryModel(nn.Module):
     """The four factors, and the frozen autoencoder that pictures enter and leave by.
 
-    Parts with a `source` are pretrained: with `offline` the Hub is not asked for them; with `random` they have random weights, as
-    have the decoders named in `awaited`, whose weights are to be loaded. Raises UserError where one cannot be had.
+    Parts with a `source` are pretrained: with `offline` the Hub is not asked for them; with `random` they have random
+    weights, as have the decoders named in `awaited`, whose weights are to be loaded. Raises UserError where one cannot
+    be had.
     """
 
     def __init__(
         self, config: StoryConfig, *, offline: bool = False, random: bool = False, awaited: Collection[str] = ()
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.config, had = config, {"offline": offline, "random": random}
-        of_text, of_images = ({**had, "random": random or part in awaited} for part in ("text_decoder", "image_decoder"))
-        board, latent_shape, from_scratch = config.storyboard, config.autoencoder.latent_shape, not config.text_decoder.source
-        self.vocab_size = config.vocab_size if from_scratch else vocabulary_of(config.text_decoder, offline=offline or random)
+        of_text, of_images = (
+            {**had, "random": random or part in awaited} for part in ("text_decoder", "image_decoder")
+        )
+        board, latent_shape, from_scratch = (
+            config.storyboard,
+            config.autoencoder.latent_shape,
+            not config.text_decoder.source,
+        )
+        self.vocab_size = (
+            config.vocab_size if from_scratch else vocabulary_of(config.text_decoder, offline=offline or random)
+        )
         self.storyboard = self.prior = self.predictor = None  # All plans but "codes" do without some of them.
         if config.plan != "prompt":
-            self.storyboard = STORYBOARDS[board.pooling](board, self.vocab_size, config.text_decoder.max_length, latent_shape, **had)
+            self.storyboard = STORYBOARDS[board.pooling](
+                board, self.vocab_size, config.text_decoder.max_length, latent_shape, **had
+            )
         if config.plan == "codes":
             self.prior = Prior(config.prior, self.vocab_size, board.codebook_size, board.num_slots)
         else:
             reads_steps = config.plan == "predicted"
-            self.predictor = Predictor(config.predictor, self.vocab_size, board.num_slots, board.codebook_dim, reads_steps)
+            self.predictor = Predictor(
+                config.predictor, self.vocab_size, board.num_slots, board.codebook_dim, reads_steps
+            )
         special_ids = SPECIAL_IDS if from_scratch or random else None
-        self.text_decoder = TextDecoder(config.text_decoder, self.vocab_size, board.num_slots, board.codebook_dim, special_ids, **of_text)
-        self.image_decoder = ImageDecoder(config.image_decoder, latent_shape, board.num_slots, board.codebook_dim, **of_images)
+        self.text_decoder = TextDecoder(
+            config.text_decoder, self.vocab_size, board.num_slots, board.codebook_dim, special_ids, **of_text
+        )
+        self.image_decoder = ImageDecoder(
+            config.image_decoder, latent_shape, board.num_slots, board.codebook_dim, **of_images
+        )
         self.aids = EncoderAids(config.aids, self.vocab_size, latent_shape, board.num_slots, board.codebook_dim)
         contrasts = config.loss_weights.contrastive_loss > 0 and self.storyboard is not None
         self.contrastive = ContrastiveLoss() if contrasts else None
@@ -93,7 +123,9 @@ class StoryModel(nn.Module):
             self._keep_less()
         everything = dict(self.named_parameters(remove_duplicate=False))
         self.pretrained = frozenset(pretrained_names(config, everything))
-        self.frozen = frozenset(name for name in self.pretrained if not everything[name].requires_grad)  # They never train.
+        self.frozen = frozenset(
+            name for name in self.pretrained if not everything[name].requires_grad
+        )  # They never train.
 
     def _keep_less(self) -> None:
         """Checkpoint the blocks of all transformers and of the UNet. Pretrained encoders have settings of their own."""
@@ -119,13 +151,15 @@ class StoryModel(nn.Module):
             text = self.text_decoder(board.code_embeds, steps["input_ids"], steps["text_mask"], noise.null_text)
             losses["text_nll"] = masked_mean(text.nll, text.mask, batch.num_tokens)
 
-        # A bound on -log p(x | z), or -log p(x | z, s) where Stable Diffusion reads the text too, up to its weighting over noise levels.
+        # A bound on -log p(x | z), or -log p(x | z, s) where Stable Diffusion reads the text too, up to its weighting
+        # over noise levels.
         if "image_decoder" in parts:
             conditions = noise.null_image, self.captions(batch)
             image = self.image_decoder(board.code_embeds, steps["latents"], noise.timesteps, noise.noise, *conditions)
             losses["diffusion_loss"] = masked_mean(image.loss, image_mask, batch.num_images)
 
-        # q's own terms: slots stay near their codes, say by themselves what the step holds, and agree under modality dropout.
+        # q's own terms: slots stay near their codes, say by themselves what the step holds, and agree under modality
+        # dropout.
         if board.commitment_loss is not None and "storyboard" in parts:
             losses["commitment_loss"] = masked_mean(board.commitment_loss.mean(1), step_mask, batch.num_steps)
         if batch.codes is None and "aids" in parts:
@@ -133,29 +167,45 @@ class StoryModel(nn.Module):
                 mask, count = (image_mask, batch.num_images) if name in OF_PICTURES else (step_mask, batch.num_steps)
                 losses[name] = masked_mean(values, mask, count)
         if board.slots is not None and "storyboard" in parts:
-            losses["agreement_loss"] = masked_mean(self.disagreement(board.slots, batch).mean(1), step_mask, batch.num_steps)
+            losses["agreement_loss"] = masked_mean(
+                self.disagreement(board.slots, batch).mean(1), step_mask, batch.num_steps
+            )
             if self.contrastive is not None and "contrastive" in parts:
                 losses["contrastive_loss"] = self.contrast(batch)
 
         # -log p(z | c), in nats a code. Codes are integers: the prior cannot reach the encoder.
         codes, loads = None if board.codes is None else board.codes.unflatten(0, batch.step_mask.shape), None
         if codes is not None and "prior" in parts:
-            plans = batch.plans or PlanBatch(codes, batch.prompt_ids, batch.prompt_mask, batch.step_mask, batch.num_steps)
+            plans = batch.plans or PlanBatch(
+                codes, batch.prompt_ids, batch.prompt_mask, batch.step_mask, batch.num_steps
+            )
             prior = self.prior(
-                plans.codes, plans.prompt_ids, plans.prompt_mask, plans.step_mask, plans.own_share or 0.0, plans.own_draws
-            )  # fmt: skip
+                plans.codes,
+                plans.prompt_ids,
+                plans.prompt_mask,
+                plans.step_mask,
+                plans.own_share or 0.0,
+                plans.own_draws,
+            )
             losses["prior_nll"] = masked_mean(prior.nll.mean(-1), plans.step_mask, plans.num_steps)
             if prior.loads is not None:
                 losses |= {"load_balancing_loss": prior.load_balancing_loss, "router_z_loss": prior.router_z_loss}
                 loads = prior.loads
         return StoryModelOutput(
             loss=weighted_sum(losses, asdict(self.config.loss_weights)),
-            losses=losses, slots=board.slots, step_mask=step_mask, codes=codes,
-            vectors=board.vectors, vector_mask=board.vector_mask, loads=loads,
-        )  # fmt: skip
+            losses=losses,
+            slots=board.slots,
+            step_mask=step_mask,
+            codes=codes,
+            vectors=board.vectors,
+            vector_mask=board.vector_mask,
+            loads=loads,
+        )
 
     def condition(self, batch: StoryBatch, noise: StepNoise | None = None) -> StoryboardOutput:
-        """What the decoders read of N = B*T steps, as `code_embeds`: z or, in the baselines, a guess from what came before."""
+        """What the decoders read of N = B*T steps, as `code_embeds`: z or, in the baselines, a guess from what came
+        before.
+        """
         if self.predictor is None:
             return self.encode(batch, noise)
         story = (batch.prompt_ids, batch.prompt_mask, batch.step_mask)
@@ -181,7 +231,9 @@ class StoryModel(nn.Module):
         return None if batch.caption_ids is None else self.image_decoder.encode_text(batch.caption_ids.flatten(0, 1))
 
     def contrast(self, batch: StoryBatch) -> Tensor:
-        """How well the slots of each picture alone and of each text alone find each other: a loss (), a mean over the steps with both."""
+        """How well the slots of each picture alone and of each text alone find each other: a loss (), a mean over the
+        steps with both.
+        """
         steps = batch.steps()
         both = steps["text_mask"].any(1) & steps["image_mask"]
         of_images = self.storyboard.encode(**{**steps, "text_mask": torch.zeros_like(steps["text_mask"])})
@@ -190,7 +242,8 @@ class StoryModel(nn.Module):
         return self.contrastive(pool_slots(of_images), pool_slots(of_texts), both, groups).loss
 
     def disagreement(self, slots: Tensor, batch: StoryBatch) -> Tensor:
-        """Cosine distances (N,S) of slots (N,S,d), under modality dropout, to those with nothing dropped; these get no gradient.
+        """Cosine distances (N,S) of slots (N,S,d), under modality dropout, to those with nothing dropped; these get no
+        gradient.
 
         To be called after the pass that gave the slots: autocast keeps the casts of weights that it made first.
         """
@@ -204,7 +257,9 @@ class StoryModel(nn.Module):
 
     def load_own_state(self, state: Mapping[str, Tensor]) -> None:
         """Load what `own_state` gave. Raises RuntimeError where it is another model's."""
-        self.load_state_dict({name: value for name, value in self.state_dict().items() if name in self.frozen} | dict(state))
+        self.load_state_dict(
+            {name: value for name, value in self.state_dict().items() if name in self.frozen} | dict(state)
+        )
 
     @property
     def factors(self) -> dict[str, nn.Module]:
@@ -214,7 +269,9 @@ class StoryModel(nn.Module):
 
     @property
     def can_tell(self) -> bool:
-        """Whether there is something to tell stories by: not before the codebook is placed, in a model that plans in codes."""
+        """Whether there is something to tell stories by: not before the codebook is placed, in a model that plans in
+        codes.
+        """
         return self.prior is None or self.storyboard.quantizer.is_active
 
 
@@ -222,10 +279,13 @@ def pretrained_names(config: StoryConfig, names: Iterable[str]) -> Iterator[str]
     """Those of the parameters' names whose first values came from a source."""
     board = config.storyboard
     sources = {
-        "storyboard.image_encoder.model.": board.image_encoder.source, "storyboard.text_encoder.model.": board.text_encoder.source,
-        "text_decoder.language_model.": config.text_decoder.source, "image_decoder.unet.": config.image_decoder.source,
-        "image_decoder.text_encoder.": config.image_decoder.source, "autoencoder.vae.": config.autoencoder.source,
-    }  # fmt: skip
+        "storyboard.image_encoder.model.": board.image_encoder.source,
+        "storyboard.text_encoder.model.": board.text_encoder.source,
+        "text_decoder.language_model.": config.text_decoder.source,
+        "image_decoder.unet.": config.image_decoder.source,
+        "image_decoder.text_encoder.": config.image_decoder.source,
+        "autoencoder.vae.": config.autoencoder.source,
+    }
     given = tuple(prefix for prefix, source in sources.items() if source)
     added = (".lora_", ".processor.")
     return (name for name in names if name.startswith(given) and not any(part in name for part in added))
@@ -233,10 +293,16 @@ def pretrained_names(config: StoryConfig, names: Iterable[str]) -> Iterator[str]
 
 def build_model(
     config: StoryConfig, where: str, *, offline: bool = False, random: bool = False, awaited: Collection[str] = ()
-) -> StoryModel:  # fmt: skip
+) -> StoryModel:
     """A model with fresh weights. Raises UserError where none can be built; `where` says whose config it is."""
     try:
         return StoryModel(config, offline=offline, random=random, awaited=awaited)
-    except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:  # From whichever library builds the part.
+    except (
+        ArithmeticError,
+        AssertionError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:  # From whichever library builds the part.
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{where} describes no model that can be built ({reason})") from error

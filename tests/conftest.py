@@ -9,15 +9,15 @@ import torch
 
 from modules.batch import StepNoise, StoryBatch, draw_noise
 from modules.config import StoryConfig
-from modules.evaluation.judge import Judge, JudgeConfig
-from modules.evaluation.train_judge import train_judge
-from modules.model_folder import save_model
+from modules.evaluation.judge.judge import Judge, JudgeConfig
+from modules.evaluation.judge.train_judge import train_judge
 from modules.pipeline import StoryPipeline
 from modules.presets import PRESETS
+from modules.saving.model_folder import save_model
 from modules.story_model import StoryModel
 from modules.storyworld import StoryWorld
-from modules.tokenizer import StoryTokenizer
-from tests.runs import END, trace, train
+from modules.text_decoder.tokenizers import StoryTokenizer
+from tests.support.runs import END, trace, train
 
 TEXT_LENGTHS = ((9, 0, 40), (5, 12, 0))  # Story 0 has no text at step 1, story 1 has two steps.
 HAS_IMAGE = ((True, True, True), (False, True, False))
@@ -32,7 +32,10 @@ def tiny_config() -> StoryConfig:
 
 @pytest.fixture
 def story_batch(tiny_config: StoryConfig) -> StoryBatch:
-    """2 stories x 3 steps: ragged texts and prompts, a step without text, one without picture, a padded one. Masked places hold noise."""
+    """2 stories x 3 steps: ragged texts and prompts, a step without text, one without picture, a padded one.
+
+    Masked places hold noise.
+    """
     generator = torch.Generator().manual_seed(1)
     text_mask = torch.arange(tiny_config.text_decoder.max_length) < torch.tensor(TEXT_LENGTHS)[..., None]
     prompt_mask = torch.arange(14) < torch.tensor(PROMPT_LENGTHS)[:, None]
@@ -42,11 +45,17 @@ def story_batch(tiny_config: StoryConfig) -> StoryBatch:
         input_ids[story, step, TEXT_LENGTHS[story][step] - 1] = 2
     image_mask, step_mask = torch.tensor(HAS_IMAGE), torch.tensor(IS_STEP)
     return StoryBatch(
-        prompt_ids=torch.randint(3, tiny_config.vocab_size, prompt_mask.shape, generator=generator), prompt_mask=prompt_mask,
-        input_ids=input_ids, text_mask=text_mask, latents=torch.randn(2, 3, *tiny_config.autoencoder.latent_shape, generator=generator),
-        image_mask=image_mask, step_mask=step_mask, num_steps=step_mask.sum().float(), num_images=image_mask.sum().float(),
+        prompt_ids=torch.randint(3, tiny_config.vocab_size, prompt_mask.shape, generator=generator),
+        prompt_mask=prompt_mask,
+        input_ids=input_ids,
+        text_mask=text_mask,
+        latents=torch.randn(2, 3, *tiny_config.autoencoder.latent_shape, generator=generator),
+        image_mask=image_mask,
+        step_mask=step_mask,
+        num_steps=step_mask.sum().float(),
+        num_images=image_mask.sum().float(),
         num_tokens=text_mask[..., 1:].sum().float(),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture
@@ -105,4 +114,6 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_judge() -> Judge:
     """A judge of 32 pixels that has seen some pages: better than chance, no more."""
-    return train_judge(JudgeConfig(image_size=32, hidden_sizes=(8, 16), blocks=1, embed_dim=16), num_stories=30, num_steps=30)
+    return train_judge(
+        JudgeConfig(image_size=32, hidden_sizes=(8, 16), blocks=1, embed_dim=16), num_stories=30, num_steps=30
+    )

@@ -1,4 +1,6 @@
-"""What the captioner from scratch was known to fail in, by its own account: each failure has a test here that would catch it."""
+"""What the captioner from scratch was known to fail in, by its own account: each failure has a test here that would
+catch it.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +15,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import story_generative_model
 from modules.config import StoryConfig
-from modules.contrastive import pool_slots
-from modules.data import StoryFolder, write_stories
-from modules.encoded import EncodedStories
+from modules.data.folder import StoryFolder, write_stories
+from modules.encoded.codes import cache_codes
+from modules.encoded.stories import EncodedStories
 from modules.layers.moe import MixtureOfExperts
-from modules.phases import JointPhase, OpeningPhase, PlanningPhase, cache_codes
 from modules.pipeline import StoryPipeline
 from modules.story import Story
 from modules.story_model import StoryModel
+from modules.storyboard.contrastive import pool_slots
 from modules.storyworld import StoryWorld
-from modules.tokenizer import StoryTokenizer
-from tests.tiny_presets import tiny_preset
+from modules.text_decoder.tokenizers import StoryTokenizer
+from modules.training.phases import JointPhase, OpeningPhase, PlanningPhase
+from tests.support.tiny_presets import tiny_preset
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}
 
@@ -68,8 +71,13 @@ def test_it_tells_what_it_was_taught(config, tmp_path):
     taught = [Story(world[index].id, world[index].prompt, world[index].steps[:2]) for index in range(2)]
     write_stories(tmp_path / "data" / "train", taught)
     training = replace(
-        config.training, max_steps=160, batch_size=2, learning_rate=3e-3, consolidation_learning_rate=3e-3, modality_dropout=0.4,
-    )  # fmt: skip
+        config.training,
+        max_steps=160,
+        batch_size=2,
+        learning_rate=3e-3,
+        consolidation_learning_rate=3e-3,
+        modality_dropout=0.4,
+    )
     (tmp_path / "config.json").write_text(replace(config, training=training).to_json())
     words = ["--config", tmp_path / "config.json", "--data", tmp_path / "data", "--output_dir", tmp_path / "run"]
     stages = ["--stages", "autoencoder,opening,joint,consolidation"]
@@ -77,7 +85,9 @@ def test_it_tells_what_it_was_taught(config, tmp_path):
     pipeline = StoryPipeline.from_pretrained(tmp_path / "run")
     pages = [step for story in StoryFolder(tmp_path / "data" / "train") for step in story.steps]
     ids = [pipeline.tokenizer.encode(page.text, config.text_decoder.max_length) for page in pages]
-    true = [pipeline.tokenizer.decode(torch.tensor(row)) for row in ids]  # Long texts are cut, in training as in telling.
+    true = [
+        pipeline.tokenizer.decode(torch.tensor(row)) for row in ids
+    ]  # Long texts are cut, in training as in telling.
     assert len(set(true)) == 4 and [pipeline.caption(page.image)[0] for page in pages] == true
 
 
@@ -113,7 +123,9 @@ def test_experts_take_no_loop(num_experts, num_tokens):
 def test_experts_that_are_not_chosen_cost_nothing(num_experts):
     """Each token passes through as many experts as it chose, however many there are, and no token is padded or dropped."""
     layer, rows = MixtureOfExperts(32, num_experts, top_k=2), []
-    layer.experts.register_forward_pre_hook(lambda module, args: rows.append((len(args[0]), int(args[1].sum()), len(args[1]))))
+    layer.experts.register_forward_pre_hook(
+        lambda module, args: rows.append((len(args[0]), int(args[1].sum()), len(args[1])))
+    )
     layer(torch.randn(3, 50, 32))
     assert rows == [(2 * 150, 2 * 150, num_experts)]
 
@@ -143,11 +155,15 @@ def replace_padding(batch):
     step = batch.step_mask
     assert not batch.text_mask.all() and not batch.prompt_mask.all() and not step.all()
     image = batch.image_mask[..., None, None, None]
-    return type(batch)(**{
-        **batch,
-        "input_ids": torch.where(batch.text_mask, batch.input_ids, 7), "prompt_ids": torch.where(batch.prompt_mask, batch.prompt_ids, 7),
-        "latents": torch.where(image, batch.latents, 5.0), "pixels": torch.where(image, batch.pixels, 0.5),
-    })  # fmt: skip
+    return type(batch)(
+        **{
+            **batch,
+            "input_ids": torch.where(batch.text_mask, batch.input_ids, 7),
+            "prompt_ids": torch.where(batch.prompt_mask, batch.prompt_ids, 7),
+            "latents": torch.where(image, batch.latents, 5.0),
+            "pixels": torch.where(image, batch.pixels, 0.5),
+        }
+    )
 
 
 def test_no_token_sees_a_later_one(stories):
@@ -177,7 +193,9 @@ def test_no_token_sees_a_later_one(stories):
 
 
 def test_scheduled_sampling_sets_in_during_training(stories, monkeypatch):
-    """The prior of the preset reads true codes at first and, more and more, its own; its losses are those of what it read."""
+    """The prior of the preset reads true codes at first and, more and more, its own; its losses are those of what it
+    read.
+    """
     encoded, model, _ = stories
     model.storyboard.quantizer.fit(torch.randn(2000, 8, generator=torch.Generator().manual_seed(0)), seed=0)
     encoded.codes = cache_codes(model.eval(), encoded, visible=False)

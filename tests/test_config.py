@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from modules.common.errors import UserError
 from modules.config import FORMAT_VERSION, LossWeights, StoryConfig, load_config
 from modules.presets import PRESETS
-from modules.story import UserError
 
 
 def write(folder: Path, **changes: Any) -> Path:
@@ -38,7 +38,9 @@ def test_every_preset_survives_json(name, tmp_path):
 
 
 def test_what_was_changed_is_read(tmp_path):
-    config = load_config(write(tmp_path, **{"prior.dim": 48, "training.adam_betas": [0.8, 0.9], "loss_weights.text_nll": 2}))
+    config = load_config(
+        write(tmp_path, **{"prior.dim": 48, "training.adam_betas": [0.8, 0.9], "loss_weights.text_nll": 2})
+    )
     assert config.prior.dim == 48 and config.training.adam_betas == (0.8, 0.9)
     assert config.loss_weights.text_nll == 2.0 and isinstance(config.loss_weights.text_nll, float)
     assert config.storyboard == PRESETS["tiny"].storyboard
@@ -47,7 +49,9 @@ def test_what_was_changed_is_read(tmp_path):
 def test_what_is_missing_has_its_default(tmp_path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"format_version": FORMAT_VERSION, "prior": {"dim": 64}}))
-    assert load_config(path) == dataclasses.replace(StoryConfig(), prior=dataclasses.replace(StoryConfig().prior, dim=64))
+    assert load_config(path) == dataclasses.replace(
+        StoryConfig(), prior=dataclasses.replace(StoryConfig().prior, dim=64)
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""Imports run one way: layers -> factors -> story model -> pipeline, training -> evaluation, presentation -> command line."""
+"""Imports run one way: layers -> factors -> story model -> pipeline, training -> evaluation, presentation -> command
+line.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FILES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in ROOT.glob("modules/**/*.py")}
+FILES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in ROOT.glob("modules/**/*.py")
+}
 
 FACTORS = {"storyboard", "prior", "predictor", "text_decoder", "image_decoder", "autoencoder"}
 PRETRAINED = {"hub", "pretrained", "freezing", "image_encoders", "text_encoders", "stable_diffusion"}
@@ -104,13 +109,17 @@ def test_evaluation_presentation_and_command_line_are_on_top(name):
 
 def test_nothing_imports_the_command_line():
     commands = [name for name in FILES if within(name, "modules.commands", "modules.cli")]
-    assert [name for name in FILES if name not in commands and any(within(other, *commands) for other in imports(name))] == []
+    assert [
+        name for name in FILES if name not in commands and any(within(other, *commands) for other in imports(name))
+    ] == []
     assert [name for name in commands if "modules.cli" in imports(name)] == []
 
 
 @pytest.mark.parametrize("name", sorted(name for name in FILES if within(name, "modules.storyworld")))
 def test_the_story_world_knows_stories_alone(name):
-    assert [other for other in imports(name) if other != "modules.story" and not within(other, "modules.storyworld")] == []
+    assert [
+        other for other in imports(name) if other != "modules.story" and not within(other, "modules.storyworld")
+    ] == []
 
 
 def test_stories_know_nothing():

@@ -1,4 +1,6 @@
-"""What only some models have: experts, a temporal transformer, the contrastive loss, scheduled sampling, other ways to pool."""
+"""What only some models have: experts, a temporal transformer, the contrastive loss, scheduled sampling, other ways to
+pool.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,10 @@ import torch
 
 from modules.batch import PlanBatch
 from modules.config import StoryConfig
-from modules.prior import ExpertsConfig, Prior
+from modules.prior.config import ExpertsConfig
+from modules.prior.prior import Prior
+from modules.prior.teacher_forcing import draw_mixing
 from modules.story_model import StoryModel
-from modules.teacher_forcing import draw_mixing
 from tests.test_story_model import CLOSE, OPTIONAL, TERMS, changed, reached
 
 POOLINGS = ("queries", "majority_vote", "qformer", "mean")
@@ -29,17 +32,23 @@ def placed(config: StoryConfig, batch) -> StoryModel:
 def rich(tiny_config, story_batch) -> StoryModel:
     """All optional terms at once."""
     prior = replace(tiny_config.prior, experts=ExpertsConfig(num_experts=4), temporal_layers=1)
-    return placed(replace(tiny_config, prior=prior, loss_weights=replace(tiny_config.loss_weights, contrastive_loss=0.5)), story_batch)
+    return placed(
+        replace(tiny_config, prior=prior, loss_weights=replace(tiny_config.loss_weights, contrastive_loss=0.5)),
+        story_batch,
+    )
 
 
 @pytest.mark.parametrize(
-    ("term", "parts"), [("contrastive_loss", {"storyboard", "contrastive"}), *((name, {"prior"}) for name in OPTIONAL[1:])]
+    ("term", "parts"),
+    [("contrastive_loss", {"storyboard", "contrastive"}), *((name, {"prior"}) for name in OPTIONAL[1:])],
 )
 def test_gradient_map_of_optional_terms(rich, story_batch, story_noise, term, parts):
     out = rich.train()(story_batch, story_noise)
     assert set(out.losses) == {*TERMS, *OPTIONAL} and out.loads.shape == (2, 4)
     assert out.losses[term] > 0 and reached(rich, out.losses[term]) == parts
-    torch.testing.assert_close(out.loss, sum(getattr(rich.config.loss_weights, name) * value for name, value in out.losses.items()))
+    torch.testing.assert_close(
+        out.loss, sum(getattr(rich.config.loss_weights, name) * value for name, value in out.losses.items())
+    )
 
 
 def test_contrast_counts_steps_with_both(rich, story_batch):
@@ -59,7 +68,10 @@ def test_every_pooling_reads_what_is_there_and_nothing_else(tiny_config, story_b
     steps = story_batch.steps()
     slots = model.eval().storyboard(**steps).slots
     assert slots.shape == (6, 8, 8)
-    hidden = {**steps, "latents": torch.where(steps["image_mask"][:, None, None, None], steps["latents"], torch.tensor(9.0))}
+    hidden = {
+        **steps,
+        "latents": torch.where(steps["image_mask"][:, None, None, None], steps["latents"], torch.tensor(9.0)),
+    }
     torch.testing.assert_close(model.storyboard(**hidden).slots, slots, **CLOSE)
     seen = model.storyboard(**{**steps, "latents": -steps["latents"]}).slots
     assert ((seen - slots).abs().amax((1, 2)) > 1e-4).tolist() == steps["image_mask"].tolist()
@@ -84,10 +96,15 @@ def prompts(count: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_temporal_prior_samples_what_forward_scores(temporal_prior):
-    """Cached and step by step, or all at once: the same probabilities. Also after given steps, and for several plans at once."""
+    """Cached and step by step, or all at once: the same probabilities.
+
+    Also after given steps, and for several plans at once.
+    """
     given = torch.randint(0, 32, (1, 2, 8), generator=torch.Generator().manual_seed(2))
     for history in (None, given):
-        drawn = temporal_prior.sample(*prompts(1), 3, generator=torch.Generator().manual_seed(3), codes=history, num_samples=4)
+        drawn = temporal_prior.sample(
+            *prompts(1), 3, generator=torch.Generator().manual_seed(3), codes=history, num_samples=4
+        )
         before = drawn.codes[:, :0] if history is None else history.expand(4, -1, -1)
         codes = torch.cat([before, drawn.codes], dim=1)
         ids, mask = (tensor.expand(4, -1) for tensor in prompts(1))
@@ -115,14 +132,23 @@ def test_own_codes_change_what_is_read_and_not_what_is_scored(tiny_config, story
     def loss(share: float, seed: int = 0) -> torch.Tensor:
         draws = draw_mixing(tuple(codes.shape), torch.Generator().manual_seed(seed))
         plans = PlanBatch(
-            codes=codes, prompt_ids=story_batch.prompt_ids, prompt_mask=story_batch.prompt_mask, step_mask=story_batch.step_mask,
-            num_steps=story_batch.num_steps, own_share=torch.tensor(share), own_draws=draws,
-        )  # fmt: skip
+            codes=codes,
+            prompt_ids=story_batch.prompt_ids,
+            prompt_mask=story_batch.prompt_mask,
+            step_mask=story_batch.step_mask,
+            num_steps=story_batch.num_steps,
+            own_share=torch.tensor(share),
+            own_draws=draws,
+        )
         return model(changed(story_batch, codes=codes, plans=plans), story_noise, ("prior",)).losses["prior_nll"]
 
     plain = model(changed(story_batch, codes=codes), story_noise, ("prior",)).losses["prior_nll"]
     torch.testing.assert_close(loss(0.0), plain, **CLOSE)
-    assert torch.equal(loss(0.5), loss(0.5)) and not torch.equal(loss(0.5), loss(0.5, seed=1)) and not torch.equal(loss(0.5), plain)
+    assert (
+        torch.equal(loss(0.5), loss(0.5))
+        and not torch.equal(loss(0.5), loss(0.5, seed=1))
+        and not torch.equal(loss(0.5), plain)
+    )
 
 
 # --- gradient checkpointing
@@ -136,7 +162,9 @@ def test_checkpointing_gives_the_same_gradients(rich, story_batch, story_noise):
         prior = replace(rich.config.prior, dropout=0.1)
         model = placed(replace(rich.config, training=training, prior=prior), story_batch).train()
         sizes: list[int] = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda value, sizes=sizes: sizes.append(value.nbytes) or value, lambda value: value):
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda value, sizes=sizes: sizes.append(value.nbytes) or value, lambda value: value
+        ):
             torch.manual_seed(1)
             loss = model(story_batch, story_noise).loss
         kept.append(sum(sizes))

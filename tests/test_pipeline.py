@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from modules import checks
-from modules.image_decoder import SCHEDULERS
+from modules import generation as checks
+from modules.common.errors import UserError
+from modules.image_decoder.image_decoder import SCHEDULERS
 from modules.pipeline import StoryPipeline, StoryPipelineOutput
 from modules.presets import PRESETS
-from modules.story import StoryStep, UserError
+from modules.story import StoryStep
 from modules.story_model import StoryModel
 from modules.storyworld import StoryWorld
-from modules.text_decoder import Decoding
+from modules.text_decoder.config import Decoding
 
 PROMPT = "Rusty the fox wants a kite"
 QUICK = {"num_inference_steps": 2}
@@ -104,9 +105,16 @@ def test_global_randomness_is_left_alone(tiny_pipeline, decoding):
 
 
 BAD = {
-    "prompt": " ", "num_steps": 33, "seed": -1, "temperature": math.nan, "top_p": 0, "guidance_scale": math.inf, "num_inference_steps": 0,
-    "scheduler": "magic", "decoding": "magic",
-}  # fmt: skip
+    "prompt": " ",
+    "num_steps": 33,
+    "seed": -1,
+    "temperature": math.nan,
+    "top_p": 0,
+    "guidance_scale": math.inf,
+    "num_inference_steps": 0,
+    "scheduler": "magic",
+    "decoding": "magic",
+}
 
 
 @pytest.mark.parametrize("name", BAD)

@@ -1,4 +1,6 @@
-"""Every pretrained part of every preset that cannot be had is told in one line that names the part, and leaves nothing behind."""
+"""Every pretrained part of every preset that cannot be had is told in one line that names the part, and leaves nothing
+behind.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ import pytest
 import story_generative_model
 from modules.config import StoryConfig
 from modules.presets import CLIP
-from tests.tiny_presets import PRETRAINED, tiny_preset, write_hub
+from tests.support.tiny_presets import PRETRAINED, tiny_preset, write_hub
 
 PARTS = ("storyboard.image_encoder", "storyboard.text_encoder", "text_decoder", "image_decoder", "autoencoder")
 
@@ -79,12 +81,22 @@ def test_a_model_whose_source_went_away(hub, tmp_path, capsys, name):
     config = replace(config, training=replace(config.training, max_steps=1))
     (tmp_path / "config.json").write_text(config.to_json())
     run = tmp_path / "run"
-    assert story_generative_model.main(["train", "--config", str(tmp_path / "config.json"), "--output_dir", str(run), "--offline"]) == 0
+    assert (
+        story_generative_model.main(
+            ["train", "--config", str(tmp_path / "config.json"), "--output_dir", str(run), "--offline"]
+        )
+        == 0
+    )
     before = {path: path.read_bytes() for path in sorted((run / "model").rglob("*")) if path.is_file()}
     shutil.rmtree(moved)
     capsys.readouterr()
     words = ["generate", "--ckpt", str(run), "--prompt", "a fox", "--output", str(tmp_path / "out"), "--offline"]
     assert story_generative_model.main(words) == 2
     error = capsys.readouterr().err
-    assert error.count("error: ") == 1 and str(moved) in error and ".source" in error and not (tmp_path / "out" / "story.json").exists()
+    assert (
+        error.count("error: ") == 1
+        and str(moved) in error
+        and ".source" in error
+        and not (tmp_path / "out" / "story.json").exists()
+    )
     assert before == {path: path.read_bytes() for path in sorted((run / "model").rglob("*")) if path.is_file()}

@@ -1,4 +1,6 @@
-"""Every preset trains, tells, continues and captions: the real classes, read from folders in the Hub's layout as the Hub is read."""
+"""Every preset trains, tells, continues and captions: the real classes, read from folders in the Hub's layout as the
+Hub is read.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +14,24 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import story_generative_model
-from modules.checkpoint import latest_checkpoint, load_checkpoint
 from modules.config import StoryConfig
+from modules.image_decoder.stable_diffusion import load_unet
 from modules.pipeline import StoryPipeline
 from modules.presets import PRESETS
-from modules.pretrained import load_pretrained
-from modules.stable_diffusion import load_unet
+from modules.pretrained.loading import load_pretrained
+from modules.saving.checkpoint import latest_checkpoint, load_checkpoint
 from modules.story_model import StoryModel
 from modules.storyworld import StoryWorld
-from tests.tiny_presets import IMAGE_SIZE, PRETRAINED, tiny_preset, write_hub
+from tests.support.tiny_presets import IMAGE_SIZE, PRETRAINED, tiny_preset, write_hub
 
 NAMES = (*PRETRAINED, "captioner")
 TUNED = {  # The factors of which a source's weights train.
-    "gpt2-sd15": set(), "storydiffusion": set(), "next-step": {"storyboard", "text_decoder"}, "seed-story": {"storyboard"},
+    "gpt2-sd15": set(),
+    "storydiffusion": set(),
+    "next-step": {"storyboard", "text_decoder"},
+    "seed-story": {"storyboard"},
     "multimodal-gpt2": set(),
-}  # fmt: skip
+}
 PROMPT = "Rusty the fox wants a kite"
 
 
@@ -61,7 +66,18 @@ def test_it_trains_and_tells(run, hub, name, tmp_path):
     losses = [json.loads(line) for line in (run(name) / "losses.jsonl").read_text().splitlines()]
     assert losses and all(math.isfinite(line["loss"]) for line in losses)
     out = tmp_path / "out"
-    words = ["generate", "--ckpt", str(run(name)), "--prompt", PROMPT, "--num_steps", "3", "--num_inference_steps", "2", "--offline"]
+    words = [
+        "generate",
+        "--ckpt",
+        str(run(name)),
+        "--prompt",
+        PROMPT,
+        "--num_steps",
+        "3",
+        "--num_inference_steps",
+        "2",
+        "--offline",
+    ]
     assert story_generative_model.main([*words, "--output", str(out)]) == 0
     story = json.loads((out / "story.json").read_text())
     assert len(story["steps"]) == 3 and (out / "book.html").stat().st_size > 1000
@@ -69,10 +85,17 @@ def test_it_trains_and_tells(run, hub, name, tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_continues_captions_and_illustrates(run, name):
-    pipeline, story = StoryPipeline.from_pretrained(run(name), offline=True), StoryWorld(1, split="val", image_size=IMAGE_SIZE)[0]
+    pipeline, story = (
+        StoryPipeline.from_pretrained(run(name), offline=True),
+        StoryWorld(1, split="val", image_size=IMAGE_SIZE)[0],
+    )
     told = pipeline.continue_story(story.prompt, story.steps[:3], 1, seed=1, num_inference_steps=2)
     again = pipeline.continue_story(story.prompt, story.steps[:3], 1, seed=1, num_inference_steps=2)
-    assert told.texts == again.texts and told.images[0].tobytes() == again.images[0].tobytes() and torch.equal(told.codes, again.codes)
+    assert (
+        told.texts == again.texts
+        and told.images[0].tobytes() == again.images[0].tobytes()
+        and torch.equal(told.codes, again.codes)
+    )
     assert told.codes.shape == (1, 8) and told.images[0].size == (IMAGE_SIZE, IMAGE_SIZE)
     text, codes = pipeline.caption(story.steps[0].image)
     assert isinstance(text, str) and codes.shape == (8,)
@@ -82,7 +105,9 @@ def test_it_continues_captions_and_illustrates(run, name):
 
 @pytest.mark.parametrize("name", PRETRAINED)
 def test_only_what_should_train_moves(run, hub, name):
-    """What is frozen is in no checkpoint and comes from its source; of what a source gave to be trained, nearly everything moved."""
+    """What is frozen is in no checkpoint and comes from its source; of what a source gave to be trained, nearly
+    everything moved.
+    """
     fresh = StoryModel(tiny_preset(name, hub), offline=True)
     before = dict(fresh.named_parameters())
     state = load_checkpoint(latest_checkpoint(run(name)))[0]["model"]

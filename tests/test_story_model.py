@@ -10,17 +10,26 @@ from torch import Tensor
 
 from modules.batch import PlanBatch, StepNoise, StoryBatch, draw_noise
 from modules.config import LossWeights
-from modules.losses import cosine_distance
-from modules.reliance import code_reliance, reliance_summary, swap_rows
+from modules.layers.losses import cosine_distance
 from modules.story_model import StoryModel
+from modules.training.reliance import code_reliance, reliance_summary, swap_rows
 
-OPTIONAL = ("contrastive_loss", "load_balancing_loss", "router_z_loss")  # Of what only some models have: test_mechanisms.py.
+OPTIONAL = (
+    "contrastive_loss",
+    "load_balancing_loss",
+    "router_z_loss",
+)  # Of what only some models have: test_mechanisms.py.
 TERMS = tuple(name for name in asdict(LossWeights()) if name not in OPTIONAL)
 ENCODER_ONLY = {"commitment_loss", "agreement_loss"}  # The terms that train nothing else.
 TEXTS = {"text_nll", "bag_of_words_loss"}
 PICTURES = {"diffusion_loss", "bag_of_visual_words_loss", "draft_loss"}
 OTHERS = {"other_words_loss", "other_visual_words_loss"}
-AIDS = {"bag_of_words_loss", "bag_of_visual_words_loss", "draft_loss", "agreement_loss"} | OTHERS  # What cached codes leave no use for.
+AIDS = {
+    "bag_of_words_loss",
+    "bag_of_visual_words_loss",
+    "draft_loss",
+    "agreement_loss",
+} | OTHERS  # What cached codes leave no use for.
 FACTORS = ("storyboard", "prior", "text_decoder", "image_decoder", "aids")
 TRAINS = {  # What each term trains, and nothing else.
     "text_nll": {"storyboard", "text_decoder"},
@@ -57,7 +66,9 @@ def rows(*values: bool) -> Tensor:
 def dropping_noise(story_noise) -> StepNoise:
     """Step 0 of story 0 loses its text, step 2 its picture; what the others would lose, they have alone."""
     return with_noise(
-        story_noise, keep_text=rows(False, True, True, False, True, True), keep_image=rows(True, False, False, True, True, True)
+        story_noise,
+        keep_text=rows(False, True, True, False, True, True),
+        keep_image=rows(True, False, False, True, True, True),
     )
 
 
@@ -68,7 +79,11 @@ def reached(model: StoryModel, loss: Tensor) -> set[str]:
     """The parts of the model that a loss gives a gradient other than zero."""
     model.zero_grad(set_to_none=True)
     loss.backward(retain_graph=True)
-    return {name for name, part in model.named_children() if any(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())}
+    return {
+        name
+        for name, part in model.named_children()
+        if any(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())
+    }
 
 
 @pytest.mark.parametrize("factor", [*FACTORS, "autoencoder"])
@@ -121,7 +136,11 @@ def test_decoders_train_the_encoder_through_every_slot(tiny_model, story_batch, 
 def test_nothing_trainable_is_left_out(tiny_model, story_batch, story_noise):
     noise = with_noise(story_noise, null_text=rows(1, 0, 0, 0, 0, 0).bool(), null_image=rows(0, 1, 0, 0, 0, 0).bool())
     tiny_model.train()(story_batch, noise).loss.backward()
-    without = [name for name, p in tiny_model.named_parameters() if p.requires_grad and (p.grad is None or p.grad.abs().sum() == 0)]
+    without = [
+        name
+        for name, p in tiny_model.named_parameters()
+        if p.requires_grad and (p.grad is None or p.grad.abs().sum() == 0)
+    ]
     assert without == []
     assert {*tiny_model.factors, "aids"} == set(FACTORS)
     assert all(p.grad is None and not p.requires_grad for p in tiny_model.autoencoder.parameters())
@@ -158,13 +177,16 @@ def test_losses_are_means_over_what_is_there(tiny_model, story_batch, dropping_n
     prior = tiny_model.prior(out.codes, story_batch.prompt_ids, story_batch.prompt_mask, story_batch.step_mask)
     seen, steps = story_batch.image_mask.flatten(), story_batch.step_mask
     expected = {
-        "text_nll": text.nll[text.mask].mean(), "diffusion_loss": image.loss[seen].mean(), "draft_loss": aids.draft_loss[seen].mean(),
-        "commitment_loss": board.commitment_loss[steps.flatten()].mean(), "prior_nll": prior.nll[steps].mean(),
+        "text_nll": text.nll[text.mask].mean(),
+        "diffusion_loss": image.loss[seen].mean(),
+        "draft_loss": aids.draft_loss[seen].mean(),
+        "commitment_loss": board.commitment_loss[steps.flatten()].mean(),
+        "prior_nll": prior.nll[steps].mean(),
         "agreement_loss": cosine_distance(board.slots, whole.slots)[steps.flatten()].mean(),
         "bag_of_words_loss": aids.bag_of_words_loss[steps.flatten()].mean(),
         "bag_of_visual_words_loss": aids.bag_of_visual_words_loss[seen].mean(),
         **{name: aids[name][steps.flatten()].mean() for name in OTHERS},
-    }  # fmt: skip
+    }
     assert text.mask.sum() == story_batch.num_tokens == 9 + 40 + 5 + 12 - 4
     torch.testing.assert_close(out.losses, expected)
     assert torch.equal(out.codes.flatten(0, 1), board.codes) and torch.equal(out.step_mask, steps.flatten())
@@ -176,7 +198,10 @@ def test_what_is_masked_changes_no_loss(tiny_model, story_batch, story_noise, wh
     if what == "padded step":
         steps, images = batch.step_mask, torch.full_like(batch.latents, 9.0)
         batch = changed(batch, input_ids=where(steps, batch.input_ids, 9), latents=where(steps, batch.latents, images))
-        still, early = where(steps.flatten(), noise.noise, torch.zeros_like(noise.noise)), where(steps.flatten(), noise.timesteps, 5)
+        still, early = (
+            where(steps.flatten(), noise.noise, torch.zeros_like(noise.noise)),
+            where(steps.flatten(), noise.timesteps, 5),
+        )
         noise = with_noise(noise, noise=still, timesteps=early)
     elif what == "padded tokens":
         batch = changed(batch, input_ids=where(batch.text_mask, batch.input_ids, 7))
@@ -193,12 +218,16 @@ def test_what_is_masked_changes_no_loss(tiny_model, story_batch, story_noise, wh
 
 def test_cropped_is_padded(tiny_model, story_batch, story_noise):
     """Story 1 alone, without its padded step and with shorter texts, has the losses that it has within the batch."""
-    counts = {name: torch.tensor(value) for name, value in (("num_steps", 2.0), ("num_tokens", 15.0), ("num_images", 1.0))}
+    counts = {
+        name: torch.tensor(value) for name, value in (("num_steps", 2.0), ("num_tokens", 15.0), ("num_images", 1.0))
+    }
     fields = {name: value[1:] for name, value in story_batch.items() if name not in counts}
     padded = StoryBatch(**fields, **counts)
     short = {name: fields[name][:, :2] for name in ("latents", "image_mask", "step_mask")}
     short |= {name: fields[name][:, :2, :12] for name in ("input_ids", "text_mask")}
-    cropped = changed(padded, **short, prompt_ids=fields["prompt_ids"][:, :11], prompt_mask=fields["prompt_mask"][:, :11])
+    cropped = changed(
+        padded, **short, prompt_ids=fields["prompt_ids"][:, :11], prompt_mask=fields["prompt_mask"][:, :11]
+    )
     within, alone = tiny_model(padded, story_noise.rows(3, 6)), tiny_model(cropped, story_noise.rows(3, 5))
     torch.testing.assert_close(alone.losses, within.losses, **CLOSE)
     assert torch.equal(alone.codes[0], within.codes[0, :2])
@@ -219,7 +248,9 @@ def test_prior_learns_the_plan_and_the_decoders_read_the_codes(tiny_model, story
     story = {name: story_batch[name] for name in ("prompt_ids", "prompt_mask", "step_mask", "num_steps")}
     cached = tiny_model(changed(story_batch, codes=codes, plans=PlanBatch(codes=codes, **story)), story_noise).losses
     torch.testing.assert_close(cached, tiny_model(changed(story_batch, codes=codes), story_noise).losses)
-    planned = tiny_model(changed(story_batch, codes=codes, plans=PlanBatch(codes=(codes + 1) % 32, **story)), story_noise).losses
+    planned = tiny_model(
+        changed(story_batch, codes=codes, plans=PlanBatch(codes=(codes + 1) % 32, **story)), story_noise
+    ).losses
     assert {name for name in cached if not torch.equal(cached[name], planned[name])} == {"prior_nll"}
 
 
@@ -232,7 +263,9 @@ def test_parts_of_a_global_batch_average_to_it(tiny_model, story_batch, story_no
     parts = []
     for story in range(2):
         fields = {name: value if name in shared else value[story : story + 1] for name, value in story_batch.items()}
-        parts.append(tiny_model(changed(StoryBatch(**fields), **shared), story_noise.rows(3 * story, 3 * story + 3)).losses)
+        parts.append(
+            tiny_model(changed(StoryBatch(**fields), **shared), story_noise.rows(3 * story, 3 * story + 3)).losses
+        )
     mean = {name: (parts[0][name] + parts[1][name]) / 2 for name in whole}
     torch.testing.assert_close(mean, whole, **CLOSE)
     assert abs(parts[0]["text_nll"] - parts[1]["text_nll"]) > 0.1
@@ -261,7 +294,11 @@ def test_null_codes_take_effect_row_by_row(tiny_model, story_batch, story_noise)
 
 def test_a_dropped_modality_is_an_absent_one(tiny_model, story_batch, story_noise):
     everywhere, nowhere = rows(*[True] * 6), rows(*[False] * 6)
-    full = changed(story_batch, text_mask=story_batch.text_mask[:, :1].expand(-1, 3, -1), image_mask=torch.ones(2, 3, dtype=torch.bool))
+    full = changed(
+        story_batch,
+        text_mask=story_batch.text_mask[:, :1].expand(-1, 3, -1),
+        image_mask=torch.ones(2, 3, dtype=torch.bool),
+    )
     both = tiny_model.encode(full, story_noise).slots
     no_text = tiny_model.encode(full, with_noise(story_noise, keep_text=nowhere)).slots
     no_image = tiny_model.encode(full, with_noise(story_noise, keep_image=nowhere)).slots
@@ -295,7 +332,9 @@ def test_a_dropped_modality_is_still_to_be_told(tiny_model, story_batch, story_n
 
 def test_slots_agree_where_nothing_is_dropped(tiny_model, story_batch, story_noise, dropping_noise):
     assert tiny_model(story_batch, story_noise).losses["agreement_loss"].abs() < 1e-6
-    distances = cosine_distance(tiny_model.encode(story_batch, dropping_noise).slots, tiny_model.encode(story_batch).slots).mean(1)
+    distances = cosine_distance(
+        tiny_model.encode(story_batch, dropping_noise).slots, tiny_model.encode(story_batch).slots
+    ).mean(1)
     assert torch.equal(distances > 1e-3, rows(True, False, True, False, False, False))
 
 
@@ -328,11 +367,17 @@ def learnt(tiny_config) -> tuple[StoryModel, StoryBatch, StepNoise, list[dict[st
     mask = torch.arange(length) < torch.tensor([[5, 7], [4, 6], [6, 5]])[..., None]
     whole = torch.ones(3, 2, dtype=torch.bool)
     batch = StoryBatch(
-        prompt_ids=torch.randint(3, 400, (3, 5), generator=generator), prompt_mask=torch.ones(3, 5, dtype=torch.bool),
-        input_ids=torch.randint(3, 9, mask.shape, generator=generator), text_mask=mask, image_mask=whole, step_mask=whole,
+        prompt_ids=torch.randint(3, 400, (3, 5), generator=generator),
+        prompt_mask=torch.ones(3, 5, dtype=torch.bool),
+        input_ids=torch.randint(3, 9, mask.shape, generator=generator),
+        text_mask=mask,
+        image_mask=whole,
+        step_mask=whole,
         latents=torch.randn(3, 2, *shape, generator=generator).mean((-1, -2), keepdim=True).expand(3, 2, *shape) * 6,
-        num_steps=whole.sum().float(), num_images=whole.sum().float(), num_tokens=mask[..., 1:].sum().float(),
-    )  # fmt: skip
+        num_steps=whole.sum().float(),
+        num_images=whole.sum().float(),
+        num_tokens=mask[..., 1:].sum().float(),
+    )
     quantizer, optimizer, history = model.storyboard.quantizer, torch.optim.AdamW(model.parameters(), lr=4e-3), []
     quantizer.fit(model.encode(batch).slots.detach().flatten(0, 1), seed=0)
     for step in range(200):
@@ -348,9 +393,16 @@ def learnt(tiny_config) -> tuple[StoryModel, StoryBatch, StepNoise, list[dict[st
 
 def test_overfits_one_batch(learnt):
     history = learnt[-1]
-    ratios = {name: min(line[name] for line in history) / history[0][name] for name in TERMS if name not in ENCODER_ONLY}
+    ratios = {
+        name: min(line[name] for line in history) / history[0][name] for name in TERMS if name not in ENCODER_ONLY
+    }
     assert history[30]["loss"] < 0.7 * history[0]["loss"]
-    assert ratios["text_nll"] < 0.5 and ratios["prior_nll"] < 0.5 and ratios["draft_loss"] < 0.5 and ratios["diffusion_loss"] < 0.8
+    assert (
+        ratios["text_nll"] < 0.5
+        and ratios["prior_nll"] < 0.5
+        and ratios["draft_loss"] < 0.5
+        and ratios["diffusion_loss"] < 0.8
+    )
 
 
 def test_decoders_rely_on_the_codes(learnt):
@@ -370,7 +422,11 @@ def test_reliance_leaves_padding_out(tiny_model, story_batch, story_noise):
     sums = code_reliance(tiny_model, story_batch, story_noise)
     assert sums["num_tokens"].tolist() == [8, 0, 39, 4, 11, 0]
     for name, value in sums.items():
-        mask = story_batch.image_mask.flatten() if name.startswith("diffusion") else story_batch.text_mask.any(-1).flatten()
+        mask = (
+            story_batch.image_mask.flatten()
+            if name.startswith("diffusion")
+            else story_batch.text_mask.any(-1).flatten()
+        )
         assert torch.equal(value > 0, mask), name
 
 

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modules.arguments import positive_int
-from modules.story import UserError
+from modules.common.arguments import positive_int
+from modules.common.errors import UserError
 
 if TYPE_CHECKING:
-    from modules.sources.record import FoundStory, Row, Source
+    from modules.downloads.record import FoundStory, Row, Source
+
 
 SPLITS = ("train", "val")
 RUN_FLAGS = ("command", "act", "source_class", "output", "staging", "overwrite", "resume", "probe")
@@ -23,12 +24,22 @@ RUN_FLAGS = ("command", "act", "source_class", "output", "staging", "overwrite",
 
 def collect_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that every source but the story world shares."""
-    parser.add_argument("--splits", type=split_names, default=SPLITS, metavar="NAMES", help="train, val or both (train,val)")
-    parser.add_argument("--max_stories", type=positive_int, metavar="N", help="at most N of each split that the source has")
-    parser.add_argument("--image_size", type=image_side, default=512, metavar="PIXELS", help="longest side of a picture (512)")
-    parser.add_argument("--licenses", type=license_names, default=(), metavar="NAMES", help="keep these alone, such as cc-by,cc-by-sa")
+    parser.add_argument(
+        "--splits", type=split_names, default=SPLITS, metavar="NAMES", help="train, val or both (train,val)"
+    )
+    parser.add_argument(
+        "--max_stories", type=positive_int, metavar="N", help="at most N of each split that the source has"
+    )
+    parser.add_argument(
+        "--image_size", type=image_side, default=512, metavar="PIXELS", help="longest side of a picture (512)"
+    )
+    parser.add_argument(
+        "--licenses", type=license_names, default=(), metavar="NAMES", help="keep these alone, such as cc-by,cc-by-sa"
+    )
     parser.add_argument("--probe", action="store_true", help="print what the first record holds, and write nothing")
-    parser.add_argument("--resume", action="store_true", help="insist that a stopped run is gone on with (one that is there always is)")
+    parser.add_argument(
+        "--resume", action="store_true", help="insist that a stopped run is gone on with (one that is there always is)"
+    )
 
 
 def split_names(text: str) -> tuple[str, ...]:
@@ -46,7 +57,7 @@ def image_side(text: str) -> int:
 
 
 def license_names(text: str) -> tuple[str, ...]:
-    from modules.sources.record import license_key
+    from modules.downloads.record import license_key
 
     return tuple(sorted({license_key(name) for name in text.split(",") if name.strip()}))
 
@@ -57,8 +68,8 @@ def act_collect(args: argparse.Namespace) -> int:
     source = args.source_class(args)
     if args.probe:
         return probe(source)
-    from modules.collect import Limits, Staging, collect
-    from modules.splits import place_splits
+    from modules.downloads.collect import Limits, Staging, collect
+    from modules.downloads.splits import place_splits
 
     staging = Staging(args.staging, settings_of(args))
     if args.resume and not staging.resumed:
@@ -85,13 +96,15 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def report(args: argparse.Namespace, progress: Any, counts: dict[str, int]) -> None:
-    from modules.collect import summary
+    from modules.downloads.collect import summary
 
     for split in args.splits:
         if counts[split]:
             print(f"{args.output / split}: {counts[split]:,} stories")
         else:
-            print(f"no story is left for {split}: too few, or all of them share pictures with the others", file=sys.stderr)
+            print(
+                f"no story is left for {split}: too few, or all of them share pictures with the others", file=sys.stderr
+            )
     if counts["moved"]:
         print(f"{counts['moved']:,} stories of val went to train, with which they share pictures", file=sys.stderr)
     if left_out := summary(progress):
@@ -114,8 +127,11 @@ def check_output(output: Path, splits: Sequence[str], overwrite: bool) -> None:
 
 
 def probe(source: Source) -> int:
-    """Print the names and kinds of what the first record holds, and the story that it would become. Raises UserError."""
-    from modules.records import RecordError
+    """Print the names and kinds of what the first record holds, and the story that it would become.
+
+    Raises UserError.
+    """
+    from modules.data.records import RecordError
 
     part = source.parts[0]
     row = next(iter(source.rows(part, None)), None)
@@ -146,9 +162,17 @@ def show_record(source: Source, row: Row) -> None:
 def shown(story: FoundStory) -> dict[str, Any]:
     """A story for people to read: pictures as their kind."""
     steps = [
-        {"text": page.text, "image": kind_of(page.image) if isinstance(page.image, bytes) else str(page.image)} for page in story.pages
+        {"text": page.text, "image": kind_of(page.image) if isinstance(page.image, bytes) else str(page.image)}
+        for page in story.pages
     ]
-    return {"id": story.id, "prompt": story.prompt, "license": story.license, "credit": story.credit, **story.extra, "steps": steps}
+    return {
+        "id": story.id,
+        "prompt": story.prompt,
+        "license": story.license,
+        "credit": story.credit,
+        **story.extra,
+        "steps": steps,
+    }
 
 
 def kind_of(value: Any) -> str:
@@ -165,9 +189,9 @@ def kind_of(value: Any) -> str:
 
 def act_storyworld(args: argparse.Namespace) -> int:
     """Write the built-in world's two splits, which share no story. Raises UserError."""
-    from modules.data import write_stories
-    from modules.progress import track
-    from modules.splits import replace_folder
+    from modules.common.files import replace_folder
+    from modules.common.progress import track
+    from modules.data.folder import write_stories
     from modules.storyworld import StoryWorld
 
     counts = {"train": args.stories, "val": args.val_stories or max(1, args.stories // 10)}

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modules.arguments import a_path, positive_int, seed_number, whole_number
-from modules.commands.shared import DATA_HELP, checkpoint_flag, clip_flags, judge_flag, load_clip, load_judge, open_source, write_json
-from modules.files import check_writable
-from modules.story import UserError
+from modules.commands.shared import (
+    DATA_HELP,
+    checkpoint_flag,
+    clip_flags,
+    judge_flag,
+    load_clip,
+    load_judge,
+    open_source,
+    write_json,
+)
+from modules.common.arguments import a_path, positive_int, seed_number, whole_number
+from modules.common.errors import UserError
+from modules.common.files import check_writable
 
 if TYPE_CHECKING:
-    from modules.evaluation.image_metrics import Inception
+    from modules.evaluation.metrics.image_metrics import Inception
     from modules.pipeline import StoryPipeline
     from modules.story import StorySource
 
@@ -22,14 +30,24 @@ def evaluate_flags(parser: argparse.ArgumentParser) -> None:
     checkpoint_flag(parser)
     parser.add_argument("--data", default="storyworld", help=DATA_HELP)
     parser.add_argument("--num_stories", type=positive_int, default=200, help="held-out stories to score (default 200)")
-    parser.add_argument("--num_drawn", type=whole_number, default=50, help="of these, stories to draw; 0 for none (default 50)")
+    parser.add_argument(
+        "--num_drawn", type=whole_number, default=50, help="of these, stories to draw; 0 for none (default 50)"
+    )
     judge_flag(parser)
     clip_flags(parser)
-    parser.add_argument("--baselines", type=Path, help="a folder of trained models to set beside --ckpt, as ablate --sweep leaves it")
-    parser.add_argument("--inception", type=Path, help="the file inception-2015-12-05.pt: distances of its features are FID")
-    parser.add_argument("--generated", type=Path, help="compare the pictures of this folder with those of --reference, and stop")
+    parser.add_argument(
+        "--baselines", type=Path, help="a folder of trained models to set beside --ckpt, as ablate --sweep leaves it"
+    )
+    parser.add_argument(
+        "--inception", type=Path, help="the file inception-2015-12-05.pt: distances of its features are FID"
+    )
+    parser.add_argument(
+        "--generated", type=Path, help="compare the pictures of this folder with those of --reference, and stop"
+    )
     parser.add_argument("--reference", type=Path)
-    parser.add_argument("--card", action="store_true", help="write the model card, README.md and samples.png, into --ckpt")
+    parser.add_argument(
+        "--card", action="store_true", help="write the model card, README.md and samples.png, into --ckpt"
+    )
     parser.add_argument("--json", type=a_path, help="where to write all figures")
     parser.add_argument("--seed", type=seed_number, default=0)
     parser.add_argument("--on_bad_record", choices=("error", "skip"), default="error")
@@ -81,7 +99,10 @@ def check_outputs(args: argparse.Namespace) -> None:
 
 
 def load_baselines(folder: Path, offline: bool) -> dict[str, StoryPipeline]:
-    """The trained models in a folder, by name: all are read before anything is measured. Raises UserError where there is none."""
+    """The trained models in a folder, by name: all are read before anything is measured.
+
+    Raises UserError where there is none.
+    """
     from modules.pipeline import StoryPipeline
 
     folders = [path for path in sorted(folder.glob("*")) if (path / "model").is_dir()]
@@ -105,32 +126,6 @@ def act_compare_folders(args: argparse.Namespace) -> None:
 
 
 def load_extractor(args: argparse.Namespace) -> Inception | None:
-    from modules.evaluation.image_metrics import load_inception
+    from modules.evaluation.metrics.image_metrics import load_inception
 
     return load_inception(args.inception) if args.inception else None
-
-
-def train_judge_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output", type=a_path, default=Path("checkpoints/judge"), help="the judge's folder (default checkpoints/judge)")
-    parser.add_argument("--num_stories", type=positive_int, default=4000, help="stories it learns from (default 4000)")
-    parser.add_argument("--max_steps", type=positive_int, default=2000, help="updates of 128 pages (default 2000)")
-    parser.add_argument("--mixed_precision", choices=("auto", "no", "bf16"), default="auto")
-    parser.add_argument("--seed", type=seed_number, default=0)
-
-
-def act_train_judge(args: argparse.Namespace) -> int:
-    from modules.evaluation.judge import JudgeConfig
-    from modules.evaluation.tables import print_figures
-    from modules.evaluation.train_judge import score_judge, train_judge
-    from modules.interrupts import Interrupted
-    from modules.precision import resolve_precision
-
-    bf16, unfinished = resolve_precision(args.mixed_precision) == "bf16", args.output / "unfinished.safetensors"
-    try:
-        judge = train_judge(JudgeConfig(), args.num_stories, args.max_steps, args.seed, bf16, unfinished)
-    except Interrupted as stop:
-        print(stop, file=sys.stderr)
-        return stop.code
-    judge.save(args.output)
-    print_figures("the judge on 200 held-out stories' real renders", score_judge(judge))
-    return 0

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 
-from modules.arguments import a_path
 from modules.commands.shared import checkpoint_flag
-from modules.files import check_writable
-from modules.story import UserError
+from modules.common.arguments import a_path
+from modules.common.errors import UserError
+from modules.common.files import check_writable
 
 
 def export_flags(parser: argparse.ArgumentParser) -> None:
     checkpoint_flag(parser)
     parser.add_argument("--output", type=a_path, help="a folder for the model, with a card: what from_pretrained reads")
-    parser.add_argument("--lora", type=a_path, help="a folder for the low-rank updates alone, as peft and diffusers read them")
+    parser.add_argument(
+        "--lora", type=a_path, help="a folder for the low-rank updates alone, as peft and diffusers read them"
+    )
     parser.add_argument("--push_to_hub", metavar="OWNER/NAME", help="upload the model there")
     parser.add_argument("--private", action="store_true", help="for nobody else to see")
 

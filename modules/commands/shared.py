@@ -8,14 +8,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modules.arguments import a_path
-from modules.files import write_whole
+from modules.common.arguments import a_path
+from modules.common.files import write_whole
 from modules.story import StorySource
 
 if TYPE_CHECKING:
     from modules.config import StoryConfig
-    from modules.evaluation.judge import Judge
+    from modules.evaluation.judge.judge import Judge
     from modules.evaluation.scorers import ClipScorer
+
 
 DATA_HELP = "a folder of stories (see README), shards of them (a folder, hf://, s3://, https://), or storyworld, the built-in world"
 
@@ -27,20 +28,26 @@ def checkpoint_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def judge_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--judge", type=Path, default=Path("checkpoints/judge"), help="who reads pictures (default checkpoints/judge)")
+    parser.add_argument(
+        "--judge", type=Path, default=Path("checkpoints/judge"), help="who reads pictures (default checkpoints/judge)"
+    )
 
 
 def clip_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--clip", help="a CLIP model, a folder or a Hub id: says how well pictures fit texts, in the judge's place")
+    parser.add_argument(
+        "--clip", help="a CLIP model, a folder or a Hub id: says how well pictures fit texts, in the judge's place"
+    )
 
 
-def open_source(data: str, split: str, config: StoryConfig, seed: int, num_stories: int, on_bad_record: str = "error") -> StorySource:
+def open_source(
+    data: str, split: str, config: StoryConfig, seed: int, num_stories: int, on_bad_record: str = "error"
+) -> StorySource:
     """The stories that `--data` means."""
     if data == "storyworld":
         from modules.storyworld import StoryWorld
 
         return StoryWorld(num_stories, seed=seed, split=split, image_size=config.autoencoder.image_size)
-    from modules.shards import open_stories
+    from modules.data.shards import open_stories
 
     folder = open_stories(data, split, on_bad_record, config.max_steps)
     print(folder.report(), file=sys.stderr)
@@ -48,8 +55,11 @@ def open_source(data: str, split: str, config: StoryConfig, seed: int, num_stori
 
 
 def open_held_out(data: str, source: StorySource, config: StoryConfig, seed: int, on_bad_record: str) -> StorySource:
-    """The validation stories, or where there are none the training stories, which is said. Raises UserError where they are damaged."""
-    from modules.data import MissingSplit
+    """The validation stories, or where there are none the training stories, which is said.
+
+    Raises UserError where they are damaged.
+    """
+    from modules.data.folder import MissingSplit
 
     try:
         return open_source(data, "val", config, seed, 200, on_bad_record)
@@ -59,7 +69,7 @@ def open_held_out(data: str, source: StorySource, config: StoryConfig, seed: int
 
 
 def load_judge(args: argparse.Namespace) -> Judge:
-    from modules.evaluation.judge import Judge
+    from modules.evaluation.judge.judge import Judge
 
     return Judge.from_pretrained(args.judge)
 

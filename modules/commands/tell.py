@@ -9,23 +9,33 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modules.arguments import a_path, positive_int, seed_number
-from modules.checks import DECODINGS, MAX_LONG_STORY, SCHEDULERS, TEMPERATURE, TOP_P, check_settings, check_story
 from modules.commands.shared import checkpoint_flag
-from modules.story import UserError
+from modules.common.arguments import a_path, positive_int, seed_number
+from modules.common.errors import UserError
+from modules.generation import DECODINGS, MAX_LONG_STORY, SCHEDULERS, TEMPERATURE, TOP_P, check_settings, check_story
 
 if TYPE_CHECKING:
     from modules.pipeline import StoryPipeline
 
 
 SETTINGS = (
-    "seed", "temperature", "top_p", "guidance_scale", "num_inference_steps", "scheduler", "decoding", "text_guidance_scale",
-    "penalty_alpha", "strength",
-)  # fmt: skip
+    "seed",
+    "temperature",
+    "top_p",
+    "guidance_scale",
+    "num_inference_steps",
+    "scheduler",
+    "decoding",
+    "text_guidance_scale",
+    "penalty_alpha",
+    "strength",
+)
 
 
 def device_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", help="where to compute: cpu, cuda, cuda:1, mps (default: the accelerator that is there, or the CPU)")
+    parser.add_argument(
+        "--device", help="where to compute: cpu, cuda, cuda:1, mps (default: the accelerator that is there, or the CPU)"
+    )
 
 
 def render_flags(parser: argparse.ArgumentParser) -> None:
@@ -39,11 +49,27 @@ def render_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num_inference_steps", type=positive_int, default=20)
     parser.add_argument("--scheduler", choices=SCHEDULERS, default="ddim")
     parser.add_argument("--decoding", choices=DECODINGS, default="greedy")
-    parser.add_argument("--text_guidance_scale", type=float, default=1.0, help="above 1: texts lean on their codes (default 1)")
-    parser.add_argument("--penalty_alpha", type=float, default=0.0, help="above 0, say .6: contrastive search, against loops (default 0)")
-    parser.add_argument("--strength", type=float, default=1.0, help="below 1: each picture is drawn over the one before (default 1)")
-    parser.add_argument("--save_memory", action="store_true", help="slower, with less memory: parts move to the device in turn")
-    parser.add_argument("--output", type=a_path, default=Path("out"), help="folder for generated.png, book.html, story.json and the pages")
+    parser.add_argument(
+        "--text_guidance_scale", type=float, default=1.0, help="above 1: texts lean on their codes (default 1)"
+    )
+    parser.add_argument(
+        "--penalty_alpha",
+        type=float,
+        default=0.0,
+        help="above 0, say .6: contrastive search, against loops (default 0)",
+    )
+    parser.add_argument(
+        "--strength", type=float, default=1.0, help="below 1: each picture is drawn over the one before (default 1)"
+    )
+    parser.add_argument(
+        "--save_memory", action="store_true", help="slower, with less memory: parts move to the device in turn"
+    )
+    parser.add_argument(
+        "--output",
+        type=a_path,
+        default=Path("out"),
+        help="folder for generated.png, book.html, story.json and the pages",
+    )
 
 
 def generate_flags(parser: argparse.ArgumentParser) -> None:
@@ -53,14 +79,18 @@ def generate_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def continue_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--story", type=Path, required=True, help="the given pages: story.json, or a folder with it or stories.jsonl")
+    parser.add_argument(
+        "--story", type=Path, required=True, help="the given pages: story.json, or a folder with it or stories.jsonl"
+    )
     parser.add_argument("--prompt", help="what the story is about (default: the given story's prompt)")
     parser.add_argument("--num_steps", type=positive_int, default=2, help="pages to add (default 2)")
     render_flags(parser)
 
 
 def illustrate_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--text", required=True, action="append", help="a page's text; give it several times for several pages")
+    parser.add_argument(
+        "--text", required=True, action="append", help="a page's text; give it several times for several pages"
+    )
     render_flags(parser)
 
 
@@ -75,7 +105,9 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in SETTINGS}
 
 
-def load_pipeline(args: argparse.Namespace, prompt: str = "", texts: Sequence[str] = (), num_steps: int = 0) -> StoryPipeline:
+def load_pipeline(
+    args: argparse.Namespace, prompt: str = "", texts: Sequence[str] = (), num_steps: int = 0
+) -> StoryPipeline:
     """The pipeline of --ckpt; what it cannot do justice to in the prompt and in the given pages' texts is said.
 
     Raises UserError where it cannot tell `num_steps` pages.
@@ -89,16 +121,25 @@ def load_pipeline(args: argparse.Namespace, prompt: str = "", texts: Sequence[st
     tokenizer, config = pipeline.tokenizer, pipeline.config
     unseen = list(dict.fromkeys(word for text in (prompt, *texts) for word in tokenizer.unseen_words(text)))
     if unseen:
-        print(f"note: these weights have never seen {', '.join(unseen)}; the story may go its own way there", file=sys.stderr)
-    limits = (("the prompt", config.max_prompt_length, [prompt]), ("a page's text", config.text_decoder.max_length, texts))
+        print(
+            f"note: these weights have never seen {', '.join(unseen)}; the story may go its own way there",
+            file=sys.stderr,
+        )
+    limits = (
+        ("the prompt", config.max_prompt_length, [prompt]),
+        ("a page's text", config.text_decoder.max_length, texts),
+    )
     for what, length, given in limits:
         if any(len(tokenizer.encode(text, sys.maxsize)) > length for text in given):
-            print(f"note: these weights read the first {length - 2} tokens of {what}; the rest is passed over", file=sys.stderr)
+            print(
+                f"note: these weights read the first {length - 2} tokens of {what}; the rest is passed over",
+                file=sys.stderr,
+            )
     return pipeline
 
 
 def act_generate(args: argparse.Namespace) -> None:
-    from modules.presentation.story_files import prepare_output, write_story
+    from modules.presentation.story.story_files import prepare_output, write_story
 
     check_story(args.prompt, args.num_steps, MAX_LONG_STORY)
     check_settings(**settings(args))
@@ -110,7 +151,7 @@ def act_generate(args: argparse.Namespace) -> None:
 
 
 def act_continue(args: argparse.Namespace) -> None:
-    from modules.presentation.story_files import prepare_output, read_story, write_story
+    from modules.presentation.story.story_files import prepare_output, read_story, write_story
 
     given = read_story(args.story)
     prompt = given.prompt if args.prompt is None else args.prompt
@@ -126,7 +167,7 @@ def act_continue(args: argparse.Namespace) -> None:
 
 
 def act_illustrate(args: argparse.Namespace) -> None:
-    from modules.presentation.story_files import prepare_output, write_story
+    from modules.presentation.story.story_files import prepare_output, write_story
 
     if not all(text.strip() for text in args.text):
         raise UserError("--text is empty: say what the picture shows")
@@ -139,7 +180,7 @@ def act_illustrate(args: argparse.Namespace) -> None:
 
 
 def act_caption(args: argparse.Namespace) -> None:
-    from modules.images import load_image
+    from modules.data.images import load_image
 
     image = load_image(args.image)
     text, codes = load_pipeline(args).caption(image, args.decoding)
@@ -155,4 +196,6 @@ def tell(texts: Sequence[str], files: Sequence[Path], started: float) -> None:
         print(f"{number}. {' '.join(clean(text).split())}")
     names = ", ".join(file.name for file in files)
     count = "1 page" if len(texts) == 1 else f"{len(texts)} pages"
-    print(f"{count} in {time.perf_counter() - started:.1f} s, in the folder {files[0].parent}: {names}", file=sys.stderr)
+    print(
+        f"{count} in {time.perf_counter() - started:.1f} s, in the folder {files[0].parent}: {names}", file=sys.stderr
+    )

@@ -15,15 +15,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from modules.checks import MAX_NUM_STEPS, check_sampling, check_settings
-from modules.encoded import to_pictures, to_pixels
+from modules.common.errors import UserError
+from modules.common.progress import track
+from modules.data.pixels import to_pictures, to_pixels
+from modules.evaluation.metrics.statistics import bootstrap_mean
 from modules.evaluation.results_table import ResultsTable
 from modules.evaluation.scorers import Scorer
-from modules.evaluation.statistics import bootstrap_mean
-from modules.model_folder import TRAINING_ONLY
+from modules.generation import MAX_NUM_STEPS, check_sampling, check_settings
 from modules.pipeline import StoryPipeline
-from modules.progress import track
-from modules.story import Story, StorySource, UserError
+from modules.saving.model_folder import TRAINING_ONLY
+from modules.story import Story, StorySource
 
 NUM_GIVEN = 3  # True pages before the predicted one.
 RENDER_BATCH = 64
@@ -31,7 +32,10 @@ RENDER_BATCH = 64
 
 @dataclass(frozen=True)
 class Cell:
-    """One way to draw a page. `strength` is how much of the noise schedule is run, from the page before (SDEdit, arXiv 2108.01073)."""
+    """One way to draw a page.
+
+    `strength` is how much of the noise schedule is run, from the page before (SDEdit, arXiv 2108.01073).
+    """
 
     steps: int
     strength: float
@@ -48,7 +52,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class AblationGrid:
-    """Numbers of inference steps x strengths x guidance scales, over `num_examples` stories. Raises UserError on one out of range."""
+    """Numbers of inference steps x strengths x guidance scales, over `num_examples` stories.
+
+    Raises UserError on one out of range.
+    """
 
     steps: tuple[int, ...] = (10, 20, 50)
     strengths: tuple[float, ...] = (0.02, 0.05, 0.1, 1.0)
@@ -58,7 +65,9 @@ class AblationGrid:
     def __post_init__(self) -> None:
         for name, values in (("--steps", self.steps), ("--strength", self.strengths), ("--cfg", self.guidance_scales)):
             if not values or len(set(values)) < len(values):
-                raise UserError(f"{name} must be one or more different numbers, got {','.join(map(str, values)) or 'none'}")
+                raise UserError(
+                    f"{name} must be one or more different numbers, got {','.join(map(str, values)) or 'none'}"
+                )
         for steps, cfg in itertools.product(self.steps, self.guidance_scales):
             check_settings(0, 0.0, 1.0, cfg, steps, "ddim", "greedy")
         for strength in self.strengths:
@@ -70,7 +79,12 @@ class AblationGrid:
     @classmethod
     def parse(cls, steps: str, strength: str, cfg: str, num_examples: int) -> AblationGrid:
         """The grid of the flags' texts, numbers with commas between them."""
-        return cls(_numbers("--steps", steps, int), _numbers("--strength", strength, float), _numbers("--cfg", cfg, float), num_examples)
+        return cls(
+            _numbers("--steps", steps, int),
+            _numbers("--strength", strength, float),
+            _numbers("--cfg", cfg, float),
+            num_examples,
+        )
 
     def cells(self) -> list[Cell]:
         """All combinations, the guidance scale changing fastest."""
@@ -82,7 +96,9 @@ def _numbers(flag: str, text: str, kind: type) -> tuple:
     try:
         return tuple(kind(part) for part in text.split(","))
     except ValueError:
-        raise UserError(f"{flag} must be {'whole ' if kind is int else ''}numbers with commas between them, got {text!r}") from None
+        raise UserError(
+            f"{flag} must be {'whole ' if kind is int else ''}numbers with commas between them, got {text!r}"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -98,8 +114,8 @@ class NextPages:
 
 @torch.no_grad()
 def predict_next_pages(pipeline: StoryPipeline, source: StorySource, num_examples: int) -> NextPages:
-    """Take the first stories that have three pages and a whole one after them, and plan that one: the prior's likeliest codes,
-    or what a baseline predicts.
+    """Take the first stories that have three pages and a whole one after them, and plan that one: the prior's likeliest
+    codes, or what a baseline predicts.
 
     Raises UserError where there are too few.
     """
@@ -111,19 +127,26 @@ def predict_next_pages(pipeline: StoryPipeline, source: StorySource, num_example
         )
     embeds = torch.stack([_plan_next_page(pipeline, story) for story in track("planning the next pages", stories)])
     ids = [row for part in embeds.split(RENDER_BATCH) for row in pipeline.model.text_decoder.generate(part)]
-    previous = to_pixels([story.steps[NUM_GIVEN - 1].image for story in stories], pipeline.config.autoencoder.image_size)
+    previous = to_pixels(
+        [story.steps[NUM_GIVEN - 1].image for story in stories], pipeline.config.autoencoder.image_size
+    )
     latents = [pipeline.model.autoencoder.encode(part.to(pipeline.device)) for part in previous.split(RENDER_BATCH)]
     targets = [story.steps[NUM_GIVEN] for story in stories]
     return NextPages(
-        embeds, torch.cat(latents), [pipeline.tokenizer.decode(row) for row in ids], [page.text for page in targets],
+        embeds,
+        torch.cat(latents),
+        [pipeline.tokenizer.decode(row) for row in ids],
+        [page.text for page in targets],
         [page.image for page in targets],
-    )  # fmt: skip
+    )
 
 
 def _plan_next_page(pipeline: StoryPipeline, story: Story) -> Tensor:
     """What the decoders read of the page after the given ones (S,d)."""
     given = story.steps[:NUM_GIVEN]
-    to_come = min(len(story.steps) - NUM_GIVEN, MAX_NUM_STEPS)  # All, because the plan depends on how many pages are left.
+    to_come = min(
+        len(story.steps) - NUM_GIVEN, MAX_NUM_STEPS
+    )  # All, because the plan depends on how many pages are left.
     if pipeline.model.prior is None:
         return pipeline.predict(story.prompt, to_come, given)[0]
     return pipeline.embed(pipeline.plan(story.prompt, to_come, temperature=0, codes=pipeline.encode(given)).codes[0, 0])
@@ -140,14 +163,22 @@ def _whole_stories(source: StorySource) -> Iterator[Story]:
 
 @torch.no_grad()
 def draw_pages(pipeline: StoryPipeline, pages: NextPages, cell: Cell, seed: int) -> list[Image.Image]:
-    """Draw all N pages as `cell` says. The noise of a page depends on the seed and its place alone: all cells share it."""
+    """Draw all N pages as `cell` says.
+
+    The noise of a page depends on the seed and its place alone: all cells share it.
+    """
     generator, images = torch.Generator().manual_seed(seed), []
     for start in range(0, len(pages.code_embeds), RENDER_BATCH):
         rows = slice(start, start + RENDER_BATCH)
         drawn = pipeline.model.image_decoder.sample(
-            pages.code_embeds[rows], cell.steps, cell.cfg, generator=generator, init_latents=pages.previous_latents[rows],
-            strength=cell.strength, encoder_hidden_states=pipeline.captions(pages.predicted_texts[rows]),
-        )  # fmt: skip
+            pages.code_embeds[rows],
+            cell.steps,
+            cell.cfg,
+            generator=generator,
+            init_latents=pages.previous_latents[rows],
+            strength=cell.strength,
+            encoder_hidden_states=pipeline.captions(pages.predicted_texts[rows]),
+        )
         images += to_pictures(pipeline.model.autoencoder.decode(drawn))
     return images
 
@@ -161,17 +192,21 @@ def run_ablation(
     seed: int = 0,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Score the next page drawn in every cell of the grid: picture against predicted text (pp) and against true text (pg).
+    """Score the next page drawn in every cell of the grid: picture against predicted text (pp) and against true text
+    (pg).
 
-    A row of the CSV `output` is a cell: both mean cosines with their 95 % intervals over stories (floor: with other stories'
-    texts, ceiling: true pictures with true texts), and the seconds that a page took. Cells that are there already are kept.
-    Raises UserError on a CSV of other settings, and on too few stories.
+    A row of the CSV `output` is a cell: both mean cosines with their 95 % intervals over stories (floor: with other
+    stories' texts, ceiling: true pictures with true texts), and the seconds that a page took. Cells that are there
+    already are kept. Raises UserError on a CSV of other settings, and on too few stories.
     """
     check_sampling(seed, 0, 1)
     identity = {
-        "scorer": scorer.name, "num_examples": grid.num_examples, "seed": seed, "data": f"{source.name} {source.fingerprint()}",
+        "scorer": scorer.name,
+        "num_examples": grid.num_examples,
+        "seed": seed,
+        "data": f"{source.name} {source.fingerprint()}",
         "model": model_fingerprint(pipeline),
-    }  # fmt: skip
+    }
     table = ResultsTable(output, [asdict(cell) for cell in grid.cells()], identity)
     cells = [cell for cell in grid.cells() if asdict(cell) not in table]
     if not cells:
@@ -179,10 +214,15 @@ def run_ablation(
     pages = predict_next_pages(pipeline, source, grid.num_examples)
     texts = {"pp": scorer.embed_texts(pages.predicted_texts), "pg": scorer.embed_texts(pages.true_texts)}
     ceiling = float((scorer.embed_images(pages.true_images) * texts["pg"]).sum(1).mean())
-    draw_pages(pipeline, pages, replace(cells[0], steps=1), seed)  # A program's first pictures are slow; they would be timed.
+    draw_pages(
+        pipeline, pages, replace(cells[0], steps=1), seed
+    )  # A program's first pictures are slow; they would be timed.
     for cell in cells:
         if int(cell.steps * cell.strength) == 0:
-            warnings.warn(f"{cell}: {cell.steps} x {cell.strength:g} is less than one step of denoising; one is taken", stacklevel=2)
+            warnings.warn(
+                f"{cell}: {cell.steps} x {cell.strength:g} is less than one step of denoising; one is taken",
+                stacklevel=2,
+            )
         started = time.perf_counter()
         images = draw_pages(pipeline, pages, cell, seed)
         seconds = (time.perf_counter() - started) / len(images)
@@ -190,11 +230,18 @@ def run_ablation(
         cosines = {f"{scorer.name}({name})": (embeds @ other.T).double().cpu().numpy() for name, other in texts.items()}
         table.add(asdict(cell), _row(cell, cosines, ceiling, seconds, seed))
         for index in range(len(images)):
-            say(f"[ablate] idx={index} {cell} | " + " ".join(f"{name}={matrix[index, index]:.4f}" for name, matrix in cosines.items()))
+            say(
+                f"[ablate] idx={index} {cell} | "
+                + " ".join(f"{name}={matrix[index, index]:.4f}" for name, matrix in cosines.items())
+            )
 
 
-def _row(cell: Cell, cosines: dict[str, np.ndarray], ceiling: float, seconds: float, seed: int) -> dict[str, float | None]:
-    """Cosines (N,N) of every picture with every text -> the means of those that belong together, by the names of their columns."""
+def _row(
+    cell: Cell, cosines: dict[str, np.ndarray], ceiling: float, seconds: float, seed: int
+) -> dict[str, float | None]:
+    """Cosines (N,N) of every picture with every text -> the means of those that belong together, by the names of their
+    columns.
+    """
     row: dict[str, float | None] = {"denoising_steps": cell.denoising_steps}
     for name, matrix in cosines.items():
         count, own = len(matrix), matrix.diagonal()

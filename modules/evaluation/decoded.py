@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from modules.encoded import EncodedStories
+from modules.common.progress import track
+from modules.encoded.stories import EncodedStories
 from modules.pipeline import StoryPipeline
-from modules.progress import track
 
 NUM_GIVEN = 3  # True steps before a step that is predicted.
 TEXT_BATCH, PICTURE_BATCH = 128, 32
@@ -18,7 +18,9 @@ TEXT_BATCH, PICTURE_BATCH = 128, 32
 
 @dataclass(frozen=True)
 class DecodedPages:
-    """M pages: `rows` are the true steps that they stand for, `lengths` the numbers of pages of their stories (they sum to M)."""
+    """M pages: `rows` are the true steps that they stand for, `lengths` the numbers of pages of their stories (they sum
+    to M).
+    """
 
     rows: list[int]
     lengths: list[int]
@@ -34,8 +36,12 @@ def decode_texts(pipeline: StoryPipeline, codes: Tensor, what: str) -> list[str]
     return texts
 
 
-def decode_pages(pipeline: StoryPipeline, codes: Tensor, rows: list[int], lengths: list[int], what: str, seed: int) -> DecodedPages:
-    """Codes (M,S), or vectors (M,S,d) in their place -> pages by the pipeline's own settings, every batch with noise of its own."""
+def decode_pages(
+    pipeline: StoryPipeline, codes: Tensor, rows: list[int], lengths: list[int], what: str, seed: int
+) -> DecodedPages:
+    """Codes (M,S), or vectors (M,S,d) in their place -> pages by the pipeline's own settings, every batch with noise of
+    its own.
+    """
     texts, images = [], []
     for number, part in enumerate(track(f"pages from {what}", codes.split(PICTURE_BATCH))):
         told, drawn = pipeline.render(part, seed=seed + number)
@@ -43,8 +49,11 @@ def decode_pages(pipeline: StoryPipeline, codes: Tensor, rows: list[int], length
     return DecodedPages(rows, lengths, texts, images)
 
 
-def plan_next_steps(pipeline: StoryPipeline, stories: EncodedStories, codes: Tensor, count: int, seed: int) -> tuple[list[int], Tensor]:
-    """The prior's next step after `NUM_GIVEN` true ones, in each of the first `count` stories that have one: rows (M,), codes (M,S).
+def plan_next_steps(
+    pipeline: StoryPipeline, stories: EncodedStories, codes: Tensor, count: int, seed: int
+) -> tuple[list[int], Tensor]:
+    """The prior's next step after `NUM_GIVEN` true ones, in each of the first `count` stories that have one: rows (M,),
+    codes (M,S).
 
     A baseline's vectors (N,S,d) are predictions of next steps already.
     """
@@ -56,7 +65,9 @@ def plan_next_steps(pipeline: StoryPipeline, stories: EncodedStories, codes: Ten
             if pipeline.model.prior is None:
                 plans.append(codes[rows[-1]])
                 continue
-            plan = pipeline.plan(_prompt(stories, index), length - NUM_GIVEN, seed + index, codes=codes[first : first + NUM_GIVEN])
+            plan = pipeline.plan(
+                _prompt(stories, index), length - NUM_GIVEN, seed + index, codes=codes[first : first + NUM_GIVEN]
+            )
             plans.append(plan.codes[0, 0].cpu())
     return rows, torch.stack(plans) if plans else codes[:0]
 
@@ -71,10 +82,15 @@ def plan_stories(pipeline: StoryPipeline, stories: EncodedStories, count: int, s
 
 
 def tell_stories(pipeline: StoryPipeline, stories: EncodedStories, count: int, seed: int) -> DecodedPages:
-    """The pages of the first `count` stories as a model without plans tells them, from their prompts alone, as long as the true ones."""
+    """The pages of the first `count` stories as a model without plans tells them, from their prompts alone, as long as
+    the true ones.
+    """
     lengths = stories.lengths[:count]
     told = [pipeline(_prompt(stories, index), lengths[index], seed + index) for index in track("stories", range(count))]
-    texts, images = ([page for story in told for page in pages(story)] for pages in (lambda story: story.texts, lambda story: story.images))
+    texts, images = (
+        [page for story in told for page in pages(story)]
+        for pages in (lambda story: story.texts, lambda story: story.images)
+    )
     return DecodedPages(list(range(sum(lengths))), lengths, texts, images)
 
 

@@ -6,17 +6,20 @@ from pathlib import Path
 
 from PIL import Image
 
-from modules.evaluation.image_metrics import Inception, refuse_same_folder, score_pictures
-from modules.evaluation.judge import Judge
-from modules.images import load_image
-from modules.progress import track
-from modules.story import UserError
+from modules.common.errors import UserError
+from modules.common.progress import track
+from modules.data.images import load_image
+from modules.evaluation.judge.judge import Judge
+from modules.evaluation.metrics.image_metrics import Inception, refuse_same_folder, score_pictures
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
 
 
-def compare_folders(generated: Path, reference: Path, extractor: Judge | Inception, seed: int = 0) -> dict[str, dict[str, float | None]]:
-    """FD and KID of all pictures below `generated` against all below `reference`; every picture counts as a story of its own.
+def compare_folders(
+    generated: Path, reference: Path, extractor: Judge | Inception, seed: int = 0
+) -> dict[str, dict[str, float | None]]:
+    """FD and KID of all pictures below `generated` against all below `reference`; every picture counts as a story of
+    its own.
 
     Raises UserError where the folders are the same, or one holds no two pictures.
     """

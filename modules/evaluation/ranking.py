@@ -1,4 +1,6 @@
-"""Does the plan know how stories go on? The true next step among others, and the true order among shuffled ones, by code likelihood."""
+"""Does the plan know how stories go on? The true next step among others, and the true order among shuffled ones, by
+code likelihood.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modules.encoded import EncodedStories
+from modules.common.errors import UserError
+from modules.common.progress import track
+from modules.encoded.stories import EncodedStories
 from modules.evaluation.bound import plan_nats
-from modules.evaluation.statistics import bootstrap_mean
+from modules.evaluation.metrics.statistics import bootstrap_mean
 from modules.pipeline import StoryPipeline
-from modules.progress import track
-from modules.story import UserError
 
 CHOICES = 4
 RECALL_AT = (1, 5, 10)
@@ -24,24 +26,34 @@ TIE = 1e-4  # Nats: equal codes in two rows of a batch differ by rounding alone.
 
 @torch.no_grad()
 def rank_next_steps(
-    pipeline: StoryPipeline, stories: EncodedStories, codes: Tensor, seed: int = 0, num_candidates: int = 100,
-    contexts_per_story: int = 1, num_shuffles: int = 10,
-) -> dict[str, dict[str, Any]]:  # fmt: skip
-    """Rank by log p(z_{t+1} | z_<=t, c), given the true codes (N,S) of all steps; each a `Figure` as a dict, ceiling 1, floor: chance.
+    pipeline: StoryPipeline,
+    stories: EncodedStories,
+    codes: Tensor,
+    seed: int = 0,
+    num_candidates: int = 100,
+    contexts_per_story: int = 1,
+    num_shuffles: int = 10,
+) -> dict[str, dict[str, Any]]:
+    """Rank by log p(z_{t+1} | z_<=t, c), given the true codes (N,S) of all steps; each a `Figure` as a dict, ceiling 1,
+    floor: chance.
 
-    At `contexts_per_story` random points of every story the true next step stands among `num_candidates` - 1 steps of other
-    stories: `mrr` and `recall_at_k`; `choice_of_4` is among the first three of those, `choice_of_4_same_story` among three other
-    steps of the same story, told already or still to come. A prior that repeats itself passes the first and fails the second.
-    `order_auc` is how often a whole story is likelier than its own steps in another order (`num_shuffles` different ones), the
-    mean over stories. Ties are broken at random, in expectation. Every candidate is scored with the story's true length, so
-    none is likelier for being taken as nearer to the end.
+    At `contexts_per_story` random points of every story the true next step stands among `num_candidates` - 1 steps of
+    other
+    stories: `mrr` and `recall_at_k`; `choice_of_4` is among the first three of those, `choice_of_4_same_story` among
+    three other steps of the same story, told already or still to come. A prior that repeats itself passes the first and
+    fails the second. `order_auc` is how often a whole story is likelier than its own steps in another order
+    (`num_shuffles` different ones), the mean over stories. Ties are broken at random, in expectation. Every candidate
+    is scored with the story's true length, so none is likelier for being taken as nearer to the end.
 
-    Needs codes and prompts only. Where the other stories have too few steps, fewer candidates are taken and `num_candidates`
-    says how many; what cannot be asked at all is None. Raises UserError on fewer than 4 candidates, no context or no shuffle.
+    Needs codes and prompts only. Where the other stories have too few steps, fewer candidates are taken and
+    `num_candidates` says how many; what cannot be asked at all is None. Raises UserError on fewer than 4 candidates, no
+    context or no shuffle.
     """
     for name, value, least in (
-        ("num_candidates", num_candidates, CHOICES), ("contexts_per_story", contexts_per_story, 1), ("num_shuffles", num_shuffles, 1)
-    ):  # fmt: skip
+        ("num_candidates", num_candidates, CHOICES),
+        ("contexts_per_story", contexts_per_story, 1),
+        ("num_shuffles", num_shuffles, 1),
+    ):
         if value < least:
             raise UserError(f"{name} must be {least} or more, got {value}")
     num_candidates = min(num_candidates, 1 + len(codes) - max(stories.lengths))
@@ -68,13 +80,24 @@ def _questions(num_candidates: int) -> dict[str, tuple[int, float]]:
     mrr = sum(1 / rank for rank in range(1, num_candidates + 1)) / num_candidates
     recall = {f"recall_at_{k}": (num_candidates, min(1.0, k / num_candidates)) for k in RECALL_AT}
     choice = (CHOICES, 1 / CHOICES)
-    return {"choice_of_4": choice, "choice_of_4_same_story": choice, "mrr": (num_candidates, mrr), **recall, "order_auc": (2, 0.5)}
+    return {
+        "choice_of_4": choice,
+        "choice_of_4_same_story": choice,
+        "mrr": (num_candidates, mrr),
+        **recall,
+        "order_auc": (2, 0.5),
+    }
 
 
 def _next_steps(
-    pipeline: StoryPipeline, stories: EncodedStories, codes: Tensor, index: int, num_candidates: int, num_contexts: int,
+    pipeline: StoryPipeline,
+    stories: EncodedStories,
+    codes: Tensor,
+    index: int,
+    num_candidates: int,
+    num_contexts: int,
     rng: np.random.Generator,
-) -> Iterator[dict[str, float]]:  # fmt: skip
+) -> Iterator[dict[str, float]]:
     """The scores of each of `num_contexts` next steps of one story, or of as many as it has."""
     own = np.array(stories.rows(index))
     others = np.setdiff1d(np.arange(len(codes)), own)
@@ -102,8 +125,13 @@ def _grade(among_strangers: Tensor, among_siblings: Tensor) -> dict[str, float]:
 
 
 def _order(
-    pipeline: StoryPipeline, stories: EncodedStories, codes: Tensor, index: int, num_shuffles: int, rng: np.random.Generator
-) -> dict[str, float]:  # fmt: skip
+    pipeline: StoryPipeline,
+    stories: EncodedStories,
+    codes: Tensor,
+    index: int,
+    num_shuffles: int,
+    rng: np.random.Generator,
+) -> dict[str, float]:
     """The share of other orders, each drawn once, that the true one of a story beats; a tie counts half."""
     length = stories.lengths[index]
     if length < 2:

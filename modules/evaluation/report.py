@@ -11,35 +11,52 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from modules.encoded import EncodedStories, Head
-from modules.evaluation.attributes import score_agreement, score_obedience, score_pictures, score_texts
+from modules.common.errors import UserError
+from modules.common.progress import progress_line
+from modules.data.read_ahead import Head
+from modules.encoded.codes import cache_codes
+from modules.encoded.stories import EncodedStories
 from modules.evaluation.bound import measure_bound
-from modules.evaluation.decoded import DecodedPages, decode_pages, decode_texts, plan_next_steps, plan_stories, tell_stories
-from modules.evaluation.image_metrics import Inception
-from modules.evaluation.image_metrics import score_pictures as score_distances
-from modules.evaluation.information import perplexity
-from modules.evaluation.judge import Judge
+from modules.evaluation.codebook.information import perplexity
+from modules.evaluation.decoded import (
+    DecodedPages,
+    decode_pages,
+    decode_texts,
+    plan_next_steps,
+    plan_stories,
+    tell_stories,
+)
+from modules.evaluation.judge.attributes import score_agreement, score_obedience, score_pictures, score_texts
+from modules.evaluation.judge.judge import Judge
+from modules.evaluation.metrics.image_metrics import Inception
+from modules.evaluation.metrics.image_metrics import score_pictures as score_distances
+from modules.evaluation.metrics.statistics import Figure, rows_of_other_stories
+from modules.evaluation.metrics.text_metrics import score_against
 from modules.evaluation.ranking import rank_next_steps
 from modules.evaluation.scorers import Scorer, clip_scores, retrieval
-from modules.evaluation.statistics import Figure, rows_of_other_stories
-from modules.evaluation.text_metrics import score_against
-from modules.phases import cache_codes
 from modules.pipeline import StoryPipeline
-from modules.progress import progress_line
-from modules.reliance import condition_steps
-from modules.story import Story, StorySource, UserError
+from modules.story import Story, StorySource
+from modules.training.reliance import condition_steps
 
 VARIANTS = ("text and picture", "text alone", "picture alone")
 QUICK_FIGURES = (
-    "text_nats_per_token_own", "text_nats_per_token_swap_gap", "code_charged_nats_per_token", "velocity_mse_own", "velocity_mse_swap_gap",
-    "noise_mse_own", "noise_mse_swap_gap", "prior_bits_per_step",
-)  # fmt: skip
+    "text_nats_per_token_own",
+    "text_nats_per_token_swap_gap",
+    "code_charged_nats_per_token",
+    "velocity_mse_own",
+    "velocity_mse_swap_gap",
+    "noise_mse_own",
+    "noise_mse_swap_gap",
+    "prior_bits_per_step",
+)
 Figures = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Graders:
-    """Who looks at pictures: the judge reads attributes; `extractor` gives the features of distances, `scorer` says what text fits."""
+    """Who looks at pictures: the judge reads attributes; `extractor` gives the features of distances, `scorer` says
+    what text fits.
+    """
 
     judge: Judge
     extractor: Judge | Inception
@@ -48,12 +65,17 @@ class Graders:
 
 @torch.no_grad()
 def evaluate(
-    pipeline: StoryPipeline, source: StorySource, num_stories: int, seed: int = 0, num_drawn: int = 0, graders: Graders | None = None
+    pipeline: StoryPipeline,
+    source: StorySource,
+    num_stories: int,
+    seed: int = 0,
+    num_drawn: int = 0,
+    graders: Graders | None = None,
 ) -> dict[str, Any]:
     """Score the first `num_stories` stories of `source`; pictures are drawn for the first `num_drawn` of them.
 
-    Every figure is a dict of value, low, high (95 %), floor and ceiling. What is said of codes is left out of a baseline that has none.
-    Raises UserError where there is nothing to score.
+    Every figure is a dict of value, low, high (95 %), floor and ceiling. What is said of codes is left out of a
+    baseline that has none. Raises UserError where there is nothing to score.
     """
     if not pipeline.model.can_tell:
         raise UserError("this checkpoint is from before its codebook was placed: train on, or take a later one")
@@ -62,20 +84,27 @@ def evaluate(
     sources = _sources(pipeline, stories)
     codes = next(iter(sources.values()))
     report = {
-        "data": source.name, "num_stories": len(stories), "num_steps": len(stories.texts), "seed": seed,
+        "data": source.name,
+        "num_stories": len(stories),
+        "num_steps": len(stories.texts),
+        "seed": seed,
         "bound": measure_bound(pipeline, stories, codes, seed),
-    }  # fmt: skip
+    }
     if pipeline.model.prior is not None:
         report["next_step"] = rank_next_steps(pipeline, stories, codes, seed)
         report["codebook"] = _usage(codes, pipeline.config.storyboard.codebook_size)
     report |= _texts(pipeline, stories, sources, seed)
     if num_drawn and graders is not None:
-        report["drawn"] = _drawn(pipeline, stories, sources, pictures.images, min(num_drawn, num_stories), seed, graders)
+        report["drawn"] = _drawn(
+            pipeline, stories, sources, pictures.images, min(num_drawn, num_stories), seed, graders
+        )
     return report
 
 
 def _sources(pipeline: StoryPipeline, stories: EncodedStories) -> dict[str, Tensor]:
-    """What every step is decoded from, by name: its codes (N,S), those of both modalities first; of a baseline, vectors (N,S,d)."""
+    """What every step is decoded from, by name: its codes (N,S), those of both modalities first; of a baseline, vectors
+    (N,S,d).
+    """
     if pipeline.model.prior is None:
         return {"what came before": condition_steps(pipeline.model, stories)}
     return dict(zip(VARIANTS, cache_codes(pipeline.model, stories), strict=True))
@@ -111,12 +140,20 @@ def _texts(pipeline: StoryPipeline, stories: EncodedStories, sources: dict[str, 
     report = {"texts": {"figures": _plain(overlap["figures"]), "signatures": overlap["signatures"]}}
     if has_attributes(stories):
         true = [text or "" for text in stories.texts]
-        report["named_right"] = {name: _plain(score_texts(true, texts, stories.lengths, seed)) for name, texts in decoded.items()}
+        report["named_right"] = {
+            name: _plain(score_texts(true, texts, stories.lengths, seed)) for name, texts in decoded.items()
+        }
     return report
 
 
 def _drawn(
-    pipeline: StoryPipeline, stories: EncodedStories, sources: dict[str, Tensor], images: list, count: int, seed: int, graders: Graders
+    pipeline: StoryPipeline,
+    stories: EncodedStories,
+    sources: dict[str, Tensor],
+    images: list,
+    count: int,
+    seed: int,
+    graders: Graders,
 ) -> dict[str, Any]:
     """Pages of every origin, and what the graders make of them."""
     lengths, codes = stories.lengths[:count], next(iter(sources.values()))
@@ -130,9 +167,12 @@ def _drawn(
     else:
         pages = _from_codes(pipeline, stories, sources, count, seed) | pages
     return {
-        "num_stories": count, "num_pages": sum(lengths), "extractor": graders.extractor.name, "scorer": graders.scorer.name,
+        "num_stories": count,
+        "num_pages": sum(lengths),
+        "extractor": graders.extractor.name,
+        "scorer": graders.scorer.name,
         **{name: _grade(name, decoded, stories, images, seed, graders) for name, decoded in pages.items()},
-    }  # fmt: skip
+    }
 
 
 def _from_codes(
@@ -151,14 +191,20 @@ def _trivial(stories: EncodedStories, images: list, rows: list[int], seed: int) 
     """What a next step must beat: the page before it, and a page of another story."""
     story = np.repeat(np.arange(len(stories)), stories.lengths)
     others = rows_of_other_stories(story, seed)
-    picks = {"repeat the last page": [row - 1 for row in rows]} | ({} if others is None else {"a random page": others[rows].tolist()})
+    picks = {"repeat the last page": [row - 1 for row in rows]} | (
+        {} if others is None else {"a random page": others[rows].tolist()}
+    )
     return {
-        name: DecodedPages(rows, [1] * len(rows), [stories.texts[row] or "" for row in pick], [images[row] for row in pick])
+        name: DecodedPages(
+            rows, [1] * len(rows), [stories.texts[row] or "" for row in pick], [images[row] for row in pick]
+        )
         for name, pick in picks.items()
     }
 
 
-def _grade(name: str, pages: DecodedPages, stories: EncodedStories, images: list, seed: int, graders: Graders) -> Figures:
+def _grade(
+    name: str, pages: DecodedPages, stories: EncodedStories, images: list, seed: int, graders: Graders
+) -> Figures:
     """All figures of one kind of pages; without attributes those that need none."""
     pages = _where_pictures_are(pages, images)
     real, true_texts = [images[row] for row in pages.rows], [stories.texts[row] for row in pages.rows]
@@ -178,7 +224,9 @@ def _grade(name: str, pages: DecodedPages, stories: EncodedStories, images: list
         figures |= score_pictures(truths, readings, real_readings, pages.lengths, seed, whole := name == "whole story")
         figures |= score_agreement(pages.texts, readings, true_texts, real_readings, pages.lengths, seed)
         if whole:
-            figures |= score_obedience(stories.prompts[: len(pages.lengths)], pages.texts, readings, pages.lengths, seed)
+            figures |= score_obedience(
+                stories.prompts[: len(pages.lengths)], pages.texts, readings, pages.lengths, seed
+            )
         else:
             named = score_texts(true_texts, pages.texts, pages.lengths, seed)
             figures |= {f"text_{key}": figure for key, figure in named.items()}
@@ -199,17 +247,20 @@ def has_attributes(stories: EncodedStories) -> bool:
 
 
 def _usage(codes: Tensor, codebook_size: int) -> dict[str, float]:
-    """Codes (N, S) -> the share of the codebook that is used, and its perplexity, over all slots and the mean over slots.
+    """Codes (N, S) -> the share of the codebook that is used, and its perplexity, over all slots and the mean over
+    slots.
 
     `used_ceiling` is what so few draws would use, on average, of a codebook that is used evenly.
     """
     by_slot = np.stack([np.bincount(column, minlength=codebook_size) for column in codes.t().cpu().numpy()])
     counts = by_slot.sum(0)
     return {
-        "codebook_size": codebook_size, "used": float((counts > 0).mean()),
-        "used_ceiling": 1 - (1 - 1 / codebook_size) ** codes.numel(), "perplexity": float(perplexity(counts)),
+        "codebook_size": codebook_size,
+        "used": float((counts > 0).mean()),
+        "used_ceiling": 1 - (1 - 1 / codebook_size) ** codes.numel(),
+        "perplexity": float(perplexity(counts)),
         "perplexity_per_slot": float(perplexity(by_slot).mean()),
-    }  # fmt: skip
+    }
 
 
 def _plain(figures: Mapping[str, Figure]) -> Figures:
@@ -217,10 +268,14 @@ def _plain(figures: Mapping[str, Figure]) -> Figures:
 
 
 @torch.no_grad()
-def score_quickly(pipeline: StoryPipeline, source: StorySource, num_stories: int, seed: int = 0) -> dict[str, float | None]:
-    """The figures that need no picture drawn, flat, for comparing many models: name, `name low`, `name high`; None where there is none.
+def score_quickly(
+    pipeline: StoryPipeline, source: StorySource, num_stories: int, seed: int = 0
+) -> dict[str, float | None]:
+    """The figures that need no picture drawn, flat, for comparing many models: name, `name low`, `name high`; None
+    where there is none.
 
-    `text_` is told from a step's own codes; `next_text_`, after three true steps, and `code_charged` compare with baselines too.
+    `text_` is told from a step's own codes; `next_text_`, after three true steps, and `code_charged` compare with
+    baselines too.
     """
     stories = _encode(pipeline, Head(source, num_stories))
     codes, unknown = next(iter(_sources(pipeline, stories).values())), dict.fromkeys(("value", "low", "high"))

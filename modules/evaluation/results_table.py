@@ -9,15 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modules.files import write_whole
-from modules.story import UserError
+from modules.common.errors import UserError
+from modules.common.files import write_whole
 
 
 class ResultsTable:
     """Rows of a CSV, each with a key; the file is whole after every row, whatever ends the program.
 
-    `keys` are all rows that belong there, in order. `identity`, which ends every row, says what else the figures depend on.
-    Raises UserError where the file holds rows of another key or of another identity, or is no CSV.
+    `keys` are all rows that belong there, in order. `identity`, which ends every row, says what else the figures depend
+    on. Raises UserError where the file holds rows of another key or of another identity, or is no CSV.
     """
 
     def __init__(self, path: Path, keys: Sequence[Mapping[str, Any]], identity: Mapping[str, Any]) -> None:
@@ -54,7 +54,9 @@ class ResultsTable:
             for name, value in self.identity.items():
                 if row.get(name) != value:
                     before = row.get(name, "unknown")
-                    raise UserError(f"{self.path} holds results of another {name} ({before}, now {value}): choose another output")
+                    raise UserError(
+                        f"{self.path} holds results of another {name} ({before}, now {value}): choose another output"
+                    )
             if tuple(row[name] for name in names) not in self._order:
                 cell = " ".join(f"{name}={row[name]}" for name in names)
                 raise UserError(f"{self.path} holds results that are not asked for ({cell}): choose another output")

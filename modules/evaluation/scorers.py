@@ -1,4 +1,6 @@
-"""How well pictures and texts fit each other, by the cosine of what a scorer makes of them: CLIP, or the project's own judge."""
+"""How well pictures and texts fit each other, by the cosine of what a scorer makes of them: CLIP, or the project's own
+judge.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
-from modules.evaluation.statistics import Figure, bootstrap_mean, rows_of_other_stories
-from modules.images import to_rgb
-from modules.progress import track
-from modules.story import UserError
+from modules.common.errors import UserError
+from modules.common.progress import track
+from modules.data.images import to_rgb
+from modules.evaluation.metrics.statistics import Figure, bootstrap_mean, rows_of_other_stories
 
 IMAGE_BATCH, TEXT_BATCH = 32, 256
 SHOWN_BATCHES = 8  # More than these take long enough for a progress line.
@@ -51,11 +53,15 @@ class ClipScorer:
         self.tokenizer, self.image_processor = tokenizer, image_processor
 
     @classmethod
-    def from_pretrained(cls, folder_or_hub_id: str | Path, offline: bool = False, device: torch.device | str = "cpu") -> ClipScorer:
-        """Load CLIP in float32 from a local folder or by its name on the Hugging Face Hub (`offline`: from its cache alone).
+    def from_pretrained(
+        cls, folder_or_hub_id: str | Path, offline: bool = False, device: torch.device | str = "cpu"
+    ) -> ClipScorer:
+        """Load CLIP in float32 from a local folder or by its name on the Hugging Face Hub (`offline`: from its cache
+        alone).
 
         Raises:
-            UserError: there is no such folder or name, the Hub cannot be reached or refuses, or what is there is not all of a CLIP.
+            UserError: there is no such folder or name, the Hub cannot be reached or refuses, or what is there is not
+            all of a CLIP.
         """
         name = str(folder_or_hub_id)
         if not Path(name).is_dir() and not HUB_ID.fullmatch(name):
@@ -67,7 +73,9 @@ class ClipScorer:
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             where = f"the folder {name}" if Path(name).is_dir() else f"the Hub's {name} (there is no such folder here)"
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".:")
-            raise UserError(f"cannot load CLIP from {where}: {reason}; give a folder with a whole CLIP model") from error
+            raise UserError(
+                f"cannot load CLIP from {where}: {reason}; give a folder with a whole CLIP model"
+            ) from error
 
     def to(self, device: torch.device | str) -> ClipScorer:
         """The same scorer, moved."""
@@ -106,7 +114,11 @@ def _load_clip(name: str, offline: bool) -> tuple[CLIPModel, CLIPTokenizer, CLIP
     values, _ = CLIPConfig.get_config_dict(name, **options)
     kind = values.get("model_type") if isinstance(values, dict) else None
     if kind != CLIPConfig.model_type:
-        raise ValueError(f"its config.json is of a {kind!r} model, not of {CLIPConfig.model_type!r}" if kind else "no model's config.json")
+        raise ValueError(
+            f"its config.json is of a {kind!r} model, not of {CLIPConfig.model_type!r}"
+            if kind
+            else "no model's config.json"
+        )
     model, loading = CLIPModel.from_pretrained(name, output_loading_info=True, dtype=torch.float32, **options)
     if loading["missing_keys"]:  # They would be random numbers.
         raise ValueError(f"{len(loading['missing_keys'])} of its weights are missing")
@@ -119,7 +131,8 @@ def _load_clip(name: str, offline: bool) -> tuple[CLIPModel, CLIPTokenizer, CLIP
 def agreement(scorer: Scorer, images: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
     """CLIP score (N,) of N pictures with a text each: 100 max(cosine, 0).
 
-    It is the score of arXiv 2104.08718 with a factor of 100 where the paper has 2.5, and no "A photo depicts" before the text.
+    It is the score of arXiv 2104.08718 with a factor of 100 where the paper has 2.5, and no "A photo depicts" before
+    the text.
     """
     return _scores(scorer.embed_images(images), scorer.embed_texts(texts))
 
@@ -135,15 +148,18 @@ def clip_scores(
 ) -> dict[str, Figure]:
     """Mean `agreement` of N pictures with the predicted texts, `<scorer>(pp)`, and with the true texts, `<scorer>(pg)`.
 
-    `lengths` are the stories' numbers of steps; pairs of which either is None are left out. The floor is that of the same
-    pictures with texts of other stories, the ceiling that of the true pictures with the true texts, where those are given.
+    `lengths` are the stories' numbers of steps; pairs of which either is None are left out. The floor is that of the
+    same pictures with texts of other stories, the ceiling that of the true pictures with the true texts, where those
+    are given.
     """
     stories = np.repeat(np.arange(len(lengths)), lengths)
     drawn, true = _embed_present(images, scorer.embed_images), _embed_present(true_texts, scorer.embed_texts)
     predicted = _embed_present(predicted_texts, scorer.embed_texts)
     ceiling = None
     if true_images is not None:
-        ceiling = _agreement_figure(_embed_present(true_images, scorer.embed_images), true, stories, seed).to_dict()["value"]
+        ceiling = _agreement_figure(_embed_present(true_images, scorer.embed_images), true, stories, seed).to_dict()[
+            "value"
+        ]
     return {
         f"{scorer.name}({name})": _agreement_figure(drawn, texts, stories, seed, ceiling)
         for name, texts in (("pp", predicted), ("pg", true))
@@ -163,7 +179,9 @@ def _scores(image_embeds: Tensor, text_embeds: Tensor) -> Tensor:
     return 100 * (image_embeds * text_embeds).sum(1).clamp(min=0)
 
 
-def _agreement_figure(image_embeds: Tensor, text_embeds: Tensor, stories: NDArray, seed: int, ceiling: float | None = None) -> Figure:
+def _agreement_figure(
+    image_embeds: Tensor, text_embeds: Tensor, stories: NDArray, seed: int, ceiling: float | None = None
+) -> Figure:
     others = rows_of_other_stories(stories, seed)
     wrong = _scores(image_embeds, text_embeds[others]) if others is not None else torch.empty(0)
     wrong = wrong[wrong.isfinite()]
@@ -180,13 +198,17 @@ def _mean(values: NDArray, stories: NDArray, seed: int, floor: float | None, cei
 
 
 def retrieval(
-    scorer: Scorer, images: Sequence[Image.Image | None], texts: Sequence[str | None], lengths: Sequence[int], seed: int = 0
+    scorer: Scorer,
+    images: Sequence[Image.Image | None],
+    texts: Sequence[str | None],
+    lengths: Sequence[int],
+    seed: int = 0,
 ) -> dict[str, Figure]:
     """How often the right one is among the nearest 1, 5 and 10 of all N: `text to image R@k` and `image to text R@k`.
 
-    `lengths` are the stories' numbers of steps; pairs of which either is None are left out. Ties, such as equal texts, count
-    by the chance that the right one comes first: a scorer to which all look alike gets chance, k / N, which is the floor.
-    Compare at equal N only.
+    `lengths` are the stories' numbers of steps; pairs of which either is None are left out. Ties, such as equal texts,
+    count by the chance that the right one comes first: a scorer to which all look alike gets chance, k / N, which is
+    the floor. Compare at equal N only.
     """
     rows = [row for row, pair in enumerate(zip(images, texts, strict=True)) if None not in pair]
     stories = np.repeat(np.arange(len(lengths)), lengths)[rows]

@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 
+from modules.common.errors import UserError
 from modules.config import StoryConfig, config_from_dict
 from modules.evaluation.results_table import ResultsTable
 from modules.pipeline import StoryPipeline
-from modules.story import StorySource, UserError
+from modules.story import StorySource
 from modules.story_model import build_model
-from modules.train_args import TrainArgs
-from modules.training import train
+from modules.training.settings import TrainArgs
+from modules.training.trainer import train
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,18 @@ class Sweep:
     def __post_init__(self) -> None:
         texts = [_text(value) for value in self.values]
         if not texts or len(set(texts)) < len(texts):
-            raise UserError(f"--sweep {self.setting} needs one or more different values, got {','.join(texts) or 'none'}")
+            raise UserError(
+                f"--sweep {self.setting} needs one or more different values, got {','.join(texts) or 'none'}"
+            )
 
     @classmethod
     def parse(cls, text: str) -> Sweep:
         """`storyboard.codebook_size=128,256`: values as in JSON, with commas between them; words need no quotes."""
         setting, equals, values = text.partition("=")
         if not (setting and equals and values):
-            raise UserError(f"--sweep must be a setting and its values, such as storyboard.codebook_size=128,256, got {text!r}")
+            raise UserError(
+                f"--sweep must be a setting and its values, such as storyboard.codebook_size=128,256, got {text!r}"
+            )
         try:
             return cls(setting, tuple(json.loads(f"[{values}]")))
         except json.JSONDecodeError:
@@ -47,7 +52,10 @@ class Sweep:
 
 
 def with_setting(config: StoryConfig, setting: str, value: Any) -> StoryConfig:
-    """The config with one setting, given by its dotted name, of another value. Raises UserError on an unknown name or a wrong type."""
+    """The config with one setting, given by its dotted name, of another value.
+
+    Raises UserError on an unknown name or a wrong type.
+    """
     values = json.loads(config.to_json())
     del values["format_version"]
     *sections, name = setting.split(".")
@@ -70,15 +78,18 @@ def run_sweep(
     identity: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Train `config` with every combination of the sweeps' values, and write what `score` says of each into the CSV `output`.
+    """Train `config` with every combination of the sweeps' values, and write what `score` says of each into the CSV
+    `output`.
 
-    Every model has its own folder beside the CSV, `<setting>=<value>`, where `train` goes on if it was stopped; the folder of
-    `args` is not used. Rows that are there already are kept. `open_data` gives a config's training and held-out stories,
-    `identity` says what the scores depend on besides. Raises UserError on a config that cannot be built, before the first
-    training, and on a CSV of other settings; Interrupted on a signal.
+    Every model has its own folder beside the CSV, `<setting>=<value>`, where `train` goes on if it was stopped; the
+    folder of `args` is not used. Rows that are there already are kept. `open_data` gives a config's training and
+    held-out stories, `identity` says what the scores depend on besides. Raises UserError on a config that cannot be
+    built, before the first training, and on a CSV of other settings; Interrupted on a signal.
     """
     configs = _combinations(sweeps, config, args.offline)
-    table = ResultsTable(output, [key for key, _ in configs], {"run": _fingerprint(config, args, open_data(config), identity or {})})
+    table = ResultsTable(
+        output, [key for key, _ in configs], {"run": _fingerprint(config, args, open_data(config), identity or {})}
+    )
     for key, changed in configs:
         if key in table:
             continue
@@ -90,7 +101,9 @@ def run_sweep(
         say(f"[sweep] {_join(key, ' ')} | {' '.join(shown)}")
 
 
-def _combinations(sweeps: Sequence[Sweep], config: StoryConfig, offline: bool) -> list[tuple[dict[str, str], StoryConfig]]:
+def _combinations(
+    sweeps: Sequence[Sweep], config: StoryConfig, offline: bool
+) -> list[tuple[dict[str, str], StoryConfig]]:
     """Every combination of values, as texts by their settings' names, and the config that has them; all can be built."""
     names = [sweep.setting for sweep in sweeps]
     if not names or len(set(names)) < len(names):
@@ -116,6 +129,9 @@ def _join(key: Mapping[str, str], between: str) -> str:
 
 def _fingerprint(config: StoryConfig, args: TrainArgs, data: Sequence[StorySource], identity: Mapping[str, Any]) -> str:
     """A short hash of what all models of a sweep have in common."""
-    run = {name: getattr(args, name) for name in ("seed", "mixed_precision", "gradient_accumulation_steps", "stages", "autoencoder")}
+    run = {
+        name: getattr(args, name)
+        for name in ("seed", "mixed_precision", "gradient_accumulation_steps", "stages", "autoencoder")
+    }
     common = [config.to_json(), run, [source.fingerprint() for source in data], dict(identity)]
     return hashlib.sha256(json.dumps(common, default=str).encode()).hexdigest()[:16]

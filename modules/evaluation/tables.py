@@ -15,7 +15,9 @@ COMPARABLE = ("code_charged_nats_per_token", "bound_nats_per_step")  # Of the bo
 def print_report(report: Mapping[str, Any]) -> None:
     """Print the figures with their intervals, floors and ceilings."""
     console = Console()
-    console.print(f"{report['num_stories']} held-out stories, {report['num_steps']} steps of {report['data']}; 95 % intervals over stories")
+    console.print(
+        f"{report['num_stories']} held-out stories, {report['num_steps']} steps of {report['data']}; 95 % intervals over stories"
+    )
     print_figures("the bound", report["bound"])
     if "next_step" in report:
         print_figures("the next step, by exact code likelihood", report["next_step"])
@@ -25,7 +27,9 @@ def print_report(report: Mapping[str, Any]) -> None:
         _print_beside("named right, from", report["named_right"])
     if "drawn" in report:
         drawn = {name: figures for name, figures in report["drawn"].items() if isinstance(figures, dict)}
-        console.print(f"pages drawn for {report['drawn']['num_stories']} stories, beside what real ones score and other stories' pages")
+        console.print(
+            f"pages drawn for {report['drawn']['num_stories']} stories, beside what real ones score and other stories' pages"
+        )
         _print_beside("pages", drawn)
     if "codebook" in report:
         book = report["codebook"]
@@ -40,7 +44,10 @@ def print_report(report: Mapping[str, Any]) -> None:
 
 def _print_baselines(reports: Mapping[str, Mapping[str, Any]]) -> None:
     """What a model with a storyboard and one without can both be asked, side by side."""
-    shared = {name: {key: report["bound"][key] for key in COMPARABLE if key in report["bound"]} for name, report in reports.items()}
+    shared = {
+        name: {key: report["bound"][key] for key in COMPARABLE if key in report["bound"]}
+        for name, report in reports.items()
+    }
     Console().print("beside baselines")
     _print_beside("the bound", shared)
     for kind in ("next step", "whole story"):
@@ -53,7 +60,9 @@ def print_figures(title: str, figures: Figures) -> None:
     """Print one table, a figure a row."""
     table = Table(title, "value", "95 %", "floor", "ceiling")
     for name, figure in figures.items():
-        value, low, high, floor, ceiling = (_number(figure[key]) for key in ("value", "low", "high", "floor", "ceiling"))
+        value, low, high, floor, ceiling = (
+            _number(figure[key]) for key in ("value", "low", "high", "floor", "ceiling")
+        )
         table.add_row(name.replace("_", " "), value, f"{low} - {high}" if low else "", floor, ceiling)
     Console().print(table)
 
@@ -74,7 +83,9 @@ def _spread(figure: Mapping[str, Any]) -> str:
     if figure["value"] is None:
         return ""
     return (
-        f"{_number(figure['value'])} ±{(figure['high'] - figure['low']) / 2:.2f}" if figure["low"] is not None else _number(figure["value"])
+        f"{_number(figure['value'])} ±{(figure['high'] - figure['low']) / 2:.2f}"
+        if figure["low"] is not None
+        else _number(figure["value"])
     )
 
 

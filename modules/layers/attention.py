@@ -13,8 +13,8 @@ from modules.layers.rope import rotary_angles, rotate
 class Attention(nn.Module):
     """Self-attention with normalised queries and keys (QK-norm, arXiv 2302.05442).
 
-    With `num_kv_heads` below `num_heads`, groups of query heads share a head of keys and values (arXiv 2305.13245): the cache is
-    that much smaller.
+    With `num_kv_heads` below `num_heads`, groups of query heads share a head of keys and values (arXiv 2305.13245): the
+    cache is that much smaller.
     """
 
     def __init__(self, dim: int, num_heads: int, num_kv_heads: int | None = None) -> None:
@@ -31,23 +31,34 @@ class Attention(nn.Module):
         self.query_norm = nn.LayerNorm(head_dim)
         self.key_norm = nn.LayerNorm(head_dim)
 
-    def forward(self, x: Tensor, mask: Tensor | None, positions: Tensor | None = None, cache: LayerCache | None = None) -> Tensor:
-        """(B, L, D) -> (B, L, D). `mask` (B or 1, 1, L, L') is True where a query may look; `positions` (L') of all keys, for RoPE."""
+    def forward(
+        self, x: Tensor, mask: Tensor | None, positions: Tensor | None = None, cache: LayerCache | None = None
+    ) -> Tensor:
+        """(B, L, D) -> (B, L, D).
+
+        `mask` (B or 1, 1, L, L') is True where a query may look; `positions` (L') of all keys, for RoPE.
+        """
         parts = self.to_qkv(x).split(self.widths, dim=-1)
         heads = (self.num_heads, self.num_kv_heads, self.num_kv_heads)
-        query, key, value = (rearrange(part, "b l (h d) -> b h l d", h=count) for part, count in zip(parts, heads, strict=True))
+        query, key, value = (
+            rearrange(part, "b l (h d) -> b h l d", h=count) for part, count in zip(parts, heads, strict=True)
+        )
         query, key = self.query_norm(query).to(value.dtype), self.key_norm(key).to(value.dtype)
         if positions is not None:
             angles = rotary_angles(positions[-x.shape[1] :], key.shape[-1])
             query, key = rotate(query, angles), rotate(key, angles)
         if cache is not None:
             key, value = cache.append(key, value)
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=self.num_kv_heads < self.num_heads)
+        out = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, enable_gqa=self.num_kv_heads < self.num_heads
+        )
         return self.to_out(rearrange(out, "b h l d -> b l (h d)"))
 
 
 class CrossAttention(nn.Module):
-    """Attention of one sequence to another, of its own width, with normalised queries and keys (QK-norm, arXiv 2302.05442)."""
+    """Attention of one sequence to another, of its own width, with normalised queries and keys (QK-norm, arXiv
+    2302.05442).
+    """
 
     def __init__(self, dim: int, context_dim: int, num_heads: int) -> None:
         super().__init__()
@@ -61,7 +72,9 @@ class CrossAttention(nn.Module):
         self.key_norm = nn.LayerNorm(dim // num_heads)
 
     def forward(self, x: Tensor, context: Tensor, context_mask: Tensor | None = None) -> Tensor:
-        """x (B, L, D), context (B, P, D'), its mask (B, P) True where it may be read -> (B, L, D); zeros where nothing may be."""
+        """x (B, L, D), context (B, P, D'), its mask (B, P) True where it may be read -> (B, L, D); zeros where nothing
+        may be.
+        """
         query = rearrange(self.to_query(x), "b l (h d) -> b h l d", h=self.num_heads)
         key, value = rearrange(self.to_key_value(context), "b p (two h d) -> two b h p d", two=2, h=self.num_heads)
         query, key = self.query_norm(query).to(value.dtype), self.key_norm(key).to(value.dtype)

@@ -11,8 +11,8 @@ from modules.layers.rope import rotary_angles, rotate
 class LayerCache:
     """Preallocated keys and values (B, heads, capacity, head_dim) of one attention layer.
 
-    Keys are kept rotated: turning all of them anew at every step took two fifths of the time of many plans. Rotations add up,
-    so a window that slides turns the keys that it keeps once, by the distance: as if they were kept unrotated.
+    Keys are kept rotated: turning all of them anew at every step took two fifths of the time of many plans. Rotations
+    add up, so a window that slides turns the keys that it keeps once, by the distance: as if they were kept unrotated.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -21,7 +21,10 @@ class LayerCache:
         self.values: Tensor | None = None
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Add keys and values (B, heads, L, head_dim) and return all that are held. Raises when the capacity is passed."""
+        """Add keys and values (B, heads, L, head_dim) and return all that are held.
+
+        Raises when the capacity is passed.
+        """
         start, end = self.length, self.length + keys.shape[2]
         if end > self.capacity:
             raise ValueError(f"the cache holds {self.capacity} tokens, {end} were asked of it")
@@ -33,7 +36,9 @@ class LayerCache:
         return self.keys[:, :, :end], self.values[:, :, :end]
 
     def forget(self, start: int, count: int) -> None:
-        """Drop `count` tokens from `start` on; those behind them move up, and get the positions of where they then stand."""
+        """Drop `count` tokens from `start` on; those behind them move up, and get the positions of where they then
+        stand.
+        """
         end, kept = self.length - count, slice(start + count, self.length)
         back = rotary_angles(torch.tensor([-count], device=self.keys.device), self.keys.shape[-1])
         self.keys[:, :, start:end] = rotate(self.keys[:, :, kept], back)

@@ -1,4 +1,6 @@
-"""Mixture of experts: a feed-forward layer of many SwiGLU experts, of which each token uses a few (arXiv 2101.03961, 2401.06066)."""
+"""Mixture of experts: a feed-forward layer of many SwiGLU experts, of which each token uses a few (arXiv 2101.03961,
+2401.06066).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from modules.layers.feed_forward import FeedForward
 
 @dataclass
 class MixtureOutput(ModelOutput):
-    """`hidden` (..., D); `load_balancing_loss` and `router_z_loss`, each () and unweighted; `load` (E,) tokens sent to each expert.
+    """`hidden` (..., D); `load_balancing_loss` and `router_z_loss`, each () and unweighted; `load` (E,) tokens sent to
+    each expert.
 
     Losses and load are those of the tokens that are no padding. Loads of parts of a batch add up.
     """
@@ -41,7 +44,9 @@ class Experts(nn.Module):
     def __init__(self, dim: int, hidden: int, num_experts: int) -> None:
         super().__init__()
         if dim % 8 or hidden % 8:
-            raise ValueError(f"experts need widths that are multiples of 8 (grouped matrix products), got dim {dim} and hidden {hidden}")
+            raise ValueError(
+                f"experts need widths that are multiples of 8 (grouped matrix products), got dim {dim} and hidden {hidden}"
+            )
         self.to_hidden = nn.Parameter(torch.empty(num_experts, 2 * hidden, dim).uniform_(-1, 1) * dim**-0.5)
         self.to_out = nn.Parameter(torch.empty(num_experts, dim, hidden).uniform_(-1, 1) * hidden**-0.5)
 
@@ -56,16 +61,23 @@ class Experts(nn.Module):
 
 
 class MixtureOfExperts(nn.Module):
-    """`top_k` of `num_experts` experts of width `mult * dim` for each token, and `num_shared_experts` that all tokens use.
+    """`top_k` of `num_experts` experts of width `mult * dim` for each token, and `num_shared_experts` that all tokens
+    use.
 
-    No expert has a capacity: no token is dropped, and none is changed by what else is in its batch. Two means keep the experts
-    equally busy: the load-balancing loss (arXiv 2101.03961), to be weighted by the caller, and with `bias_rate` above 0 a bias on
-    the choice that follows the load (arXiv 2408.15664). `forward` never changes the bias, `update` does, so that an update of the
-    training can be refused, repeated or shared by several processes.
+    No expert has a capacity: no token is dropped, and none is changed by what else is in its batch. Two means keep the
+    experts equally busy: the load-balancing loss (arXiv 2101.03961), to be weighted by the caller, and with `bias_rate`
+    above 0 a bias on the choice that follows the load (arXiv 2408.15664). `forward` never changes the bias, `update`
+    does, so that an update of the training can be refused, repeated or shared by several processes.
     """
 
     def __init__(
-        self, dim: int, num_experts: int, top_k: int = 2, num_shared_experts: int = 0, mult: float = 1.0, bias_rate: float = 0.0
+        self,
+        dim: int,
+        num_experts: int,
+        top_k: int = 2,
+        num_shared_experts: int = 0,
+        mult: float = 1.0,
+        bias_rate: float = 0.0,
     ) -> None:
         super().__init__()
         if not 1 <= top_k <= num_experts:
@@ -78,19 +90,27 @@ class MixtureOfExperts(nn.Module):
         self.register_buffer("bias", torch.zeros(num_experts))
 
     def forward(self, x: Tensor, token_mask: Tensor | None = None) -> MixtureOutput:
-        """(..., D) -> (..., D). Where `token_mask` (...) is False a token is padding: it counts in neither losses nor load."""
+        """(..., D) -> (..., D).
+
+        Where `token_mask` (...) is False a token is padding: it counts in neither losses nor load.
+        """
         tokens = x.flatten(0, -2)
         routing = self.route(tokens)
         assigned = torch.zeros_like(routing.logits).scatter(1, routing.experts, 1.0)
         hidden = self._mix(tokens, routing, assigned.sum(0))
         if self.shared is not None:
             hidden = hidden + self.shared(tokens)
-        counted = tokens.new_ones(len(tokens), dtype=torch.float32) if token_mask is None else token_mask.flatten().float()
+        counted = (
+            tokens.new_ones(len(tokens), dtype=torch.float32) if token_mask is None else token_mask.flatten().float()
+        )
         load, total = counted @ assigned, counted.sum().clamp(min=1)
         mean_probabilities = counted @ routing.probabilities / total
         return MixtureOutput(
             hidden=hidden.view(x.shape),
-            load_balancing_loss=self.num_experts / self.top_k * (load / total) @ mean_probabilities,  # 1 where all is equal.
+            load_balancing_loss=self.num_experts
+            / self.top_k
+            * (load / total)
+            @ mean_probabilities,  # 1 where all is equal.
             router_z_loss=counted @ routing.logits.logsumexp(-1).square() / total,  # arXiv 2202.08906
             load=load,
         )
@@ -102,12 +122,17 @@ class MixtureOfExperts(nn.Module):
             probabilities = logits.softmax(-1)
             experts = (probabilities.detach() + self.bias.float()).topk(self.top_k, sorted=False).indices
             weights = probabilities.gather(1, experts)
-            if self.top_k > 1:  # The only weight must not be 1: the router would learn nothing from what its choice led to.
+            if (
+                self.top_k > 1
+            ):  # The only weight must not be 1: the router would learn nothing from what its choice led to.
                 weights = weights / weights.sum(-1, keepdim=True)
         return Routing(logits=logits, probabilities=probabilities, experts=experts, weights=weights)
 
     def _mix(self, tokens: Tensor, routing: Routing, counts: Tensor) -> Tensor:
-        """Each token's experts, weighted and summed: (M, D). All pairs of token and expert are sorted by expert, and sorted back."""
+        """Each token's experts, weighted and summed: (M, D).
+
+        All pairs of token and expert are sorted by expert, and sorted back.
+        """
         order = routing.experts.flatten().argsort(stable=True)
         out = self.experts(tokens[order // self.top_k], counts)
         pairs = out[order.argsort()].unflatten(0, (-1, self.top_k))
@@ -115,6 +140,8 @@ class MixtureOfExperts(nn.Module):
 
     @torch.no_grad()
     def update(self, load: Tensor) -> None:
-        """Prefer the experts that got less than their share of `load` (E,), the sum over all parts and processes of a batch."""
+        """Prefer the experts that got less than their share of `load` (E,), the sum over all parts and processes of a
+        batch.
+        """
         load = load.to(self.bias)
         self.bias += self.bias_rate * (load.mean() - load).sign()

@@ -1,4 +1,6 @@
-"""Sequences that begin with a prompt: [prompt tokens, padding leftmost | blocks of tokens, each seeing what came before it]."""
+"""Sequences that begin with a prompt: [prompt tokens, padding leftmost | blocks of tokens, each seeing what came before
+it].
+"""
 
 from __future__ import annotations
 
@@ -7,16 +9,21 @@ from torch import Tensor
 
 
 def padding_left(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Prompts (B, Lp) and their masks (B, Lp) with the padding moved to the left: what follows a prompt stands right behind it."""
+    """Prompts (B, Lp) and their masks (B, Lp) with the padding moved to the left: what follows a prompt stands right
+    behind it.
+    """
     order = mask.long().argsort(dim=1, stable=True)
     return ids.gather(1, order), mask.gather(1, order)
 
 
-def prefix_attention(prompt_mask: Tensor, length: int, block: int = 1, queries: int | None = None) -> tuple[Tensor, Tensor]:
-    """Who may look at whom, (B, 1, queries, length), and positions (length,) with 0 behind the prompt, which lies left of it.
+def prefix_attention(
+    prompt_mask: Tensor, length: int, block: int = 1, queries: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Who may look at whom, (B, 1, queries, length), and positions (length,) with 0 behind the prompt, which lies left
+    of it.
 
-    Prompt tokens see each other; behind them every token sees the prompt, its own block of `block` tokens and the blocks
-    before. With `queries`, only the last ones' rows.
+    Prompt tokens see each other; behind them every token sees the prompt, its own block of `block` tokens and the
+    blocks before. With `queries`, only the last ones' rows.
     """
     prompt_length = prompt_mask.shape[1]
     positions = torch.arange(length, device=prompt_mask.device) - prompt_length

@@ -10,7 +10,9 @@ from modules.layers.feed_forward import FeedForward
 
 
 class QFormerBlock(nn.Module):
-    """The queries read each other, then the features, then think; each branch enters by a learned scale a channel, small at first."""
+    """The queries read each other, then the features, then think; each branch enters by a learned scale a channel,
+    small at first.
+    """
 
     def __init__(self, dim: int, feature_dim: int, num_heads: int, dropout: float, layer_scale: float) -> None:
         super().__init__()
@@ -26,27 +28,39 @@ class QFormerBlock(nn.Module):
     def forward(self, x: Tensor, position: Tensor, features: Tensor, mask: Tensor | None) -> Tensor:
         """Queries (N, Q, D) and their positions (Q, D), features (N, P, D'), mask (N, P) -> (N, Q, D)."""
         x = x + self.dropout(self.attention_scale * self.attention(self.attention_norm(x + position), None))
-        x = x + self.dropout(self.cross_attention_scale * self.cross_attention(self.cross_attention_norm(x + position), features, mask))
+        x = x + self.dropout(
+            self.cross_attention_scale * self.cross_attention(self.cross_attention_norm(x + position), features, mask)
+        )
         return x + self.dropout(self.feed_forward_scale * self.feed_forward(self.feed_forward_norm(x)))
 
 
 class QFormer(nn.Module):
     """`num_queries` vectors read out of a sequence of any length.
 
-    Queries have positions, added anew in every block (as in DETR, arXiv 2005.12872), and branches LayerScale (arXiv 2103.17239).
-    What leaves is normalised over channels or, with `num_groups` above 0, over groups of channels and all queries of an image
-    (GroupNorm, arXiv 1803.08494), which keeps how much queries differ in strength. No norm reaches across images.
+    Queries have positions, added anew in every block (as in DETR, arXiv 2005.12872), and branches LayerScale (arXiv
+    2103.17239). What leaves is normalised over channels or, with `num_groups` above 0, over groups of channels and all
+    queries of an image (GroupNorm, arXiv 1803.08494), which keeps how much queries differ in strength. No norm reaches
+    across images.
     """
 
     def __init__(
-        self, dim: int, feature_dim: int, num_queries: int, num_layers: int, num_heads: int, dropout: float = 0.0,
-        layer_scale: float = 0.1, num_groups: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        dim: int,
+        feature_dim: int,
+        num_queries: int,
+        num_layers: int,
+        num_heads: int,
+        dropout: float = 0.0,
+        layer_scale: float = 0.1,
+        num_groups: int = 0,
+    ) -> None:
         super().__init__()
         self.queries = nn.Parameter(torch.randn(num_queries, dim) * 0.02)
         self.position = nn.Parameter(torch.randn(num_queries, dim) * 0.02)
         self.feature_norm = nn.LayerNorm(feature_dim)
-        self.blocks = nn.ModuleList(QFormerBlock(dim, feature_dim, num_heads, dropout, layer_scale) for _ in range(num_layers))
+        self.blocks = nn.ModuleList(
+            QFormerBlock(dim, feature_dim, num_heads, dropout, layer_scale) for _ in range(num_layers)
+        )
         self.norm = nn.GroupNorm(num_groups, dim) if num_groups else nn.LayerNorm(dim)
         for parameter in self.blocks.parameters():
             if parameter.ndim == 2:

@@ -1,4 +1,6 @@
-"""A cache that does not grow: attention sinks and a window (StreamingLLM, arXiv 2309.17453; for stories, arXiv 2407.08683)."""
+"""A cache that does not grow: attention sinks and a window (StreamingLLM, arXiv 2309.17453; for stories, arXiv
+2407.08683).
+"""
 
 from __future__ import annotations
 
@@ -21,6 +23,8 @@ class SinkCache(KVCache):
         if surplus <= 0:
             return
         if surplus > self.length - self.num_sinks:
-            raise ValueError(f"{num_tokens} tokens do not fit behind {self.num_sinks} sinks in a cache of {self.capacity}")
+            raise ValueError(
+                f"{num_tokens} tokens do not fit behind {self.num_sinks} sinks in a cache of {self.capacity}"
+            )
         for layer in self.layers:
             layer.forget(self.num_sinks, surplus)

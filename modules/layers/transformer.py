@@ -18,8 +18,8 @@ from modules.layers.moe import MixtureOfExperts, MixtureOutput
 
 @dataclass
 class TransformerOutput(ModelOutput):
-    """`hidden` (B, L, D). With experts, also the mean of the layers' `load_balancing_loss` and `router_z_loss`, each () and
-    unweighted, and the layers' `loads` (layers, E); else None.
+    """`hidden` (B, L, D). With experts, also the mean of the layers' `load_balancing_loss` and `router_z_loss`, each ()
+    and unweighted, and the layers' `loads` (layers, E); else None.
     """
 
     hidden: Tensor = None
@@ -30,7 +30,12 @@ class TransformerOutput(ModelOutput):
 
 class TransformerBlock(nn.Module):
     def __init__(
-        self, dim: int, num_heads: int, dropout: float, num_kv_heads: int | None = None, experts: dict[str, Any] | None = None
+        self,
+        dim: int,
+        num_heads: int,
+        dropout: float,
+        num_kv_heads: int | None = None,
+        experts: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.attention_norm, self.feed_forward_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
@@ -40,7 +45,12 @@ class TransformerBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None, positions: Tensor | None, cache: LayerCache | None, token_mask: Tensor | None = None
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        positions: Tensor | None,
+        cache: LayerCache | None,
+        token_mask: Tensor | None = None,
     ) -> tuple[Tensor, MixtureOutput | None]:
         """(B, L, D) -> (B, L, D), and what became of the experts where there are some."""
         x = x + self.dropout(self.attention(self.attention_norm(x), mask, positions, cache))
@@ -52,16 +62,23 @@ class TransformerBlock(nn.Module):
 class Transformer(nn.Module):
     """`num_layers` blocks and a final norm; bidirectional or causal by the mask that it is given.
 
-    `experts` are the keyword arguments of `MixtureOfExperts`; None: dense layers. Where `gradient_checkpointing` is set, training
-    keeps each block's input alone and computes the rest again for the backward pass (arXiv 1604.06174).
+    `experts` are the keyword arguments of `MixtureOfExperts`; None: dense layers. Where `gradient_checkpointing` is
+    set, training keeps each block's input alone and computes the rest again for the backward pass (arXiv 1604.06174).
     """
 
     def __init__(
-        self, dim: int, num_layers: int, num_heads: int, dropout: float = 0.0, num_kv_heads: int | None = None,
+        self,
+        dim: int,
+        num_layers: int,
+        num_heads: int,
+        dropout: float = 0.0,
+        num_kv_heads: int | None = None,
         experts: dict[str, Any] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(TransformerBlock(dim, num_heads, dropout, num_kv_heads, experts) for _ in range(num_layers))
+        self.blocks = nn.ModuleList(
+            TransformerBlock(dim, num_heads, dropout, num_kv_heads, experts) for _ in range(num_layers)
+        )
         self.norm = nn.LayerNorm(dim)
         self.gradient_checkpointing = False
         self._init_weights(num_layers)
@@ -72,21 +89,29 @@ class Transformer(nn.Module):
             if parameter.ndim >= 2:
                 nn.init.normal_(parameter, std=0.02 / (2 * num_layers) ** 0.5 if "to_out" in name else 0.02)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, positions: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, positions: Tensor | None = None, cache: KVCache | None = None
+    ) -> Tensor:
         """(B, L, D) -> (B, L, D); with a cache, x holds the new tokens only and mask and positions reach over all keys."""
         return self.forward_with_losses(x, mask, positions, cache).hidden
 
     def forward_with_losses(
-        self, x: Tensor, mask: Tensor | None = None, positions: Tensor | None = None, cache: KVCache | None = None,
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        cache: KVCache | None = None,
         token_mask: Tensor | None = None,
-    ) -> TransformerOutput:  # fmt: skip
+    ) -> TransformerOutput:
         """As `forward`, with the experts' losses and loads, of tokens where `token_mask` (B, L) is True; None: of all."""
         layers = cache.layers if cache is not None else [None] * len(self.blocks)
         mixtures = []
         for block, layer in zip(self.blocks, layers, strict=True):
             inputs = (x, mask, positions, layer, token_mask)
             x, mixture = (
-                checkpoint(block, *inputs, use_reentrant=False) if self.gradient_checkpointing and self.training else block(*inputs)
+                checkpoint(block, *inputs, use_reentrant=False)
+                if self.gradient_checkpointing and self.training
+                else block(*inputs)
             )
             mixtures.append(mixture)
         x = self.norm(x)
@@ -100,6 +125,8 @@ class Transformer(nn.Module):
         )
 
     def update(self, loads: Tensor) -> None:
-        """Move the experts' biases after an update of the weights by its `loads` (layers, E): see `MixtureOfExperts.update`."""
+        """Move the experts' biases after an update of the weights by its `loads` (layers, E): see
+        `MixtureOfExperts.update`.
+        """
         for block, load in zip(self.blocks, loads, strict=True):
             block.feed_forward.update(load)

@@ -8,11 +8,12 @@ from string import Template
 
 from PIL import Image
 
-from modules.data import STORIES_FILE, split_folders
-from modules.images import load_image
+from modules.common.errors import UserError
+from modules.data.folder import STORIES_FILE, split_folders
+from modules.data.images import load_image
+from modules.data.records import RecordError, parse_line, read_lines
 from modules.presentation.markup import data_uri, encode_image, escape
-from modules.records import RecordError, parse_line, read_lines
-from modules.story import Story, StoryStep, UserError
+from modules.story import Story, StoryStep
 
 THUMBNAIL, QUALITY, MAX_TEXT = 264, 80, 600
 _TEMPLATE = Path(__file__).with_name("dataset_sheet.html")
@@ -21,7 +22,8 @@ _TEMPLATE = Path(__file__).with_name("dataset_sheet.html")
 def dataset_sheet(folder: Path, num_stories: int, seed: int | None = None, max_pages: int = 12) -> str:
     """The page of up to `num_stories` stories of each split, spread evenly over it or, with a seed, drawn at random.
 
-    The same folder and seed give the same page; a bad record or picture stands as such. Raises UserError if there is no story.
+    The same folder and seed give the same page; a bad record or picture stands as such. Raises UserError if there is no
+    story.
     """
     sections = [_section(part, num_stories, seed, max_pages) for part in split_folders(folder).values()]
     about = "Each row is a story: its prompt, then its steps. Long stories are cut short here; all of them is in stories.jsonl."
@@ -38,7 +40,9 @@ def _section(folder: Path, num_stories: int, seed: int | None, max_pages: int) -
     else:
         chosen = set(random.Random(seed).sample(range(count), shown))
     rows = [
-        _row(folder, line, number, max_pages) for index, (number, line) in enumerate(read_lines(folder / STORIES_FILE)) if index in chosen
+        _row(folder, line, number, max_pages)
+        for index, (number, line) in enumerate(read_lines(folder / STORIES_FILE))
+        if index in chosen
     ]
     note = f"{shown:,} of {count:,} stories" if shown < count else f"all {count:,} stories"
     return f'<section><h2>{escape(folder.resolve().name)}</h2><p class="soft">{note}</p>{"".join(rows)}</section>'
@@ -52,9 +56,7 @@ def _row(folder: Path, line: bytes, number: int, max_pages: int) -> str:
     pages = [_page(step) for step in story.steps[:max_pages]]
     if len(story.steps) > max_pages:
         pages.append(f'<p class="more">and {len(story.steps) - max_pages:,} more</p>')
-    return (
-        f'<article><h3>{escape(story.prompt)}</h3><p class="soft">{_byline(story)}</p><div class="pages">{"".join(pages)}</div></article>'
-    )
+    return f'<article><h3>{escape(story.prompt)}</h3><p class="soft">{_byline(story)}</p><div class="pages">{"".join(pages)}</div></article>'
 
 
 def _byline(story: Story) -> str:

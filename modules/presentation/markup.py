@@ -12,7 +12,8 @@ from typing import Any
 
 from PIL import Image
 
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"  # It loads nothing from anywhere.
+# It loads nothing from anywhere.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 _HEAD = """<!doctype html>
 <html lang="{lang}">
 <head>
@@ -24,15 +25,23 @@ _HEAD = """<!doctype html>
 """
 
 
-def fill_page(template: Path, title: str, lang: str = "en", viewport: str = "width=device-width, initial-scale=1", **parts: object) -> str:
-    """A whole page: the head, and the template's styles and body with its `parts` in their places; these are markup, the rest is text."""
+def fill_page(
+    template: Path, title: str, lang: str = "en", viewport: str = "width=device-width, initial-scale=1", **parts: object
+) -> str:
+    """A whole page: the head, and the template's styles and body with its `parts` in their places; these are markup,
+    the rest is text.
+    """
     head = _HEAD.format(lang=escape(lang), viewport=viewport, policy=_POLICY, title=escape(title))
     return head + Template(template.read_text(encoding="utf-8")).substitute(parts)
 
 
 def clean(text: str) -> str:
-    """The text without what neither UTF-8 nor a page can hold: lone surrogates and control characters; white space is kept."""
-    return "".join(character for character in text if character.isspace() or unicodedata.category(character) not in ("Cc", "Cs"))
+    """The text without what neither UTF-8 nor a page can hold: lone surrogates and control characters; white space is
+    kept.
+    """
+    return "".join(
+        character for character in text if character.isspace() or unicodedata.category(character) not in ("Cc", "Cs")
+    )
 
 
 def escape(text: object) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 
 from PIL import Image
 
+from modules.common.files import write_whole
 from modules.config import StoryConfig
-from modules.files import write_whole
 from modules.pipeline import StoryPipeline
 from modules.presentation.markup import encode_image
 from modules.story import StorySource
@@ -27,22 +27,43 @@ DRAWN = (
     "hero_colour_persistence",
     "text_and_picture_agree",
 )
-NEXT = ("character_f1", "hero", "hero_colour", "place", "object", "text_character", "text_object", "text_and_picture_agree")
+NEXT = (
+    "character_f1",
+    "hero",
+    "hero_colour",
+    "place",
+    "object",
+    "text_character",
+    "text_object",
+    "text_and_picture_agree",
+)
 WHOLE = (
-    "hero", "hero_colour_persistence", "text_and_picture_agree", "character_in_texts", "object_in_texts", "place_in_texts",
-    "character_in_pictures", "object_in_pictures", "place_in_pictures",
-)  # fmt: skip
+    "hero",
+    "hero_colour_persistence",
+    "text_and_picture_agree",
+    "character_in_texts",
+    "object_in_texts",
+    "place_in_texts",
+    "character_in_pictures",
+    "object_in_pictures",
+    "place_in_pictures",
+)
 BOUND = {
-    "text_nats_per_token_own": "text, nats a token", "text_nats_per_token_swapped": "the same with another step's codes",
-    "text_nats_per_token_null": "the same with null codes", "prior_bits_per_code": "prior, bits a code",
-    "prior_bits_per_step": "prior, bits a step", "latent_bits_per_dim_own": "pictures' latents, bits a dimension (VLB)",
-    "latent_bits_per_dim_null": "the same with null codes", "code_charged_nats_per_token": "text and its codes, nats a token",
+    "text_nats_per_token_own": "text, nats a token",
+    "text_nats_per_token_swapped": "the same with another step's codes",
+    "text_nats_per_token_null": "the same with null codes",
+    "prior_bits_per_code": "prior, bits a code",
+    "prior_bits_per_step": "prior, bits a step",
+    "latent_bits_per_dim_own": "pictures' latents, bits a dimension (VLB)",
+    "latent_bits_per_dim_null": "the same with null codes",
+    "code_charged_nats_per_token": "text and its codes, nats a token",
     "net_code_value_text": "net code value, text: nats a step",
     "net_code_value_text_and_picture": "the same, text and picture",
-    "velocity_mse_own": "velocity error (a training loss)", "velocity_mse_swapped": "the same with another step's codes",
-    "noise_mse_own": "noise error (a training loss)", "noise_mse_swapped": "the same with another step's codes",
-}  # fmt: skip
-
+    "velocity_mse_own": "velocity error (a training loss)",
+    "velocity_mse_swapped": "the same with another step's codes",
+    "noise_mse_own": "noise error (a training loss)",
+    "noise_mse_swapped": "the same with another step's codes",
+}
 OF_THE_WORLD = {
     False: "It has learnt nothing of the real world.",
     True: "What pretrained parts know of the real world may show.",
@@ -99,39 +120,52 @@ def _figures(report: Mapping[str, Any]) -> str:
     drawn = report["drawn"]
     true_steps = {name.removeprefix("true step, "): drawn[name] for name in drawn if name.startswith("true step, ")}
     books = report["codebook"]
-    return "\n\n".join([
-        f"## Figures\n\n`evaluate` on {report['num_stories']} held-out stories ({report['num_steps']} steps), pictures of "
-        f"{drawn['num_stories']} of them; brackets are 95 % intervals over stories.",
-        "Pictures drawn from a true step's codes, read by the judge; the ceiling is what it reads off real renders, the floor what pages "
-        "of other stories score:",
-        _beside(true_steps, DRAWN),
-        "Texts from a true step's codes name exactly what the true text names:",
-        _beside(report["named_right"], tuple(report["named_right"]["text and picture"])),
-        "The next step after three true ones, beside what needs no model:",
-        _beside({name: drawn[name] for name in ("next step", "repeat the last page", "a random page") if name in drawn}, NEXT),
-        "Whole stories from the prompt alone:",
-        _beside({"value": drawn["whole story"]}, WHOLE),
-        "The next step among candidates, by exact code likelihood:",
-        _beside({"value": report["next_step"]}, tuple(report["next_step"])),
-        "The bound:",
-        _beside({"value": report["bound"]}, tuple(BOUND), BOUND),
-        f"Codes used {books['used']:.1%} of {books['codebook_size']} (so few pages would use {books['used_ceiling']:.1%} if all were used "
-        f"alike), perplexity {books['perplexity']:.0f}.",
-    ])  # fmt: skip
+    return "\n\n".join(
+        [
+            f"## Figures\n\n`evaluate` on {report['num_stories']} held-out stories ({report['num_steps']} steps), pictures of "
+            f"{drawn['num_stories']} of them; brackets are 95 % intervals over stories.",
+            "Pictures drawn from a true step's codes, read by the judge; the ceiling is what it reads off real renders, the floor what pages "
+            "of other stories score:",
+            _beside(true_steps, DRAWN),
+            "Texts from a true step's codes name exactly what the true text names:",
+            _beside(report["named_right"], tuple(report["named_right"]["text and picture"])),
+            "The next step after three true ones, beside what needs no model:",
+            _beside(
+                {name: drawn[name] for name in ("next step", "repeat the last page", "a random page") if name in drawn},
+                NEXT,
+            ),
+            "Whole stories from the prompt alone:",
+            _beside({"value": drawn["whole story"]}, WHOLE),
+            "The next step among candidates, by exact code likelihood:",
+            _beside({"value": report["next_step"]}, tuple(report["next_step"])),
+            "The bound:",
+            _beside({"value": report["bound"]}, tuple(BOUND), BOUND),
+            f"Codes used {books['used']:.1%} of {books['codebook_size']} (so few pages would use {books['used_ceiling']:.1%} if all were used "
+            f"alike), perplexity {books['perplexity']:.0f}.",
+        ]
+    )
 
 
-def _beside(columns: Mapping[str, Mapping[str, Any]], names: Sequence[str], titles: Mapping[str, str] | None = None) -> str:
+def _beside(
+    columns: Mapping[str, Mapping[str, Any]], names: Sequence[str], titles: Mapping[str, str] | None = None
+) -> str:
     first = next(iter(columns.values()))
     lines = [f"| | {' | '.join(columns)} | floor | ceiling |", "|---" * (len(columns) + 3) + "|"]
     for name in (name for name in names if name in first):
         cells = [_cell(figures[name]) if name in figures else "" for figures in columns.values()]
         title = (titles or {}).get(name, name.replace("_", " "))
-        lines.append(f"| {title} | {' | '.join(cells)} | {_number(first[name]['floor'])} | {_number(first[name]['ceiling'])} |")
+        lines.append(
+            f"| {title} | {' | '.join(cells)} | {_number(first[name]['floor'])} | {_number(first[name]['ceiling'])} |"
+        )
     return "\n".join(lines)
 
 
 def _cell(figure: Mapping[str, Any]) -> str:
-    return f"{_number(figure['value'])} [{_number(figure['low'])}, {_number(figure['high'])}]" if figure["value"] is not None else ""
+    return (
+        f"{_number(figure['value'])} [{_number(figure['low'])}, {_number(figure['high'])}]"
+        if figure["value"] is not None
+        else ""
+    )
 
 
 def _number(value: float | None) -> str:
@@ -147,5 +181,7 @@ def _sample_texts(samples: Sequence[Any]) -> str:
         f"![Samples]({SAMPLES})",
     ]
     for story in samples:
-        lines.append(f"**{story.prompt}**\n\n" + "\n".join(f"{page}. {text}" for page, text in enumerate(story.texts, 1)))
+        lines.append(
+            f"**{story.prompt}**\n\n" + "\n".join(f"{page}. {text}" for page, text in enumerate(story.texts, 1))
+        )
     return "\n\n".join(lines)

@@ -7,34 +7,45 @@ import random
 from collections.abc import Iterator
 from functools import cached_property
 
-from modules.story import Story, StoryStep, UserError
-
-from .labels import ACTIONS, CHARACTERS, COLORS, NAMES, OBJECTS, PLACES, WEATHERS, mentioned
-from .page import Page
-from .plots import make_plot
-from .prompts import write_prompt
-from .scene import draw
-from .wording import Writer
+from modules.common.errors import UserError
+from modules.story import Story, StoryStep
+from modules.storyworld.labels import ACTIONS, CHARACTERS, COLORS, NAMES, OBJECTS, PLACES, WEATHERS, mentioned
+from modules.storyworld.page import Page
+from modules.storyworld.plots import make_plot
+from modules.storyworld.prompts import write_prompt
+from modules.storyworld.scene import draw
+from modules.storyworld.wording import Writer
 
 __all__ = ["ACTIONS", "CHARACTERS", "COLORS", "NAMES", "OBJECTS", "PLACES", "WEATHERS", "StoryWorld", "mentioned"]
 
 
 class StoryWorld:
-    """`num_stories` stories of a split; story `index` depends on seed, split and index alone, and is drawn when asked for.
+    """`num_stories` stories of a split; story `index` depends on seed, split and index alone, and is drawn when asked
+    for.
 
     A story of several episodes is one hero's, who wears one colour in all of them; its prompt is that of the first.
     """
 
     name = "storyworld"
 
-    def __init__(self, num_stories: int, seed: int = 0, split: str = "train", image_size: int = 96, num_episodes: int = 1) -> None:
+    def __init__(
+        self, num_stories: int, seed: int = 0, split: str = "train", image_size: int = 96, num_episodes: int = 1
+    ) -> None:
         if num_stories < 1:
             raise UserError(f"The story world needs at least one story, not {num_stories}: raise num_stories.")
         if image_size < 16:
-            raise UserError(f"Pictures of {image_size} pixels are too small for the story world: set image_size to 16 or more.")
+            raise UserError(
+                f"Pictures of {image_size} pixels are too small for the story world: set image_size to 16 or more."
+            )
         if num_episodes < 1:
             raise UserError(f"A story has at least one episode, not {num_episodes}: raise num_episodes.")
-        self.num_stories, self.seed, self.split, self.image_size, self.num_episodes = num_stories, seed, split, image_size, num_episodes
+        self.num_stories, self.seed, self.split, self.image_size, self.num_episodes = (
+            num_stories,
+            seed,
+            split,
+            image_size,
+            num_episodes,
+        )
 
     def __len__(self) -> int:
         return self.num_stories
@@ -50,7 +61,9 @@ class StoryWorld:
     def outline(self, index: int) -> Story:
         """Return a story without its pictures, undrawn."""
         prompt, pages = self._tell(index)
-        return Story(f"{self.split}-{index:06d}", prompt, tuple(StoryStep(text, None, page.attributes()) for text, page in pages))
+        return Story(
+            f"{self.split}-{index:06d}", prompt, tuple(StoryStep(text, None, page.attributes()) for text, page in pages)
+        )
 
     @cached_property
     def lengths(self) -> list[int]:

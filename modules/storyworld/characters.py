@@ -6,19 +6,31 @@ from functools import cache
 
 from PIL import Image, ImageOps
 
-from .faces import draw_head
-from .labels import GARMENTS
-from .pen import INK, Color, Pen, shade
+from modules.storyworld.faces import draw_head
+from modules.storyworld.labels import GARMENTS
+from modules.storyworld.pen import INK, Color, Pen, shade
 
 WIDTH, HEIGHT, FEET = 46, 62, 60  # The canvas in units; the soles are at y = FEET.
 CLOTH = {
-    "red": (228, 38, 44), "blue": (36, 98, 232), "green": (22, 158, 66),
-    "yellow": (255, 205, 20), "purple": (134, 52, 196), "pink": (255, 92, 176),
-}  # fmt: skip
+    "red": (228, 38, 44),
+    "blue": (36, 98, 232),
+    "green": (22, 158, 66),
+    "yellow": (255, 205, 20),
+    "purple": (134, 52, 196),
+    "pink": (255, 92, 176),
+}
 FUR = {
-    "girl": (255, 214, 178), "boy": (150, 92, 58), "fox": (244, 128, 38), "rabbit": (250, 244, 240), "bear": (158, 100, 56),
-    "frog": (112, 204, 72), "cat": (98, 98, 116), "pig": (255, 176, 188), "penguin": (40, 52, 92), "elephant": (156, 186, 214),
-}  # fmt: skip
+    "girl": (255, 214, 178),
+    "boy": (150, 92, 58),
+    "fox": (244, 128, 38),
+    "rabbit": (250, 244, 240),
+    "bear": (158, 100, 56),
+    "frog": (112, 204, 72),
+    "cat": (98, 98, 116),
+    "pig": (255, 176, 188),
+    "penguin": (40, 52, 92),
+    "elephant": (156, 186, 214),
+}
 _X = WIDTH / 2
 _ARMS = {  # The left and the right hand, from the middle.
     "stand": ((-13, 51), (13, 51)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .pen import INK, Color, Pen, shade
+from modules.storyworld.pen import INK, Color, Pen, shade
 
 _PINK, _WHITE, _TEAR = (255, 140, 150), (255, 255, 255), (70, 170, 255)
 _MOUTH = (150, 30, 50)
@@ -219,9 +219,17 @@ def _finish(pen: Pen, x: float, y: float, face: str, iris: Color | None = None) 
 
 
 _HEADS = {
-    "girl": _girl, "boy": _boy, "fox": _fox, "rabbit": _rabbit, "bear": _bear,
-    "frog": _frog, "cat": _cat, "pig": _pig, "penguin": _penguin, "elephant": _elephant,
-}  # fmt: skip
+    "girl": _girl,
+    "boy": _boy,
+    "fox": _fox,
+    "rabbit": _rabbit,
+    "bear": _bear,
+    "frog": _frog,
+    "cat": _cat,
+    "pig": _pig,
+    "penguin": _penguin,
+    "elephant": _elephant,
+}
 
 
 def draw_head(pen: Pen, kind: str, x: float, y: float, face: str, fur: Color) -> None:

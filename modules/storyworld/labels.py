@@ -5,31 +5,65 @@ from __future__ import annotations
 import re
 
 NAMES = {
-    "girl": "Mia", "boy": "Leo", "fox": "Rusty", "rabbit": "Lily", "bear": "Bruno",
-    "frog": "Hugo", "cat": "Nala", "pig": "Rosie", "penguin": "Pip", "elephant": "Ella",
-}  # fmt: skip
+    "girl": "Mia",
+    "boy": "Leo",
+    "fox": "Rusty",
+    "rabbit": "Lily",
+    "bear": "Bruno",
+    "frog": "Hugo",
+    "cat": "Nala",
+    "pig": "Rosie",
+    "penguin": "Pip",
+    "elephant": "Ella",
+}
 SHE = frozenset({"girl", "rabbit", "cat", "pig", "elephant"})
 GARMENTS = {
-    "girl": "dress", "boy": "shirt", "fox": "coat", "rabbit": "dress", "bear": "sweater",
-    "frog": "shirt", "cat": "coat", "pig": "dress", "penguin": "sweater", "elephant": "coat",
-}  # fmt: skip
-
+    "girl": "dress",
+    "boy": "shirt",
+    "fox": "coat",
+    "rabbit": "dress",
+    "bear": "sweater",
+    "frog": "shirt",
+    "cat": "coat",
+    "pig": "dress",
+    "penguin": "sweater",
+    "elephant": "coat",
+}
 CHARACTERS = tuple(NAMES)
 COLORS = ("red", "blue", "green", "yellow", "purple", "pink")
 PLACES = ("beach", "forest", "farm", "city", "castle", "mountains", "kitchen", "moon")
 OBJECTS = ("ball", "kite", "balloon", "apple", "cake", "crown", "book", "flower", "star", "drum", "carrot", "robot")
 WEATHERS = ("sunny", "rain", "snow", "night")
 ACTIONS = (
-    "want", "walk", "travel", "search", "cry", "lose", "meet", "use", "find", "give", "play", "celebrate", "sleep",
-)  # fmt: skip
+    "want",
+    "walk",
+    "travel",
+    "search",
+    "cry",
+    "lose",
+    "meet",
+    "use",
+    "find",
+    "give",
+    "play",
+    "celebrate",
+    "sleep",
+)
+
 
 # A garment in the colour of the fur would hardly show.
 HARD_TO_SEE = frozenset({("frog", "green"), ("pig", "pink")})
-
 AT = {
-    "beach": "on the beach", "forest": "in the forest", "farm": "on the farm", "city": "in the city",
-    "castle": "at the castle", "mountains": "in the mountains", "kitchen": "in the kitchen", "moon": "on the moon",
-}  # fmt: skip
+    "beach": "on the beach",
+    "forest": "in the forest",
+    "farm": "on the farm",
+    "city": "in the city",
+    "castle": "at the castle",
+    "mountains": "in the mountains",
+    "kitchen": "in the kitchen",
+    "moon": "on the moon",
+}
+
 
 # No word stands for two labels: "lost" is left out (a lost ball is being searched for), and so is "stars".
 _WORDS = {
@@ -55,11 +89,17 @@ _WORDS = {
 
 def _lexicon() -> dict[str, tuple[str, str]]:
     groups = {
-        "characters": CHARACTERS, "colors": COLORS, "places": PLACES,
-        "objects": OBJECTS, "weathers": WEATHERS, "actions": ACTIONS,
-    }  # fmt: skip
+        "characters": CHARACTERS,
+        "colors": COLORS,
+        "places": PLACES,
+        "objects": OBJECTS,
+        "weathers": WEATHERS,
+        "actions": ACTIONS,
+    }
     words = {word: (group, word) for group, labels in groups.items() for word in labels}
-    words.update({f"{word}s": (group, word) for group in ("characters", "objects") for word in groups[group] if word != "star"})
+    words.update(
+        {f"{word}s": (group, word) for group in ("characters", "objects") for word in groups[group] if word != "star"}
+    )
     words.update({name.lower(): ("characters", kind) for kind, name in NAMES.items()})
     for group, labels in _WORDS.items():
         words.update({word: (group, label) for label, others in labels.items() for word in others})
@@ -71,7 +111,9 @@ _LEXICON = _lexicon()
 
 def mentioned(text: str) -> dict[str, set[str]]:
     """Return the labels that `text` names: characters (by kind or name), colors, places, objects, weathers and actions."""
-    found: dict[str, set[str]] = {group: set() for group in ("characters", "colors", "places", "objects", "weathers", "actions")}
+    found: dict[str, set[str]] = {
+        group: set() for group in ("characters", "colors", "places", "objects", "weathers", "actions")
+    }
     for word in re.findall(r"[a-z]+", text.lower()):
         if word in _LEXICON:
             group, label = _LEXICON[word]

@@ -7,7 +7,7 @@ from functools import cache
 
 from PIL import Image
 
-from .pen import INK, Pen
+from modules.storyworld.pen import INK, Pen
 
 SIZE = 28
 _WHITE, _GOLD, _LEAF = (255, 255, 255), (255, 196, 30), (50, 165, 60)
@@ -30,9 +30,11 @@ def _kite(pen: Pen) -> None:
     top, left, right, low = (14, 1.4), (3.6, 10), (24.4, 10), (14, 21)
     mid = (14, 10)
     for corners, color in (
-        ((top, left, mid), (20, 190, 110)), ((top, right, mid), (255, 130, 20)),
-        ((left, low, mid), (255, 130, 20)), ((right, low, mid), (20, 190, 110)),
-    ):  # fmt: skip
+        ((top, left, mid), (20, 190, 110)),
+        ((top, right, mid), (255, 130, 20)),
+        ((left, low, mid), (255, 130, 20)),
+        ((right, low, mid), (20, 190, 110)),
+    ):
         pen.poly(list(corners), color)
     pen.poly([(11, 23), (7.4, 21), (7.4, 25)], (255, 130, 20))
     pen.poly([(14.5, 24.5), (18.6, 22.8), (18.6, 26.6)], (20, 190, 110))
@@ -131,9 +133,19 @@ def _robot(pen: Pen) -> None:
 
 
 _DRAW = {
-    "ball": _ball, "kite": _kite, "balloon": _balloon, "apple": _apple, "cake": _cake, "crown": _crown,
-    "book": _book, "flower": _flower, "star": _star, "drum": _drum, "carrot": _carrot, "robot": _robot,
-}  # fmt: skip
+    "ball": _ball,
+    "kite": _kite,
+    "balloon": _balloon,
+    "apple": _apple,
+    "cake": _cake,
+    "crown": _crown,
+    "book": _book,
+    "flower": _flower,
+    "star": _star,
+    "drum": _drum,
+    "carrot": _carrot,
+    "robot": _robot,
+}
 
 
 @cache

@@ -16,7 +16,10 @@ class Actor:
 
 @dataclass(frozen=True)
 class Page:
-    """What happens: `event` says which words and which layout, the rest what they are filled with. The hero leads `cast`."""
+    """What happens: `event` says which words and which layout, the rest what they are filled with.
+
+    The hero leads `cast`.
+    """
 
     event: str
     action: str

@@ -6,7 +6,6 @@ from PIL import Image, ImageDraw, ImageFilter
 
 Color = tuple[int, int, int] | tuple[int, int, int, int]
 Point = tuple[float, float]
-
 UNITS = 96  # Pictures are laid out on a square of 96 units, whatever their size in pixels.
 INK = (58, 40, 52)
 _OVERSAMPLE = 4
@@ -55,7 +54,9 @@ class Pen:
         for x, y in points:
             self.draw.ellipse(self._scaled(x - width / 2, y - width / 2, x + width / 2, y + width / 2), fill=fill)
 
-    def arc(self, x: float, y: float, rx: float, ry: float, start: float, end: float, fill: Color, width: float) -> None:
+    def arc(
+        self, x: float, y: float, rx: float, ry: float, start: float, end: float, fill: Color, width: float
+    ) -> None:
         """Draw a part of an ellipse's rim; degrees run clockwise from three o'clock."""
         box = self._scaled(x - rx, y - ry, x + rx, y + ry)
         self.draw.arc(box, start, end, fill=fill, width=max(1, round(width * self.k)))
@@ -70,7 +71,11 @@ class Pen:
         if outline:
             radius = outline * self.k
             # A blurred mask cut low grows evenly in all directions; a maximum filter would leave square corners.
-            grown = image.getchannel("A").filter(ImageFilter.GaussianBlur(radius)).point(lambda alpha: 255 if alpha > 36 else 0)
+            grown = (
+                image.getchannel("A")
+                .filter(ImageFilter.GaussianBlur(radius))
+                .point(lambda alpha: 255 if alpha > 36 else 0)
+            )
             under = Image.new("RGBA", image.size, (*color[:3], 0))
             under.putalpha(grown)
             image = Image.alpha_composite(under, image)

@@ -7,10 +7,16 @@ from functools import cache
 
 from PIL import Image, ImageChops
 
-from .pen import Pen, shade
+from modules.storyworld.pen import Pen, shade
 
-_SKY = {"sunny": ((96, 192, 255), (206, 240, 255)), "rain": ((112, 130, 156), (170, 184, 200)),
-        "snow": ((176, 196, 222), (226, 234, 246)), "night": ((18, 22, 74), (52, 60, 130))}  # fmt: skip
+_SKY = {
+    "sunny": ((96, 192, 255), (206, 240, 255)),
+    "rain": ((112, 130, 156), (170, 184, 200)),
+    "snow": ((176, 196, 222), (226, 234, 246)),
+    "night": ((18, 22, 74), (52, 60, 130)),
+}
+
+
 _WHITE, _WOOD = (255, 255, 255), (150, 94, 52)
 
 
@@ -81,9 +87,12 @@ def _farm(pen: Pen) -> None:
 
 def _city(pen: Pen) -> None:
     for x, width, top, color in (
-        (0, 17, 32, (222, 112, 92)), (19, 16, 14, (96, 130, 196)), (37, 15, 36, (240, 190, 96)),
-        (54, 17, 20, (170, 108, 172)), (73, 23, 30, (88, 170, 160)),
-    ):  # fmt: skip
+        (0, 17, 32, (222, 112, 92)),
+        (19, 16, 14, (96, 130, 196)),
+        (37, 15, 36, (240, 190, 96)),
+        (54, 17, 20, (170, 108, 172)),
+        (73, 23, 30, (88, 170, 160)),
+    ):
         pen.box(x, top, x + width, 70, color)
         for row in range(top + 4, 58, 8):
             for column in range(x + 3, x + width - 4, 6):
@@ -118,7 +127,13 @@ def _mountains(pen: Pen) -> None:
         cap = 15
         side = half * cap / (68 - top)
         pen.poly(
-            [(x, top), (x + side, top + cap), (x + side * 0.3, top + cap - 4), (x - side * 0.3, top + cap + 2), (x - side, top + cap)],
+            [
+                (x, top),
+                (x + side, top + cap),
+                (x + side * 0.3, top + cap - 4),
+                (x - side * 0.3, top + cap + 2),
+                (x - side, top + cap),
+            ],
             _WHITE,
         )
     pen.box(-1, 63, 97, 97, (146, 172, 96))
@@ -162,9 +177,15 @@ def _moon(pen: Pen) -> None:
 
 
 _LANDS = {
-    "beach": _beach, "forest": _forest, "farm": _farm, "city": _city,
-    "castle": _castle, "mountains": _mountains, "kitchen": _kitchen, "moon": _moon,
-}  # fmt: skip
+    "beach": _beach,
+    "forest": _forest,
+    "farm": _farm,
+    "city": _city,
+    "castle": _castle,
+    "mountains": _mountains,
+    "kitchen": _kitchen,
+    "moon": _moon,
+}
 
 
 def _lit(land: Image.Image, place: str, weather: str) -> Image.Image:
@@ -202,7 +223,10 @@ def _front(weather: str, variant: int, image_size: int) -> Image.Image:
 
 @cache
 def background(place: str, weather: str, variant: int, image_size: int) -> Image.Image:
-    """Return the empty place in its weather; `variant` shuffles the drops and flakes. A kitchen shows them through its window."""
+    """Return the empty place in its weather; `variant` shuffles the drops and flakes.
+
+    A kitchen shows them through its window.
+    """
     sky, land = Pen(96, 96, image_size), Pen(96, 96, image_size)
     _sky(sky, weather)
     _LANDS[place](land)

@@ -7,25 +7,40 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .labels import CHARACTERS, COLORS, HARD_TO_SEE, OBJECTS, PLACES
-from .page import Actor, Page
+from modules.storyworld.labels import CHARACTERS, COLORS, HARD_TO_SEE, OBJECTS, PLACES
+from modules.storyworld.page import Actor, Page
 
 # The first who is not the hero comes to help.
 TOOL_OWNERS = {
-    "ladder": ("bear", "girl"), "plank": ("pig", "frog"), "key": ("cat", "boy"), "lantern": ("fox", "rabbit"),
-    "umbrella": ("frog", "girl"), "sled": ("penguin", "elephant"),
-}  # fmt: skip
+    "ladder": ("bear", "girl"),
+    "plank": ("pig", "frog"),
+    "key": ("cat", "boy"),
+    "lantern": ("fox", "rabbit"),
+    "umbrella": ("frog", "girl"),
+    "sled": ("penguin", "elephant"),
+}
 PLACE_FRIENDS = {
-    "beach": ("elephant", "frog"), "forest": ("fox", "bear"), "farm": ("pig", "rabbit"), "city": ("boy", "cat"),
-    "castle": ("girl", "elephant"), "mountains": ("penguin", "bear"), "kitchen": ("cat", "girl"), "moon": ("rabbit", "boy"),
-}  # fmt: skip
+    "beach": ("elephant", "frog"),
+    "forest": ("fox", "bear"),
+    "farm": ("pig", "rabbit"),
+    "city": ("boy", "cat"),
+    "castle": ("girl", "elephant"),
+    "mountains": ("penguin", "bear"),
+    "kitchen": ("cat", "girl"),
+    "moon": ("rabbit", "boy"),
+}
 OBSTACLE_TOOLS = {"rock": "ladder", "river": "plank", "box": "key", "cave": "lantern"}
 WEATHER_TOOLS = {"rain": "umbrella", "snow": "sled", "night": "lantern"}
 OBSTACLES = {
-    "beach": ("rock", "river", "box", "cave"), "forest": ("rock", "river", "box", "cave"), "farm": ("river", "box"),
-    "city": ("river", "box"), "castle": ("rock", "river", "box"), "mountains": ("rock", "river", "box", "cave"),
-    "kitchen": ("box",), "moon": ("rock", "box", "cave"),
-}  # fmt: skip
+    "beach": ("rock", "river", "box", "cave"),
+    "forest": ("rock", "river", "box", "cave"),
+    "farm": ("river", "box"),
+    "city": ("river", "box"),
+    "castle": ("rock", "river", "box"),
+    "mountains": ("rock", "river", "box", "cave"),
+    "kitchen": ("box",),
+    "moon": ("rock", "box", "cave"),
+}
 OUTDOORS = ("beach", "forest", "farm", "city", "castle", "mountains")
 
 
@@ -51,7 +66,9 @@ class Plot:
         """Append a page; it shows the friend too if `together`."""
         cast = (self.hero, self.friend) if together and self.friend else (self.hero,)
         jitter = tuple(self.rng.randint(-2, 2) for _ in range(4))
-        self.pages.append(Page(event, action, place, details.pop("weather", self.weather), cast, jitter=jitter, **details))
+        self.pages.append(
+            Page(event, action, place, details.pop("weather", self.weather), cast, jitter=jitter, **details)
+        )
 
     def befriend(self, kinds: tuple[str, ...]) -> None:
         """Bring in the first of `kinds` who is not the hero, in another colour."""
@@ -164,14 +181,21 @@ def _trade(plot: Plot) -> None:
 
 
 _FAMILIES: dict[str, tuple[float, Callable[[Plot], None]]] = {
-    "quest": (0.32, _quest), "lost": (0.26, _lost), "gift": (0.16, _gift), "storm": (0.16, _storm), "trade": (0.10, _trade),
-}  # fmt: skip
+    "quest": (0.32, _quest),
+    "lost": (0.26, _lost),
+    "gift": (0.16, _gift),
+    "storm": (0.16, _storm),
+    "trade": (0.10, _trade),
+}
 
 
 def _places(rng: random.Random, family: str) -> tuple[str, str]:
     places = OUTDOORS if family == "storm" else PLACES
     home, place = rng.choice(places), rng.choice(places)
-    if family == "quest" or {home, place} == {"moon", "kitchen"}:  # A quest leads away from home; no rocket lands in a kitchen.
+    if family == "quest" or {home, place} == {
+        "moon",
+        "kitchen",
+    }:  # A quest leads away from home; no rocket lands in a kitchen.
         while home == place or {home, place} == {"moon", "kitchen"}:
             place = rng.choice(places)
     if family != "quest" and rng.random() < 0.3:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 
-from .labels import AT, GARMENTS, NAMES, SHE, mentioned, with_article
-from .page import Actor
-from .plots import Plot
+from modules.storyworld.labels import AT, GARMENTS, NAMES, SHE, mentioned, with_article
+from modules.storyworld.page import Actor
+from modules.storyworld.plots import Plot
 
 _ANY = (
     "{hero} and {the} {object}",
@@ -17,27 +17,38 @@ _ANY = (
 )
 _FORMS = {
     "quest": (
-        "{hero} wants {an_object}", "{hero} looks for {an_object} {at}", "tell me a story about {hero} who gets {an_object} {at}",
-        "{friend} helps {hero} to get {an_object}", "{hero} dreams of {an_object}",
+        "{hero} wants {an_object}",
+        "{hero} looks for {an_object} {at}",
+        "tell me a story about {hero} who gets {an_object} {at}",
+        "{friend} helps {hero} to get {an_object}",
+        "{hero} dreams of {an_object}",
     ),
     "lost": (
-        "{hero} looks for {his} lost {object} {at}", "{hero} loses {his} {object} {at}", "{hero} and the lost {object}",
+        "{hero} looks for {his} lost {object} {at}",
+        "{hero} loses {his} {object} {at}",
+        "{hero} and the lost {object}",
         "tell me a story about {hero} who finds {his} lost {object} {at}",
     ),
     "gift": (
-        "{hero} finds {an_object} {home}", "{hero} gives {an_object} to {friend}", "{hero} gives {an_object} to {friend} {at}",
-        "tell me a story about {hero} who makes {friend} happy with {an_object}", "a story about {hero} who finds {an_object} {home}",
+        "{hero} finds {an_object} {home}",
+        "{hero} gives {an_object} to {friend}",
+        "{hero} gives {an_object} to {friend} {at}",
+        "tell me a story about {hero} who makes {friend} happy with {an_object}",
+        "a story about {hero} who finds {an_object} {home}",
     ),
     "storm": (
-        "{hero} plays with {his} {object} {home}", "{hero} and {his} {object} {trouble}",
+        "{hero} plays with {his} {object} {home}",
+        "{hero} and {his} {object} {trouble}",
         "{friend} helps {hero} and {his} {object} {trouble}",
         "tell me a story about {hero} {trouble} with {an_object}",
     ),
     "trade": (
-        "{hero} wants {an_object}", "{hero} gets {an_object} from {friend}", "{hero} meets {friend} who has {an_object}",
+        "{hero} wants {an_object}",
+        "{hero} gets {an_object} from {friend}",
+        "{hero} meets {friend} who has {an_object}",
         "tell me a story about {hero} who wants {an_object}",
     ),
-}  # fmt: skip
+}
 _ACTIONS_IN = {form: mentioned(form)["actions"] for forms in (_ANY, *_FORMS.values()) for form in forms}
 _TROUBLE = {"rain": "in the rain", "snow": "in the snow", "night": "at night"}
 
@@ -46,7 +57,15 @@ def _call(rng: random.Random, actor: Actor) -> str:
     name, kind = NAMES[actor.kind], with_article(actor.kind)
     worn = f"in a {actor.color} {GARMENTS[actor.kind]}"
     return rng.choice(
-        (name, kind, f"the {actor.kind}", f"{name} the {actor.kind}", f"{name} {worn}", f"{kind} {worn}", f"a little {actor.kind}")
+        (
+            name,
+            kind,
+            f"the {actor.kind}",
+            f"{name} the {actor.kind}",
+            f"{name} {worn}",
+            f"{kind} {worn}",
+            f"a little {actor.kind}",
+        )
     )
 
 

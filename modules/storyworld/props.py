@@ -6,7 +6,7 @@ from functools import cache
 
 from PIL import Image
 
-from .pen import INK, Pen
+from modules.storyworld.pen import INK, Pen
 
 _WOOD, _PALE, _IRON = (176, 112, 56), (226, 166, 96), (92, 98, 116)
 _WATER, _GLASS, _GLOW = (40, 140, 240), (190, 232, 255), (255, 226, 110)
@@ -190,7 +190,13 @@ def _swoosh(pen: Pen) -> None:
 
 
 def _shine(pen: Pen) -> None:
-    for points in (((3, 10), (9, 13)), ((8, 1), (13, 8)), ((21, 0.6), (21, 7)), ((34, 1), (29, 8)), ((39, 10), (33, 13))):
+    for points in (
+        ((3, 10), (9, 13)),
+        ((8, 1), (13, 8)),
+        ((21, 0.6), (21, 7)),
+        ((34, 1), (29, 8)),
+        ((39, 10), (33, 13)),
+    ):
         pen.line(list(points), (150, 100, 0), 3)
         pen.line(list(points), (255, 236, 90), 2)
 
@@ -222,16 +228,37 @@ def _glow(pen: Pen) -> None:
 
 
 _SHAPES = {  # name: how it is drawn, width, height, outline
-    "ladder": (_ladder, 18, 52, 0.6), "small ladder": (_ladder, 18, 30, 0.6), "plank": (_plank, 48, 14, 0.6),
-    "key": (_key, 35, 20, 0.7), "lantern": (_lantern, 24, 29, 0.7), "umbrella": (_umbrella, 56, 46, 0.6),
-    "small umbrella": (_small_umbrella, 28, 28, 0.7), "sled": (_sled, 70, 18, 0.6),
-    "rock": (_rock, 35, 49, 0.6), "river": (_river, 38, 40, 0), "box": (_closed_case, 38, 48, 0.5), "open box": (_open_case, 38, 48, 0.5),
-    "cave": (_dark_cave, 46, 51, 0.6), "lit cave": (_lit_cave, 46, 51, 0.6),
-    "car": (_car, 61, 30, 0.6), "boat": (_boat, 68, 50, 0.6), "rocket": (_rocket, 67, 25, 0.6), "sea": (_sea, 96, 20, 0),
-    "bubble": (_bubble, 42, 36, 0), "dot": (_dot, 8, 8, 0), "magnifier": (_magnifier, 26, 28, 0.6), "heart": (_heart, 18, 18, 0.7),
-    "zzz": (_zzz, 34, 32, 0), "swoosh": (_swoosh, 26, 24, 0), "shine": (_shine, 42, 16, 0), "hops": (_hops, 40, 18, 0),
-    "footprints": (_footprints, 32, 10, 0), "shadow": (_shadow, 34, 8, 0), "glow": (_glow, 54, 54, 0), "puddle": (_puddle, 40, 9, 0),
-}  # fmt: skip
+    "ladder": (_ladder, 18, 52, 0.6),
+    "small ladder": (_ladder, 18, 30, 0.6),
+    "plank": (_plank, 48, 14, 0.6),
+    "key": (_key, 35, 20, 0.7),
+    "lantern": (_lantern, 24, 29, 0.7),
+    "umbrella": (_umbrella, 56, 46, 0.6),
+    "small umbrella": (_small_umbrella, 28, 28, 0.7),
+    "sled": (_sled, 70, 18, 0.6),
+    "rock": (_rock, 35, 49, 0.6),
+    "river": (_river, 38, 40, 0),
+    "box": (_closed_case, 38, 48, 0.5),
+    "open box": (_open_case, 38, 48, 0.5),
+    "cave": (_dark_cave, 46, 51, 0.6),
+    "lit cave": (_lit_cave, 46, 51, 0.6),
+    "car": (_car, 61, 30, 0.6),
+    "boat": (_boat, 68, 50, 0.6),
+    "rocket": (_rocket, 67, 25, 0.6),
+    "sea": (_sea, 96, 20, 0),
+    "bubble": (_bubble, 42, 36, 0),
+    "dot": (_dot, 8, 8, 0),
+    "magnifier": (_magnifier, 26, 28, 0.6),
+    "heart": (_heart, 18, 18, 0.7),
+    "zzz": (_zzz, 34, 32, 0),
+    "swoosh": (_swoosh, 26, 24, 0),
+    "shine": (_shine, 42, 16, 0),
+    "hops": (_hops, 40, 18, 0),
+    "footprints": (_footprints, 32, 10, 0),
+    "shadow": (_shadow, 34, 8, 0),
+    "glow": (_glow, 54, 54, 0),
+    "puddle": (_puddle, 40, 9, 0),
+}
 
 
 @cache

@@ -8,12 +8,12 @@ from functools import cache
 
 from PIL import Image
 
-from .characters import FEET, HEIGHT, character, sleeper
-from .objects import thing
-from .page import Page
-from .pen import UNITS, Pen
-from .places import background
-from .props import prop
+from modules.storyworld.characters import FEET, HEIGHT, character, sleeper
+from modules.storyworld.objects import thing
+from modules.storyworld.page import Page
+from modules.storyworld.pen import UNITS, Pen
+from modules.storyworld.places import background
+from modules.storyworld.props import prop
 
 GROUND = 92  # Where the soles are.
 _CONFETTI = ((240, 50, 70), (40, 130, 250), (255, 210, 40), (50, 200, 100), (180, 80, 230), (255, 130, 200))
@@ -109,8 +109,11 @@ def _search(stage: Stage) -> None:
 
 
 _BARRIERS = {  # obstacle: the middle of its sprite, the place of the object
-    "rock": ((76, 68), (76, 31)), "river": ((58, 76), (83, 74)), "box": ((74, 69), (74, 70)), "cave": ((72, 67), (72, 76)),
-}  # fmt: skip
+    "rock": ((76, 68), (76, 31)),
+    "river": ((58, 76), (83, 74)),
+    "box": ((74, 69), (74, 70)),
+    "cave": ((72, 67), (72, 76)),
+}
 
 
 def _blocked(stage: Stage) -> None:
@@ -176,9 +179,14 @@ def _light_way(stage: Stage) -> None:
 
 
 _USES: dict[tuple[str | None, str], Callable[[Stage], None]] = {  # by obstacle and tool
-    ("rock", "ladder"): _climb, ("river", "plank"): _cross, ("box", "key"): _unlock, ("cave", "lantern"): _light_cave,
-    (None, "umbrella"): _shelter, (None, "sled"): _slide, (None, "lantern"): _light_way,
-}  # fmt: skip
+    ("rock", "ladder"): _climb,
+    ("river", "plank"): _cross,
+    ("box", "key"): _unlock,
+    ("cave", "lantern"): _light_cave,
+    (None, "umbrella"): _shelter,
+    (None, "sled"): _slide,
+    (None, "lantern"): _light_way,
+}
 
 
 def _use(stage: Stage) -> None:
@@ -186,9 +194,13 @@ def _use(stage: Stage) -> None:
 
 
 _HELD = {  # tool: the sprite that is shown around, and where
-    "ladder": ("small ladder", 48, 72), "plank": ("plank", 48, 84), "key": ("key", 48, 70), "lantern": ("lantern", 48, 70),
-    "umbrella": ("small umbrella", 48, 70), "sled": ("sled", 48, 87),
-}  # fmt: skip
+    "ladder": ("small ladder", 48, 72),
+    "plank": ("plank", 48, 84),
+    "key": ("key", 48, 70),
+    "lantern": ("lantern", 48, 70),
+    "umbrella": ("small umbrella", 48, 70),
+    "sled": ("sled", 48, 87),
+}
 
 
 def _meet(stage: Stage) -> None:
@@ -274,11 +286,28 @@ def _find(stage: Stage) -> None:
 
 
 _LAYOUTS: dict[str, Callable[[Stage], None]] = {
-    "want": _want, "friend_want": _friend_want, "walk": _walk, "travel": _travel, "seek": _search, "search": _search,
-    "blocked": _blocked, "use": _use, "meet": _meet, "give": _give, "give_back": _give, "celebrate": _celebrate,
-    "return": _celebrate, "sleep": _sleep, "play": _play, "lose": _lose, "cry": _cry, "trouble": _trouble,
-    "friend_cry": _friend_cry, "find": _find, "discover": _find,
-}  # fmt: skip
+    "want": _want,
+    "friend_want": _friend_want,
+    "walk": _walk,
+    "travel": _travel,
+    "seek": _search,
+    "search": _search,
+    "blocked": _blocked,
+    "use": _use,
+    "meet": _meet,
+    "give": _give,
+    "give_back": _give,
+    "celebrate": _celebrate,
+    "return": _celebrate,
+    "sleep": _sleep,
+    "play": _play,
+    "lose": _lose,
+    "cry": _cry,
+    "trouble": _trouble,
+    "friend_cry": _friend_cry,
+    "find": _find,
+    "discover": _find,
+}
 
 
 def draw(page: Page, image_size: int) -> Image.Image:

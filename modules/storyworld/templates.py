@@ -1,5 +1,7 @@
 """What may be said of each event. The verb of a page's action is never used for another action."""
 
+from __future__ import annotations
+
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "want": (
         "{day} {at}, {hero} wants {an_object} more than anything else.",
@@ -15,18 +17,9 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "{hero} strolls {to}, one step after the other. {sky}",
         "{hero} hikes {to} and hums a little song. {sky}",
     ),
-    "travel car": (
-        "{hero} drives {to} in a little car. {sky}",
-        "{hero} jumps into a car and drives {to}. {sky}",
-    ),
-    "travel boat": (
-        "{hero} sails {to} in a wooden boat. {sky}",
-        "{hero} jumps into a boat and sails {to}. {sky}",
-    ),
-    "travel rocket": (
-        "{hero} flies {to} on a fast rocket. {sky}",
-        "{hero} jumps on a rocket and flies {to}. {sky}",
-    ),
+    "travel car": ("{hero} drives {to} in a little car. {sky}", "{hero} jumps into a car and drives {to}. {sky}"),
+    "travel boat": ("{hero} sails {to} in a wooden boat. {sky}", "{hero} jumps into a boat and sails {to}. {sky}"),
+    "travel rocket": ("{hero} flies {to} on a fast rocket. {sky}", "{hero} jumps on a rocket and flies {to}. {sky}"),
     "seek": (
         "{hero} looks {at} for {an_object}. Where could it be?",
         "{hero} searches {at} and thinks only of {an_object}.",

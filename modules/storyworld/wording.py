@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 import re
 
-from .labels import AT, GARMENTS, NAMES, SHE, with_article
-from .page import Actor, Page
-from .templates import TEMPLATES
+from modules.storyworld.labels import AT, GARMENTS, NAMES, SHE, with_article
+from modules.storyworld.page import Actor, Page
+from modules.storyworld.templates import TEMPLATES
 
 _DAY = {"sunny": "One sunny day", "rain": "One rainy day", "snow": "One snowy day", "night": "One night"}
 _SKY = {
@@ -15,12 +15,16 @@ _SKY = {
     "rain": ("The rain falls and falls.", "Rain taps on everything."),
     "snow": ("Soft snow is falling.", "The snow is white and cold."),
     "night": ("The night is dark and still.", "It is a quiet night."),
-}  # fmt: skip
+}
+
+
 # Whoever is in the kitchen hears the weather outside.
 _INDOORS = {
-    "sunny": ("The sun is at the window.",), "rain": ("Rain taps on the window.",),
-    "snow": ("Snow falls outside the window.",), "night": ("The night is dark outside.",),
-}  # fmt: skip
+    "sunny": ("The sun is at the window.",),
+    "rain": ("Rain taps on the window.",),
+    "snow": ("Snow falls outside the window.",),
+    "night": ("The night is dark outside.",),
+}
 
 
 class Writer:
@@ -58,7 +62,9 @@ class Writer:
         if actor.kind not in self.known:
             self.known.add(actor.kind)
             return self.rng.choice((f"{name} the {actor.kind} in {his} {worn}", f"{name} the {actor.kind} in a {worn}"))
-        return self.rng.choice((name, name, f"the {actor.kind}", f"{name} in {his} {worn}", f"the {actor.kind} in the {worn}"))
+        return self.rng.choice(
+            (name, name, f"the {actor.kind}", f"{name} in {his} {worn}", f"the {actor.kind} in the {worn}")
+        )
 
 
 def _key(page: Page) -> str:

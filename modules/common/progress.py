@@ -1,0 +1,77 @@
+"""Progress of long work: a bar on a terminal, a plain line now and then in a log file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 20.0
+T = TypeVar("T")
+
+
+class ProgressLine:
+    """One piece of work of `total` units (None: nobody knows): what, how far, the time left, and a note."""
+
+    def __init__(self, description: str, total: int | None, done: int = 0, visible: bool = True) -> None:
+        self.description, self.total, self.done, self.note = description, total, done, ""
+        self._started, self._first, self._last_line = time.monotonic(), done, 0.0
+        console = Console(stderr=True)
+        self._visible, self._bar = visible, None
+        if visible and console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=console,
+                speed_estimate_period=300,
+            )
+            self._task = self._bar.add_task(description, total=total, completed=done, note="")
+            self._bar.start()
+        self._console = console
+
+    def update(self, done: int, note: str = "") -> None:
+        """Tell that `done` units are done by now."""
+        self.done, self.note = done, note
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, note=note)
+        elif self._visible and (time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES or done == self.total):
+            self._last_line = time.monotonic()
+            rate = (done - self._first) / max(1e-9, time.monotonic() - self._started)
+            left = f"{(self.total - done) / rate:.0f} s left" if self.total and rate > 0 else ""
+            print(
+                f"{self.description} {done}/{self.total or '?'}  {left}  {note}".rstrip(),
+                file=self._console.file,
+                flush=True,
+            )
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+@contextmanager
+def progress_line(description: str, total: int, visible: bool = True) -> Iterator[ProgressLine]:
+    """A `ProgressLine` that is closed at the end."""
+    line = ProgressLine(description, total, visible=visible)
+    try:
+        yield line
+    finally:
+        line.close()
+
+
+def track(description: str, parts: Sequence[T], visible: bool = True) -> Iterator[T]:
+    """Iterate over `parts` behind a progress line."""
+    with progress_line(description, len(parts), visible) as line:
+        for done, part in enumerate(parts, 1):
+            yield part
+            line.update(done)

@@ -1,0 +1,168 @@
+"""Pictures from files: read any common format and mode as RGB, refuse what is broken or huge, fit into a square."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from modules.common.errors import UserError
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+MAX_PIXELS = 50_000_000
+
+
+def load_image(path: str | Path) -> Image.Image:
+    """Read a picture as RGB: first frame, turned upright by its EXIF tag, transparency laid on white, 16 bits scaled to
+    8.
+
+    Raises:
+        UserError: the file is missing, broken, not one of `FORMATS`, or over `MAX_PIXELS`.
+    """
+    with _errors_named(path), _open_file(path) as file:
+        return to_rgb(_upright(_open_checked(file)))
+
+
+def decode_image(content: bytes, name: str) -> Image.Image:
+    """As `load_image`, from a file's bytes; `name` tells which picture."""
+    with _errors_named(name):
+        return to_rgb(_upright(_open_checked(io.BytesIO(content))))
+
+
+def check_image(path: str | Path) -> str:
+    """Read a picture to its last byte, so that a broken one is found before training, and return the file's SHA-256.
+
+    `verify()` reads checksums (PNG) but not the body of a JPEG, so the picture is decoded too; a JPEG at an eighth of
+    its size, which still consumes the whole stream.
+
+    Raises:
+        UserError: as `load_image`.
+    """
+    with _errors_named(path), _open_file(path) as file:
+        _open_checked(file).verify()
+        file.seek(0)
+        image = _open_checked(file)
+        image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
+        to_rgb(image)
+        file.seek(0)
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+        return digest.hexdigest()
+
+
+def store_image(content: bytes, name: str, max_side: int) -> tuple[bytes, str]:
+    """Make the file that a picture is kept as, sides at most `max_side`, and return its bytes and ending.
+
+    A JPEG or PNG that is small enough, upright and opaque is kept byte for byte: encoding it again could only spoil it.
+
+    Raises:
+        UserError: as `load_image`; `name` tells which picture.
+    """
+    with _errors_named(name):
+        image = _open_checked(io.BytesIO(content))
+        kind, plain = image.format, image.mode in ("RGB", "L") and not image.has_transparency_data
+        image.load()
+        small = max(image.size) <= max_side
+        upright = _upright(image)
+        if small and plain and kind in ("JPEG", "PNG") and image.getexif().get(0x0112, 1) == 1:
+            return content, ".jpg" if kind == "JPEG" else ".png"
+        image, buffer = to_rgb(upright), io.BytesIO()
+        if small and kind != "JPEG":
+            image.save(buffer, "PNG")
+            return buffer.getvalue(), ".png"
+        image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+        image.save(buffer, "JPEG", quality=95)
+        return buffer.getvalue(), ".jpg"
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert a picture of any mode to RGB; what is transparent becomes white, as paper is."""
+    if image.mode.startswith(("I", "F")):
+        image = _to_eight_bits(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def fit_image(image: Image.Image, size: int) -> Image.Image:
+    """Fit a picture of any shape into a square (size, size) RGB: scale until it fits, pad with the colour of its
+    border.
+
+    Padding, not cropping: a page tells its story at the edges too (a second character, the thing that is looked at),
+    and a text that names what was cropped away would teach the model to write about what it cannot see. The border's
+    median colour continues the page's own background, so the pad adds no bars that the model would learn to draw.
+
+    Raises:
+        ValueError: `size` is not positive.
+    """
+    if size < 1:
+        raise ValueError(f"size must be at least 1, got {size}")
+    scale = size / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    scaled = to_rgb(image).resize((width, height), Image.Resampling.LANCZOS)
+    if scaled.size == (size, size):
+        return scaled
+    square = Image.new("RGB", (size, size), _border_colour(scaled))
+    square.paste(scaled, ((size - width) // 2, (size - height) // 2))
+    return square
+
+
+def _border_colour(image: Image.Image) -> tuple[int, ...]:
+    pixels = np.asarray(image)
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    return tuple(int(value) for value in np.median(border, axis=0))
+
+
+def _open_file(path: str | Path) -> IO[bytes]:
+    if not Path(path).is_file():  # Opening a pipe would block for ever.
+        raise FileNotFoundError
+    return open(path, "rb")
+
+
+def _open_checked(file: IO[bytes]) -> Image.Image:
+    image = Image.open(file, formats=FORMATS)  # Reads the header only: nothing is decoded before the size is known.
+    if image.width * image.height > MAX_PIXELS:
+        raise Image.DecompressionBombError
+    return image
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except (SyntaxError, ValueError, KeyError, TypeError):  # An unreadable EXIF block says nothing about the pixels.
+        return image
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0.0, neginf=0.0)
+    peak = values.max()
+    if image.mode.startswith("I;16"):
+        white = 65535.0
+    else:  # Files of 32 bits do not say what white is: take the smallest usual level that holds the brightest pixel.
+        levels = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
+        white = next((level for level in levels if peak <= level), peak)
+    return Image.fromarray(np.clip(values * (255.0 / white) + 0.5, 0, 255).astype(np.uint8))
+
+
+@contextmanager
+def _errors_named(path: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"the picture {path} does not exist or is not a file") from None
+    except PermissionError:
+        raise UserError(f"the picture {path} may not be read; change its permissions") from None
+    except UnidentifiedImageError:
+        raise UserError(f"the picture {path} is broken or not one of {', '.join(FORMATS)}") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise UserError(f"the picture {path} is over {MAX_PIXELS // 1_000_000} megapixels; make it smaller") from None
+    except Exception as error:
+        raise UserError(f"the picture {path} is broken ({error or type(error).__name__})") from None

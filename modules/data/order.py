@@ -1,0 +1,77 @@
+"""The order of stories in training: a pure function of seed and step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+
+import numpy as np
+
+
+def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Return the batches of one epoch, each of exactly `batch_size` indices into `lengths`; a pure function of its
+    arguments.
+
+    Stories of the same number of steps share a batch, so that no padding is computed. What is left over of each length
+    is sorted by length and shares mixed batches; the last of these is completed from the start of the epoch's
+    permutation. So every story appears at least once an epoch, and none twice in a batch, unless there are fewer
+    stories than `batch_size`: these are repeated in turn. Any rank and any resumed run computes the same list.
+
+    Args:
+        lengths: the number of steps of every story.
+        seed: at least 0; with `epoch` it decides the permutation and the order of the batches.
+
+    Raises:
+        ValueError: no stories, or `batch_size` below 1.
+    """
+    if batch_size < 1 or not lengths:
+        raise ValueError(
+            f"need a batch size and a number of stories of at least 1, got {batch_size} and {len(lengths)}"
+        )
+    rng = np.random.default_rng((seed, epoch))
+    order = rng.permutation(len(lengths)).tolist()
+    if len(order) < batch_size:
+        return [[order[index % len(order)] for index in range(batch_size)]]
+    by_length: dict[int, list[int]] = {}
+    for index in order:
+        by_length.setdefault(lengths[index], []).append(index)
+    batches, rest = [], []
+    for length in sorted(by_length):
+        group = by_length[length]
+        whole = len(group) - len(group) % batch_size
+        batches += [group[start : start + batch_size] for start in range(0, whole, batch_size)]
+        rest += group[whole:]
+    for start in range(0, len(rest), batch_size):
+        batch = rest[start : start + batch_size]
+        others = (index for index in order if index not in batch)
+        batches.append(batch + list(islice(others, batch_size - len(batch))))
+    return [batches[index] for index in rng.permutation(len(batches))]
+
+
+class BatchOrder:
+    """The order of stories, a pure function of (seed, step): a resumed run needs no state to go on where it was."""
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
+        self.batches_per_epoch = len(epoch_batches(lengths, batch_size, seed, 0))
+        self._epochs: dict[int, list[list[int]]] = {}
+
+    def __getitem__(self, step: int) -> list[int]:
+        """The story indices of the global batch of one update."""
+        epoch, position = divmod(step, self.batches_per_epoch)
+        if epoch not in self._epochs:
+            kept = {
+                number: batches for number, batches in self._epochs.items() if abs(number - epoch) == 1
+            }  # Who looks ahead needs two.
+            self._epochs = kept | {epoch: epoch_batches(self.lengths, self.batch_size, self.seed, epoch)}
+        return self._epochs[epoch][position]
+
+    def stories(self, steps: Iterable[int], parts: Sequence[int], num_parts: int) -> Iterator[int]:
+        """The stories of some parts of some updates, in the order in which they are needed."""
+        return (index for step in steps for part in parts for index in rows_of_part(self[step], part, num_parts))
+
+
+def rows_of_part(order: list[int], part: int, num_parts: int) -> list[int]:
+    """What part `part` of a global batch holds, when it is cut into `num_parts`."""
+    size = len(order) // num_parts
+    return order[part * size : (part + 1) * size]

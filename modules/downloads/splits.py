@@ -1,0 +1,125 @@
+"""Collected stories into train and val, such that no picture is in both, and into their places at once."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from modules.common.files import disk_errors, replace_folder
+from modules.downloads.collect import Staging, read_records
+from modules.downloads.record import Source
+
+VAL_SHARE = 0.1
+
+
+def assign_splits(stories: Sequence[tuple[str, str, Sequence[str]]], val_share: float = VAL_SHARE) -> list[str]:
+    """Return the split of each story, given (id, part of its source, its pictures); a pure function of its arguments.
+
+    Stories that share a picture, at first or second hand, go together. Where a source has splits of its own they stay,
+    but what hangs together with a training story is one itself; a source without ("all") gives about `val_share` of its
+    stories to val, chosen by a hash of their ids: more stories of the same source later do not move these about much.
+    """
+    groups: dict[int, list[int]] = {}
+    for index, root in enumerate(_components([pictures for _, _, pictures in stories])):
+        groups.setdefault(root, []).append(index)
+    chosen, have = ["train"] * len(stories), 0
+    wanted = max(1, round(val_share * len(stories))) if len(groups) > 1 else 0
+    order = sorted(groups.values(), key=lambda group: min(_rank(stories[index][0]) for index in group))
+    for group in order:
+        parts = {stories[index][1] for index in group}
+        if parts == {"val"} or (parts == {"all"} and have < wanted and have + len(group) <= wanted + wanted // 4):
+            for index in group:
+                chosen[index] = "val"
+            have += len(group) if parts == {"all"} else 0
+    return chosen
+
+
+def _rank(story_id: str) -> bytes:
+    return hashlib.sha256(story_id.encode()).digest()
+
+
+def _components(pictures: Sequence[Iterable[str]]) -> list[int]:
+    """For each set of pictures, the number of the first one that it hangs together with (union by the smaller number)."""
+    parent, owner = list(range(len(pictures))), {}
+
+    def root(index: int) -> int:
+        while parent[index] != index:
+            parent[index] = parent[parent[index]]
+            index = parent[index]
+        return index
+
+    for index, names in enumerate(pictures):
+        for name in names:
+            first, second = sorted((root(owner.setdefault(name, index)), root(index)))
+            parent[second] = first
+    return [root(index) for index in range(len(pictures))]
+
+
+def place_splits(staging: Staging, source: Source, output: Path, splits: Sequence[str]) -> dict[str, int]:
+    """Write the splits and move them to their places in `output`; return the number of stories of each, and of those
+    "moved" to train.
+
+    A run that is killed at any point within is completed by the next one. Raises UserError where the disk refuses.
+    """
+    folder = staging.folder
+    with disk_errors(output):
+        if not staging.progress.moving:
+            stories = [(record["id"], part, _pictures(record)) for part, record in read_records(folder)]
+            chosen = assign_splits(stories)
+            counts = {split: chosen.count(split) for split in splits}
+            counts["moved"] = sum(part == "val" != split for (_, part, _), split in zip(stories, chosen, strict=True))
+            for split in splits:
+                if counts[split]:
+                    _write_split(staging, source, split, chosen, counts)
+            (folder / "counts.json").write_text(json.dumps(counts))
+            staging.progress = replace(staging.progress, moving=True)
+            staging.save()
+        counts = json.loads((folder / "counts.json").read_text())
+        for split in splits:
+            if (folder / split).exists():
+                replace_folder(output / split, folder / split)
+        shutil.rmtree(folder)
+    return counts
+
+
+def _pictures(record: Mapping[str, Any]) -> list[str]:
+    return [step["image_path"] for step in record["steps"] if step["image_path"]]
+
+
+def _write_split(
+    staging: Staging, source: Source, split: str, chosen: Sequence[str], counts: Mapping[str, int]
+) -> None:
+    folder = staging.folder / split
+    folder.mkdir(exist_ok=True)
+    with open(folder / "stories.jsonl", "wb") as file:
+        for own, (_, record) in zip(chosen, read_records(staging.folder), strict=True):
+            if own == split:
+                file.write(json.dumps(record, ensure_ascii=False).encode("utf-8") + b"\n")
+                for path in _pictures(record):
+                    _move(staging.folder / path, folder / path)
+    progress = staging.progress
+    about = {
+        "source": source.name,
+        "about": inspect.getdoc(source),
+        "license": source.license,
+        "terms": source.terms,
+        "stories": counts[split],
+        "bad_records": progress.bad,
+        "dead_links": progress.dead_links,
+        "of_other_licenses": progress.other_licenses,
+        "problems": progress.problems,
+    }
+    (folder / "source.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _move(old: Path, new: Path) -> None:
+    """Move a picture, if an earlier story or an earlier run has not moved it."""
+    if old.exists():
+        new.parent.mkdir(parents=True, exist_ok=True)
+        old.rename(new)

@@ -1,0 +1,202 @@
+"""What never changes while a model trains, computed once: latents of the frozen autoencoder, features of frozen
+encoders.
+
+A cache is a folder of `cache.json` and safetensors shards, one row a step, in the order of the stories. It is keyed by
+the data, by the settings and by the weights that made it; a shard is written whole or not at all, so a run that is
+stopped goes on. What reads pixels and trains (an image encoder from scratch, or one whose last layers train) finds them
+here too, at the model's size, as bytes. Stable Diffusion's own text encoder is not here: its 77 vectors a text take 14
+times the room of a page's latents, and it is cheap beside the UNet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from modules.common.errors import UserError
+from modules.common.files import write_whole
+from modules.data.pixels import pixels_of
+from modules.data.read_ahead import ReadAhead
+from modules.encoded.rows import ShardedRows
+from modules.encoded.stories import ENCODE_BATCH, encode_pictures
+from modules.story import StorySource
+from modules.story_model import StoryModel
+
+ABOUT, FORMAT_VERSION = "cache.json", 1
+SHARD_BYTES = 256 << 20
+
+
+def cache_key(model: StoryModel, source: StorySource) -> dict[str, str]:
+    """What a cache was made from: a hash each of the data, of the settings and of the weights, these as a model folder
+    keeps them.
+    """
+    board = model.config.storyboard
+    settings = {
+        "autoencoder": asdict(model.config.autoencoder),
+        "pictures": board.pictures if model.storyboard is not None else None,
+    }
+    weights = hashlib.sha256(_digest(model.autoencoder))
+    for name, encoder in _frozen_encoders(model).items():
+        settings[name] = asdict(getattr(board, name))
+        weights.update(_digest(encoder))
+    told = json.dumps(settings, sort_keys=True).encode()
+    return {
+        "data": source.fingerprint(),
+        "settings": hashlib.sha256(told).hexdigest()[:16],
+        "weights": weights.hexdigest()[:16],
+    }
+
+
+def _digest(module: nn.Module) -> bytes:
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(
+            name.encode() + (value.half() if value.is_floating_point() else value).cpu().contiguous().numpy().tobytes()
+        )
+    return digest.digest()
+
+
+def _frozen_encoders(model: StoryModel) -> dict[str, nn.Module]:
+    """The pretrained encoders of the storyboard no layer of which trains, by the name of their config."""
+    board = model.config.storyboard
+    wanted = (("image_encoder", board.pictures == "pretrained"), ("text_encoder", bool(board.text_encoder.source)))
+    if model.storyboard is None:
+        return {}
+    return {
+        name: getattr(model.storyboard, name)
+        for name, is_there in wanted
+        if is_there and not getattr(board, name).trainable_layers
+    }
+
+
+@torch.no_grad()
+def _encode(model: StoryModel, images: Sequence[Image.Image | None], texts: Sequence[str | None]) -> dict[str, Tensor]:
+    """The rows of up to ENCODE_BATCH steps."""
+    size, device, frozen = (
+        model.config.autoencoder.image_size,
+        model.autoencoder.latent_mean.device,
+        _frozen_encoders(model),
+    )
+    image_mask = torch.tensor([image is not None for image in images])
+    rows = {"latents": encode_pictures(images, model.autoencoder, size), "image_mask": image_mask}
+    if "image_encoder" in frozen:
+        rows["image_features"] = frozen["image_encoder"](pixels_of(images, size).to(device)).half().cpu()
+    elif model.storyboard is not None and model.config.storyboard.pictures != "latents":
+        rows["pixels"] = ((pixels_of(images, size) + 1) * 127.5).round().to(torch.uint8)
+    if "text_encoder" in frozen:
+        encoder = frozen["text_encoder"]
+        ids, mask = encoder.tokenizer.encode_batch([text or "" for text in texts])
+        rows["text_features"] = encoder(ids.to(device), mask.to(device)).half().cpu()
+    return rows
+
+
+def write_cache(
+    folder: Path,
+    model: StoryModel,
+    source: StorySource,
+    workers: int = 2,
+    progress: Callable[[int], None] = lambda done: None,
+) -> int:
+    """Write, or complete, the cache of `source` for `model`, and return its number of rows; `progress` hears how many
+    stories are done.
+
+    Raises:
+        UserError: `folder` holds the cache of something else, or cannot be written.
+    """
+    key, lengths = cache_key(model, source), source.lengths
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    total = int(starts[-1])
+    if (folder / ABOUT).exists():
+        _check_key(folder, key, "choose another --output")
+    write_whole(
+        folder / ABOUT, json.dumps({"format_version": FORMAT_VERSION, "key": key, "rows": total}, indent=1).encode()
+    )
+    stories, done = (
+        ReadAhead(source, model.config.autoencoder.image_size, workers),
+        sum(_rows_of(path) for path in _shards(folder)),
+    )
+    blocks, held = [], 0
+    for start in range(done, total, ENCODE_BATCH):
+        rows = range(start, min(total, start + ENCODE_BATCH))
+        first, last = (int(np.searchsorted(starts, row, side="right")) - 1 for row in (rows[0], rows[-1]))
+        stories.expect(
+            range(first, min(len(lengths), 2 * last + 2 - first))
+        )  # These, and as many more for the next call.
+        steps = [step for index in range(first, last + 1) for step in stories[index].steps][rows[0] - starts[first] :][
+            : len(rows)
+        ]
+        blocks.append(_encode(model, [step.image for step in steps], [step.text for step in steps]))
+        held += sum(value.nbytes for value in blocks[-1].values())
+        if held >= SHARD_BYTES or rows.stop == total:
+            whole = {name: torch.cat([block[name] for block in blocks]).contiguous() for name in blocks[0]}
+            write_whole(folder / f"{done:012d}.safetensors", save(whole))
+            blocks, held, done = [], 0, rows.stop
+        progress(last + (rows.stop == starts[last + 1]))
+    return total
+
+
+class EncodedCache:
+    """A cache that belongs to `model` and `source`; its files are mapped into memory, not read.
+
+    Raises:
+        UserError: there is none, it is not finished, or it was made from something else.
+    """
+
+    def __init__(self, folder: Path, model: StoryModel, source: StorySource) -> None:
+        self.folder = folder
+        about = _check_key(folder, cache_key(model, source), "run precompute again, or leave --cache out")
+        try:
+            self._parts = [load_file(path) for path in _shards(folder)]
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"the cache in {folder} is damaged ({error}): delete it and run precompute again") from None
+        if sum(len(part["latents"]) for part in self._parts) != about["rows"]:
+            raise UserError(
+                f"the cache in {folder} is not finished: run precompute again, which goes on from where it was"
+            )
+
+    @cached_property
+    def rows(self) -> dict[str, ShardedRows]:
+        """The cached tensors by name."""
+        return {name: ShardedRows([part[name] for part in self._parts]) for name in self._parts[0]}
+
+
+def _check_key(folder: Path, key: dict[str, str], remedy: str) -> dict:
+    try:
+        about = json.loads((folder / ABOUT).read_bytes())
+        version, made_from = about["format_version"], about["key"]
+    except FileNotFoundError:
+        raise UserError(f"{folder} holds no cache: make one with precompute") from None
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(
+            f"{folder / ABOUT} is not what precompute wrote ({error}): delete the folder and run it again"
+        ) from None
+    wanted = {**key, "format version": FORMAT_VERSION}
+    other = [name for name, value in wanted.items() if {**made_from, "format version": version}.get(name) != value]
+    if other:
+        raise UserError(f"the cache in {folder} was made from other {' and '.join(other)}: {remedy}")
+    return about
+
+
+def _shards(folder: Path) -> list[Path]:
+    return sorted(folder.glob("[0-9]*.safetensors"))
+
+
+def _rows_of(path: Path) -> int:
+    try:
+        with safe_open(path, "pt") as file:
+            return file.get_slice("image_mask").get_shape()[0]
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{path} is damaged ({error}): delete it and those after it, and run precompute again"
+        ) from None

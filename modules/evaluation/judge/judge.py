@@ -1,0 +1,187 @@
+"""The judge: reads the attributes of a story world's page off its picture, and says how well a text fits a picture.
+
+A ResNet trained from scratch on real renders (`train_judge`). It has never seen a generated picture: what it reads off
+one is scored against the truth, between what it reads off real renders (the ceiling) and chance (the floor).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import ResNetConfig, ResNetModel
+
+from modules.common.errors import UserError
+from modules.config import config_from_dict
+from modules.data.pixels import to_pixels
+from modules.storyworld import ACTIONS, CHARACTERS, COLORS, OBJECTS, PLACES, WEATHERS
+
+SINGLE = {"place": PLACES, "object": (*OBJECTS, None), "weather": WEATHERS, "action": ACTIONS}  # One label a page.
+NOT_SHOWN = -100  # What cross_entropy passes over.
+BATCH = 256
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    image_size: int = 96
+    hidden_sizes: tuple[int, ...] = (24, 40, 64, 96)
+    blocks: int = 2  # Of each stage.
+    embed_dim: int = 64
+    words: tuple[str, ...] = ()  # What its texts are written with.
+
+
+class Judge(nn.Module):
+    """Picture -> logits of every attribute; picture and text -> unit vectors whose cosine says whether they fit (arXiv
+    2303.15343).
+    """
+
+    name = "judge"
+
+    def __init__(self, config: JudgeConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.trunk = ResNetModel(
+            ResNetConfig(
+                embedding_size=config.hidden_sizes[0],
+                hidden_sizes=list(config.hidden_sizes),
+                depths=[config.blocks] * len(config.hidden_sizes),
+                layer_type="basic",
+            )
+        )
+        width = config.hidden_sizes[-1]
+        cells = (config.image_size // 2 ** (len(config.hidden_sizes) + 1)) ** 2
+        self.sizes = {"characters": len(CHARACTERS), "colors": len(CHARACTERS) * len(COLORS)}
+        self.sizes |= {name: len(labels) for name, labels in SINGLE.items()}
+        # From all cells, not from their mean: who stands where tells an action.
+        self.read_head = nn.Linear(width * cells, sum(self.sizes.values()))
+        self.image_head = nn.Linear(width * cells, config.embed_dim)
+        self.word_embed = nn.EmbeddingBag(
+            len(config.words) + 1, config.embed_dim, mode="mean", padding_idx=len(config.words)
+        )
+        self.text_head = nn.Sequential(nn.Linear(config.embed_dim, 128), nn.GELU(), nn.Linear(128, config.embed_dim))
+        self.log_scale, self.bias = nn.Parameter(torch.tensor(2.3)), nn.Parameter(torch.tensor(-5.0))
+        self._word_ids = {word: index for index, word in enumerate(config.words)}
+
+    def forward(self, pixels: Tensor, word_ids: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
+        """pixels (N,3,H,W) in [-1,1], word_ids (N,W), targets as from `targets_of` -> the training loss ()."""
+        cells = self._cells(pixels)
+        logits = self._logits(cells)
+        loss = F.binary_cross_entropy_with_logits(logits["characters"], targets["characters"]) * len(CHARACTERS)
+        colors = logits["colors"].unflatten(1, (len(CHARACTERS), len(COLORS)))
+        loss = loss + F.cross_entropy(colors.flatten(0, 1), targets["colors"].flatten(), ignore_index=NOT_SHOWN)
+        loss = loss + sum(F.cross_entropy(logits[name], targets[name]) for name in SINGLE)
+        fit = self._embed(self.image_head, cells) @ self._embed_words(word_ids).T * self.log_scale.exp() + self.bias
+        return loss - F.logsigmoid(fit * (2 * torch.eye(len(fit), device=fit.device) - 1)).sum(1).mean()
+
+    @torch.no_grad()
+    def read(self, images: Sequence[Image.Image]) -> list[dict[str, Any]]:
+        """Pictures -> attributes of each: characters (set of kinds), colors (kind -> colour), place, object (or None),
+        weather, action.
+        """
+        readings = []
+        for pixels in self._batches(images):
+            logits = self._logits(self._cells(pixels))
+            colors = logits["colors"].unflatten(1, (len(CHARACTERS), len(COLORS))).argmax(-1)
+            best = {name: logits[name].argmax(-1).tolist() for name in SINGLE}
+            for row, shown in enumerate((logits["characters"] > 0).tolist()):
+                kinds = [kind for kind, is_there in zip(CHARACTERS, shown, strict=True) if is_there]
+                reading = {
+                    "characters": set(kinds),
+                    "colors": {kind: COLORS[colors[row, CHARACTERS.index(kind)]] for kind in kinds},
+                }
+                readings.append(reading | {name: labels[best[name][row]] for name, labels in SINGLE.items()})
+        return readings
+
+    @torch.no_grad()
+    def features(self, images: Sequence[Image.Image]) -> Tensor:
+        """The trunk's pooled features (N, F), for Fréchet and kernel distances."""
+        return torch.cat([self.trunk(pixels).pooler_output.flatten(1) for pixels in self._batches(images)])
+
+    @torch.no_grad()
+    def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
+        """Unit vectors (N, D)."""
+        return torch.cat([self._embed(self.image_head, self._cells(pixels)) for pixels in self._batches(images)])
+
+    @torch.no_grad()
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors (N, D); words that the judge does not know are passed over."""
+        return self._embed_words(self.word_ids(texts).to(self.bias.device))
+
+    def word_ids(self, texts: Sequence[str]) -> Tensor:
+        """(N, W), padded with the id after the last word's."""
+        rows = [[self._word_ids[word] for word in split_words(text) if word in self._word_ids] for text in texts]
+        width = max(1, *map(len, rows)) if rows else 1
+        padding = len(self.config.words)
+        return torch.tensor([row + [padding] * (width - len(row)) for row in rows]).view(len(rows), width)
+
+    def _batches(self, images: Sequence[Image.Image]):
+        for start in range(0, len(images), BATCH):
+            yield to_pixels(images[start : start + BATCH], self.config.image_size).to(self.bias.device)
+
+    def _cells(self, pixels: Tensor) -> Tensor:
+        return self.trunk(pixels).last_hidden_state.flatten(1)
+
+    def _logits(self, cells: Tensor) -> dict[str, Tensor]:
+        parts = self.read_head(cells).float().split(list(self.sizes.values()), dim=1)
+        return dict(zip(self.sizes, parts, strict=True))
+
+    def _embed(self, head: nn.Module, vectors: Tensor) -> Tensor:
+        return F.normalize(head(vectors).float(), dim=-1)
+
+    def _embed_words(self, word_ids: Tensor) -> Tensor:
+        return self._embed(self.text_head, self.word_embed(word_ids))
+
+    def save(self, folder: Path) -> None:
+        """Write config.json and model.safetensors, in float16."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG).write_text(json.dumps(dataclasses.asdict(self.config)) + "\n", encoding="utf-8")
+        state = {
+            name: value.half() if value.is_floating_point() else value for name, value in self.state_dict().items()
+        }
+        save_file({name: value.contiguous() for name, value in state.items()}, folder / WEIGHTS)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Judge:
+        """Read a judge's folder, in float32. Raises UserError where there is none."""
+        folder = Path(folder)
+        try:
+            values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+            judge = cls(config_from_dict(JudgeConfig, values, str(folder / CONFIG)))
+            state = load_file(folder / WEIGHTS)
+            judge.load_state_dict(
+                {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+            )
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"no judge at {folder} ({reason}): train one with `story_generative_model.py train_judge`"
+            ) from error
+        return judge.eval().requires_grad_(False)
+
+
+def split_words(text: str) -> list[str]:
+    return re.findall(r"[a-z]+", text.lower())
+
+
+def targets_of(pages: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    """Ground truths of N pages -> characters (N,10) in {0,1}, colors (N,10), and each single label (N,)."""
+    characters = torch.zeros(len(pages), len(CHARACTERS))
+    colors = torch.full((len(pages), len(CHARACTERS)), NOT_SHOWN)
+    for row, page in enumerate(pages):
+        for kind, color in zip(page["characters"], page["colors"], strict=True):
+            characters[row, CHARACTERS.index(kind)] = 1
+            colors[row, CHARACTERS.index(kind)] = COLORS.index(color)
+    single = {name: torch.tensor([labels.index(page[name]) for page in pages]) for name, labels in SINGLE.items()}
+    return {"characters": characters, "colors": colors, **single}

@@ -1,0 +1,71 @@
+"""Settings of the image decoder and of the autoencoder. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from modules.common.errors import UserError
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    image_size: int = 96
+    latent_channels: int = 12
+    unshuffle: int = (
+        4  # Pixels are folded into channels first: on a CPU the full-resolution convolutions would cost most.
+    )
+    block_out_channels: tuple[int, ...] = (96, 128)
+    layers_per_block: int = 1
+    norm_num_groups: int = 16
+    kl_weight: float = 1e-5
+    latent_noise: float = 0.15  # The posterior's deviation: the decoder learns to forgive what the UNet gets wrong.
+    edge_weight: float = 0.2
+    # A Stable Diffusion folder or Hub id, for `PretrainedAutoencoder`: unfolded (1) and of the shape given here.
+    source: str = ""
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels a side of the patch that one latent cell stands for."""
+        return self.unshuffle * 2 ** (len(self.block_out_channels) - 1)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        size = self.image_size // self.downsampling
+        return self.latent_channels, size, size
+
+
+SchedulerName = Literal["ddim", "dpmsolver++", "unipc", "euler"]
+CONDITIONS = ("codes", "codes_and_text")
+TUNINGS = ("full", "lora", "frozen")
+
+
+@dataclass(frozen=True)
+class ImageDecoderConfig:
+    block_out_channels: tuple[int, ...] = (128, 128, 144)
+    attention_levels: tuple[bool, ...] = (
+        False,
+        True,
+        True,
+    )  # Cross-attention to the codes; at full size it would double the cost.
+    layers_per_block: int = 1
+    num_heads: int = 4
+    cross_attention_dim: int = 256
+    norm_num_groups: int = 16
+    num_train_timesteps: int = 1000
+    # A Stable Diffusion folder or Hub id; the settings of the UNet's shape above are for one trained from scratch.
+    source: str = ""
+    condition: str = "codes"  # With a source: alone, in the text's place, or beside it.
+    tuning: str = "full"  # Of a source's UNet; what reads the codes always trains.
+    lora_rank: int = 16
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("condition", self.condition, CONDITIONS), ("tuning", self.tuning, TUNINGS)):
+            if value not in known:
+                raise UserError(f"image_decoder.{name} must be one of {', '.join(known)}, got {value!r}")
+            if not self.source and value != known[0]:
+                raise UserError(
+                    f"image_decoder.{name} {value!r} needs image_decoder.source, a Stable Diffusion folder or Hub id"
+                )
+        if self.lora_rank < 1:
+            raise UserError(f"image_decoder.lora_rank must be 1 or more, got {self.lora_rank}")

@@ -1,0 +1,58 @@
+"""Attention to two contexts at once, each with keys and values of its own (decoupled cross-attention, IP-Adapter, arXiv
+2308.06721).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
+from einops import rearrange
+from torch import Tensor, nn
+
+
+class DecoupledAttention(nn.Module):
+    """A processor for diffusers' `Attention`: the last `num_extra` vectors of its context are attended to apart from
+    the others.
+
+    What they bring is added behind a gate a channel, which starts at zero: a pretrained network starts as it was. Their
+    keys and values start as copies of the others', which already speak the layer's language.
+    """
+
+    def __init__(self, attention: Attention, num_extra: int) -> None:
+        super().__init__()
+        self.num_extra = num_extra
+        inner, width = attention.to_k.weight.shape
+        self.to_k_extra, self.to_v_extra = (nn.Linear(width, inner, bias=False) for _ in range(2))
+        self.gate = nn.Parameter(torch.zeros(inner))
+        with torch.no_grad():
+            self.to_k_extra.weight.copy_(attention.to_k.weight)
+            self.to_v_extra.weight.copy_(attention.to_v.weight)
+
+    def forward(
+        self, attention: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask: None = None
+    ) -> Tensor:
+        """hidden_states (N,P,D), encoder_hidden_states (N,L+num_extra,W) -> (N,P,D); as in Stable Diffusion nothing is
+        masked.
+        """
+        usual, extra = encoder_hidden_states.tensor_split([-self.num_extra], dim=1)
+        query = attention.to_q(hidden_states)
+        attended = _attend(query, attention.to_k(usual), attention.to_v(usual), attention.heads)
+        added = _attend(query, self.to_k_extra(extra), self.to_v_extra(extra), attention.heads)
+        project, dropout = attention.to_out
+        return dropout(project(attended + self.gate * added))
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
+    query, key, value = (rearrange(vectors, "n l (h d) -> n h l d", h=num_heads) for vectors in (query, key, value))
+    return rearrange(F.scaled_dot_product_attention(query, key, value), "n h l d -> n l (h d)")
+
+
+def decouple_cross_attention(unet: UNet2DConditionModel, num_extra: int) -> None:
+    """Let every cross-attention of a UNet take the last `num_extra` vectors of its context apart, as
+    `DecoupledAttention` does.
+    """
+    for module in unet.modules():
+        if isinstance(module, Attention) and module.is_cross_attention:
+            module.set_processor(DecoupledAttention(module, num_extra))

@@ -1,0 +1,278 @@
+"""p(x | z): latent diffusion, a UNet that cross-attends to the storyboard's codes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    SchedulerMixin,
+    UNet2DConditionModel,
+    UniPCMultistepScheduler,
+)
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
+
+from modules.common.errors import UserError
+from modules.image_decoder.config import ImageDecoderConfig, SchedulerName
+from modules.image_decoder.decoupled_attention import decouple_cross_attention
+from modules.image_decoder.stable_diffusion import (
+    add_lora,
+    load_schedule,
+    load_text_encoder,
+    load_text_tokenizer,
+    load_unet,
+)
+
+SCHEDULERS = {
+    "ddim": DDIMScheduler,
+    "dpmsolver++": DPMSolverMultistepScheduler,
+    "unipc": UniPCMultistepScheduler,
+    "euler": EulerDiscreteScheduler,
+}
+
+
+@dataclass
+class ImageDecoderOutput(ModelOutput):
+    """`loss` (N,): mean squared error of the predicted velocity or, where that is what a source's UNet predicts, noise."""
+
+    loss: Tensor = None
+
+
+class ImageDecoder(nn.Module):
+    """UNet2DConditionModel on the autoencoder's latents: from scratch, or Stable Diffusion's (arXiv 2112.10752).
+
+    From scratch: v-prediction (arXiv 2202.00512), zero terminal SNR (arXiv 2305.08891); the codes enter by
+    cross-attention and, flattened, with the time embedding. With `config.source`: what the folder's scheduler says; the
+    codes enter by cross-attention in the text's place, or beside it by one of their own (`DecoupledAttention`), which
+    leaves the first outputs as they were.
+
+    With `offline` the Hub is not asked; with `random` a source gives the architecture alone: random weights, and no
+    tokenizer.
+    """
+
+    def __init__(
+        self,
+        config: ImageDecoderConfig,
+        latent_shape: tuple[int, int, int],
+        num_slots: int,
+        code_dim: int,
+        *,
+        offline: bool = False,
+        random: bool = False,
+    ) -> None:
+        super().__init__()
+        self.config, self.latent_shape = config, latent_shape
+        unet = (
+            load_unet(config.source, "image_decoder.source", offline=offline, random=random) if config.source else None
+        )
+        width = config.cross_attention_dim if unet is None else unet.config.cross_attention_dim
+        self.to_context = nn.Linear(code_dim, width)
+        self.slot_position = nn.Parameter(torch.randn(num_slots, width) * 0.02)
+        self.null_codes = nn.Parameter(torch.zeros(num_slots, code_dim))
+        # A pretrained UNet is used to the text encoder's output, which ends in a norm too.
+        self.context_norm = nn.Identity() if unet is None else nn.LayerNorm(width)
+        self.unet = self._small_unet(num_slots * code_dim) if unet is None else unet
+        self.text_encoder = self.tokenizer = None
+        self.noise_schedule = {
+            "num_train_timesteps": config.num_train_timesteps,
+            "beta_schedule": "scaled_linear",
+            "prediction_type": "v_prediction",
+            "rescale_betas_zero_snr": True,
+            "timestep_spacing": "trailing",
+        }
+        if config.source:
+            self.noise_schedule = load_schedule(config.source, "image_decoder.source", offline=offline)
+            self._check_source()
+            if config.condition == "codes_and_text":
+                self._add_text(num_slots, offline, random)
+            self._choose_trained()
+        self.register_buffer("alphas_cumprod", self.make_scheduler("ddim").alphas_cumprod.clone(), persistent=False)
+
+    def _small_unet(self, embedding_dim: int) -> UNet2DConditionModel:
+        config, (channels, size, _) = self.config, self.latent_shape
+        return UNet2DConditionModel(
+            sample_size=size,
+            in_channels=channels,
+            out_channels=channels,
+            block_out_channels=config.block_out_channels,
+            layers_per_block=config.layers_per_block,
+            attention_head_dim=config.num_heads,
+            norm_num_groups=config.norm_num_groups,
+            down_block_types=tuple("CrossAttnDownBlock2D" if yes else "DownBlock2D" for yes in config.attention_levels),
+            up_block_types=tuple(
+                "CrossAttnUpBlock2D" if yes else "UpBlock2D" for yes in reversed(config.attention_levels)
+            ),
+            cross_attention_dim=config.cross_attention_dim,
+            class_embed_type="projection",
+            projection_class_embeddings_input_dim=embedding_dim,
+        )
+
+    def _check_source(self) -> None:
+        config, channels = self.config, self.unet.config.in_channels
+        if channels != self.latent_shape[0]:
+            raise UserError(
+                f"image_decoder.source: the UNet in {config.source} draws latents of {channels} channels, the autoencoder's have "
+                f"{self.latent_shape[0]}: take both from one folder"
+            )
+        timesteps = self.noise_schedule.get("num_train_timesteps", 1000)
+        if timesteps != config.num_train_timesteps:
+            raise UserError(
+                f"image_decoder.num_train_timesteps is {config.num_train_timesteps}, in {config.source} it is {timesteps}: set that"
+            )
+
+    def _add_text(self, num_slots: int, offline: bool, random: bool) -> None:
+        """Take the source's text encoder too, and let the codes enter beside its output."""
+        source = self.config.source
+        encoder = load_text_encoder(source, "image_decoder.source", offline=offline, random=random)
+        self.text_encoder = encoder.requires_grad_(False)
+        width, expected = encoder.config.hidden_size, self.unet.config.cross_attention_dim
+        if width != expected:
+            raise UserError(
+                f"image_decoder.source: the text encoder in {source} is {width} wide, its UNet reads {expected}: give a whole folder"
+            )
+        decouple_cross_attention(self.unet, num_slots)
+        if random:
+            empty = torch.zeros(1, encoder.config.max_position_embeddings, dtype=torch.long)
+        else:
+            self.tokenizer = load_text_tokenizer(source, "image_decoder.source", offline=offline)
+            empty = self.tokenize([""])
+        self.register_buffer("null_text", self.encode_text(empty)[0], persistent=False)
+
+    def _choose_trained(self) -> None:
+        if self.config.tuning == "lora":
+            add_lora(self.unet, self.config.lora_rank)
+        for name, parameter in self.unet.named_parameters():
+            parameter.requires_grad_(self.config.tuning == "full" or ".lora_" in name or ".processor." in name)
+
+    @property
+    def prediction_type(self) -> str:
+        """What the UNet predicts: "v_prediction" or "epsilon"."""
+        return self.noise_schedule.get("prediction_type", "epsilon")
+
+    def make_scheduler(self, name: SchedulerName) -> SchedulerMixin:
+        """A diffusers scheduler with this model's noise schedule."""
+        options: dict[str, Any] = (
+            {"clip_sample": False} if name == "ddim" else {}
+        )  # Latents are not bounded as pixels are.
+        return SCHEDULERS[name].from_config(self.noise_schedule, **options)
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Keep less of the UNet's forward pass in memory, and compute it again in the backward pass."""
+        self.unet.enable_gradient_checkpointing()
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> token ids (N,L) of the source's text encoder, cut and padded to its length."""
+        if self.tokenizer is None:
+            raise ValueError("this image decoder has no tokenizer: its condition is 'codes', or its weights are random")
+        length = self.text_encoder.config.max_position_embeddings
+        return self.tokenizer(
+            list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        ).input_ids
+
+    @torch.no_grad()
+    def encode_text(self, input_ids: Tensor) -> Tensor:
+        """Token ids (N,L) -> the source's frozen text encoder's states (N,L,D), which `forward` and `sample` take."""
+        return self.text_encoder(input_ids.to(self.slot_position.device)).last_hidden_state
+
+    def forward(
+        self,
+        code_embeds: Tensor,
+        latents: Tensor,
+        timesteps: Tensor,
+        noise: Tensor,
+        null: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+    ) -> ImageDecoderOutput:
+        """code_embeds (N,S,d), latents and noise (N,c,h,w), timesteps (N,), null (N,) bool, text (N,L,D) -> losses
+        (N,).
+        """
+        alpha = self.alphas_cumprod[timesteps].sqrt()[:, None, None, None]
+        sigma = (1 - self.alphas_cumprod[timesteps]).sqrt()[:, None, None, None]
+        predicted = self.predict(alpha * latents + sigma * noise, timesteps, code_embeds, null, encoder_hidden_states)
+        target = noise if self.prediction_type == "epsilon" else alpha * noise - sigma * latents
+        return ImageDecoderOutput(loss=(predicted.float() - target).square().mean((1, 2, 3)))
+
+    def predict(
+        self,
+        noisy: Tensor,
+        timesteps: Tensor,
+        code_embeds: Tensor,
+        null: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+    ) -> Tensor:
+        """noisy (N,c,h,w), code_embeds (N,S,d), text (N,L,D) or none -> velocity or noise (N,c,h,w), as
+        `prediction_type` says.
+
+        Rows where `null` (N,) is True get the learned null codes and the empty text.
+        """
+        if null is not None:
+            code_embeds = torch.where(null[:, None, None], self.null_codes.to(code_embeds.dtype), code_embeds)
+        context = self.context_norm(self.to_context(code_embeds) + self.slot_position)
+        if self.text_encoder is not None:
+            context = torch.cat([self._text(len(context), null, encoder_hidden_states), context], dim=1)
+        elif encoder_hidden_states is not None:
+            raise ValueError("this image decoder reads no text: its condition is 'codes'")
+        labels = None if self.unet.class_embedding is None else code_embeds.flatten(1)
+        return self.unet(noisy, timesteps, context, class_labels=labels).sample
+
+    def _text(self, num_rows: int, null: Tensor | None, states: Tensor | None) -> Tensor:
+        """The text states (N,L,D) of every row: the empty text's where there are none or the row is null."""
+        empty = self.null_text.expand(num_rows, -1, -1)
+        if states is None or null is None:
+            return empty if states is None else states
+        return torch.where(null[:, None, None], empty.to(states.dtype), states)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        code_embeds: Tensor,
+        num_inference_steps: int = 20,
+        guidance_scale: float = 2.0,
+        scheduler: SchedulerName = "ddim",
+        generator: torch.Generator | None = None,
+        init_latents: Tensor | None = None,
+        strength: float = 1.0,
+        on_step: Callable[[Tensor], None] = lambda latents: None,
+        encoder_hidden_states: Tensor | None = None,
+    ) -> Tensor:
+        """Denoise the pictures of N steps in one batch: code_embeds (N,S,d), text (N,L,D) or none -> latents (N,c,h,w).
+
+        With `init_latents` (N,c,h,w) only the last `strength` of the steps are taken, at least one, from those latents
+        with that much noise (SDEdit, arXiv 2108.01073). `on_step` is given the latents after every step.
+        """
+        noise_schedule = self.make_scheduler(scheduler)
+        noise_schedule.set_timesteps(num_inference_steps)
+        timesteps = noise_schedule.timesteps
+        noise = torch.randn(len(code_embeds), *self.latent_shape, generator=generator).to(code_embeds.device)
+        if init_latents is None:
+            latents = noise * noise_schedule.init_noise_sigma
+        else:
+            skipped = num_inference_steps - max(1, int(num_inference_steps * strength))
+            timesteps = timesteps[skipped * noise_schedule.order :]
+            if hasattr(noise_schedule, "set_begin_index"):  # Schedulers that count steps, which DDIM does not.
+                noise_schedule.set_begin_index(skipped * noise_schedule.order)
+            latents = noise_schedule.add_noise(init_latents, noise, timesteps[:1])
+        for timestep in timesteps:
+            scaled = noise_schedule.scale_model_input(latents, timestep)
+            predicted = self._guided(scaled, timestep, code_embeds, guidance_scale, encoder_hidden_states)
+            latents = noise_schedule.step(predicted.float(), timestep, latents, return_dict=False)[0]
+            on_step(latents)
+        return latents
+
+    def _guided(
+        self, noisy: Tensor, timestep: Tensor, code_embeds: Tensor, guidance_scale: float, text: Tensor | None
+    ) -> Tensor:
+        """Classifier-free guidance (arXiv 2207.12598) against the null codes and the empty text; a scale of 1 is none."""
+        if guidance_scale == 1.0:
+            return self.predict(noisy, timestep, code_embeds, encoder_hidden_states=text)
+        null = torch.arange(2 * len(noisy), device=noisy.device) >= len(noisy)
+        text = None if text is None else text.repeat(2, 1, 1)
+        both = self.predict(noisy.repeat(2, 1, 1, 1), timestep, code_embeds.repeat(2, 1, 1), null, text)
+        conditioned, without = both.chunk(2)
+        return without + guidance_scale * (conditioned - without)

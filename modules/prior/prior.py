@@ -1,0 +1,277 @@
+"""p(z_t | z_<t, c): a causal transformer over the flattened codes, with the prompt as its prefix."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
+
+from modules.layers.prefix import padding_left, prefix_attention
+from modules.layers.sink_cache import SinkCache
+from modules.layers.temporal import TemporalTransformer
+from modules.layers.transformer import Transformer, TransformerOutput
+from modules.prior.config import PriorConfig
+from modules.prior.sampling import sample_logits
+from modules.prior.teacher_forcing import two_pass_nll
+
+
+@dataclass
+class PriorOutput(ModelOutput):
+    """`nll` (B, T, S) in nats a code; `logits` (B, T, S, K).
+
+    With experts, their losses and loads as in `TransformerOutput`.
+    """
+
+    nll: Tensor = None
+    logits: Tensor = None
+    load_balancing_loss: Tensor | None = None
+    router_z_loss: Tensor | None = None
+    loads: Tensor | None = None
+
+
+@dataclass
+class PriorSample(ModelOutput):
+    """`codes` (B, T, S) and their log-probabilities under the model, `log_probs` (B, T, S), in nats, at temperature 1."""
+
+    codes: Tensor = None
+    log_probs: Tensor = None
+
+
+class Prior(nn.Module):
+    """One sequence: [prompt tokens | BOS, z_1 ... z_T]. Prompt tokens see each other; a code sees the prompt and what
+    came before it.
+
+    Every position also knows which slot it predicts and how many steps are left, so that a story of any asked length
+    comes to its end. The prompt stands left of position 0 (padding leftmost), so padding moves nothing. A code is read
+    and written by one vector (arXiv 1608.05859), narrower than the transformer (arXiv 1909.11942): thousands of codes
+    stay a small part of the weights.
+    """
+
+    def __init__(self, config: PriorConfig, vocab_size: int, codebook_size: int, num_slots: int) -> None:
+        super().__init__()
+        if config.dim % (2 * config.num_heads):
+            raise ValueError(
+                f"rotary positions need heads of an even width: dim {config.dim} is not a multiple of 2 x {config.num_heads}"
+            )
+        if config.attention_window < 0 or config.attention_window % num_slots or config.num_sink_steps < 0:
+            raise ValueError(
+                f"attention_window must be a multiple of the {num_slots} codes of a step and num_sink_steps 0 or more, "
+                f"got {config.attention_window} and {config.num_sink_steps}"
+            )
+        self.config, self.num_slots = config, num_slots
+        self.prompt_embed = nn.Embedding(vocab_size, config.dim)
+        self.code_embed = nn.Embedding(codebook_size + 1, config.code_dim)  # The last one is BOS.
+        self.from_code = nn.Linear(config.code_dim, config.dim, bias=False)
+        self.to_code = nn.Linear(config.dim, config.code_dim, bias=False)
+        self.slot_embed = nn.Embedding(num_slots, config.dim)
+        self.steps_left_embed = nn.Embedding(config.max_steps, config.dim)
+        self.transformer = Transformer(
+            config.dim,
+            config.num_layers,
+            config.num_heads,
+            config.dropout,
+            config.num_kv_heads or None,
+            asdict(config.experts) if config.experts.num_experts else None,
+        )
+        self.temporal = (
+            TemporalTransformer(
+                num_slots * config.code_dim, config.dim, config.temporal_layers, config.num_heads, config.dropout
+            )
+            if config.temporal_layers
+            else None
+        )
+        # As small as the embeddings that it is added to: at the size that a norm gives it, it would drown them.
+        self.temporal_scale = nn.Parameter(torch.full((config.dim,), 0.02)) if config.temporal_layers else None
+        for embedding in (self.prompt_embed, self.slot_embed, self.steps_left_embed):
+            nn.init.normal_(embedding.weight, std=0.02)
+        nn.init.normal_(self.code_embed.weight, std=0.05)
+
+    def forward(
+        self,
+        codes: Tensor,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        step_mask: Tensor,
+        own_share: float | Tensor = 0.0,
+        own_draws: Tensor | None = None,
+    ) -> PriorOutput:
+        """codes (B,T,S), prompt (B,Lp), step_mask (B,T) -> nll of every code, p(z_1) included. Padded steps' values
+        mean nothing.
+
+        A share `own_share` of the codes before is drawn from the prior itself: see `two_pass_nll`, whose draws
+        `own_draws` are.
+        """
+        passes: list[TransformerOutput] = []
+
+        def predict(history: Tensor) -> Tensor:
+            passes.append(self._transform(history, prompt_ids, prompt_mask, step_mask))
+            return self._split_steps(self._to_logits(passes[-1].hidden))
+
+        scored = two_pass_nll(predict, codes, float(own_share), own_draws)
+        last = passes[-1]
+        return PriorOutput(
+            nll=scored.nll,
+            logits=scored.logits,
+            load_balancing_loss=last.load_balancing_loss,
+            router_z_loss=last.router_z_loss,
+            loads=last.loads,
+        )
+
+    def _transform(
+        self, codes: Tensor, prompt_ids: Tensor, prompt_mask: Tensor, step_mask: Tensor
+    ) -> TransformerOutput:
+        """What the transformer says at each of the codes (B,T,S): `hidden` (B,T*S,D)."""
+        prefix, prefix_mask = self._prefix(prompt_ids, prompt_mask)
+        x = torch.cat([prefix, self._code_inputs(codes.flatten(1), step_mask.sum(1))[:, :-1]], dim=1)
+        mask, positions = prefix_attention(prefix_mask, x.shape[1])
+        is_step = step_mask[:, : codes.shape[1]]  # Of a story whose first steps alone are given, it tells the length.
+        token_mask = torch.cat([prefix_mask, is_step.repeat_interleave(self.num_slots, dim=1)], dim=1)
+        out = self.transformer.forward_with_losses(x, mask, positions, token_mask=token_mask)
+        out.hidden = out.hidden[:, prefix.shape[1] :]
+        return out
+
+    @torch.no_grad()
+    def score(self, codes: Tensor, prompt_ids: Tensor, prompt_mask: Tensor, step_mask: Tensor) -> PriorOutput:
+        """As `forward`, under the attention of `sample`: with an `attention_window`, time and memory a step are the
+        same at any length.
+        """
+        prefix, prefix_mask = self._prefix(prompt_ids, prompt_mask)
+        x = torch.cat([prefix, self._code_inputs(codes.flatten(1), step_mask.sum(1))[:, :-1]], dim=1)
+        hidden = self._read(x, prefix_mask, self._new_cache(prefix.shape[1], codes.shape[1]))
+        logits = self._to_logits(hidden[:, prefix.shape[1] :])
+        nll = F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten(), reduction="none")
+        return PriorOutput(nll=nll.view(codes.shape), logits=self._split_steps(logits))
+
+    def update(self, loads: Tensor) -> None:
+        """Balance the experts by a batch's `loads` (layers, E), after the weights' own update: see
+        `MixtureOfExperts.update`.
+        """
+        self.transformer.update(loads)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        num_steps: int,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        generator: torch.Generator | None = None,
+        codes: Tensor | None = None,
+        num_samples: int = 1,
+    ) -> PriorSample:
+        """Plan `num_steps` steps after the given ones: prompt (B,Lp), codes (B,T0,S) or None -> new codes
+        (B,num_steps,S).
+
+        With `num_samples` > 1 the batch must be one story: its prompt is read once and that many plans come back.
+        """
+        slots, given = self.num_slots, 0 if codes is None else codes.shape[1]
+        history = prompt_ids.new_zeros(len(prompt_ids), 0) if codes is None else codes.flatten(1)
+        total = prompt_ids.new_full((len(prompt_ids),), given + num_steps)
+        prefix, prefix_mask = self._prefix(prompt_ids, prompt_mask)
+        x = torch.cat([prefix, self._code_inputs(history, total)], dim=1)
+        cache = self._new_cache(prefix.shape[1], given + num_steps)
+        hidden = self._read(x, prefix_mask, cache)[:, -1:]
+        if num_samples > 1:
+            cache.expand(num_samples)
+            hidden, prefix_mask, total = (
+                hidden.expand(num_samples, -1, -1),
+                prefix_mask.expand(num_samples, -1),
+                total.expand(num_samples),
+            )
+        history = history.expand(len(total), -1)
+        new_codes, log_probs = [], []
+        for index in range(given * slots, (given + num_steps) * slots):
+            if index % slots == 0:
+                so_far = self._story_so_far(torch.cat([history, *(column[:, None] for column in new_codes)], dim=1))[
+                    :, -1:
+                ]
+            if new_codes:
+                if index % slots == 0:
+                    cache.make_room(slots)
+                x = self._code_input(new_codes[-1][:, None], torch.tensor([index], device=x.device), total) + so_far
+                hidden = self._read_on(x, prefix_mask, cache)
+            logits = self._to_logits(hidden[:, 0]).float()
+            new_codes.append(sample_logits(logits, temperature, top_p, generator))
+            log_probs.append(logits.log_softmax(-1).gather(-1, new_codes[-1][:, None])[:, 0])
+        new_codes, log_probs = (
+            torch.stack(columns, dim=1).unflatten(1, (num_steps, slots)) for columns in (new_codes, log_probs)
+        )
+        return PriorSample(codes=new_codes, log_probs=log_probs)
+
+    def _new_cache(self, prompt_length: int, num_steps: int) -> SinkCache:
+        """For a prompt and so many steps, or for as much of them as the attention window leaves in sight."""
+        capacity, window = prompt_length + num_steps * self.num_slots, self.config.attention_window
+        num_sinks = prompt_length + 1 + self.config.num_sink_steps * self.num_slots  # BOS stands before the first code.
+        return SinkCache(self.config.num_layers, min(capacity, num_sinks + window) if window else capacity, num_sinks)
+
+    def _read(self, x: Tensor, prompt_mask: Tensor, cache: SinkCache) -> Tensor:
+        """Prompt and inputs (B, L, D) -> (B, L, D), through a new cache: what fits at once, then step by step.
+
+        Room is made at the beginning of a step, never within one: it then makes no difference whether a step is drawn
+        or given.
+        """
+        prompt_length, slots = prompt_mask.shape[1], self.num_slots
+        fits = prompt_length + (cache.capacity - prompt_length) // slots * slots
+        hidden = [self._read_on(x[:, :fits], prompt_mask, cache)]
+        for start in range(fits, x.shape[1], slots):
+            cache.make_room(slots)
+            hidden.append(self._read_on(x[:, start : start + slots], prompt_mask, cache))
+        return torch.cat(hidden, dim=1)
+
+    def _read_on(self, x: Tensor, prompt_mask: Tensor, cache: SinkCache) -> Tensor:
+        """The next inputs (B, M, D), for which there is room -> (B, M, D)."""
+        mask, positions = prefix_attention(prompt_mask, cache.length + x.shape[1], queries=x.shape[1])
+        return self.transformer(x, mask, positions, cache)
+
+    def _split_steps(self, flat: Tensor) -> Tensor:
+        """(B, T*S, K) -> (B, T, S, K)."""
+        return rearrange(flat, "b (t s) k -> b t s k", s=self.num_slots)
+
+    def _prefix(self, prompt_ids: Tensor, prompt_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed the prompt with its padding moved to the left: (B, Lp, D) and its mask (B, Lp)."""
+        ids, mask = padding_left(prompt_ids, prompt_mask)
+        return self.prompt_embed(ids), mask
+
+    def _to_logits(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., K)."""
+        return F.linear(self.to_code(hidden), self.code_embed.weight[:-1])
+
+    def _code_inputs(self, flat: Tensor, num_steps: Tensor) -> Tensor:
+        """Inputs at BOS and after each of M flattened codes (B, M): (B, M + 1, D).
+
+        `num_steps` (B,) is each story's length.
+        """
+        bos = flat.new_full((len(flat), 1), self.code_embed.num_embeddings - 1)
+        index = torch.arange(flat.shape[1] + 1, device=flat.device)
+        so_far = self._story_so_far(flat)[:, index // self.num_slots if self.temporal is not None else slice(None)]
+        return self._code_input(torch.cat([bos, flat], dim=1), index, num_steps) + so_far
+
+    def _story_so_far(self, flat: Tensor) -> Tensor:
+        """What the whole steps among M flattened codes (B, M) say of each next one: (B, M // S + 1, D), of the first
+        one nothing.
+
+        Without a temporal transformer, nothing of any: (1, 1, 1).
+        """
+        if self.temporal is None:
+            return self.slot_embed.weight.new_zeros(1, 1, 1)
+        steps = (
+            self.code_embed(flat[:, : flat.shape[1] // self.num_slots * self.num_slots])
+            .unflatten(1, (-1, self.num_slots))
+            .flatten(2)
+        )
+        read = self.temporal(steps, torch.ones_like(steps[..., 0], dtype=torch.bool))
+        return F.pad(self.temporal_scale * read, (0, 0, 1, 0))
+
+    def _code_input(self, previous: Tensor, index: Tensor, num_steps: Tensor) -> Tensor:
+        """previous (B, M): the code before each flat position `index` (M,) that is to be predicted."""
+        steps_left = (num_steps[:, None] - 1 - index // self.num_slots).clamp(0, self.config.max_steps - 1)
+        return (
+            self.from_code(self.code_embed(previous))
+            + self.slot_embed(index % self.num_slots)
+            + self.steps_left_embed(steps_left)
+        )

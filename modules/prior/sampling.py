@@ -1,0 +1,40 @@
+"""Drawing codes from logits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+LIKELIEST = 64  # A nucleus is nearly always within these, and to find them is much cheaper than to sort all.
+
+
+def sample_logits(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator | None) -> Tensor:
+    """Draw one index from each row of (B, K); temperature 0 takes the best. Nucleus sampling: arXiv 1904.09751."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    probabilities, index = (logits.float() / temperature).softmax(-1), None
+    if top_p < 1:
+        probabilities, index = _nucleus(probabilities, top_p)
+    uniform = torch.rand(len(probabilities), generator=generator, device=probabilities.device)
+    drawn = draw_index(probabilities, uniform)
+    return drawn if index is None else index.gather(-1, drawn[:, None])[:, 0]
+
+
+def draw_index(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """The index (...) that numbers `uniform` (...) in [0, 1) draw from probabilities (..., K), which need not add up to
+    1.
+    """
+    # The inverse of the distribution function, at a number in (0, 1]: never an index of probability 0.
+    mass = probabilities.cumsum(-1)
+    return torch.searchsorted(mass, (1 - uniform)[..., None] * mass[..., -1:])[..., 0]
+
+
+def _nucleus(probabilities: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
+    """(B, K) -> the probabilities of the likeliest M indices, (B, M), 0 beyond a mass of `top_p`, and these indices (B,
+    M).
+    """
+    ordered, index = probabilities.topk(min(LIKELIEST, probabilities.shape[-1]))
+    if (ordered.sum(-1) < top_p).any():
+        ordered, index = probabilities.sort(dim=-1, descending=True)
+    outside = ordered.cumsum(-1) - ordered >= top_p
+    return ordered.masked_fill(outside, 0), index

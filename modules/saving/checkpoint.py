@@ -1,0 +1,254 @@
+"""Checkpoints that survive a kill, a full disk and a flipped bit: safetensors and JSON, published atomically.
+
+A run's folder holds ``step_00001234/`` folders, each complete in itself:
+
+    <name>.safetensors   one file for each dictionary of tensors (model, optimizer, ...)
+    state.json           everything else that a resume needs
+    ...                  whatever `extra` wrote, e.g. a ``model/`` folder to generate from
+    manifest.json        the size and SHA-256 of every file above
+
+Nothing is ever unpickled, and only what the manifest vouches for is opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from modules.common.errors import UserError
+
+MANIFEST = "manifest.json"
+STATE = "state.json"
+_STEP = re.compile(r"step_([0-9]{8,})(\.old-[0-9]+)?")
+_LEFTOVER = re.compile(r"(step_[0-9]{8,})\.(tmp|old)-([0-9]+)")
+_GROUP_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
+def save_checkpoint(
+    run_dir: Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    metadata: Mapping[str, Any],
+    keep_last: int,
+    extra: Callable[[Path], None] | None = None,
+) -> Path:
+    """Write ``run_dir/step_N`` so that at every instant a complete checkpoint exists, then prune older ones.
+
+    Args:
+        run_dir: The run's folder, created if absent. Hold a `RunLock` on it: one writer at a time.
+        step: The step N that names the folder; an existing folder of the same step is replaced.
+        tensors: For each name, a flat dictionary of tensors of any shape, dtype, device or stride.
+        metadata: JSON-able state; floats come back exactly.
+        keep_last: How many checkpoints to keep, this one included; 0 or less keeps all. Later steps are never pruned.
+        extra: Called with the unpublished folder to add files of its own, which the manifest then covers.
+
+    Returns:
+        The published folder.
+
+    Raises:
+        UserError: The disk is full or the folder cannot be written. Earlier checkpoints are intact.
+        ValueError: A name of `tensors` cannot be a file name.
+        TypeError: `metadata` is not JSON-able.
+    """
+    for name in tensors:
+        if not _GROUP_NAME.fullmatch(name):
+            raise ValueError(f"checkpoint tensors named {name!r}: a name may hold letters, digits, '_', '.' and '-'")
+    state = json.dumps(metadata, indent=1)
+    target = Path(run_dir) / f"step_{step:08d}"
+    temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _clear_leftovers(target.parent)
+        temporary.mkdir()
+        for name, group in tensors.items():
+            save_file(_storable(group), temporary / f"{name}.safetensors")
+        (temporary / STATE).write_text(state, encoding="utf-8")
+        if extra is not None:
+            extra(temporary)
+        _seal(temporary)
+        _publish(temporary, target)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(
+            f"Could not write the checkpoint {target} ({reason}): free some space or choose a writable output folder; "
+            "the checkpoints before it are intact."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    _prune(target, keep_last)
+    return target
+
+
+def latest_checkpoint(run_dir: Path) -> Path | None:
+    """Return the newest checkpoint of `run_dir` that verifies, or None; each one passed over is named in a warning."""
+    for path in _checkpoints(Path(run_dir)):
+        problem = verify_checkpoint(path)
+        if problem is None:
+            return path
+        warnings.warn(f"checkpoint {path} is not usable ({problem}); trying the one before it", stacklevel=2)
+    return None
+
+
+def verify_checkpoint(path: Path) -> str | None:
+    """Return what is wrong with the checkpoint folder `path`, or None if every file is as its manifest says."""
+    try:
+        for name, entry in _read_manifest(path).items():
+            file = path / name
+            if not file.resolve().is_relative_to(path.resolve()):
+                return f"{MANIFEST} names {name!r}, which is outside the checkpoint"
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != entry["size"]:
+                return f"{name} has {file.stat().st_size} bytes, {entry['size']} expected"
+            if _sha256(file) != entry["sha256"]:
+                return f"{name} is corrupt: its SHA-256 differs"
+    except (OSError, ValueError, RecursionError) as error:
+        return str(error)
+    return None
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """Return the tensors (on the CPU) and the metadata of a checkpoint folder, as they were given to `save_checkpoint`.
+
+    Raises:
+        UserError: `path` is no checkpoint of this program, or it is damaged.
+    """
+    path = Path(path)
+    problem = verify_checkpoint(path)
+    if problem is None:
+        try:
+            return _read(path)
+        except (OSError, TypeError, ValueError, RecursionError, SafetensorError) as error:
+            problem = str(error)
+    raise UserError(f"Cannot load the checkpoint {path} ({problem}): give a step_N folder that training wrote.")
+
+
+def _storable(group: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as safetensors wants them: contiguous, no two in one storage. Copies only where it must."""
+    storable: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in group.items():
+        tensor = tensor.detach().cpu().contiguous()
+        if tensor.untyped_storage().data_ptr() in seen:
+            tensor = tensor.clone()
+        seen.add(tensor.untyped_storage().data_ptr())
+        storable[name] = tensor
+    return storable
+
+
+def _seal(folder: Path) -> None:
+    """Bring every file of `folder` to the disk and write the manifest that vouches for them."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    for file in files:
+        _sync(file)
+    entries = {
+        file.relative_to(folder).as_posix(): {"size": file.stat().st_size, "sha256": _sha256(file)} for file in files
+    }
+    (folder / MANIFEST).write_text(json.dumps({"version": 1, "files": entries}, indent=1), encoding="utf-8")
+    _sync(folder / MANIFEST)
+    for directory in [path for path in folder.rglob("*") if path.is_dir()] + [folder]:
+        _sync(directory)
+
+
+def _publish(temporary: Path, target: Path) -> None:
+    """Give the finished folder its name.
+
+    A folder cannot replace a full one: the old steps aside, still readable, till then.
+    """
+    aside = target.with_name(f"{target.name}.old-{os.getpid()}")
+    if target.exists():
+        os.replace(target, aside)
+    os.replace(temporary, target)
+    _sync(target.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _clear_leftovers(run_dir: Path) -> None:
+    """Undo what runs that died in the middle of a save left behind."""
+    for path in run_dir.iterdir():
+        match = _LEFTOVER.fullmatch(path.name)
+        if match is None or _is_another_running(int(match[3])):
+            continue
+        if match[2] == "old" and not (run_dir / match[1]).exists():
+            os.replace(path, run_dir / match[1])
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_another_running(pid: int) -> bool:
+    if pid == os.getpid() or os.name == "nt":  # On Windows os.kill would end the process instead of asking for it.
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _prune(newest: Path, keep_last: int) -> None:
+    if keep_last > 0:
+        older = [path for path in _checkpoints(newest.parent) if _step_of(path) < _step_of(newest)]
+        for path in older[keep_last - 1 :]:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _checkpoints(run_dir: Path) -> list[Path]:
+    """Checkpoint folders, newest first; one that had stepped aside when its run died comes after its replacement."""
+    folders: list[Path] = []
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        folders = [path for path in run_dir.iterdir() if _STEP.fullmatch(path.name)]
+    return sorted(folders, key=lambda path: (_step_of(path), path.suffix == ""), reverse=True)
+
+
+def _step_of(path: Path) -> int:
+    return int(_STEP.fullmatch(path.name)[1])
+
+
+def _read(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    state = json.loads((path / STATE).read_text(encoding="utf-8"))
+    if not isinstance(state, dict):
+        raise TypeError(f"{STATE} holds no object")
+    files = [path / name for name in _read_manifest(path) if "/" not in name and name.endswith(".safetensors")]
+    return {file.stem: load_file(file, device="cpu") for file in files}, state
+
+
+def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
+    """The manifest's entries by relative path; ValueError says what is wrong with it."""
+    if not (path / MANIFEST).is_file():
+        raise ValueError(f"{MANIFEST} is missing")
+    manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    if not isinstance(files, dict) or STATE not in files:
+        raise ValueError(f"{MANIFEST} does not list {STATE}")
+    if not all(isinstance(entry, dict) and {"size", "sha256"} <= entry.keys() for entry in files.values()):
+        raise ValueError(f"{MANIFEST} has an entry without size and sha256")
+    return files
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():  # Windows cannot open a folder; its file system journals the names itself.
+        return
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

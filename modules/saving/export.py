@@ -1,0 +1,81 @@
+"""A trained model for others: as a folder, on the Hub, and its low-rank updates alone."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import partial
+from pathlib import Path
+
+from huggingface_hub import HfApi
+
+from modules.common.errors import UserError
+from modules.image_decoder.stable_diffusion import save_lora as save_unet_lora
+from modules.saving.model_folder import architectures_of, save_model
+from modules.story_model import StoryModel
+from modules.text_decoder.tokenizers import Vocabulary
+
+CARD = """---
+license: mit
+tags: [story-generation, discrete-storyboard]
+---
+
+# {name}
+
+A story generator that plans in a discrete storyboard (preset `{preset}`); config.json has all its settings. With the program's repository:
+
+    python story_generative_model.py generate --ckpt {{this folder or its Hub id}} --prompt "Rusty the fox wants a kite"
+"""
+
+
+def save_pretrained(model: StoryModel, tokenizer: Vocabulary, folder: Path) -> Path:
+    """Write the model folder that `StoryPipeline.from_pretrained` reads, with a card that says how to use it; return
+    it.
+
+    Frozen weights of pretrained parts are not in it: they come from their sources again. Raises UserError where it
+    cannot be written.
+    """
+    try:
+        save_model(folder, model.config, model.own_state(), tokenizer, architectures_of(model))
+        (folder / "README.md").write_text(
+            CARD.format(preset=model.config.preset, name=folder.resolve().name), encoding="utf-8"
+        )
+    except OSError as error:
+        raise UserError(f"the model cannot be written to {folder}: {error}") from None
+    return folder
+
+
+def push_to_hub(model: StoryModel, tokenizer: Vocabulary, repo_id: str, private: bool = False) -> str:
+    """Upload what `save_pretrained` writes and return its address. Raises UserError where the Hub refuses it."""
+    with tempfile.TemporaryDirectory() as parent:
+        folder = save_pretrained(model, tokenizer, Path(parent) / repo_id.rpartition("/")[2])
+        try:
+            api = HfApi()
+            repo = api.create_repo(repo_id, private=private, exist_ok=True)
+            api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload a storyboard model")
+        except Exception as error:  # The transport's errors have no base in common with ours.
+            reason = " ".join(str(error).split())[:160]
+            raise UserError(
+                f"{repo_id} was not uploaded ({reason}): check the name, the network and `hf auth login`"
+            ) from error
+    return str(repo)
+
+
+def save_lora(model: StoryModel, folder: Path) -> list[Path]:
+    """Write the low-rank updates alone: text_decoder/ for peft, image_decoder/ for diffusers and peft; return these
+    folders.
+
+    Raises UserError where the model has none.
+    """
+    decoders = {
+        "text_decoder": (model.config.text_decoder, model.text_decoder.save_lora),
+        "image_decoder": (model.config.image_decoder, partial(save_unet_lora, model.image_decoder.unet)),
+    }
+    written = []
+    for name, (config, write) in decoders.items():
+        if config.tuning == "lora":
+            written.append(folder / name)
+            written[-1].mkdir(parents=True, exist_ok=True)
+            write(written[-1])
+    if not written:
+        raise UserError('this model has no LoRA: neither of its decoders has "lora" for its tuning')
+    return written

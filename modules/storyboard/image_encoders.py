@@ -1,0 +1,229 @@
+"""Pictures as sequences of vectors: pretrained ResNet, ViT, CLIP and SigLIP encoders, and one that is trained from
+scratch.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoConfig, CLIPVisionModel, PreTrainedModel, ResNetModel, SiglipVisionModel, ViTModel
+from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    IMAGENET_STANDARD_MEAN,
+    IMAGENET_STANDARD_STD,
+    OPENAI_CLIP_MEAN,
+    OPENAI_CLIP_STD,
+)
+
+from modules.common.errors import UserError
+from modules.layers.transformer import Transformer
+from modules.pretrained.freezing import prepare_training, set_modes
+from modules.pretrained.hub import find_file, read_json
+from modules.pretrained.loading import load_config, load_pretrained
+from modules.storyboard.config import ImageEncoderConfig, ScratchImageEncoderConfig
+
+PART = "storyboard.image_encoder"
+WHAT = f"{PART}.source"  # What errors call what is read from there.
+PREPROCESSOR = "preprocessor_config.json"
+RESNET_SIZE = 224
+RESNET_STEM_STRIDE = 4
+
+
+class _Kind(NamedTuple):
+    """How a family of encoders is read: pixels in [0, 1] are normalised by `mean` and `std` where the folder does not
+    say.
+    """
+
+    model: type[PreTrainedModel]
+    mean: list[float]
+    std: list[float]
+    beside_tokens: str = ""  # A module that the token sequence does not pass through.
+
+
+_CLIP = _Kind(CLIPVisionModel, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, "post_layernorm")
+_SIGLIP = _Kind(SiglipVisionModel, IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD, "head")
+KINDS = {
+    "resnet": _Kind(ResNetModel, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
+    "vit": _Kind(ViTModel, IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD),
+    "clip": _CLIP,
+    "clip_vision_model": _CLIP,
+    "siglip": _SIGLIP,
+    "siglip_vision_model": _SIGLIP,
+}
+
+
+class PretrainedImageEncoder(nn.Module):
+    """A picture's tokens from a pretrained encoder, which resizes and normalises for itself; frozen layers never leave
+    eval mode.
+
+    Raises UserError where the encoder cannot be had; with `random`, its weights are random.
+    """
+
+    def __init__(self, config: ImageEncoderConfig, *, offline: bool = False, random: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        found = load_config(AutoConfig, config.source, WHAT, offline=offline).model_type
+        if found not in KINDS:
+            kinds = "a ResNet, ViT, CLIP or SigLIP"
+            raise UserError(
+                f"{WHAT}: {config.source} holds {found}, wanted is {kinds}: give a folder or id of that kind"
+            )
+        kind = KINDS[found]
+        options = {"add_pooling_layer": False} if kind.model is ViTModel else {}
+        self.model = load_pretrained(kind.model, config.source, WHAT, offline=offline, random=random, **options)
+        self.trained = prepare_training(self.model, config.trainable_layers, config.gradient_checkpointing, PART)
+        for name, parameter in self.model.named_parameters():
+            if kind.beside_tokens in name.split("."):  # It would wait for gradients that never come.
+                parameter.requires_grad_(False)
+        self._read_preprocessing(kind, offline=offline or random)
+
+    def _read_preprocessing(self, kind: _Kind, offline: bool) -> None:
+        path = find_file(self.config.source, PREPROCESSOR, WHAT, offline=offline, required=False)
+        preprocessor = read_json(path, WHAT) if path is not None else {}
+        self.image_size = getattr(self.model.config, "image_size", None) or _input_size(preprocessor)
+        mean, std = preprocessor.get("image_mean", kind.mean), preprocessor.get("image_std", kind.std)
+        if not (_are_channels(mean) and _are_channels(std) and min(std) > 0):
+            raise UserError(f"{WHAT}: {path} has no image_mean and image_std of three channels: copy or fetch it anew")
+        mean, std = torch.tensor(mean), torch.tensor(std)
+        # From [-1, 1] to [0, 1], then to zero mean and unit deviation.
+        self.register_buffer("scale", (0.5 / std)[:, None, None], persistent=False)
+        self.register_buffer("shift", ((0.5 - mean) / std)[:, None, None], persistent=False)
+
+    @property
+    def width(self) -> int:
+        """D', of the vectors that `forward` gives."""
+        config = self.model.config
+        return config.hidden_sizes[-1] if isinstance(self.model, ResNetModel) else config.hidden_size
+
+    @property
+    def num_tokens(self) -> int:
+        """P, class token included."""
+        config = self.model.config
+        if isinstance(self.model, ResNetModel):
+            halvings = len(config.depths) - 1 + config.downsample_in_first_stage
+            return (-(-self.image_size // (RESNET_STEM_STRIDE * 2**halvings))) ** 2
+        return (self.image_size // config.patch_size) ** 2 + (not isinstance(self.model, SiglipVisionModel))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(N,3,H,W) in [-1,1], of any size -> the whole token sequence (N,P,D'); of a ResNet, the last feature map's
+        cells by rows.
+        """
+        pixels = resize(pixels.float(), self.image_size) * self.scale + self.shift
+        with torch.set_grad_enabled(torch.is_grad_enabled() and bool(self.trained)):
+            hidden = self.model(pixel_values=pixels.to(self.model.dtype)).last_hidden_state
+        return rearrange(hidden, "n d h w -> n (h w) d") if hidden.ndim == 4 else hidden
+
+    def train(self, mode: bool = True) -> PretrainedImageEncoder:
+        super().train(mode)
+        set_modes(self.model, self.trained, mode)
+        return self
+
+
+def resize(pixels: Tensor, size: int) -> Tensor:
+    """(N,3,H,W) in [-1,1] -> (N,3,size,size) by antialiased bicubic interpolation, as the encoders were trained with."""
+    if pixels.shape[-2:] == (size, size):
+        return pixels
+    return F.interpolate(pixels, size=(size, size), mode="bicubic", align_corners=False, antialias=True).clamp(-1, 1)
+
+
+def _input_size(preprocessor: dict[str, Any]) -> int:
+    """Pixels a side, out of the three forms that a preprocessor_config.json has them in."""
+    size = preprocessor.get("crop_size", preprocessor.get("size", RESNET_SIZE))
+    return size if isinstance(size, int) else size.get("shortest_edge", size.get("height", RESNET_SIZE))
+
+
+def _are_channels(values: Any) -> bool:
+    return (
+        isinstance(values, list | tuple)
+        and len(values) == 3
+        and all(isinstance(value, int | float) for value in values)
+    )
+
+
+class ResidualStage(nn.Module):
+    """Two convolutions beside a projection, halving height and width (ResNet, arXiv 1512.03385).
+
+    GroupNorm: statistics over a batch would mix stories, and blank pictures into them.
+    """
+
+    def __init__(self, in_channels: int, channels: int, norm_num_groups: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride=2, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.shortcut = nn.Conv2d(in_channels, channels, 1, stride=2, bias=False)
+        self.norm1, self.norm2, self.shortcut_norm = (nn.GroupNorm(norm_num_groups, channels) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N,C,H,W) -> (N,channels,H/2,W/2)."""
+        hidden = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        return F.relu(hidden + self.shortcut_norm(self.shortcut(x)))
+
+
+class ScratchImageEncoder(nn.Module):
+    """A small ResNet's last map, cut into tokens that then attend to each other (the hybrid of ViT, arXiv 2010.11929)."""
+
+    def __init__(self, config: ScratchImageEncoderConfig) -> None:
+        super().__init__()
+        if config.image_size % config.token_size:
+            raise ValueError(
+                f"image_size {config.image_size} is not a multiple of {config.token_size}, the pixels a side of one token"
+            )
+        self.config = config
+        channels, groups, patch = config.stem_channels, config.norm_num_groups, config.patch_size
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, channels[0], 7, stride=2, padding=3, bias=False),
+            nn.GroupNorm(groups, channels[0]),
+            nn.ReLU(),
+            *(
+                ResidualStage(before, after, groups)
+                for before, after in zip((channels[0], *channels), channels, strict=False)
+            ),
+        )
+        self.to_tokens = nn.Conv2d(channels[-1], config.dim, patch, stride=patch)
+        self.position = nn.Parameter(torch.randn(self.num_tokens, config.dim) * 0.02)
+        self.transformer = Transformer(config.dim, config.num_layers, config.num_heads, config.dropout)
+        self.transformer.gradient_checkpointing = config.gradient_checkpointing
+
+    @property
+    def width(self) -> int:
+        """D, of the vectors that `forward` gives."""
+        return self.config.dim
+
+    @property
+    def num_tokens(self) -> int:
+        """P."""
+        return (self.config.image_size // self.config.token_size) ** 2
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(N,3,H,W) in [-1,1], of any size -> (N,P,D)."""
+        pixels = resize(pixels, self.config.image_size)
+        keeps_all = not (self.config.gradient_checkpointing and self.training)
+        return self.transformer(
+            self._tokens(pixels) if keeps_all else checkpoint(self._tokens, pixels, use_reentrant=False)
+        )
+
+    def _tokens(self, pixels: Tensor) -> Tensor:
+        return rearrange(self.to_tokens(self.stem(pixels)), "n d h w -> n (h w) d") + self.position
+
+
+class LatentPatchEncoder(nn.Module):
+    """Cuts a latent (N, c, h, w) into patches and embeds them: (N, P, D), P = (h/patch) * (w/patch)."""
+
+    def __init__(self, latent_shape: tuple[int, int, int], patch_size: int, dim: int) -> None:
+        super().__init__()
+        channels, height, width = latent_shape
+        if height % patch_size or width % patch_size:
+            raise ValueError(f"patch_size {patch_size} does not divide the latent's {height}x{width}")
+        self.patch_size = patch_size
+        self.embed = nn.Linear(channels * patch_size**2, dim)
+        self.position = nn.Parameter(torch.randn(height * width // patch_size**2, dim) * 0.02)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        patches = rearrange(latents, "n c (h p) (w q) -> n (h w) (c p q)", p=self.patch_size, q=self.patch_size)
+        return self.embed(patches) + self.position

@@ -1,0 +1,105 @@
+"""Texts as sequences of vectors by a pretrained BERT or any other transformers text encoder, and its tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForTextEncoding
+
+from modules.common.errors import UserError
+from modules.pretrained.freezing import prepare_training, set_modes
+from modules.pretrained.loading import load_config, load_pretrained, load_tokenizer
+from modules.storyboard.config import TextEncoderConfig
+
+PART = "storyboard.text_encoder"
+WHAT = f"{PART}.source"  # What errors call what is read from there.
+
+
+class PretrainedTextEncoder(nn.Module):
+    """A text's tokens from a pretrained encoder, each having seen the whole text; frozen layers never leave eval mode.
+
+    Raises UserError where the encoder cannot be had; with `random`, its weights are random.
+    """
+
+    def __init__(self, config: TextEncoderConfig, *, offline: bool = False, random: bool = False) -> None:
+        super().__init__()
+        self.config, self.offline = config, offline
+        self.model = load_pretrained(
+            AutoModelForTextEncoding, config.source, WHAT, offline=offline, random=random, add_pooling_layer=False
+        )
+        self.trained = prepare_training(self.model, config.trainable_layers, config.gradient_checkpointing, PART)
+
+    @property
+    def width(self) -> int:
+        """D', of the vectors that `forward` gives."""
+        return self.model.config.hidden_size
+
+    @cached_property
+    def tokenizer(self) -> EncoderTokenizer:
+        """The one that belongs to it. Raises UserError where it cannot be had."""
+        return EncoderTokenizer(self.config, offline=self.offline)
+
+    def forward(self, input_ids: Tensor, text_mask: Tensor) -> Tensor:
+        """Ids of `EncoderTokenizer` (N,L) and their mask (N,L) bool -> (N,L,D'); what stands where the mask is False
+        means nothing.
+        """
+        # A row without a text looks at its first token: attention over nothing would be NaN, which no mask takes out of
+        # a gradient.
+        seen = text_mask.clone()
+        seen[:, 0] |= ~text_mask.any(1)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and bool(self.trained)):
+            return self.model(input_ids=input_ids, attention_mask=seen.long()).last_hidden_state
+
+    def train(self, mode: bool = True) -> PretrainedTextEncoder:
+        super().train(mode)
+        set_modes(self.model, self.trained, mode)
+        return self
+
+
+class EncoderTokenizer:
+    """The tokenizer that belongs to a pretrained text encoder.
+
+    Raises UserError where it cannot be had or does not fit.
+    """
+
+    def __init__(self, config: TextEncoderConfig, *, offline: bool = False) -> None:
+        self.config = config
+        self.tokenizer = load_tokenizer(config.source, WHAT, offline=offline)
+        model = load_config(AutoModelForTextEncoding, config.source, WHAT, offline=offline)
+        longest = min(getattr(model, "max_position_embeddings", config.max_length), self.tokenizer.model_max_length)
+        if config.max_length > longest:
+            raise UserError(
+                f"{PART}: max_length {config.max_length} is more than the {longest} tokens that {config.source} reads: lower it"
+            )
+        if len(self.tokenizer) > model.vocab_size:
+            raise UserError(
+                f"{WHAT}: {config.source} has a tokenizer of {len(self.tokenizer)} tokens and weights for {model.vocab_size}:"
+                " they do not belong together; copy or fetch it anew"
+            )
+        if self.tokenizer.pad_token is None:
+            raise UserError(
+                f"{WHAT}: the tokenizer in {config.source} has no padding token: choose an encoder whose tokenizer has one"
+            )
+
+    def encode_batch(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Texts -> ids (N,L) int64 and their mask (N,L) bool, padded and cut to L = max_length."""
+        encoded = self.tokenizer(
+            list(texts), padding="max_length", truncation=True, max_length=self.config.max_length, return_tensors="pt"
+        )
+        return encoded.input_ids, encoded.attention_mask.bool()
+
+
+class TokenEncoder(nn.Module):
+    """Embeds token ids (N, L) with learned positions: (N, L, D). The fusion transformer does the reading."""
+
+    def __init__(self, vocab_size: int, max_length: int, dim: int) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(vocab_size, dim)
+        self.position = nn.Parameter(torch.randn(max_length, dim) * 0.02)
+        nn.init.normal_(self.embed.weight, std=0.02)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.embed(input_ids) + self.position[: input_ids.shape[1]]

@@ -1,0 +1,86 @@
+"""A prefix that a pretrained language model reads through gates that start at zero (LLaMA-Adapter, arXiv 2303.16199).
+
+A zero vector at one more position would still take its share of every softmax. So text attends to text as though
+nothing stood before it, and what it reads from the prefix is added, times the tanh of one gate a layer and head.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, DynamicCache, PretrainedConfig, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+ATTENTION = "gated_prefix"
+
+
+class GatedPrefix(NamedTuple):
+    """`gate` (layers, heads) before tanh, and either the `length` S of a prefix that leads the sequence, hidden by the
+    attention mask, or `keys_values` (N, layers, 2, key-value heads, S, head_dim) of one that is no part of it.
+    """
+
+    gate: Tensor
+    length: int = 0
+    keys_values: Tensor | None = None
+
+
+class GatedPrefixCache(DynamicCache):
+    """The cache of a text behind a prefix: `generate` hands on a cache, but no arguments of its caller's."""
+
+    def __init__(self, config: PretrainedConfig, prefix: GatedPrefix, num_beams: int = 1) -> None:
+        super().__init__(config=config)
+        if prefix.keys_values is not None:  # Not in the cache itself, so `generate` does not repeat them for its beams.
+            prefix = prefix._replace(keys_values=prefix.keys_values.repeat_interleave(num_beams, dim=0))
+        self.prefix = prefix
+
+
+def gated_prefix_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    gated_prefix: GatedPrefix | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention of queries, keys and values (N, heads, L, head_dim), in the form of transformers' AttentionInterface."""
+    if gated_prefix is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    gate, length, keys_values = gated_prefix
+    if keys_values is None:
+        prefix = key[:, :, :length], value[:, :, :length]
+        key, value = key[:, :, length:], value[:, :, length:]
+    else:
+        prefix = keys_values[:, module.layer_idx].to(query.dtype).unbind(1)
+    start = max(0, query.shape[2] - key.shape[2])  # The prefix itself asks only when it is read first.
+    if attention_mask is not None:
+        attention_mask = attention_mask[..., start:, length:]
+    text, _ = sdpa_attention_forward(module, query[:, :, start:], key, value, attention_mask, **kwargs)
+    read, _ = sdpa_attention_forward(module, query, *prefix, None, **{**kwargs, "is_causal": False})
+    scale = gate[module.layer_idx].tanh().to(text.dtype)[:, None]
+    return torch.cat([read[:, :start], text + scale * read[:, start:]], dim=1), None
+
+
+AttentionInterface.register(ATTENTION, gated_prefix_attention)
+
+
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+
+
+def admit_gated_prefix(language_model: PreTrainedModel) -> None:
+    """From now on the model may be called with `gated_prefix`, or with a GatedPrefixCache.
+
+    Raises ValueError where it cannot.
+    """
+    language_model.set_attn_implementation(ATTENTION)
+    if language_model.config._attn_implementation != ATTENTION:
+        raise ValueError(f"{type(language_model).__name__} does not let its attention be replaced")
+    language_model.register_forward_pre_hook(_take_from_cache, with_kwargs=True)
+
+
+def _take_from_cache(language_model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    cache = kwargs.get("past_key_values")
+    return args, {**kwargs, "gated_prefix": cache.prefix} if isinstance(cache, GatedPrefixCache) else kwargs

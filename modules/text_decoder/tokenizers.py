@@ -1,0 +1,238 @@
+"""Text to tokens and back without loss: byte-level BPE trained on the stories, and the words that it was trained on."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor
+
+from modules.common.errors import UserError
+from modules.config import StoryConfig
+from modules.pretrained.loading import load_tokenizer
+from modules.text_decoder.text_decoder import WHAT, special_ids_of
+
+SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>")
+MIN_VOCAB_SIZE = len(SPECIAL_TOKENS) + 256
+TOKENIZER_FILE = "tokenizer.json"
+WORDS_FILE = "words.json"
+_WORD = re.compile(r"\w+(?:'\w+)*")
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Train byte-level BPE on `texts`; the same texts give the same tokenizer.
+
+    All 256 bytes are in the alphabet, so nothing is ever unknown. A space is put before every text and taken off again,
+    so that a word has the same tokens at the start of a text as within it. A small corpus may give fewer tokens than
+    `vocab_size`.
+
+    Raises:
+        UserError: `vocab_size` leaves no room for the bytes and the special tokens.
+    """
+    if vocab_size < MIN_VOCAB_SIZE:
+        raise UserError(
+            f"vocab_size must be at least {MIN_VOCAB_SIZE} (256 bytes and {len(SPECIAL_TOKENS)} special tokens), got {vocab_size}"
+        )
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Prepend(" ")
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", left=1, right=0)])
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer=trainer)
+    return tokenizer
+
+
+def find_words(text: str) -> list[str]:
+    """Return the lower-case words of a text in order; an apostrophe, straight or curly, belongs to the word around it."""
+    return _WORD.findall(unicodedata.normalize("NFC", text).lower().replace("’", "'"))
+
+
+class StoryTokenizer:
+    """A tokenizer with the three special tokens `<pad>` = 0, `<bos>` = 1, `<eos>` = 2, and the set of words it was
+    trained on.
+
+    Special tokens that a text spells out are plain text: only `encode` itself places them.
+    """
+
+    pad_id, bos_id, eos_id = 0, 1, 2
+
+    def __init__(self, tokenizer: Tokenizer, words: Iterable[str] = ()):
+        ids = tuple(tokenizer.token_to_id(token) for token in SPECIAL_TOKENS)
+        if ids != (self.pad_id, self.bos_id, self.eos_id):
+            raise UserError(f"the tokenizer must have {', '.join(SPECIAL_TOKENS)} as ids 0, 1, 2, got {ids}")
+        tokenizer.encode_special_tokens = True
+        self.tokenizer = tokenizer
+        self.words = tuple(sorted(set(words)))
+        self._known = frozenset(self.words)
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int) -> StoryTokenizer:
+        """Train on `texts` in one pass, as `train_tokenizer`, and remember their words."""
+        words: set[str] = set()
+
+        def reading() -> Iterator[str]:
+            for text in texts:
+                words.update(find_words(text))
+                yield text
+
+        return cls(train_tokenizer(reading(), vocab_size), words)
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of ids, special tokens included."""
+        return self.tokenizer.get_vocab_size()
+
+    def encode(self, text: str, max_length: int) -> list[int]:
+        """Return `<bos>`, the tokens of `text`, `<eos>`: at most `max_length` ids; a longer text loses its end, never
+        its `<eos>`.
+
+        Raises:
+            ValueError: `max_length` is below 2.
+            UserError: the text is not valid Unicode.
+        """
+        if max_length < 2:
+            raise ValueError(f"max_length must be at least 2 for <bos> and <eos>, got {max_length}")
+        try:
+            ids = self.tokenizer.encode(text, add_special_tokens=False).ids
+        except (UnicodeEncodeError, TypeError):
+            raise UserError(f"the text {text!r} is not valid Unicode text") from None
+        return [self.bos_id, *ids[: max_length - 2], self.eos_id]
+
+    def encode_batch(self, texts: Sequence[str], max_length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return ids (B, L) int64 padded with `<pad>` to L = `max_length`, and their mask (B, L) bool, true on tokens."""
+        ids = torch.full((len(texts), max_length), self.pad_id, dtype=torch.long)
+        mask = torch.zeros(len(texts), max_length, dtype=torch.bool)
+        for row, text in enumerate(texts):
+            encoded = self.encode(text, max_length)
+            ids[row, : len(encoded)] = torch.tensor(encoded)
+            mask[row, : len(encoded)] = True
+        return ids, mask
+
+    def decode(self, ids: Sequence[int] | torch.Tensor) -> str:
+        """Return the text of one sequence of ids (L,): up to the first `<eos>`, without special tokens."""
+        ids = ids.tolist() if isinstance(ids, torch.Tensor) else list(ids)
+        if self.eos_id in ids:
+            ids = ids[: ids.index(self.eos_id)]
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+    def unseen_words(self, text: str) -> list[str]:
+        """Return the words of `text` that training never showed, each once, in order; the possessive of a known word is
+        known.
+        """
+        words = dict.fromkeys(find_words(text))
+        return [word for word in words if word not in self._known and word.removesuffix("'s") not in self._known]
+
+    def save(self, folder: str | Path) -> None:
+        """Write `tokenizer.json` and `words.json` into `folder`, which is made if need be.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        folder = Path(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / TOKENIZER_FILE).write_text(self.tokenizer.to_str(pretty=True), encoding="utf-8")
+            (folder / WORDS_FILE).write_text(json.dumps(self.words, ensure_ascii=False), encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"the tokenizer cannot be written to {folder}: {error}") from None
+
+    @classmethod
+    def load(cls, folder: str | Path) -> StoryTokenizer:
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: a file is missing or broken.
+        """
+        folder = Path(folder)
+        try:
+            words = json.loads((folder / WORDS_FILE).read_text(encoding="utf-8"))
+            tokenizer = Tokenizer.from_str((folder / TOKENIZER_FILE).read_text(encoding="utf-8"))
+        except Exception as error:
+            raise UserError(f"no tokenizer can be read from {folder}: {error}") from None
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise UserError(f"{folder / WORDS_FILE} must be a list of words")
+        return cls(tokenizer, words)
+
+
+FOLDER = "tokenizer"
+
+
+class PretrainedVocabulary:
+    """A pretrained language model's tokenizer, with the verbs of `StoryTokenizer`.
+
+    Raises UserError where it cannot be read.
+    """
+
+    def __init__(self, source: str, *, offline: bool = False) -> None:
+        self.tokenizer = load_tokenizer(source, WHAT, offline=offline)
+        self.pad_id, self.bos_id, self.eos_id = special_ids_of(self.tokenizer)
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of ids, special tokens included."""
+        return len(self.tokenizer)
+
+    def encode(self, text: str, max_length: int) -> list[int]:
+        """As `StoryTokenizer.encode`: `<bos>`, the tokens of `text`, `<eos>`, at most `max_length` ids; only the text's
+        end is lost.
+        """
+        if max_length < 2:
+            raise ValueError(f"max_length must be at least 2 for <bos> and <eos>, got {max_length}")
+        ids = self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+        return [self.bos_id, *ids[: max_length - 2], self.eos_id]
+
+    def encode_batch(self, texts: Sequence[str], max_length: int) -> tuple[Tensor, Tensor]:
+        """Texts -> ids (B,L) int64 padded to L = `max_length`, and their mask (B,L) bool; <bos> and <eos> may be the id
+        of padding.
+        """
+        rows = [self.encode(text, max_length) for text in texts]
+        ids = torch.full((len(rows), max_length), self.pad_id, dtype=torch.long)
+        for row, encoded in enumerate(rows):
+            ids[row, : len(encoded)] = torch.tensor(encoded)
+        lengths = torch.tensor([len(encoded) for encoded in rows])
+        return ids, torch.arange(max_length) < lengths[:, None]
+
+    def decode(self, ids: Sequence[int] | Tensor) -> str:
+        """The text of one sequence of ids (L,): up to the first `<eos>` after its start, without special tokens."""
+        ids = ids.tolist() if isinstance(ids, Tensor) else list(ids)
+        ids = ids[1:] if ids[:1] == [self.bos_id] else ids
+        if self.eos_id in ids:
+            ids = ids[: ids.index(self.eos_id)]
+        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+
+    def unseen_words(self, text: str) -> list[str]:
+        """None: it was trained on the web."""
+        return []
+
+    def save(self, folder: str | Path) -> None:
+        """Write the tokenizer's files into a folder of its own within `folder`."""
+        self.tokenizer.save_pretrained(Path(folder) / FOLDER)
+
+
+Vocabulary = StoryTokenizer | PretrainedVocabulary
+
+
+def make_vocabulary(config: StoryConfig, texts: Iterable[str], *, offline: bool = False) -> Vocabulary:
+    """The pretrained language model's, or one trained on `texts`."""
+    if config.text_decoder.source:
+        return PretrainedVocabulary(config.text_decoder.source, offline=offline)
+    return StoryTokenizer.train(texts, config.vocab_size)
+
+
+def load_vocabulary(folder: Path, config: StoryConfig) -> Vocabulary:
+    """Read what `save` wrote. Raises UserError where a file is missing or broken."""
+    return (
+        PretrainedVocabulary(str(folder / FOLDER), offline=True)
+        if config.text_decoder.source
+        else StoryTokenizer.load(folder)
+    )

@@ -1,0 +1,65 @@
+"""What `train --dry_run` prints."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from modules.config import StoryConfig
+from modules.story_model import StoryModel
+from modules.training.memory_estimate import (
+    STRATEGIES,
+    autoencoder_activations,
+    build_on_meta,
+    count_parameters,
+    joint_activations,
+    training_bytes,
+)
+from modules.training.sharding import gathered_sizes
+from modules.training.trainer import TrainArgs
+
+PROCESSES = (2, 4, 8)
+
+
+def plan(config: StoryConfig, args: TrainArgs) -> dict[str, Any]:
+    """The resolved config, parameters by factor (trainable, frozen), and the memory that training needs."""
+    model = build_on_meta(config)
+    counts = {
+        name: count_parameters(factor)
+        for name, factor in {**model.factors, "aids": model.aids, "autoencoder": model.autoencoder}.items()
+    }
+    return {
+        "config": json.loads(config.to_json()),
+        "run": {name: str(value) for name, value in dataclasses.asdict(args).items()},
+        "parameters": {
+            **{name: {"trainable": trainable, "frozen": frozen} for name, (trainable, frozen) in counts.items()},
+            "total": sum(sum(count) for count in counts.values()),
+        },
+        "memory_mib": memory(model, config, args),
+    }
+
+
+def memory(model: StoryModel, config: StoryConfig, args: TrainArgs) -> dict[str, Any]:
+    """MiB a process as `training_bytes` counts them: what one process needs in detail, several by strategy and number
+    in total.
+    """
+    mixed = args.mixed_precision != "no"
+    trainable, frozen = count_parameters(model)
+    root, block = gathered_sizes(model)
+    sizes = {"trainable": trainable, "frozen": frozen, "activations": joint_activations(config, mixed), "mixed": mixed}
+    told = {"one process": in_mib(training_bytes(**sizes))}
+    for strategy in STRATEGIES:
+        several = {
+            n: training_bytes(**sizes, strategy=strategy, num_processes=n, root=root, block=block) for n in PROCESSES
+        }
+        told[f"each process, {strategy}"] = in_mib({str(n): parts["total"] for n, parts in several.items()})
+    if "autoencoder" in args.stages and args.autoencoder is None and not config.autoencoder.source:
+        own = sum(count_parameters(model.autoencoder))
+        alone = training_bytes(own, trainable + frozen - own, autoencoder_activations(config, mixed), mixed=mixed)
+        told["one process, autoencoder stage"] = in_mib(alone)
+    return told
+
+
+def in_mib(sizes: dict[str, int]) -> dict[str, int]:
+    return {name: round(size / 2**20) for name, size in sizes.items()}

@@ -1,0 +1,213 @@
+"""What a person sees of a training: progress bar, TensorBoard or W&B, and `losses.jsonl`, the trace that two runs can
+be compared by.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.utils import get_total_norm
+
+from modules.batch import draw_noise
+from modules.common.progress import ProgressLine
+from modules.data.pixels import to_pictures, to_pixels
+from modules.data.read_ahead import Head
+from modules.encoded.stories import EncodedStories
+from modules.generation import MAX_NUM_STEPS
+from modules.pipeline import StoryPipeline
+from modules.story import StorySource
+from modules.story_model import StoryModel
+from modules.text_decoder.tokenizers import Vocabulary
+from modules.training.phases import Phase
+from modules.training.reliance import code_reliance, reliance_summary
+from modules.training.sharding import full
+from modules.training.writers import open_writers
+
+HELD_OUT_STORIES = 24
+SAMPLE_STORIES = 3
+
+
+class Monitor:
+    """Watches a run; on ranks other than the first it does nothing."""
+
+    def __init__(
+        self,
+        run_dir: Path,
+        log_every: int,
+        model: StoryModel,
+        tokenizer: Vocabulary,
+        held_out: StorySource,
+        global_step: int,
+        active: bool,
+        log_with: str = "tensorboard",
+    ) -> None:
+        self.model, self.tokenizer, self.active, self.log_every = model, tokenizer, active, log_every
+        self._held_out_source, self._held_out = held_out, None
+        self._progress: ProgressLine | None = None
+        if active:
+            # Events and lines after the step that is resumed from belong to updates that will be made again.
+            self.writer = open_writers(log_with, run_dir, global_step)
+            self.trace = run_dir / "losses.jsonl"
+            cut_trace(self.trace, global_step)
+
+    def close(self) -> None:
+        if self._progress is not None:
+            self._progress.close()
+            self._progress = None
+        if self.active:
+            self.writer.close()
+
+    def flush(self) -> None:
+        """Bring to the disk what TensorBoard was told: a run that is killed goes on from its checkpoint and tells only
+        what comes after.
+        """
+        if self.active:
+            self.writer.flush()
+
+    def start_phase(self, name: str, step: int, num_steps: int) -> None:
+        if self._progress is not None:
+            self._progress.close()
+        self._progress = ProgressLine(name, num_steps, step, visible=self.active)
+        self._mark = (time.perf_counter(), 0, 0)
+
+    def gradient_norms(self, phase: Phase, module: nn.Module, step: int) -> dict[str, float]:
+        """The norm of the gradient of each factor of `module`, which the phase trains, on the steps that are logged.
+
+        Every process must ask for it: each may hold a piece of the gradients.
+        """
+        if step % self.log_every:
+            return {}
+        factors = module.factors if phase.name != "autoencoder" else {"autoencoder": module}
+        gradients = {
+            name: [p.grad for p in factor.parameters() if p.grad is not None] for name, factor in factors.items()
+        }
+        return {name: full(get_total_norm(values)).item() for name, values in gradients.items() if values}
+
+    def update(
+        self,
+        phase: Phase,
+        step: int,
+        global_step: int,
+        losses: dict[str, float],
+        norms: dict[str, float],
+        rate: float,
+        skipped: int,
+    ) -> None:
+        """Record one update."""
+        if not self.active:
+            return
+        values = {**losses, "gradient_norm": norms["total"]}
+        line = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON knows no NaN.
+        with self.trace.open("a") as file:
+            file.write(json.dumps({"global_step": global_step, "phase": phase.name, "step": step, **line}) + "\n")
+        note = "  ".join(
+            f"{name.removesuffix('_loss').removesuffix('_nll')} {value:.3f}" for name, value in losses.items()
+        )
+        self._progress.update(step + 1, note)
+        if step % self.log_every:
+            return
+        for name, value in losses.items():
+            self.writer.add_scalar(f"{phase.name}/{name}", value, global_step)
+        for name, value in norms.items():
+            self.writer.add_scalar(f"gradient_norm/{name}", value, global_step)
+        self.writer.add_scalar("learning_rate", rate, global_step)
+        self.writer.add_scalar("skipped_updates", skipped, global_step)
+        self._log_speed(phase, step, global_step)
+
+    def _log_speed(self, phase: Phase, step: int, global_step: int) -> None:
+        now, (then, images, tokens) = time.perf_counter(), self._mark
+        new_images, new_tokens = phase.images_seen - images, phase.tokens_seen - tokens
+        self._mark = (now, phase.images_seen, phase.tokens_seen)
+        if images or tokens:
+            self.writer.add_scalar("speed/pictures_per_second", new_images / (now - then), global_step)
+            self.writer.add_scalar("speed/tokens_per_second", new_tokens / (now - then), global_step)
+
+    # -- samples
+    # --------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(self, phase: Phase, global_step: int) -> None:
+        """Reconstructions, swap gaps, code usage and sample stories, from the weights that the model holds now."""
+        if not self.active:
+            return
+        self.model.eval()
+        self._log_reconstructions(global_step)
+        if phase.name not in ("autoencoder", "opening"):  # Until then no UNet reads the codes.
+            self._log_codes(global_step)
+            if self.model.can_tell:
+                self._log_stories(global_step)
+        phase.set_modes()
+
+    def _log_reconstructions(self, global_step: int) -> None:
+        size = self.model.config.autoencoder.image_size
+        device = self.model.autoencoder.latent_mean.device
+        images = [step.image for step in self._held_out_source[0].steps if step.image is not None]
+        if not images:
+            return
+        pixels = to_pixels(images, size).to(device)
+        decoded = self.model.autoencoder.decode(self.model.autoencoder.encode(pixels))
+        self.writer.add_image(
+            "reconstructions", grid([to_pictures(pixels), to_pictures(decoded)]), global_step, dataformats="HWC"
+        )
+        error = (decoded - pixels).square().mean().item() / 4
+        self.writer.add_scalar("autoencoder/psnr_db", -10 * np.log10(max(error, 1e-10)), global_step)
+
+    def _log_codes(self, global_step: int) -> None:
+        if self._held_out is None:
+            count = min(len(self._held_out_source), HELD_OUT_STORIES)
+            self._held_out = EncodedStories(Head(self._held_out_source, count), self.model, self.tokenizer)
+        batch = self._held_out.batch(range(len(self._held_out))).to(self.model.autoencoder.latent_mean.device)
+        config, generator = self.model.config, torch.Generator().manual_seed(0)
+        noise = draw_noise(
+            batch.step_mask.numel(),
+            config.autoencoder.latent_shape,
+            config.image_decoder.num_train_timesteps,
+            generator,
+        )
+        sums = code_reliance(self.model, batch, noise.to(batch.step_mask.device))
+        for name, value in reliance_summary(sums, batch.image_mask.flatten()).items():
+            self.writer.add_scalar(f"held_out/{name}", value, global_step)
+        codes = self.model.condition(batch).codes
+        if codes is None:
+            return
+        counts = torch.bincount(
+            codes[batch.step_mask.flatten()].flatten(), minlength=config.storyboard.codebook_size
+        ).float()
+        shares = counts / counts.sum()
+        self.writer.add_scalar("codebook/used", (counts > 0).float().mean().item(), global_step)
+        self.writer.add_scalar("codebook/perplexity", torch.special.entr(shares).sum().exp().item(), global_step)
+        prior = self.model.prior(
+            codes.unflatten(0, batch.step_mask.shape), batch.prompt_ids, batch.prompt_mask, batch.step_mask
+        )
+        self.writer.add_scalar("held_out/prior_nll", prior.nll[batch.step_mask].mean().item(), global_step)
+
+    def _log_stories(self, global_step: int) -> None:
+        pipeline = StoryPipeline(self.model, self.tokenizer)
+        told = [index for index, prompt in enumerate(self._held_out.prompts) if prompt.strip()]
+        for index in told[:SAMPLE_STORIES]:
+            prompt, num_steps = self._held_out.prompts[index], min(self._held_out.lengths[index], MAX_NUM_STEPS)
+            story = pipeline(prompt, num_steps=num_steps, seed=index, num_inference_steps=10)
+            self.writer.add_image(f"stories/{index}", grid([story.images]), global_step, dataformats="HWC")
+            self.writer.add_text(f"stories/{index}", f"**{prompt}**\n\n" + "\n\n".join(story.texts), global_step)
+
+
+def cut_trace(path: Path, global_step: int) -> None:
+    """Take off the lines of `global_step` and later, and what follows a line that was not written to its end."""
+    kept = 0
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+        if not line.endswith(b"\n") or json.loads(line)["global_step"] >= global_step:
+            break
+        kept += len(line)
+    with path.open("ab") as file:
+        file.truncate(kept)
+
+
+def grid(rows: list) -> np.ndarray:
+    """Rows of equally large pictures as one array (H, W, 3)."""
+    return np.concatenate([np.concatenate([np.asarray(image) for image in row], axis=1) for row in rows])

@@ -1,0 +1,285 @@
+"""The phases of training: what each trains, on which batches, and what happens around its updates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
+
+from modules.batch import PlanBatch, StepNoise, StoryBatch, draw_noise
+from modules.data.order import BatchOrder, rows_of_part
+from modules.encoded.codes import cache_codes
+from modules.encoded.stories import EncodedStories
+from modules.layers.seeding import derive_seed
+from modules.prior.teacher_forcing import draw_mixing
+from modules.story_model import PARTS, StoryModel
+from modules.training.optimizer import linear_ramp
+
+KMEANS_VECTORS_PER_CODE = 40
+PLANS_PER_STORY = 4  # Cached codes are cheap to read: the prior sees this many times as many stories as the decoders.
+VISUAL_WORD_PICTURES = 4096
+
+
+class Phase:
+    """One phase of `num_steps` updates of `module`. `loss` is called once for each part of a global batch."""
+
+    name: str
+    module: nn.Module
+
+    def __init__(
+        self,
+        model: StoryModel,
+        num_steps: int,
+        learning_rate: float,
+        global_batch: int,
+        seed: int,
+        autocast: Callable[[], AbstractContextManager] = nullcontext,
+        visible: bool = True,
+        whole: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> None:
+        """Inside `whole`, which all processes enter together, `model` holds its weights while `module` is trained in
+        pieces.
+        """
+        self.model, self.training = model, model.config.training
+        self.num_steps, self.learning_rate = num_steps, learning_rate
+        self.global_batch, self.seed, self.autocast, self.visible = global_batch, seed, autocast, visible
+        self.whole = whole
+        self.images_seen = self.tokens_seen = 0  # By this process, since it started.
+
+    def start(self) -> None:
+        """Prepare data; called when the phase begins and when a run resumes within it."""
+
+    def begin(self) -> None:
+        """Initialise what depends on the data; called once, before the phase's first update, and not on resuming."""
+
+    def set_modes(self) -> None:
+        """Choose what is trained, and set train and eval modes."""
+
+    def expect(self, step: int, parts: Sequence[int], num_parts: int) -> None:
+        """Called before update `step`, of which this process computes `parts`: what it and the next one need can be
+        read already.
+        """
+
+    def before_update(self, step: int) -> None:
+        """Called before update `step` is computed."""
+
+    def loss(self, module: nn.Module, step: int, part: int, num_parts: int) -> ModelOutput:
+        """Loss and named losses of part `part` of the global batch of update `step`."""
+        raise NotImplementedError
+
+    def after_update(self, step: int, outputs: list[ModelOutput], gather: Callable[[Tensor], Tensor]) -> None:
+        """Called after an update that was applied, with its parts' outputs."""
+
+    def finish(self) -> None:
+        """Called once, when the last update is done and the module holds its averaged weights."""
+
+    def generator(self, purpose: str, step: int) -> torch.Generator:
+        return torch.Generator().manual_seed(derive_seed(self.seed, purpose, self.name, step))
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.autoencoder.latent_mean.device
+
+
+class StoryPhase(Phase):
+    """Updates on batches of stories; the base of the phases after the autoencoder's.
+
+    `trains` names the model's parts that it trains.
+    """
+
+    trains: tuple[str, ...]
+
+    def __init__(self, model: StoryModel, stories: Callable[[], EncodedStories], **options) -> None:
+        super().__init__(model, **options)
+        self.module, self._stories = model, stories
+
+    def start(self) -> None:
+        self.stories = self._stories()
+        self.order = BatchOrder(self.stories.lengths, self.global_batch, derive_seed(self.seed, "order", self.name))
+
+    def expect(self, step: int, parts: Sequence[int], num_parts: int) -> None:
+        self.stories.expect(self.order.stories(range(step, min(step + 2, self.num_steps)), parts, num_parts))
+
+    def loss(self, module: nn.Module, step: int, part: int, num_parts: int) -> ModelOutput:
+        order = self.order[step]
+        num_steps = max(self.stories.lengths[index] for index in order)
+        noise = self._noise(step, len(order) * num_steps)
+        size = len(order) // num_parts * num_steps
+        noise = noise.rows(part * size, (part + 1) * size)
+        batch = self._batch(step, part, num_parts, num_steps, noise)
+        batch.num_steps, batch.num_tokens, batch.num_images = (
+            count / num_parts for count in self.stories.counts(order)
+        )
+        self.images_seen += int(batch.image_mask.sum())
+        self.tokens_seen += int(batch.text_mask[..., 1:].sum())
+        return module(batch.to(self.device), noise.to(self.device), self.trains)
+
+    def _noise(self, step: int, num_rows: int) -> StepNoise:
+        return draw_noise(
+            num_rows,
+            self.model.config.autoencoder.latent_shape,
+            self.model.config.image_decoder.num_train_timesteps,
+            self.generator("noise", step),
+            self.training.modality_dropout,
+            self.training.null_text,
+            self.training.null_image,
+        )
+
+    def _batch(self, step: int, part: int, num_parts: int, num_steps: int, noise: StepNoise) -> StoryBatch:
+        """One part of the global batch of update `step`, padded as the whole is; `noise` is the part's own."""
+        return self.stories.batch(rows_of_part(self.order[step], part, num_parts), num_steps)
+
+    def after_update(self, step: int, outputs: list[ModelOutput], gather: Callable[[Tensor], Tensor]) -> None:
+        if outputs[0].loads is not None:
+            loads = torch.stack([output.loads for output in outputs]).sum(0)
+            self.model.prior.update(gather(loads[None]).sum(0))
+
+    def set_modes(self) -> None:
+        self.model.requires_grad_(False).eval()
+        for name in self.trains:
+            if getattr(self.model, name) is not None:
+                getattr(self.model, name).requires_grad_(True).train()
+        for name, parameter in self.model.named_parameters():
+            if name in self.model.frozen:
+                parameter.requires_grad_(False)
+
+
+class OpeningPhase(StoryPhase):
+    """Opens with q, its aids and p(s|z), continuous: what a step shows and says comes into the slots at half the price
+    of an update with the UNet.
+    """
+
+    name = "opening"
+    trains = ("storyboard", "predictor", "text_decoder", "aids")
+
+    def begin(self) -> None:
+        rows = self.stories.image_mask.nonzero()[:VISUAL_WORD_PICTURES, 0]
+        if len(rows):
+            self.model.aids.fit_visual_words(
+                self.stories.latents[rows].to(self.device), derive_seed(self.seed, "visual words")
+            )
+
+
+class JointPhase(StoryPhase):
+    """Trains q, p(z), p(s|z) and p(x|z) together: continuous slots first, then k-means and an EMA codebook.
+
+    A model without a prior has no codebook either: its slots stay continuous.
+    """
+
+    name = "joint"
+    trains = PARTS
+
+    @property
+    def quantize_step(self) -> int:
+        return int(self.training.quantize_at * self.num_steps)
+
+    def before_update(self, step: int) -> None:
+        if step >= self.quantize_step and not self.model.can_tell:
+            with self.whole():
+                vectors = self._collect_vectors(step)
+            self.model.storyboard.quantizer.fit(vectors, derive_seed(self.seed, "codebook", step))
+
+    @torch.no_grad()
+    def _collect_vectors(self, step: int) -> Tensor:
+        """Encode enough steps for k-means, (M, d): recomputed from the weights, so a resumed run needs no store of
+        them.
+        """
+        wanted = KMEANS_VECTORS_PER_CODE * self.model.config.storyboard.codebook_size
+        vectors, order = [], self.order[step]
+        batches = max(
+            1, wanted // (sum(self.stories.lengths[i] for i in order) * self.model.config.storyboard.num_slots)
+        )
+        for offset in range(1, batches + 2):
+            batch = self.stories.batch(self.order[step + offset]).to(self.device)
+            noise = self._noise(step + offset, batch.step_mask.numel())
+            board = self.model.encode(batch, noise.to(self.device))
+            vectors.append(board.vectors[board.vector_mask & batch.step_mask.flatten()[:, None]].float())
+        return torch.cat(vectors)
+
+    def after_update(self, step: int, outputs: list[ModelOutput], gather: Callable[[Tensor], Tensor]) -> None:
+        super().after_update(step, outputs, gather)
+        if outputs[0].codes is None:
+            return
+        vectors = gather(torch.cat([output.vectors.detach() for output in outputs])).float()
+        mask = gather(torch.cat([output.vector_mask & output.step_mask[:, None] for output in outputs]))
+        revive = step < self.training.revive_until * self.num_steps
+        self.model.storyboard.quantizer.update(vectors[mask], derive_seed(self.seed, "codebook", step), revive)
+
+
+class SettlingPhase(JointPhase):
+    """Consolidation of a model without codes: there are none to cache, so all its factors go on together, at the lower
+    rate.
+    """
+
+    name = "consolidation"
+
+
+class ConsolidationPhase(StoryPhase):
+    """q is frozen and its codes are cached; prior and decoders go on maximising the same bound."""
+
+    name = "consolidation"
+    trains = ("prior", "text_decoder", "image_decoder")
+
+    def start(self) -> None:
+        super().start()
+        if self.model.prior is not None and self.stories.codes is None:
+            with self.autocast():  # As it was trained, and five times as fast.
+                self.stories.codes = cache_codes(self.model.eval(), self.stories, self.visible)
+        self.plan_order = BatchOrder(
+            self.stories.lengths,
+            self.global_batch * PLANS_PER_STORY,
+            derive_seed(self.seed, "order", self.name, "plans"),
+        )
+
+    def _batch(self, step: int, part: int, num_parts: int, num_steps: int, noise: StepNoise) -> StoryBatch:
+        if self.stories.codes is None:
+            return super()._batch(step, part, num_parts, num_steps, noise)
+        variant = (~noise.keep_image).long() + 2 * (~noise.keep_text).long()
+        batch = self.stories.batch(
+            rows_of_part(self.order[step], part, num_parts), num_steps, variant.view(-1, num_steps)
+        )
+        if "prior" not in self.trains:
+            return batch
+        batch.plans = self._plans(step, part, num_parts)
+        return batch
+
+    def _plans(self, step: int, part: int, num_parts: int) -> PlanBatch:
+        order = self.plan_order[step]
+        plans = self.stories.plans(rows_of_part(order, part, num_parts))
+        lengths = [self.stories.lengths[index] for index in order]
+        plans.num_steps = sum(lengths) / torch.tensor(float(num_parts))
+        if self.training.own_codes:
+            plans.own_share = torch.tensor(self.training.own_codes * linear_ramp(step, self.num_steps))
+            draws = draw_mixing((len(order), max(lengths), plans.codes.shape[2]), self.generator("own codes", step))
+            rows = rows_of_part(list(range(len(order))), part, num_parts)
+            plans.own_draws = draws[:, rows, : plans.codes.shape[1]]
+        return plans
+
+
+class IllustrationPhase(ConsolidationPhase):
+    """The UNet alone, on the cached codes (or, without codes, on what its decoders read): it needs more updates than
+    text and prior, and costs half of one with them.
+    """
+
+    name = "illustration"
+    trains = ("image_decoder",)
+
+
+class PlanningPhase(ConsolidationPhase):
+    """The prior alone, on the cached codes: thousands of codes take many passes over the plans, and a pass costs
+    little.
+    """
+
+    name = "planning"
+    trains = ("prior",)
+
+
+PHASES = {
+    phase.name: phase for phase in (OpeningPhase, JointPhase, ConsolidationPhase, IllustrationPhase, PlanningPhase)
+}
+PHASES_WITHOUT_CODES = {
+    phase.name: phase for phase in (OpeningPhase, JointPhase, SettlingPhase, IllustrationPhase)
+}  # Nothing to plan.

@@ -1,0 +1,447 @@
+"""Data sets on the Hub: read from a stand-in through the real client, in processes of their own, whatever it answers."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from modules.data.folder import open_split
+from tests.support.hub_server import Hub, serving
+
+ROOT = Path(__file__).parents[2]
+PARQUET = "refs/convert/parquet/image-paragraph-captioning"
+RAW = "main/data/captioning/image_paragraph_captioning/image_paragraph_captioning_{}.jsonl"
+
+# Many commands in one process, for imports take longer than they; "die N" ends it within a write, as a power cut would,
+# and
+# "die unpacking N" within the writing of the N-th picture of an archive.
+RUN = """
+import contextlib, io, json, os, sys, time
+from modules import collect
+import download_data
+told = []
+for words in json.load(sys.stdin):
+    if words[0] == "die":
+        add, left = collect.Staging.add, [int(words[1])]
+        def die(self, *arguments):
+            add(self, *arguments)
+            left[0] -= 1
+            if left[0] == 3:
+                self.save()
+            if not left[0]:
+                self._records.write(b"half of a record")
+                os._exit(9)
+        collect.Staging.add = die
+        continue
+    if words[0] == "die unpacking":
+        from pathlib import Path
+        write, seen = Path.write_bytes, [int(words[1])]
+        def die(self, content):
+            seen[0] -= self.suffix == ".part"
+            write(self, content if seen[0] else content[:100])
+            if not seen[0]:
+                os._exit(9)
+        Path.write_bytes = die
+        continue
+    if words[0] == "patience":
+        from modules.sources import hub_files
+        hub_files.PATIENCE["start"] = float(words[1])
+        continue
+    out, err, start = io.StringIO(), io.StringIO(), time.monotonic()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = download_data.main(words)
+        except SystemExit as exit:
+            code = exit.code
+    told.append([code, out.getvalue(), err.getvalue(), time.monotonic() - start])
+print(json.dumps(told))
+"""
+
+
+def picture(seed: int, kind: str = "JPEG", size: tuple[int, int] = (24, 16)) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).save(
+        buffer, kind
+    )
+    return buffer.getvalue()
+
+
+def write_parquet(path: Path, rows: list[dict], rows_a_group: int = 2) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=rows_a_group)
+
+
+def image(seed: int) -> dict:
+    return {"bytes": picture(seed), "path": None}
+
+
+def paragraph(number: int) -> str:
+    return f"Picture {number} shows a dog. It is number {number}."
+
+
+def write_m3it(folder: Path) -> None:
+    """Six to train with, in two files of the Parquet copy, and three to validate with, one of whose pictures is in
+    train too.
+    """
+    seeds = {"train": range(6), "validation": (10, 11, 3)}
+    for split, numbers in seeds.items():
+        rows = [
+            {
+                "instruction": "Describe.",
+                "inputs": "",
+                "image_base64_str": [base64.b64encode(picture(n)).decode()],
+                "outputs": paragraph(n),
+            }
+            for n in numbers
+        ]
+        for index in range(0, len(rows), 3):
+            write_parquet(folder / PARQUET / split / f"{index // 3:04d}.parquet", rows[index : index + 3])
+        raw = folder / RAW.format(split.removesuffix("idation"))
+        raw.parent.mkdir(parents=True, exist_ok=True)
+        lines = [
+            json.dumps({"image_str": row["image_base64_str"][0], "output": row["outputs"]}).encode() for row in rows
+        ]
+        lines.insert(2, b'{"image_str": "broken')
+        raw.write_bytes(b"\n".join(lines) + b"\n")
+
+
+def write_storyreasoning(folder: Path) -> None:
+    story = "<gdo id=1>Ann</gdo> waits. <gdi image1><gdo char1>Ann</gdo> sits\ndown.</gdi> <gdi image2>She <gda>leaves</gda>.</gdi>"
+    rows = [
+        {"story_id": f"s{n}", "images": [image(20 + n), image(30 + n)], "frame_count": 2, "story": story}
+        for n in range(3)
+    ]
+    rows.append({"story_id": "s3", "images": [image(40)], "frame_count": 1, "story": "No tags at all."})
+    write_parquet(folder / "main/data/train-00000-of-00001.parquet", rows)
+
+
+def write_storystream(folder: Path) -> None:
+    base = folder / "main/The_Land"
+    base.mkdir(parents=True)
+    names = [f"000{story}/frame_{frame}.jpg" for story in range(2) for frame in range(5)]
+    lines = [
+        {
+            "id": story,
+            "images": names[story * 5 : story * 5 + 5],
+            "captions": [f"Frame {frame}." for frame in range(5)],
+            "orders": [],
+        }
+        for story in range(2)
+    ]
+    with zipfile.ZipFile(base / "the_land_story.zip", "w") as archive:
+        archive.writestr("the_land/val.jsonl", "\n".join(map(json.dumps, lines)))
+    with tarfile.open(base / "the_land.tar.gz", "w:gz") as archive:
+        for seed, name in enumerate([*names, "not/wanted.jpg", "../../escape.jpg"]):
+            member = tarfile.TarInfo(name if name.startswith("..") else f"image/The_Land/{name}")
+            content = picture(50 + seed)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+def write_others(root: Path) -> None:
+    captions = {f"caption_{n}": f"Caption {n} of it." for n in range(5)}
+    for split in ("train", "validation"):
+        rows = [{"image": image(70 + n + len(split)), **captions} for n in range(2)]
+        write_parquet(root / f"jxie/flickr8k/main/data/{split}-00000-of-00001.parquet", rows)
+        wide = [
+            {
+                **{f"image_{n}": image(100 + n + 5 * len(split)) for n in range(5)},
+                "text": "|".join(f"Clip {n}." for n in range(5)),
+            }
+        ]
+        write_parquet(root / f"dhruvrnaik/pororo_storyviz/main/data/{split}-0.parquet", wide)
+        listed = [
+            {
+                "story_id": "x",
+                "images": [image(200 + n + 5 * len(split)) for n in range(5)],
+                "captions": [f"Clip {n}." for n in range(5)],
+            }
+        ]
+        write_parquet(root / f"dhruvrnaik/flintstones_story/main/data/{split}-0.parquet", listed)
+    coco = [{"image": image(300 + n), "question_id": str(n), "answer": [f"A cat {n}.", "One cat."]} for n in range(4)]
+    write_parquet(root / "lmms-lab/COCO-Caption2017/main/data/val-00000-of-00001.parquet", coco)
+    table = [
+        {"pic": picture(400 + n, "PNG"), "says": f"Number {n}.", "book": n // 2, "by": "CC BY 4.0"} for n in range(4)
+    ]
+    write_parquet(root / "some/table/main/part/0.parquet", table)
+    write_parquet(root / "half/broken/main/a.parquet", [{"image": image(500), "text": "One."}])
+    (root / "half/broken/main/b.parquet").write_bytes(b"PAR1 this is no table PAR1")
+
+
+def run(endpoint: str, home: Path, *commands: list, **settings: str) -> list[tuple[int, str, str, float]]:
+    """What each command told: its code, its output, its errors, its seconds."""
+    settings = {
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",
+        "NO_PROXY": "127.0.0.1",
+        **settings,
+    }
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))
+    } | settings
+    words = json.dumps([list(map(str, command)) for command in commands])
+    result = subprocess.run(
+        [sys.executable, "-c", RUN],
+        cwd=ROOT,
+        env=environment,
+        input=words,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    if result.returncode == 9:
+        return []
+    assert result.returncode == 0, result.stderr
+    return [tuple(told) for told in json.loads(result.stdout.splitlines()[-1])]
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    root = tmp_path_factory.mktemp("hub")
+    write_m3it(root / "MMInstruction/M3IT")
+    write_m3it(root / "raw/M3IT")
+    (root / "raw/M3IT/refs").rename(root / "raw/refs-taken-away")
+    write_storyreasoning(root / "daniel3303/StoryReasoning")
+    write_storystream(root / "TencentARC/StoryStream")
+    write_others(root)
+    write_storystream(root / "cut/stream")
+    tar = root / "cut/stream/main/The_Land/the_land.tar.gz"
+    tar.write_bytes(tar.read_bytes()[:2000])
+    with serving(root) as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def told(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, str, float, Path]]:
+    """Every data set once, and every refusal, by name."""
+    base = tmp_path_factory.mktemp("told")
+    commands = {
+        "m3it": ["--max_stories", 5],
+        "m3it raw": ["m3it", "--repo", "raw/M3IT"],
+        "storyreasoning": ["storyreasoning"],
+        "storystream": ["storystream", "--window", 2],
+        "flickr8k": ["flickr8k", "--image_size", 16],
+        "coco": ["coco"],
+        "pororosv": ["pororosv"],
+        "flintstonessv": ["flintstonessv", "--splits", "train"],
+        "table": ["hub", "some/table", "--image", "pic", "--text", "says", "--story", "book", "--license_column", "by"],
+        "licenses": [
+            "hub",
+            "some/table",
+            "--image",
+            "pic",
+            "--text",
+            "says",
+            "--license_column",
+            "by",
+            "--licenses",
+            "CC0",
+        ],
+        "columns": ["hub", "some/table", "--image", "photo", "--text", "caption"],
+        "broken file": ["hub", "half/broken"],
+        "no such file": ["hub", "some/table", "--files", "*.arrow"],
+        "probe": ["m3it", "--probe"],
+        "probe stories": ["storyreasoning", "--probe"],
+        **{name: ["m3it", "--repo", name] for name in ("a/gated", "a/gone", "a/busy", "a/down", "a/private")},
+        "not an id": ["hub", "no id at all"],
+        "cut archive": ["storystream", "--repo", "cut/stream"],
+        "no raw lines": ["m3it", "--repo", "some/table"],
+    }
+    outputs = {name: base / name.replace("/", "-").replace(" ", "-") for name in commands}
+    answers = run(
+        hub.endpoint, base / "home", *([*words, "--output", outputs[name]] for name, words in commands.items())
+    )
+    return {name: (*answer, outputs[name]) for name, answer in zip(commands, answers, strict=True)}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def stories(told: dict, name: str, split: str) -> list:
+    assert told[name][0] == 0, told[name][2]
+    return list(open_split(told[name][4], split))
+
+
+def test_m3it_is_the_default_and_comes_by_its_parquet_copy(told):
+    train, val = stories(told, "m3it", "train"), stories(told, "m3it", "val")
+    assert [story.prompt for story in train[:5]] == [f"Picture {n} shows a dog." for n in range(5)]
+    assert [story.steps[0].text for story in val] == [paragraph(10), paragraph(11)]
+    assert train[0].steps[0].image_path.read_bytes() == picture(0)  # Byte for byte.
+    assert train[0].extra["license"] == "other" and "not to be passed on" in told["m3it"][2]
+    assert not list(told["m3it"][4].glob(".*"))
+
+
+def test_a_story_that_shares_a_picture_with_train_leaves_val(told):
+    train = stories(told, "m3it", "train")
+    assert [story.steps[0].text for story in train] == [paragraph(n) for n in (0, 1, 2, 3, 4, 3)]
+    assert "1 stories of val went to train" in told["m3it"][2]
+
+
+def test_m3it_comes_by_its_raw_lines_where_the_copy_is_gone(told):
+    train = stories(told, "m3it raw", "train")
+    assert [story.steps[0].text for story in train][:6] == [paragraph(n) for n in range(6)]
+    assert "no Parquet copy any more" in told["m3it raw"][2]
+    about = json.loads((told["m3it raw"][4] / "train" / "source.json").read_text())
+    assert about["bad_records"] == 2 and re.search(r"train\.jsonl at byte \d+: not valid JSON", about["problems"][0])
+    assert "left out 2 bad; the first: " in told["m3it raw"][2]
+
+
+def test_storyreasoning_ties_texts_to_frames(told):
+    story = next(
+        story for split in ("train", "val") for story in stories(told, "storyreasoning", split) if story.id == "s1"
+    )
+    assert [step.text for step in story.steps] == ["Ann sits down.", "She leaves."]
+    assert story.steps[1].image_path.read_bytes() == picture(31) and story.extra["license"] == "CC BY-ND 4.0"
+    assert (
+        "no derivatives" in told["storyreasoning"][2]
+        and "row 4: its text names frames [] of 1" in told["storyreasoning"][2]
+    )
+
+
+def test_storystream_is_cut_into_windows(told):
+    found = sorted(
+        (story for split in ("train", "val") for story in stories(told, "storystream", split)),
+        key=lambda story: story.id,
+    )
+    assert [story.id for story in found] == [f"The_Land-{story}-{window}" for story in range(2) for window in range(2)]
+    assert [step.text for step in found[1].steps] == ["Frame 2.", "Frame 3."]
+    assert found[2].steps[0].image_path.read_bytes() == picture(55)
+    assert not list(told["storystream"][4].parent.rglob("escape.jpg"))
+
+
+def test_captions_and_wide_rows(told):
+    story = stories(told, "flickr8k", "val")[0]
+    assert (
+        story.prompt == "Caption 0 of it."
+        and len(story.extra["captions"]) == 5
+        and max(story.steps[0].image.size) == 16
+    )
+    assert sum(len(stories(told, "coco", split)) for split in ("train",)) >= 3
+    for name in ("pororosv", "flintstonessv"):
+        (story,) = stories(told, name, "train")
+        assert [step.text for step in story.steps] == [f"Clip {n}." for n in range(5)] and all(
+            step.image for step in story.steps
+        )
+    assert not (told["flintstonessv"][4] / "val").exists()
+
+
+def test_any_table_with_its_columns_named(told):
+    found = [
+        story
+        for split in ("train", "val")
+        if (told["table"][4] / split).exists()
+        for story in stories(told, "table", split)
+    ]
+    assert sorted((story.id, len(story.steps), story.extra["license"]) for story in found) == [
+        ("0", 2, "CC BY 4.0"),
+        ("1", 2, "CC BY 4.0"),
+    ]
+
+
+def test_a_probe_writes_nothing(told):
+    code, out, _, _, folder = told["probe"]
+    assert (
+        code == 0 and "image_base64_str: list of 1" in out and "Picture 0 shows a dog." in out and not folder.exists()
+    )
+    assert "frame_count: int '2'" in told["probe stories"][1] and not told["probe stories"][4].exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("a/gated", r"is gated: accept its terms at http\S*/datasets/a/gated, log in"),
+        ("a/gone", "is not there or not public"),
+        ("a/busy", "answers 429, too many requests"),
+        ("a/down", "answers 503: try again later"),
+        ("a/private", "not there or not public"),
+        ("no such file", r"has no \*\.arrow: its files have been moved"),
+        ("no raw lines", "has no data/captioning.*: its files have been moved"),
+        ("broken file", r"b\.parquet is not a whole Parquet file"),
+        ("cut archive", r"the_land\.tar\.gz is damaged .*: delete it and run again"),
+        ("columns", "no column for --text caption and --image photo; its columns are pic"),
+        ("licenses", r"gave no story that can be used \(4 of other licences\)"),
+        ("not an id", "'no id at all' is not an id of the Hub"),
+    ],
+)
+def test_what_the_hub_refuses_is_one_sentence_within_ten_seconds(told, name, said):
+    code, out, err, seconds, _ = told[name]
+    lines = [line for line in err.splitlines() if line.startswith("download_data.py:")]
+    assert code == 2 and out == "" and seconds < 10
+    assert re.search(said, lines[0]) and len(lines) == 1 and "Traceback" not in err
+
+
+def test_without_a_network_and_in_offline_mode(hub, tmp_path):
+    ((code, _, err, seconds),) = run("http://127.0.0.1:9", tmp_path, ["--output", tmp_path / "data"])
+    assert (
+        code == 2 and re.search(r"at http://127\.0\.0\.1:9 cannot be reached: check the network", err) and seconds < 10
+    )
+    ((code, _, err, _),) = run(hub.endpoint, tmp_path, ["coco", "--output", tmp_path / "data"], HF_HUB_OFFLINE="1")
+    assert code == 2 and "offline mode is on: unset HF_HUB_OFFLINE" in err and not (tmp_path / "data").exists()
+
+
+def test_a_run_that_was_cut_off_goes_on_without_a_gap_or_a_duplicate(hub, told, tmp_path):
+    """Once within a file of lines by a kill, and once between two Parquet files by a refusal."""
+    command = ["m3it", "--repo", "raw/M3IT", "--output", tmp_path / "lines"]
+    assert run(hub.endpoint, tmp_path / "home", ["die", 5], command) == []
+    assert (tmp_path / "lines/.download-m3it/records.jsonl").read_bytes().endswith(b"half of a record")
+    hub.broken["train/0001.parquet"] = 403
+    tables = ["m3it", "--max_stories", 5, "--output", tmp_path / "tables"]
+    first, second = run(hub.endpoint, tmp_path / "home", tables, [*tables[:2], 6, *tables[3:]])
+    assert first[0] == second[0] == 2 and "refuses access (403)" in first[2] and "max_stories 5, not 6" in second[2]
+    hub.broken.clear()
+    hub.asked.clear()
+    answers = run(
+        hub.endpoint,
+        tmp_path / "home",
+        [*command, "--resume"],
+        [*tables, "--resume"],
+        [*tables, "--overwrite", "--resume"],
+    )
+    assert [answer[0] for answer in answers] == [0, 0, 2] and "no run of m3it that was stopped" in answers[2][2]
+    assert files(tmp_path / "lines") == files(told["m3it raw"][4]) and files(tmp_path / "tables") == files(
+        told["m3it"][4]
+    )
+    assert not any(asked.endswith("train/0000.parquet") for asked in hub.asked)
+
+
+def test_a_run_that_was_cut_off_while_unpacking_goes_on(hub, told, tmp_path):
+    """Half a picture is written anew, those before it are not; the archive is not asked for again."""
+    command = ["storystream", "--window", 2, "--output", tmp_path / "data"]
+    assert run(hub.endpoint, tmp_path / "home", ["die unpacking", 4], command) == []
+    unpacked = tmp_path / "data/.download-storystream/unpacked"
+    before = {path: path.stat().st_mtime_ns for path in unpacked.glob("*.jpg")}
+    assert len(before) == 3 and len(list(unpacked.glob("*.part"))) == 1
+    assert run(hub.endpoint, tmp_path / "home", ["die", 2], command) == []
+    assert {path: path.stat().st_mtime_ns for path in before} == before and not list(unpacked.glob("*.part"))
+    hub.asked.clear()
+    ((code, _, err, _),) = run(hub.endpoint, tmp_path / "home", command)
+    assert code == 0, err
+    assert files(tmp_path / "data") == files(told["storystream"][4])
+    assert not any("GET" in asked and asked.endswith(".tar.gz") for asked in hub.asked)
+
+
+def test_a_hub_that_fails_on_the_way_is_given_up_on(hub, tmp_path):
+    hub.broken["train-00000-of-00001.parquet"] = 503
+    ((code, _, err, seconds),) = run(
+        hub.endpoint, tmp_path, ["patience", 0.5], ["storyreasoning", "--output", tmp_path / "data"]
+    )
+    hub.broken.clear()
+    assert code == 2 and "answers 503: try again later; the same command goes on" in err and seconds < 10

@@ -1,0 +1,396 @@
+"""The bound: normalised, unbiased, equal to what theory gives where theory gives it, and blind to codes where the
+decoders are.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Normal, kl_divergence
+
+from modules.common.errors import UserError
+from modules.config import StoryConfig
+from modules.encoded.codes import cache_codes
+from modules.encoded.stories import EncodedStories
+from modules.evaluation.bound import (
+    choose_pages,
+    diffusion_vlb,
+    end_nats,
+    measure_bound,
+    plan_nats,
+    sample_timesteps,
+    vlb_weights,
+)
+from modules.image_decoder.config import ImageDecoderConfig
+from modules.image_decoder.image_decoder import ImageDecoder
+from modules.pipeline import StoryPipeline
+from modules.presets import TINY
+from modules.story import Story, StoryStep
+from modules.story_model import StoryModel
+from modules.storyworld import StoryWorld
+
+BIT = math.log(2)
+QUICK = {"num_timesteps": 8, "max_vlb_steps": 3}
+CONDITIONS = ("own", "swapped", "null")
+
+
+def encode(pipeline: StoryPipeline, stories: Sequence[Story]) -> EncodedStories:
+    return EncodedStories(stories, pipeline.model, pipeline.tokenizer)
+
+
+@pytest.fixture(scope="module")
+def told() -> list[Story]:
+    """Stories of 2, 3 and 4 steps with texts and pictures, but for one text and one picture."""
+    world = StoryWorld(3, split="val", image_size=32)
+    stories = [Story(str(index), world[index].prompt, world[index].steps[: 2 + index]) for index in range(3)]
+    first, second, *rest = stories[1].steps
+    return [
+        stories[0],
+        replace(stories[1], steps=(StoryStep(None, first.image), StoryStep(second.text), *rest)),
+        stories[2],
+    ]
+
+
+@pytest.fixture(scope="module")
+def stories(tiny_pipeline: StoryPipeline, told: list[Story]) -> EncodedStories:
+    return encode(tiny_pipeline, told)
+
+
+@pytest.fixture(scope="module")
+def codes(tiny_pipeline: StoryPipeline, stories: EncodedStories) -> Tensor:
+    with torch.no_grad():
+        return cache_codes(tiny_pipeline.model, stories, visible=False)[0]
+
+
+@pytest.fixture(scope="module")
+def bound(tiny_pipeline: StoryPipeline, stories: EncodedStories, codes: Tensor) -> dict[str, dict]:
+    return measure_bound(tiny_pipeline, stories, codes, **QUICK)
+
+
+@pytest.fixture
+def altered(tiny_pipeline: StoryPipeline) -> StoryPipeline:
+    """A copy whose weights a test may change."""
+    return StoryPipeline(copy.deepcopy(tiny_pipeline.model), tiny_pipeline.tokenizer)
+
+
+@pytest.fixture(scope="module")
+def toy(tiny_pipeline: StoryPipeline) -> StoryPipeline:
+    """A model of 2 slots and 3 codes, so that all plans can be counted; its prior is far from uniform."""
+    config = replace(TINY, storyboard=replace(TINY.storyboard, codebook_size=3, num_slots=2))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = StoryModel(config)
+    with torch.no_grad():
+        for parameter in model.prior.parameters():
+            parameter.mul_(8 if parameter.ndim == 2 else 1)
+    return StoryPipeline(model, tiny_pipeline.tokenizer)
+
+
+# The codes' part
+
+
+def test_probabilities_of_all_plans_sum_to_one(toy, told):
+    stories = encode(toy, told)
+    steps = torch.tensor(list(itertools.product(range(3), repeat=2)))
+    plans = torch.tensor(list(itertools.product(range(3), repeat=4))).view(-1, 2, 2)
+    for index in range(3):  # Of 2, 3 and 4 steps: the first two of a story are a distribution whatever its length.
+        nats = plan_nats(toy, stories, index, plans)
+        assert nats.std() > 0.5
+        assert (-nats.sum(1)).exp().sum().item() == pytest.approx(1, abs=1e-5)
+        after = plan_nats(toy, stories, index, torch.stack([steps[4].expand(9, 2), steps], dim=1))[:, 1]
+        assert (-after).exp().sum().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_cached_sampling_and_full_forward_agree(toy, told):
+    stories, given = encode(toy, told), torch.tensor([[[2, 0]]])
+    generator = torch.Generator().manual_seed(0)
+    for index in range(3):
+        prompt_ids, prompt_mask = stories.prompt_ids[[index]], stories.prompt_mask[[index]]
+        drawn = toy.model.prior.sample(prompt_ids, prompt_mask, 1 + index, generator=generator, codes=given)
+        nats = plan_nats(toy, stories, index, torch.cat([given, drawn.codes], dim=1))
+        torch.testing.assert_close(-drawn.log_probs.double().sum(-1), nats[:, 1:], atol=1e-5, rtol=0)
+
+
+def test_a_plan_cut_short_costs_what_it_costs_in_the_whole_one(tiny_pipeline, stories, codes):
+    """The prior is told the true length of a story, not that of the plan in hand."""
+    plan = codes[None, list(stories.rows(2))]
+    torch.testing.assert_close(
+        plan_nats(tiny_pipeline, stories, 2, plan[:, :2]), plan_nats(tiny_pipeline, stories, 2, plan)[:, :2]
+    )
+
+
+def test_prior_that_knows_nothing_costs_the_ceiling(altered, stories, codes):
+    torch.nn.init.zeros_(altered.model.prior.to_code.weight)
+    figures = measure_bound(altered, stories, codes, num_timesteps=8, max_vlb_steps=0)
+    for name, bits in (("per_code", 5), ("per_step", 40), ("first_step", 40), ("later_steps", 40)):
+        figure = figures[f"prior_bits_{name}"]
+        assert [figure[name] for name in ("value", "low", "high", "ceiling")] == pytest.approx([bits] * 4)
+
+
+# The pictures' part
+
+SCHEDULES = [
+    ("v_prediction", 1000, True),
+    ("v_prediction", 50, False),
+    ("epsilon", 1000, False),
+    ("epsilon", 50, False),
+]
+
+
+def with_schedule(decoder: ImageDecoder, prediction_type: str, num_timesteps: int, zero_snr: bool) -> ImageDecoder:
+    """A decoder of another noise schedule, as one with a source has it; 50 timesteps end with much of the picture left."""
+    own = {"prediction_type": prediction_type, "num_train_timesteps": num_timesteps, "rescale_betas_zero_snr": zero_snr}
+    decoder.noise_schedule |= own | ({} if zero_snr else {"beta_start": 0.00085, "beta_end": 0.012})
+    decoder.alphas_cumprod = decoder.make_scheduler("ddim").alphas_cumprod.clone()
+    return decoder
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_weights_are_those_of_the_divergence_between_posterior_and_reverse_step(schedule):
+    """KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) from DDPM's own formulas (arXiv 2006.11239, equations 6 and 7)."""
+    decoder = with_schedule(ImageDecoder(TINY.image_decoder, (4, 4, 4), 8, 8), *schedule)
+    weights, _ = vlb_weights(decoder.alphas_cumprod, decoder.prediction_type)
+    alphas = decoder.alphas_cumprod.double()
+    before, after = alphas[:-1], alphas[1:]
+    beta = 1 - after / before
+    variance, slope = (1 - before) / (1 - after) * beta, before.sqrt() * beta / (1 - after)
+    clean = (
+        (1 - after) / after if schedule[0] == "epsilon" else 1 - after
+    )  # The error of x_0 for each unit of the loss.
+    torch.testing.assert_close(weights[1:], slope**2 / (2 * variance) * clean, rtol=1e-6, atol=0)
+    assert weights[0] == pytest.approx(0.5 if schedule[0] == "epsilon" else alphas[0] / 2)
+    assert torch.isfinite(weights).all()
+    assert (weights > 0).all()
+
+
+def test_what_is_left_of_the_picture_at_the_end_is_paid_for():
+    latents = 2 * torch.randn(4, 4, 4, generator=torch.Generator().manual_seed(0))
+    for alpha in (0.0, 0.0047, 0.8):
+        ends = Normal(math.sqrt(alpha) * latents, math.sqrt(1 - alpha)), Normal(torch.zeros(4, 4, 4), 1.0)
+        assert end_nats(torch.tensor([0.9, alpha]), latents) == pytest.approx(
+            kl_divergence(*ends).sum().item(), rel=1e-5
+        )
+    assert end_nats(torch.tensor([0.9, 0.0]), latents) == 0
+
+
+def test_noise_predicted_of_noise_alone_has_no_bound():
+    decoder = with_schedule(ImageDecoder(TINY.image_decoder, (4, 4, 4), 8, 8), "epsilon", 1000, True)
+    with pytest.raises(UserError, match="predicts noise and its schedule ends at zero signal-to-noise"):
+        vlb_weights(decoder.alphas_cumprod, decoder.prediction_type)
+
+
+def test_strata_take_every_small_timestep_and_no_timestep_twice():
+    weights, _ = vlb_weights(ImageDecoder(ImageDecoderConfig(), (4, 4, 4), 8, 8).alphas_cumprod, "v_prediction")
+    sample = sample_timesteps(weights, 64, (4, 4, 4), torch.Generator().manual_seed(0))
+    assert sample.timesteps[:9].tolist() == list(range(9))
+    assert (sample.timesteps.diff() > 0).all()
+    assert (sample.timesteps < 50).sum() >= 20
+    assert sample.weights.sum() == pytest.approx(weights.sum())
+    assert sample.weights[9:].max() < 1.5 * weights.sum() / 64
+    everything = sample_timesteps(weights, 5000, (1, 1, 1), torch.Generator())
+    assert everything.timesteps.tolist() == list(range(1000))
+    torch.testing.assert_close(everything.weights, weights)
+
+
+@pytest.mark.parametrize("count", [8, 64])
+def test_estimate_of_any_error_curve_is_unbiased(count):
+    weights, _ = vlb_weights(ImageDecoder(ImageDecoderConfig(), (4, 4, 4), 8, 8).alphas_cumprod, "v_prediction")
+    errors, generator = torch.linspace(1, -2, 1000, dtype=torch.float64).exp(), torch.Generator().manual_seed(0)
+    samples = [sample_timesteps(weights, count, (1, 1, 1), generator) for _ in range(500)]
+    estimates = torch.stack([(sample.weights * errors[sample.timesteps]).sum() for sample in samples])
+    assert estimates.std() > 0
+    assert abs(estimates.mean() - (weights * errors).sum()) < 3 * estimates.std() / 500**0.5
+
+
+def test_few_timesteps_estimate_what_all_of_them_give():
+    """Noise is the same at all timesteps, so that nothing but their choice makes estimates differ."""
+    torch.manual_seed(0)
+    decoder = ImageDecoder(replace(TINY.image_decoder, num_train_timesteps=16), (4, 4, 4), 8, 8).eval()
+    weights, _ = vlb_weights(decoder.alphas_cumprod, decoder.prediction_type)
+    embeds, latents, noise, generator = (
+        torch.randn(8, 8),
+        torch.randn(4, 4, 4),
+        torch.randn(1, 4, 4, 4),
+        torch.Generator().manual_seed(1),
+    )
+
+    @torch.no_grad()
+    def estimate(count: int) -> float:
+        sample = sample_timesteps(weights, count, latents.shape, generator)
+        return diffusion_vlb(decoder, embeds, latents, replace(sample, noise=noise.expand_as(sample.noise)))
+
+    few, full = torch.tensor([estimate(8) for _ in range(60)], dtype=torch.float64), estimate(16)
+    assert 0 < few.std() < 0.1 * abs(full)
+    assert abs(few.mean() - full) < 3 * few.std() / 60**0.5
+
+
+class ExactGaussian(ImageDecoder):
+    """What a perfect network would predict for latents that are N(0, deviation^2)."""
+
+    deviation = 0.5
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, code_embeds: Tensor, *_: Tensor | None, **__: None) -> Tensor:
+        alpha = self.alphas_cumprod[timesteps].sqrt()[:, None, None, None]
+        sigma = (1 - self.alphas_cumprod[timesteps]).sqrt()[:, None, None, None]
+        clean = alpha * self.deviation**2 / (alpha**2 * self.deviation**2 + sigma**2) * noisy
+        return (noisy - alpha * clean if self.prediction_type == "epsilon" else alpha * noisy - clean) / sigma
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_bound_of_the_exact_predictor_of_a_gaussian_is_the_analytic_one_above_its_entropy(schedule):
+    decoder, shape = with_schedule(ExactGaussian(TINY.image_decoder, (4, 32, 32), 8, 8), *schedule), (4, 32, 32)
+    weights, _ = vlb_weights(decoder.alphas_cumprod, decoder.prediction_type)
+    generator, embeds = torch.Generator().manual_seed(0), torch.zeros(8, 8)
+    nats = []
+    for _ in range(20):
+        latents = decoder.deviation * torch.randn(shape, generator=generator)
+        nats.append(
+            diffusion_vlb(decoder, embeds, latents, sample_timesteps(weights, 64, shape, generator)) / latents.numel()
+        )
+
+    alphas, variance = decoder.alphas_cumprod.double(), decoder.deviation**2
+    error = variance * (1 - alphas) / (alphas * variance + 1 - alphas)  # E |x_0 - E[x_0 | x_t]|^2 a dimension.
+    snr = alphas / (1 - alphas)
+    steps = torch.cat([snr[:1], snr[:-1] - snr[1:]])
+    end = (alphas[-1] * (variance - 1) - torch.log1p(-alphas[-1])).item() / 2
+    expected = (steps / 2 * error).sum().item() + 0.5 * math.log(2 * math.pi / snr[0]) + end
+    assert sum(nats) / 20 == pytest.approx(expected, abs=0.01)
+    entropy = 0.5 * math.log(2 * math.pi * math.e * variance)
+    assert (end > 0.1) == (schedule[1] == 50)
+    assert (
+        entropy < expected < entropy + end + 0.35
+    )  # What is left is the price of large steps at the clean end of the schedule.
+
+
+def test_pages_are_spread_over_the_stories_and_have_pictures(stories):
+    assert [choose_pages(stories, count) for count in (0, 99)] == [
+        [],
+        [0, 1, 2, 4, 5, 6, 7, 8],
+    ]  # Row 3 has no picture.
+    for seed in range(10):
+        owners = [0 if row < 2 else 1 if row < 5 else 2 for row in choose_pages(stories, 5, seed)]
+        assert sorted(owners.count(story) for story in range(3)) == [1, 2, 2]
+    assert len({tuple(choose_pages(stories, 3, seed)) for seed in range(10)}) > 1
+
+
+# The whole
+
+
+def test_figures_have_intervals_and_are_json(bound):
+    assert json.loads(json.dumps(bound, allow_nan=False)) == bound
+    for name, figure in bound.items():
+        assert figure["low"] <= figure["value"] <= figure["high"], name
+    for term in ("text_nats_per_token", "latent_bits_per_dim", "velocity_mse"):
+        own = bound[f"{term}_own"]["value"]
+        for condition, gap in (("swapped", "swap_gap"), ("null", "null_gap")):
+            assert bound[f"{term}_{condition}"]["value"] - own == pytest.approx(
+                bound[f"{term}_{gap}"]["value"], abs=1e-6
+            )
+            assert bound[f"{term}_{gap}"]["value"] != 0
+    assert (
+        bound["text_nats_per_token_own"]["num_steps"] == bound["velocity_mse_own"]["num_steps"] == 8
+    )  # One step lacks each.
+    assert bound["prior_bits_per_code"]["num_steps"] == 9
+    assert bound["prior_bits_first_step"]["num_steps"] == 3
+    assert [bound["latent_bits_per_dim_own"][name] for name in ("num_steps", "num_timesteps")] == [3, 8]
+    assert not any("likelihood" in name or "nll" in name for name in bound if "velocity" in name)
+
+
+def test_parts_add_up(tiny_pipeline, stories, codes):
+    """All pages are drawn, so that every sum can be had from the other figures."""
+    bound = measure_bound(tiny_pipeline, stories, codes, num_timesteps=8)
+    value = {name: figure["value"] for name, figure in bound.items()}
+    nats = torch.cat(
+        [plan_nats(tiny_pipeline, stories, index, codes[None, list(stories.rows(index))])[0] for index in range(3)]
+    )
+    assert value["prior_bits_per_step"] == pytest.approx(nats.mean().item() / BIT)
+    assert value["prior_bits_per_step"] == pytest.approx(8 * value["prior_bits_per_code"])
+    assert 3 * value["prior_bits_first_step"] + 6 * value["prior_bits_later_steps"] == pytest.approx(
+        9 * value["prior_bits_per_step"]
+    )
+    tokens, has_text, has_image = stories.text_mask[:, 1:].sum().item(), stories.text_mask.any(1), stories.image_mask
+    charged = value["text_nats_per_token_own"] + nats[has_text].sum().item() / tokens
+    assert value["code_charged_nats_per_token"] == pytest.approx(charged)
+    saved = value["text_nats_per_token_null_gap"] * tokens
+    assert value["net_code_value_text"] == pytest.approx((saved - nats[has_text].sum().item()) / 8, rel=1e-5)
+    dims = math.prod(tiny_pipeline.config.autoencoder.latent_shape)
+    latents = stories.latents[has_image].double()
+    gaussian = (0.5 * math.log(2 * math.pi) + 0.5 * latents.square().mean().item()) / BIT
+    assert bound["latent_bits_per_dim_own"]["ceiling"] == pytest.approx(gaussian)
+    only_text = codes[~has_image], stories.rows(1)[1]
+    text = tiny_pipeline.model.text_decoder(
+        tiny_pipeline.model.storyboard.embed(only_text[0]).code_embeds,
+        stories.input_ids[[only_text[1]]],
+        stories.text_mask[[only_text[1]]],
+    ).nll.sum()
+    told = value["text_nats_per_token_own"] * tokens - text.item() + nats[has_image].sum().item()
+    assert value["bound_nats_per_step"] == pytest.approx(
+        told / 8 + value["latent_bits_per_dim_own"] * dims * BIT, rel=1e-5
+    )
+
+
+def test_decoders_that_ignore_codes_have_no_gaps_and_codes_are_worth_minus_their_price(altered, stories, codes):
+    model = altered.model
+    for weight in (model.text_decoder.to_prefix.weight, model.image_decoder.to_context.weight):
+        torch.nn.init.zeros_(weight)
+    torch.nn.init.zeros_(model.image_decoder.unet.class_embedding.linear_1.weight)
+    figures = measure_bound(altered, stories, codes, num_timesteps=8)
+    for name, figure in figures.items():
+        if name.endswith("gap"):
+            assert figure["value"] == figure["low"] == figure["high"] == 0, name
+    with_text = stories.text_mask.any(1)
+    nats = torch.cat(
+        [plan_nats(altered, stories, index, codes[None, list(stories.rows(index))])[0] for index in range(3)]
+    )
+    assert figures["net_code_value_text"]["value"] == pytest.approx(-nats[with_text].mean().item())
+    assert figures["net_code_value_text_and_picture"]["value"] == pytest.approx(-nats[stories.image_mask].mean().item())
+
+
+def test_bound_depends_on_nothing_but_model_stories_and_seed(tiny_pipeline, stories, codes, bound):
+    assert measure_bound(tiny_pipeline, stories, codes, **QUICK) == bound
+    other = measure_bound(tiny_pipeline, stories, codes, seed=1, **QUICK)
+    assert other["latent_bits_per_dim_own"]["value"] != bound["latent_bits_per_dim_own"]["value"]
+    assert other["prior_bits_per_code"]["value"] == bound["prior_bits_per_code"]["value"]
+
+
+@pytest.mark.parametrize(
+    ("keep", "missing"), [("text", ("latent", "velocity", "bound")), ("image", ("text", "code_charged"))]
+)
+def test_stories_of_texts_or_of_pictures_alone_are_measured_as_far_as_they_go(
+    tiny_pipeline: StoryPipeline, told, keep, missing
+):
+    def cut(step: StoryStep) -> StoryStep:
+        return StoryStep(step.text) if keep == "text" else StoryStep(None, step.image)
+
+    stories = encode(
+        tiny_pipeline, [replace(story, steps=tuple(cut(step) for step in story.steps)) for story in told[::2]]
+    )
+    figures = measure_bound(tiny_pipeline, stories, torch.randint(32, (6, 8)), **QUICK)
+    json.dumps(figures, allow_nan=False)
+    unmeasured = {name for name, figure in figures.items() if figure["value"] is None}
+    value = "net_code_value_text_and_picture" if keep == "text" else "net_code_value_text"
+    assert unmeasured == {name for name in figures if name.startswith(missing)} | {value}
+    assert all(figures[name]["num_steps"] == 0 for name in unmeasured)
+
+
+def test_settings_out_of_range_are_told(tiny_pipeline, stories, codes):
+    with pytest.raises(UserError, match="num_timesteps must be 8 or more, got 7"):
+        measure_bound(tiny_pipeline, stories, codes, num_timesteps=7)
+    with pytest.raises(UserError, match="max_vlb_steps must be 0 or more, got -1"):
+        measure_bound(tiny_pipeline, stories, codes, max_vlb_steps=-1)
+
+
+def test_timesteps_beyond_the_schedule_are_all_of_them(altered: StoryPipeline, stories, codes):
+    config: StoryConfig = replace(TINY, image_decoder=replace(TINY.image_decoder, num_train_timesteps=10))
+    model = StoryModel(config).eval()
+    model.storyboard.load_state_dict(altered.model.storyboard.state_dict())
+    figures = measure_bound(StoryPipeline(model, altered.tokenizer), stories, codes, max_vlb_steps=1)
+    assert figures["latent_bits_per_dim_own"]["num_timesteps"] == 10

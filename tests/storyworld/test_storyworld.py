@@ -1,0 +1,214 @@
+"""The story world keeps its word: deterministic, legible, and what happens follows from what happened."""
+
+import subprocess
+import sys
+import time
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from modules.common.errors import UserError
+from modules.story import Story
+from modules.storyworld import ACTIONS, CHARACTERS, COLORS, NAMES, OBJECTS, PLACES, WEATHERS, StoryWorld, mentioned
+from modules.storyworld import scene as scene_module
+from modules.storyworld.labels import GARMENTS
+from modules.storyworld.objects import thing
+from modules.storyworld.plots import OBSTACLE_TOOLS, PLACE_FRIENDS, TOOL_OWNERS, WEATHER_TOOLS
+from modules.storyworld.scene import draw
+from modules.storyworld.templates import TEMPLATES
+from modules.storyworld.wording import _key
+
+ROOT = Path(__file__).parents[2]
+WORLD = StoryWorld(1500, seed=3)
+TOLD = [WORLD._tell(index) for index in range(len(WORLD))]
+
+
+def pages_of(told):
+    return [page for _, page in told[1]]
+
+
+def find(pages, event):
+    return next((page for page in pages if page.event == event), None)
+
+
+def test_vocabularies_are_large_and_disjoint():
+    sizes = [len(group) for group in (CHARACTERS, PLACES, OBJECTS, COLORS, WEATHERS, ACTIONS)]
+    assert all(size >= least for size, least in zip(sizes, (8, 8, 12, 6, 4, 10), strict=True))
+    words = [*CHARACTERS, *PLACES, *OBJECTS, *COLORS, *WEATHERS, *ACTIONS, *(name.lower() for name in NAMES.values())]
+    assert len(words) == len(set(words))
+    seen = Counter()
+    for told in TOLD:
+        for page in pages_of(told):
+            seen.update(
+                {
+                    page.place,
+                    page.weather,
+                    page.action,
+                    page.object,
+                    *(x.kind for x in page.cast),
+                    *(x.color for x in page.cast),
+                }
+            )
+    assert all(seen[word] for word in (*CHARACTERS, *PLACES, *OBJECTS, *COLORS, *WEATHERS, *ACTIONS))
+
+
+def test_same_bytes_from_a_fresh_process():
+    code = "from modules.storyworld import StoryWorld; print(StoryWorld(5, seed=7).fingerprint())"
+    fresh = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert fresh.stdout.strip() == StoryWorld(5, seed=7).fingerprint()
+
+
+def test_a_story_depends_on_seed_split_and_index_alone():
+    few, many = StoryWorld(3), StoryWorld(300)
+    assert few._tell(2) == many._tell(2)
+    assert few[2].steps[0].image.tobytes() == many[2].steps[0].image.tobytes()
+    assert list(few.texts()) == [text for story in few for text in (story.prompt, *(step.text for step in story.steps))]
+    streams = [StoryWorld(200, seed=seed, split=split) for seed, split in ((0, "train"), (0, "test"), (1, "train"))]
+    told = [{repr(world._tell(index)) for index in range(200)} for world in streams]
+    assert not told[0] & told[1] and not told[0] & told[2]
+    assert len({world.fingerprint() for world in streams}) == 3
+
+
+def test_sources_are_well_behaved():
+    story = WORLD[0]
+    assert isinstance(story, Story) and WORLD.name == "storyworld" and len(WORLD) == 1500
+    assert all(step.image.mode == "RGB" and step.image.size == (96, 96) for step in story.steps)
+    assert StoryWorld(1, image_size=128)[0].steps[0].image.size == (128, 128)
+    with pytest.raises(IndexError):
+        WORLD[1500]
+    with pytest.raises(UserError, match="num_stories"):
+        StoryWorld(0)
+    with pytest.raises(UserError, match="image_size"):
+        StoryWorld(1, image_size=4)
+
+
+def test_every_length_from_four_to_eight_occurs():
+    lengths = Counter(len(told[1]) for told in TOLD)
+    assert set(lengths) == {4, 5, 6, 7, 8}
+
+
+def test_texts_say_what_pictures_show():
+    for _, steps in TOLD:
+        for text, page in steps:
+            said, shown = mentioned(text), page.attributes()
+            assert said["characters"] == set(shown["characters"]), text
+            assert said["objects"] <= {shown["object"]}, text
+            assert shown["object"] is None or said["objects"], text
+            assert said["colors"] <= set(shown["colors"]), text
+            assert said["places"] <= {shown["place"]}, text
+            assert said["weathers"] <= {shown["weather"]}, text
+            assert said["actions"] == {shown["action"]}, text
+
+
+def test_every_template_names_its_action():
+    pages = {_key(page): page for told in TOLD for page in pages_of(told)}
+    assert set(pages) == set(TEMPLATES)
+    assert all(
+        mentioned(template)["actions"] == {pages[key].action} for key, forms in TEMPLATES.items() for template in forms
+    )
+
+
+def test_texts_are_short_and_introduce_everybody_in_colour():
+    words = set()
+    for prompt, steps in TOLD:
+        known = set()
+        words.update(prompt.lower().split())
+        for text, page in steps:
+            words.update(text.lower().split())
+            assert 6 <= len(text.split()) <= 30, text
+            for actor in page.cast:
+                assert actor.kind in known or f"{actor.color} {GARMENTS[actor.kind]}" in text, text
+                known.add(actor.kind)
+    assert len({word.strip(".,!?:") for word in words}) < 700
+
+
+def test_clothes_stay_and_differ():
+    for told in TOLD:
+        worn = {}
+        for page in pages_of(told):
+            assert page.cast[0] == pages_of(told)[0].cast[0]
+            for actor in page.cast:
+                assert worn.setdefault(actor.kind, actor.color) == actor.color
+        assert len(worn) <= 2 and len(set(worn.values())) == len(worn)
+
+
+def test_causes_have_their_effects():
+    for told in TOLD:
+        pages = pages_of(told)
+        hero = pages[0].cast[0].kind
+        friends = {actor.kind for page in pages for actor in page.cast[1:]}
+        blocked, use, lose, trouble = (find(pages, event) for event in ("blocked", "use", "lose", "trouble"))
+        assert find(pages, "celebrate" if find(pages, "celebrate") else "return").place == pages[0].place
+        if blocked:
+            assert use.obstacle == blocked.obstacle and use.tool == OBSTACLE_TOOLS[blocked.obstacle]
+            assert use.object == blocked.object == pages[0].object and use.place == blocked.place
+        if trouble:
+            assert use.tool == WEATHER_TOOLS[trouble.weather] and use.weather == trouble.weather
+        if use:
+            assert friends == {next(kind for kind in TOOL_OWNERS[use.tool] if kind != hero)}
+        elif friends:
+            place = next(page.place for page in pages if len(page.cast) > 1)
+            assert friends == {next(kind for kind in PLACE_FRIENDS[place] if kind != hero)}
+        if lose:
+            found = find(pages, "find")
+            assert (lose.place, lose.object) == (found.place, found.object)
+        if find(pages, "friend_want"):
+            assert find(pages, "friend_want").object == find(pages, "discover").object == find(pages, "give").object
+            assert find(pages, "meet").object == find(pages, "give_back").object == pages[0].object
+        if find(pages, "friend_cry"):
+            assert find(pages, "give").object == pages[0].object
+        for before, page in pairwise(pages):
+            moved = page.place != before.place
+            assert not moved or page.event in ("walk", "travel", "return"), (before, page)
+
+
+def test_prompts_keep_their_promise():
+    named = 0
+    for prompt, steps in TOLD:
+        pages, asked = [page for _, page in steps], mentioned(prompt)
+        actors = {actor for page in pages for actor in page.cast}
+        hero = pages[0].cast[0]
+        assert hero.kind in asked["characters"] <= {actor.kind for actor in actors}, prompt
+        assert asked["objects"] == {pages[-1].object}, prompt
+        assert asked["colors"] <= {actor.color for actor in actors}, prompt
+        assert asked["places"] <= {page.place for page in pages}, prompt
+        assert asked["weathers"] <= {page.weather for page in pages}, prompt
+        assert asked["actions"] <= {page.action for page in pages}, prompt
+        named += bool(asked["places"])
+    assert named > len(TOLD) / 3
+
+
+def test_objects_fill_a_fifth_of_the_height(monkeypatch):
+    def painted(name, image_size):
+        solid = Image.new("RGBA", thing(name, image_size).size, (255, 0, 255, 0))
+        solid.putalpha(thing(name, image_size).getchannel("A").point(lambda alpha: 255 if alpha > 127 else 0))
+        return solid
+
+    monkeypatch.setattr(scene_module, "thing", painted)
+    for told in TOLD[:150]:
+        for page in pages_of(told):
+            if page.object:
+                picture = draw(page, 96)
+                rows = {
+                    index // 96 for index, pixel in enumerate(picture.get_flattened_data()) if pixel == (255, 0, 255)
+                }
+                assert len(rows) >= 96 / 5, page
+
+
+def test_names_count_for_their_kind_in_any_case():
+    said = mentioned("MIA in a red dress looks for her lost Ball on the beach, on a snowy day.")
+    assert said["characters"] == {"girl"} and said["colors"] == {"red"} and said["objects"] == {"ball"}
+    assert said["places"] == {"beach"} and said["weathers"] == {"snow"} and said["actions"] == {"search"}
+
+
+def test_drawing_is_fast():
+    pages = [page for told in TOLD[:300] for page in pages_of(told)]
+    for page in pages:
+        draw(page, 96)
+    start = time.perf_counter()
+    for page in pages:
+        draw(page, 96)
+    assert len(pages) / (time.perf_counter() - start) > 800
