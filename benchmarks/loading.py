@@ -36,7 +36,7 @@ from modules.storyworld import StoryWorld
 from modules.text_decoder.tokenizers import StoryTokenizer
 from modules.training.phases import JointPhase, Phase
 from modules.training.processes import resolve_precision
-from modules.training.trainer import STAGES, TrainArgs, Trainer, make_accelerator
+from modules.training.trainer import PHASE_NAMES, Trainer, TrainSettings, make_accelerator
 
 WAITING_GOAL = 0.02
 MANY = 3000  # Stories.
@@ -144,12 +144,12 @@ def waiting_shares(args: argparse.Namespace, config: StoryConfig, folder: Path) 
         )
         chosen = replace(chosen, training=training)
         with tempfile.TemporaryDirectory() as output:
-            run = TrainArgs(
+            run = TrainSettings(
                 Path(output),
                 resolve_precision("auto"),
                 save_every=10**9,
                 sample_every=10**9,
-                stages=STAGES[:3],
+                stages=PHASE_NAMES[:3],
                 num_workers=workers,
                 keep_last=1,
             )

@@ -27,7 +27,7 @@ from modules.story_model import StoryModel
 from modules.storyworld import StoryWorld
 from modules.training.phases import JointPhase, Phase
 from modules.training.processes import resolve_precision
-from modules.training.trainer import STAGES, TrainArgs, Trainer, make_accelerator
+from modules.training.trainer import PHASE_NAMES, Trainer, TrainSettings, make_accelerator
 
 STATES = ("continuous", "quantised")
 PARTS = ("storyboard", "text_decoder", "image_decoder", "prior", "optimizer")
@@ -170,8 +170,13 @@ def train_for_a_while(args: argparse.Namespace) -> TimedTrainer:
     source, held_out = StoryWorld(args.num_stories, image_size=size), StoryWorld(4, split="val", image_size=size)
     with tempfile.TemporaryDirectory() as folder:
         never = 10**9
-        run = TrainArgs(
-            Path(folder), args.mixed_precision, save_every=never, sample_every=never, stages=STAGES[:3], keep_last=1
+        run = TrainSettings(
+            Path(folder),
+            args.mixed_precision,
+            save_every=never,
+            sample_every=never,
+            stages=PHASE_NAMES[:3],
+            keep_last=1,
         )
         trainer = TimedTrainer(config, run, source, held_out, make_accelerator(run), []).watch(num_timed, args.warmups)
         trainer.run()

@@ -267,7 +267,7 @@ class StoryPipeline:
             raise UserError(
                 f'this model has no storyboard (its plan is "{self.config.plan}"): it tells and continues stories, and no more'
             )
-        if not self.model.can_tell:
+        if not self.model.is_ready:
             raise UserError("this checkpoint is from before its codebook was placed: train on, or take a later one")
 
     def continue_story(self, prompt: str, steps: Sequence[StoryStep], num_steps: int, **options) -> StoryPipelineOutput:

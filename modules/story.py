@@ -36,7 +36,7 @@ class Story:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-class StorySource(Protocol):
+class StoryDataset(Protocol):
     """What training and evaluation read from: a folder of stories, or the story world itself."""
 
     name: str

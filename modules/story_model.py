@@ -268,7 +268,7 @@ class StoryModel(nn.Module):
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     @property
-    def can_tell(self) -> bool:
+    def is_ready(self) -> bool:
         """Whether there is something to tell stories by: not before the codebook is placed, in a model that plans in
         codes.
         """

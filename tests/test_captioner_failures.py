@@ -222,7 +222,7 @@ def test_memory_is_level_from_update_to_update(config):
     model, tokenizer = StoryModel(config), StoryTokenizer.train(source.texts(), config.vocab_size)
     encoded = EncodedStories(source, model, tokenizer)
     alive = [count_tensors() for _ in updates(JointPhase, model, encoded, 12)]
-    assert model.can_tell and len(set(alive[-5:])) == 1, alive
+    assert model.is_ready and len(set(alive[-5:])) == 1, alive
 
 
 def count_tensors() -> int:

@@ -82,12 +82,12 @@ def act_sweep(args: argparse.Namespace) -> int:
     from modules.evaluation.sweep import Sweep, run_sweep
     from modules.presentation.plots.heat_map import write_sweep_plot
     from modules.training.processes import resolve_precision
-    from modules.training.trainer import TrainArgs
+    from modules.training.trainer import TrainSettings
 
     args.learning_rate = None
     check_writable(args.output / "sweep.csv")
     config, sweeps = resolve_config(args), [Sweep.parse(text) for text in args.sweep]
-    run_args = TrainArgs(
+    run_args = TrainSettings(
         args.output,
         mixed_precision=resolve_precision(args.mixed_precision),
         seed=args.seed,

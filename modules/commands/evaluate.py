@@ -23,7 +23,7 @@ from modules.common.files import check_writable
 if TYPE_CHECKING:
     from modules.evaluation.metrics.image_metrics import Inception
     from modules.pipeline import StoryPipeline
-    from modules.story import StorySource
+    from modules.story import StoryDataset
 
 
 def evaluate_flags(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +72,7 @@ def act_evaluate(args: argparse.Namespace) -> None:
         raise UserError("--card tells of codes, and this model has no storyboard: leave --card out")
     baselines = load_baselines(args.baselines, args.offline) if args.baselines else {}
 
-    def held_out(pipeline: StoryPipeline) -> StorySource:
+    def held_out(pipeline: StoryPipeline) -> StoryDataset:
         return open_source(args.data, "val", pipeline.config, args.seed, args.num_stories, args.on_bad_record)
 
     def measure(pipeline: StoryPipeline) -> dict[str, Any]:

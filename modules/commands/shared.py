@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from modules.common.arguments import a_path
 from modules.common.files import write_whole
-from modules.story import StorySource
+from modules.story import StoryDataset
 
 if TYPE_CHECKING:
     from modules.config import StoryConfig
@@ -41,7 +41,7 @@ def clip_flags(parser: argparse.ArgumentParser) -> None:
 
 def open_source(
     data: str, split: str, config: StoryConfig, seed: int, num_stories: int, on_bad_record: str = "error"
-) -> StorySource:
+) -> StoryDataset:
     """The stories that `--data` means."""
     if data == "storyworld":
         from modules.storyworld import StoryWorld
@@ -54,7 +54,7 @@ def open_source(
     return folder
 
 
-def open_held_out(data: str, source: StorySource, config: StoryConfig, seed: int, on_bad_record: str) -> StorySource:
+def open_held_out(data: str, source: StoryDataset, config: StoryConfig, seed: int, on_bad_record: str) -> StoryDataset:
     """The validation stories, or where there are none the training stories, which is said.
 
     Raises UserError where they are damaged.

@@ -90,14 +90,14 @@ def act_train(args: argparse.Namespace) -> int:
     from modules.common.interrupts import Interrupted
     from modules.training.dry_run import plan
     from modules.training.processes import resolve_precision
-    from modules.training.trainer import STAGES, TrainArgs, train
+    from modules.training.trainer import PHASE_NAMES, TrainSettings, train
 
     stages = tuple(name.strip() for name in args.stages.split(",") if name.strip())
-    if not stages or [name for name in STAGES if name in stages] != list(stages):
-        raise UserError(f"--stages must be some of {','.join(STAGES)}, in this order, got {args.stages!r}")
+    if not stages or [name for name in PHASE_NAMES if name in stages] != list(stages):
+        raise UserError(f"--stages must be some of {','.join(PHASE_NAMES)}, in this order, got {args.stages!r}")
     config = resolve_config(args)
     precision = resolve_precision(args.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no"))
-    run_args = TrainArgs(
+    run_args = TrainSettings(
         output_dir=args.output_dir,
         mixed_precision=precision,
         gradient_accumulation_steps=args.gradient_accumulation_steps,

@@ -39,7 +39,7 @@ class _Entry:
 
 
 class StoryFolder:
-    """A `StorySource` over `folder/stories.jsonl`; every record and every picture is checked at construction, none is
+    """A `StoryDataset` over `folder/stories.jsonl`; every record and every picture is checked at construction, none is
     kept open.
 
     One line is one story: `{"id", "prompt", "steps": [{"text", "image_path", "attributes"}, ...]}`; `image_path` is

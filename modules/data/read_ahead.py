@@ -9,7 +9,7 @@ from dataclasses import replace
 from PIL import Image
 
 from modules.data.images import fit_image
-from modules.story import Story, StorySource
+from modules.story import Story, StoryDataset
 
 
 class ReadAhead:
@@ -20,7 +20,7 @@ class ReadAhead:
     copied. With no `workers` everything is read when it is asked for.
     """
 
-    def __init__(self, source: StorySource, size: int, workers: int = 0) -> None:
+    def __init__(self, source: StoryDataset, size: int, workers: int = 0) -> None:
         self.source, self.size, self.workers = source, size, workers
         self._pool = ThreadPoolExecutor(workers, "read_ahead") if workers else None
         self._coming: dict[int, Future[Story]] = {}
@@ -56,7 +56,7 @@ class ReadAhead:
 class Head:
     """The first `count` stories of a source."""
 
-    def __init__(self, source: StorySource, count: int) -> None:
+    def __init__(self, source: StoryDataset, count: int) -> None:
         self.source, self.count = source, count
 
     def __len__(self) -> int:
@@ -66,7 +66,7 @@ class Head:
         return self.source[index]
 
 
-def iterate_pages(source: StorySource, indices: Sequence[int]) -> Iterator[Image.Image]:
+def iterate_pages(source: StoryDataset, indices: Sequence[int]) -> Iterator[Image.Image]:
     """The pictures of some stories, in order; steps without one are left out."""
     for index in indices:
         yield from (step.image for step in source[index].steps if step.image is not None)

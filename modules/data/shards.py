@@ -21,7 +21,7 @@ from modules.data.folder import MANIFEST, SPLITS, MissingSplit, hash_records, op
 from modules.data.images import decode_image
 from modules.data.pack import COLUMNS, FORMAT_VERSION, Shard
 from modules.data.remote import is_remote, open_ranges, read_whole
-from modules.story import Story, StorySource, StoryStep
+from modules.story import Story, StoryDataset, StoryStep
 
 KEPT_GROUPS = 16  # Row groups of about a MiB: stories that are read one after another lie in the same one.
 OPEN_AT_ONCE = 8
@@ -29,7 +29,7 @@ PICTURES = COLUMNS[-1]
 
 
 class StoryShards:
-    """A `StorySource` over the shards of one split; order, texts, lengths and fingerprint are those of the folder they
+    """A `StoryDataset` over the shards of one split; order, texts, lengths and fingerprint are those of the folder they
     were packed from.
 
     Opening reads all but the pictures. A story's pictures come with their row group, read whole, by one range request
@@ -164,7 +164,7 @@ class StoryShards:
             ) from None
 
 
-def open_stories(data: str, split: str, on_bad_record: str = "error", max_steps: int | None = None) -> StorySource:
+def open_stories(data: str, split: str, on_bad_record: str = "error", max_steps: int | None = None) -> StoryDataset:
     """The "train" or "val" stories of a folder of stories, or of shards on this disk or at an address.
 
     Raises:

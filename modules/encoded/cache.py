@@ -30,14 +30,14 @@ from modules.data.pixels import pixels_of
 from modules.data.read_ahead import ReadAhead
 from modules.encoded.rows import ShardedRows
 from modules.encoded.stories import ENCODE_BATCH, encode_pictures
-from modules.story import StorySource
+from modules.story import StoryDataset
 from modules.story_model import StoryModel
 
 ABOUT, FORMAT_VERSION = "cache.json", 1
 SHARD_BYTES = 256 << 20
 
 
-def cache_key(model: StoryModel, source: StorySource) -> dict[str, str]:
+def cache_key(model: StoryModel, source: StoryDataset) -> dict[str, str]:
     """What a cache was made from: a hash each of the data, of the settings and of the weights, these as a model folder
     keeps them.
     """
@@ -104,7 +104,7 @@ def _encode(model: StoryModel, images: Sequence[Image.Image | None], texts: Sequ
 def write_cache(
     folder: Path,
     model: StoryModel,
-    source: StorySource,
+    source: StoryDataset,
     workers: int = 2,
     progress: Callable[[int], None] = lambda done: None,
 ) -> int:
@@ -153,7 +153,7 @@ class EncodedCache:
         UserError: there is none, it is not finished, or it was made from something else.
     """
 
-    def __init__(self, folder: Path, model: StoryModel, source: StorySource) -> None:
+    def __init__(self, folder: Path, model: StoryModel, source: StoryDataset) -> None:
         self.folder = folder
         about = _check_key(folder, cache_key(model, source), "run precompute again, or leave --cache out")
         try:

@@ -14,7 +14,7 @@ from modules.data.pixels import pixels_of
 from modules.data.read_ahead import ReadAhead
 from modules.encoded.rows import ShardedRows
 from modules.image_decoder.image_decoder import ImageDecoder
-from modules.story import Story, StorySource
+from modules.story import Story, StoryDataset
 from modules.story_model import StoryModel
 from modules.text_decoder.tokenizers import Vocabulary
 
@@ -56,7 +56,7 @@ class EncodedStories:
 
     def __init__(
         self,
-        source: StorySource,
+        source: StoryDataset,
         model: StoryModel,
         tokenizer: Vocabulary,
         progress: Callable[[int], None] = lambda done: None,

@@ -24,7 +24,7 @@ from modules.evaluation.scorers import Scorer
 from modules.generation import MAX_NUM_STEPS, check_sampling, check_settings
 from modules.pipeline import StoryPipeline
 from modules.saving.model_folder import TRAINING_ONLY
-from modules.story import Story, StorySource
+from modules.story import Story, StoryDataset
 
 NUM_GIVEN = 3  # True pages before the predicted one.
 RENDER_BATCH = 64
@@ -113,7 +113,7 @@ class NextPages:
 
 
 @torch.no_grad()
-def predict_next_pages(pipeline: StoryPipeline, source: StorySource, num_examples: int) -> NextPages:
+def predict_next_pages(pipeline: StoryPipeline, source: StoryDataset, num_examples: int) -> NextPages:
     """Take the first stories that have three pages and a whole one after them, and plan that one: the prior's likeliest
     codes, or what a baseline predicts.
 
@@ -152,7 +152,7 @@ def _plan_next_page(pipeline: StoryPipeline, story: Story) -> Tensor:
     return pipeline.embed(pipeline.plan(story.prompt, to_come, temperature=0, codes=pipeline.encode(given)).codes[0, 0])
 
 
-def _whole_stories(source: StorySource) -> Iterator[Story]:
+def _whole_stories(source: StoryDataset) -> Iterator[Story]:
     for index, length in enumerate(source.lengths):
         if length > NUM_GIVEN:
             story = source[index]
@@ -185,7 +185,7 @@ def draw_pages(pipeline: StoryPipeline, pages: NextPages, cell: Cell, seed: int)
 
 def run_ablation(
     pipeline: StoryPipeline,
-    source: StorySource,
+    source: StoryDataset,
     grid: AblationGrid,
     scorer: Scorer,
     output: Path,

@@ -35,7 +35,7 @@ from modules.evaluation.metrics.text_metrics import score_against
 from modules.evaluation.ranking import rank_next_steps
 from modules.evaluation.scorers import Scorer, clip_scores, retrieval
 from modules.pipeline import StoryPipeline
-from modules.story import Story, StorySource
+from modules.story import Story, StoryDataset
 from modules.training.reliance import condition_steps
 
 VARIANTS = ("text and picture", "text alone", "picture alone")
@@ -66,7 +66,7 @@ class Graders:
 @torch.no_grad()
 def evaluate(
     pipeline: StoryPipeline,
-    source: StorySource,
+    source: StoryDataset,
     num_stories: int,
     seed: int = 0,
     num_drawn: int = 0,
@@ -77,7 +77,7 @@ def evaluate(
     Every figure is a dict of value, low, high (95 %), floor and ceiling. What is said of codes is left out of a
     baseline that has none. Raises UserError where there is nothing to score.
     """
-    if not pipeline.model.can_tell:
+    if not pipeline.model.is_ready:
         raise UserError("this checkpoint is from before its codebook was placed: train on, or take a later one")
     pictures = Pictures(source, num_stories)
     stories = _encode(pipeline, pictures)
@@ -113,7 +113,7 @@ def _sources(pipeline: StoryPipeline, stories: EncodedStories) -> dict[str, Tens
 class Pictures(Head):
     """The first stories of a source, whose pictures are kept: real ones are what drawn ones are held against."""
 
-    def __init__(self, source: StorySource, count: int) -> None:
+    def __init__(self, source: StoryDataset, count: int) -> None:
         super().__init__(source, count)
         self._kept: dict[int, list[Image.Image | None]] = {}
 
@@ -269,7 +269,7 @@ def _plain(figures: Mapping[str, Figure]) -> Figures:
 
 @torch.no_grad()
 def score_quickly(
-    pipeline: StoryPipeline, source: StorySource, num_stories: int, seed: int = 0
+    pipeline: StoryPipeline, source: StoryDataset, num_stories: int, seed: int = 0
 ) -> dict[str, float | None]:
     """The figures that need no picture drawn, flat, for comparing many models: name, `name low`, `name high`; None
     where there is none.

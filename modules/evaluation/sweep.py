@@ -17,9 +17,9 @@ from modules.common.errors import UserError
 from modules.config import StoryConfig, config_from_dict
 from modules.evaluation.results_table import ResultsTable
 from modules.pipeline import StoryPipeline
-from modules.story import StorySource
+from modules.story import StoryDataset
 from modules.story_model import build_model
-from modules.training.settings import TrainArgs
+from modules.training.settings import TrainSettings
 from modules.training.trainer import train
 
 
@@ -71,8 +71,8 @@ def with_setting(config: StoryConfig, setting: str, value: Any) -> StoryConfig:
 def run_sweep(
     sweeps: Sequence[Sweep],
     config: StoryConfig,
-    args: TrainArgs,
-    open_data: Callable[[StoryConfig], tuple[StorySource, StorySource]],
+    args: TrainSettings,
+    open_data: Callable[[StoryConfig], tuple[StoryDataset, StoryDataset]],
     score: Callable[[StoryPipeline], Mapping[str, float | None]],
     output: Path,
     identity: Mapping[str, Any] | None = None,
@@ -127,7 +127,9 @@ def _join(key: Mapping[str, str], between: str) -> str:
     return between.join(f"{name}={value}" for name, value in key.items())
 
 
-def _fingerprint(config: StoryConfig, args: TrainArgs, data: Sequence[StorySource], identity: Mapping[str, Any]) -> str:
+def _fingerprint(
+    config: StoryConfig, args: TrainSettings, data: Sequence[StoryDataset], identity: Mapping[str, Any]
+) -> str:
     """A short hash of what all models of a sweep have in common."""
     run = {
         name: getattr(args, name)

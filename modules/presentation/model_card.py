@@ -12,7 +12,7 @@ from modules.common.files import write_whole
 from modules.config import StoryConfig
 from modules.pipeline import StoryPipeline
 from modules.presentation.markup import encode_image
-from modules.story import StorySource
+from modules.story import StoryDataset
 
 NUM_SAMPLES = 6
 CARD, SAMPLES = "README.md", "samples.png"
@@ -70,7 +70,7 @@ OF_THE_WORLD = {
 }
 
 
-def write_card(folder: Path, pipeline: StoryPipeline, source: StorySource, report: Mapping[str, Any]) -> list[Path]:
+def write_card(folder: Path, pipeline: StoryPipeline, source: StoryDataset, report: Mapping[str, Any]) -> list[Path]:
     """Write README.md and samples.png into a model's folder; `report` is `evaluate`'s, with pages drawn, of `source`."""
     samples = _samples(pipeline, source)
     parts = [_head(pipeline.config, source), _figures(report), _sample_texts(samples)]
@@ -78,7 +78,7 @@ def write_card(folder: Path, pipeline: StoryPipeline, source: StorySource, repor
     return [write_whole(folder / CARD, ("\n\n".join(parts) + "\n").encode()), write_whole(folder / SAMPLES, sheet)]
 
 
-def _samples(pipeline: StoryPipeline, source: StorySource) -> list[Any]:
+def _samples(pipeline: StoryPipeline, source: StoryDataset) -> list[Any]:
     """Whole stories for the first held-out prompts, with seeds 0, 1, 2 ...: not chosen."""
     prompts = [source[index].prompt for index in range(min(NUM_SAMPLES, len(source)))]
     return [pipeline(prompt, num_steps=5, seed=seed) for seed, prompt in enumerate(prompts)]
@@ -93,7 +93,7 @@ def _sheet(rows: Sequence[Sequence[Image.Image]], gap: int = 4) -> Image.Image:
     return sheet
 
 
-def _head(config: StoryConfig, source: StorySource) -> str:
+def _head(config: StoryConfig, source: StoryDataset) -> str:
     training, text, image = config.training, config.text_decoder, config.image_decoder
     writer = text.source or f"a GPT-2 ({text.num_layers} layers,\n{text.dim} wide)"
     painter, pretrained = image.source or "a UNet", bool(text.source or image.source)

@@ -15,7 +15,7 @@ from modules.data.pixels import to_pixels
 from modules.data.read_ahead import ReadAhead, iterate_pages
 from modules.image_decoder.autoencoder import AutoencoderOutput
 from modules.layers.seeding import derive_seed
-from modules.story import StorySource
+from modules.story import StoryDataset
 from modules.story_model import StoryModel
 from modules.training.phases import Phase
 
@@ -27,7 +27,9 @@ class AutoencoderPhase(Phase):
 
     name = "autoencoder"
 
-    def __init__(self, model: StoryModel, source: StorySource, lengths: list[int], workers: int = 0, **options) -> None:
+    def __init__(
+        self, model: StoryModel, source: StoryDataset, lengths: list[int], workers: int = 0, **options
+    ) -> None:
         super().__init__(model, **options)
         self.module, self.lengths = model.autoencoder, lengths
         self.source = ReadAhead(source, model.config.autoencoder.image_size, workers)

@@ -17,12 +17,12 @@ from modules.training.memory_estimate import (
     training_bytes,
 )
 from modules.training.sharding import gathered_sizes
-from modules.training.trainer import TrainArgs
+from modules.training.trainer import TrainSettings
 
 PROCESSES = (2, 4, 8)
 
 
-def plan(config: StoryConfig, args: TrainArgs) -> dict[str, Any]:
+def plan(config: StoryConfig, args: TrainSettings) -> dict[str, Any]:
     """The resolved config, parameters by factor (trainable, frozen), and the memory that training needs."""
     model = build_on_meta(config)
     counts = {
@@ -40,7 +40,7 @@ def plan(config: StoryConfig, args: TrainArgs) -> dict[str, Any]:
     }
 
 
-def memory(model: StoryModel, config: StoryConfig, args: TrainArgs) -> dict[str, Any]:
+def memory(model: StoryModel, config: StoryConfig, args: TrainSettings) -> dict[str, Any]:
     """MiB a process as `training_bytes` counts them: what one process needs in detail, several by strategy and number
     in total.
     """

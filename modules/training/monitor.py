@@ -21,7 +21,7 @@ from modules.data.read_ahead import Head
 from modules.encoded.stories import EncodedStories
 from modules.generation import MAX_NUM_STEPS
 from modules.pipeline import StoryPipeline
-from modules.story import StorySource
+from modules.story import StoryDataset
 from modules.story_model import StoryModel
 from modules.text_decoder.tokenizers import Vocabulary
 from modules.training.phases import Phase
@@ -42,7 +42,7 @@ class Monitor:
         log_every: int,
         model: StoryModel,
         tokenizer: Vocabulary,
-        held_out: StorySource,
+        held_out: StoryDataset,
         global_step: int,
         active: bool,
         log_with: str = "tensorboard",
@@ -140,7 +140,7 @@ class Monitor:
         self._log_reconstructions(global_step)
         if phase.name not in ("autoencoder", "opening"):  # Until then no UNet reads the codes.
             self._log_codes(global_step)
-            if self.model.can_tell:
+            if self.model.is_ready:
                 self._log_stories(global_step)
         phase.set_modes()
 

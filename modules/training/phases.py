@@ -177,7 +177,7 @@ class JointPhase(StoryPhase):
         return int(self.training.quantize_at * self.num_steps)
 
     def before_update(self, step: int) -> None:
-        if step >= self.quantize_step and not self.model.can_tell:
+        if step >= self.quantize_step and not self.model.is_ready:
             with self.whole():
                 vectors = self._collect_vectors(step)
             self.model.storyboard.quantizer.fit(vectors, derive_seed(self.seed, "codebook", step))

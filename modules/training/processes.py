@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState, is_initialized
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, parse_flag_from_env
 
 from modules.common.errors import UserError
-from modules.training.settings import TrainArgs
+from modules.training.settings import TrainSettings
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def forgotten_precision() -> Iterator[None]:
             AcceleratorState._reset_state()  # There is no public way. The process group stays, for the next training.
 
 
-def make_accelerator(args: TrainArgs) -> Accelerator:
+def make_accelerator(args: TrainSettings) -> Accelerator:
     """An accelerator on the GPUs, or on the CPU where there are none; what launched this process says how many there
     are of it.
     """

@@ -9,14 +9,14 @@ from typing import Any
 
 from modules.common.errors import UserError
 from modules.config import StoryConfig, changes, parse_config
-from modules.story import StorySource
+from modules.story import StoryDataset
 
-STAGES = ("autoencoder", "opening", "joint", "consolidation", "illustration", "planning")
+PHASE_NAMES = ("autoencoder", "opening", "joint", "consolidation", "illustration", "planning")
 LOG_WITH = ("tensorboard", "wandb", "all")
 
 
 @dataclass(frozen=True)
-class TrainArgs:
+class TrainSettings:
     """How to run a training: nothing here changes the model but `seed`."""
 
     output_dir: Path
@@ -27,7 +27,7 @@ class TrainArgs:
     sample_every: int = 200
     keep_last: int = 2
     seed: int = 0
-    stages: tuple[str, ...] = STAGES
+    stages: tuple[str, ...] = PHASE_NAMES
     autoencoder: Path | None = None
     log_with: str = "tensorboard"
     cache: Path | None = None  # What `precompute` wrote.
@@ -35,7 +35,7 @@ class TrainArgs:
     offline: bool = False  # The Hub is not asked for pretrained parts.
 
 
-def run_identity(config: StoryConfig, args: TrainArgs, source: StorySource, global_batch: int) -> dict[str, Any]:
+def run_identity(config: StoryConfig, args: TrainSettings, source: StoryDataset, global_batch: int) -> dict[str, Any]:
     """What must not change between a run and its continuation."""
     return {
         "config": config.to_json(),

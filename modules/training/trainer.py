@@ -26,7 +26,7 @@ from modules.saving.checkpoint import latest_checkpoint, load_checkpoint, save_c
 from modules.saving.model_folder import architectures_of, load_autoencoder, save_model
 from modules.saving.optimizer_state import flatten_optimizer, restore_optimizer
 from modules.saving.run_lock import RunLock
-from modules.story import StorySource
+from modules.story import StoryDataset
 from modules.story_model import build_model
 from modules.text_decoder.tokenizers import load_vocabulary, make_vocabulary
 from modules.training.autoencoder_phase import AutoencoderPhase
@@ -34,14 +34,14 @@ from modules.training.monitor import Monitor
 from modules.training.optimizer import WeightAverage, cosine_with_warmup, parameter_groups
 from modules.training.phases import PHASES, PHASES_WITHOUT_CODES, Phase, StoryPhase
 from modules.training.processes import forgotten_precision, is_sharded, make_accelerator
-from modules.training.settings import STAGES, TrainArgs, check_same_run, run_identity
+from modules.training.settings import PHASE_NAMES, TrainSettings, check_same_run, run_identity
 from modules.training.sharding import Replicated, Sharded, cut_like, cut_moments, full
 from modules.training.writers import check_log_with
 
 MAX_SKIPPED_IN_A_ROW = 10
 
 
-def train(config: StoryConfig, args: TrainArgs, source: StorySource, held_out: StorySource) -> Path:
+def train(config: StoryConfig, args: TrainSettings, source: StoryDataset, held_out: StoryDataset) -> Path:
     """Train a model on `source` and return the folder to generate from; the same call resumes.
 
     Raises UserError on settings that do not fit the folder, and on several non-finite updates in a row; Interrupted on
@@ -60,9 +60,9 @@ class Trainer:
     def __init__(
         self,
         config: StoryConfig,
-        args: TrainArgs,
-        source: StorySource,
-        held_out: StorySource,
+        args: TrainSettings,
+        source: StoryDataset,
+        held_out: StoryDataset,
         accelerator: Accelerator,
         stop: list[int],
     ) -> None:
@@ -165,7 +165,7 @@ class Trainer:
         for name in self.args.stages:
             if name not in known:
                 continue
-            needs = [stage for stage in STAGES[: STAGES.index(name)] if stage in known]
+            needs = [stage for stage in PHASE_NAMES[: PHASE_NAMES.index(name)] if stage in known]
             missing = [stage for stage in needs if stage not in self.done]
             if missing:
                 raise UserError(

@@ -22,7 +22,7 @@ from modules.story import Story, StoryStep
 from modules.story_model import StoryModel
 from modules.storyworld import StoryWorld
 from modules.training.processes import forgotten_precision, make_accelerator
-from modules.training.settings import TrainArgs, check_same_run
+from modules.training.settings import TrainSettings, check_same_run
 from tests.support.runs import all_finite, events, fails, moved, outcome, trace, train, write_config
 
 
@@ -229,7 +229,7 @@ def test_auto_takes_what_this_machine_computes_fast(tmp_path, monkeypatch, capsy
     monkeypatch.setattr("modules.training.processes.has_fast_bf16", lambda: False)
     told = "this machine emulates bfloat16, slowly: --mixed_precision auto takes float32 here"
     with forgotten_precision(), pytest.warns(UserWarning, match=told):
-        make_accelerator(TrainArgs(tmp_path, mixed_precision="bf16"))
+        make_accelerator(TrainSettings(tmp_path, mixed_precision="bf16"))
 
 
 def test_bf16_trains_and_keeps_its_weights_in_float32(reference, tmp_path):

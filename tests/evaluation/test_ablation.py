@@ -27,9 +27,9 @@ from modules.pipeline import StoryPipeline
 from modules.presentation.plots.heat_map import write_heat_map, write_sweep_plot
 from modules.presets import TINY
 from modules.saving.model_folder import load_model
-from modules.story import StorySource
+from modules.story import StoryDataset
 from modules.storyworld import StoryWorld
-from modules.training.settings import TrainArgs
+from modules.training.settings import TrainSettings
 
 GRID = AblationGrid(steps=(2, 4), strengths=(0.5, 1.0), guidance_scales=(1.0, 3.0), num_examples=3)
 LINE = re.compile(
@@ -317,21 +317,26 @@ def test_one_setting_is_replaced_and_nothing_else():
     ],
 )
 def test_a_setting_that_cannot_be_is_told_before_anything_is_trained(text, problem, tmp_path):
-    def open_data(config: StoryConfig) -> tuple[StorySource, StorySource]:
+    def open_data(config: StoryConfig) -> tuple[StoryDataset, StoryDataset]:
         raise AssertionError("no data is needed to see that")
 
     with pytest.raises(UserError, match=re.escape(problem)):
         run_sweep(
-            [Sweep.parse(text)], TINY, TrainArgs(tmp_path), open_data, lambda pipeline: {}, tmp_path / "sweep.csv"
+            [Sweep.parse(text)], TINY, TrainSettings(tmp_path), open_data, lambda pipeline: {}, tmp_path / "sweep.csv"
         )
     assert not list(tmp_path.iterdir())
 
 
 def test_a_sweep_trains_each_model_scores_it_and_goes_on(tmp_path):
     config = dataclasses.replace(TINY, training=dataclasses.replace(TINY.training, max_steps=2, num_stories=8))
-    args, output, scored, said = TrainArgs(tmp_path / "unused", save_every=100), tmp_path / "results/sweep.csv", [], []
+    args, output, scored, said = (
+        TrainSettings(tmp_path / "unused", save_every=100),
+        tmp_path / "results/sweep.csv",
+        [],
+        [],
+    )
 
-    def open_data(config: StoryConfig) -> tuple[StorySource, StorySource]:
+    def open_data(config: StoryConfig) -> tuple[StoryDataset, StoryDataset]:
         return tuple(
             StoryWorld(count, split=split, image_size=32)
             for count, split in ((config.training.num_stories, "train"), (4, "val"))
@@ -387,4 +392,4 @@ def test_several_sweeps_are_a_grid(tmp_path):
     )
     with pytest.raises(UserError, match="different settings, got prior.dim, prior.dim"):
         sweeps = [Sweep("prior.dim", (16,)), Sweep("prior.dim", (32,))]
-        run_sweep(sweeps, TINY, TrainArgs(tmp_path), lambda config: (), lambda pipeline: {}, tmp_path / "other.csv")
+        run_sweep(sweeps, TINY, TrainSettings(tmp_path), lambda config: (), lambda pipeline: {}, tmp_path / "other.csv")

@@ -31,7 +31,7 @@ from modules.story import StoryStep
 from modules.story_model import StoryModel
 from modules.storyworld import StoryWorld
 from modules.training.reliance import code_reliance, condition_steps
-from modules.training.settings import TrainArgs
+from modules.training.settings import TrainSettings
 from tests.support.runs import (
     END,
     JOINT_END,
@@ -307,7 +307,7 @@ def test_plans_can_be_swept(tmp_path):
     run_sweep(
         [Sweep.parse("plan=codes,predicted,prompt")],
         config,
-        TrainArgs(tmp_path),
+        TrainSettings(tmp_path),
         lambda config: worlds,
         score,
         tmp_path / "sweep.csv",

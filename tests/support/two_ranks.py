@@ -18,7 +18,7 @@ from modules.presets import TINY
 from modules.story_model import StoryModel
 from modules.storyboard.contrastive import ContrastiveLoss
 from modules.training.processes import make_accelerator
-from modules.training.settings import TrainArgs
+from modules.training.settings import TrainSettings
 from modules.training.sharding import broadcast_buffers, full, shard_model
 
 STORIES, STEPS, UPDATES = 4, 3, 2
@@ -101,7 +101,7 @@ def updates(model: nn.Module, batch: StoryBatch, noise: StepNoise) -> tuple[list
 
 
 def main(folder: Path) -> None:
-    accelerator = make_accelerator(TrainArgs(folder))
+    accelerator = make_accelerator(TrainSettings(folder))
     rank, results = accelerator.process_index, {}
     results["processes"] = torch.tensor(accelerator.num_processes)
     results["is_gloo"] = torch.tensor(dist.get_backend() == "gloo")

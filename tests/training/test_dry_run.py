@@ -23,7 +23,7 @@ from modules.training.memory_estimate import (
     saved_bytes,
     training_bytes,
 )
-from modules.training.settings import TrainArgs
+from modules.training.settings import TrainSettings
 from modules.training.sharding import gathered_sizes
 from tests.support.runs import train
 
@@ -140,7 +140,7 @@ BASELINES = {
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_every_kind_of_model_is_measured(name, tmp_path):
-    told = plan(BASELINES[name], TrainArgs(tmp_path))["memory_mib"]
+    told = plan(BASELINES[name], TrainSettings(tmp_path))["memory_mib"]
     assert told["one process"]["activations"] > 0
 
 
@@ -168,7 +168,7 @@ def test_measured_peak_of_an_update_is_within_a_fourth_of_the_estimate(model):
 
 
 def test_memory_is_told_for_each_strategy(model, tmp_path):
-    told = memory(model, SMALL, TrainArgs(tmp_path))
+    told = memory(model, SMALL, TrainSettings(tmp_path))
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     frozen = sum(parameter.numel() for parameter in model.autoencoder.parameters())
     assert told["one process"]["weights"] == round(4 * (trainable + frozen) / 2**20)
@@ -176,7 +176,7 @@ def test_memory_is_told_for_each_strategy(model, tmp_path):
     for strategy in STRATEGIES:
         assert told[f"each process, {strategy}"].keys() == {str(count) for count in PROCESSES}
     assert told["one process, autoencoder stage"]["activations"] == round(autoencoder_activations(SMALL, False) / 2**20)
-    assert "one process, autoencoder stage" not in memory(model, SMALL, TrainArgs(tmp_path, autoencoder=tmp_path))
+    assert "one process, autoencoder stage" not in memory(model, SMALL, TrainSettings(tmp_path, autoencoder=tmp_path))
 
 
 def test_half_precision_halves_most_of_the_activations():

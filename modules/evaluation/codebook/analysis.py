@@ -32,7 +32,7 @@ from modules.evaluation.codebook.interventions import (
 )
 from modules.evaluation.codebook.slot_report import slot_report
 from modules.pipeline import StoryPipeline
-from modules.story import StorySource
+from modules.story import StoryDataset
 
 NUM_REMOVED, NUM_TOLD, NUM_DRAWN = 160, 96, 24  # Steps, and stories that one step each is told and drawn of.
 NUM_IN_MATRICES = 48
@@ -52,8 +52,8 @@ class CodebookAnalysis:
 
 def analyze_codebook(
     pipeline: StoryPipeline,
-    train: StorySource,
-    held_out: StorySource,
+    train: StoryDataset,
+    held_out: StoryDataset,
     num_stories: int,
     seed: int = 0,
     read_pictures: ReadPictures | None = None,

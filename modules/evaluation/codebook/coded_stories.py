@@ -14,7 +14,7 @@ from modules.common.progress import progress_line, track
 from modules.data.images import fit_image
 from modules.encoded.stories import EncodedStories
 from modules.pipeline import StoryPipeline
-from modules.story import Story, StorySource
+from modules.story import Story, StoryDataset
 
 THUMBNAIL_PIXELS = 80
 ENCODE_BATCH, PLAN_BATCH = 128, 64
@@ -25,7 +25,7 @@ class Gallery:
     once.
     """
 
-    def __init__(self, source: StorySource, count: int) -> None:
+    def __init__(self, source: StoryDataset, count: int) -> None:
         self.source, self.count = source, count
         self._kept: dict[int, list[Image.Image | None]] = {}
 
@@ -65,7 +65,7 @@ class CodedStories:
 
 
 @torch.no_grad()
-def read_stories(pipeline: StoryPipeline, source: StorySource, count: int, what: str) -> CodedStories:
+def read_stories(pipeline: StoryPipeline, source: StoryDataset, count: int, what: str) -> CodedStories:
     """Read and encode the first `count` stories of a source; codes are from all that a step has, text and picture."""
     model, device, gallery = pipeline.model, pipeline.device, Gallery(source, count)
     with progress_line(f"reading {what}", count) as progress:

@@ -23,7 +23,7 @@ from modules.presentation.codebook.figures import jpeg, range_plot, rank_plot
 from modules.presentation.codebook.projector import write_projector
 from modules.presentation.markup import clean, fill_page
 from modules.presentation.story.story_files import prepare_output
-from modules.story import StorySource
+from modules.story import StoryDataset
 
 SHEET_COLUMNS, SHEET_QUALITY = 32, 74
 SETS = {"train": "training stories", "held_out": "held-out stories", "prior": "plans of the prior"}
@@ -32,8 +32,8 @@ _TEMPLATE = Path(__file__).with_name("codebook.html")
 
 def analyze(
     pipeline: StoryPipeline,
-    train: StorySource,
-    held_out: StorySource,
+    train: StoryDataset,
+    held_out: StoryDataset,
     num_stories: int,
     seed: int,
     output: Path,

@@ -43,14 +43,14 @@ from modules.presentation.visualize.tellings import (
     slot_runs,
     study_story,
 )
-from modules.story import StorySource
+from modules.story import StoryDataset
 
 _TEMPLATE = Path(__file__).with_name("visualize.html")
 
 
 def visualize(
     pipeline: StoryPipeline,
-    source: StorySource,
+    source: StoryDataset,
     output: Path,
     num_stories: int = 3,
     run: Path | None = None,
