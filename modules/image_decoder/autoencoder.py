@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,8 @@ from transformers.utils import ModelOutput
 from modules.common.errors import UserError
 from modules.image_decoder.config import AutoencoderConfig
 from modules.image_decoder.stable_diffusion import load_vae
+from modules.pretrained.part import PretrainedPart
+from modules.pretrained.source import PretrainedSource
 
 
 @dataclass
@@ -124,33 +127,33 @@ class PictureAutoencoder(nn.Module):
         return decoded + F.pixel_shuffle(self.to_patch(raw_latents), self.config.downsampling)
 
 
-class PretrainedAutoencoder(nn.Module):
-    """The AutoencoderKL of a Stable Diffusion folder, frozen; latents leave at the scale that its UNet is used to.
+class PretrainedAutoencoder(PretrainedPart):
+    """The AutoencoderKL of a Stable Diffusion folder, frozen; latents have the scale that its UNet expects.
 
     It works in float32 under autocast too: its activations are too large for float16, and pictures would come out
     black.
     """
 
-    def __init__(self, config: AutoencoderConfig, *, offline: bool = False, random: bool = False) -> None:
+    def __init__(self, config: AutoencoderConfig, source: PretrainedSource | None = None) -> None:
+        """`source` is by default the one that the config names.
+
+        Raises UserError where the autoencoder is missing or its latents have another shape than the config's.
+        """
         super().__init__()
         self.config = config
-        self.vae = load_vae(config.source, "autoencoder.source", offline=offline, random=random).requires_grad_(False)
+        source = source or PretrainedSource(config.source, "autoencoder.source")
+        _check_shape(config, source)
+        self.vae = load_vae(source).requires_grad_(False)
         settings = self.vae.config
-        for name, given, found in (
-            ("latent_channels", config.latent_channels, settings.latent_channels),
-            ("downsampling", config.downsampling, 2 ** (len(settings.block_out_channels) - 1)),
-        ):
-            if given != found:
-                raise UserError(
-                    f"autoencoder.source: the {name} of the VAE in {config.source} is {found}, the config's is {given}: set {found}"
-                )
-        if config.image_size % config.downsampling:
-            raise UserError(
-                f"autoencoder.image_size must be a multiple of {config.downsampling}, got {config.image_size}"
-            )
         shape = (settings.latent_channels, 1, 1)
+        self.latent_mean: Tensor
+        self.latent_std: Tensor
         self.register_buffer("latent_mean", torch.full(shape, float(settings.shift_factor or 0)), persistent=False)
         self.register_buffer("latent_std", torch.full(shape, 1 / settings.scaling_factor), persistent=False)
+
+    def pretrained_names(self) -> Iterator[str]:
+        """Yield the names of all parameters."""
+        return (name for name, _ in self.named_parameters(remove_duplicate=False))
 
     def save_memory(self, slicing: bool = True, tiling: bool = False) -> None:
         """Work picture by picture (the same result) and, tiling, on overlapping parts of large pictures (nearly the
@@ -173,3 +176,18 @@ class PretrainedAutoencoder(nn.Module):
         """(N,c,h,w) -> pictures (N,3,H,W) in [-1,1]."""
         with torch.autocast(latents.device.type, enabled=False):
             return self.vae.decode(latents.float() * self.latent_std + self.latent_mean).sample.clamp(-1, 1)
+
+
+def _check_shape(config: AutoencoderConfig, source: PretrainedSource) -> None:
+    """Raise UserError where a source's latents have another shape than the config's."""
+    settings = source.part("vae").settings_for(AutoencoderKL)
+    for name, given, found in (
+        ("latent_channels", config.latent_channels, settings.get("latent_channels", 4)),
+        ("downsampling", config.downsampling, 2 ** (len(settings.get("block_out_channels", (64,))) - 1)),
+    ):
+        if given != found:
+            raise UserError(
+                f"{source.what}: the {name} of the VAE in {source.id} is {found}, the config's is {given}: set {found}"
+            )
+    if config.image_size % config.downsampling:
+        raise UserError(f"autoencoder.image_size must be a multiple of {config.downsampling}, got {config.image_size}")

@@ -49,10 +49,18 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor
     return rearrange(F.scaled_dot_product_attention(query, key, value), "n h l d -> n l (h d)")
 
 
+def is_decoupled(name: str) -> bool:
+    """Return whether a UNet's parameter of this name was added by `decouple_cross_attention`."""
+    return ".processor." in name
+
+
+def is_gate(name: str) -> bool:
+    """Return whether a UNet's parameter of this name is the gate of a `DecoupledAttention`."""
+    return name.endswith(".processor.gate")
+
+
 def decouple_cross_attention(unet: UNet2DConditionModel, num_extra: int) -> None:
-    """Let every cross-attention of a UNet take the last `num_extra` vectors of its context apart, as
-    `DecoupledAttention` does.
-    """
+    """Let every cross-attention of a UNet read the last `num_extra` vectors of its context by a `DecoupledAttention`."""
     for module in unet.modules():
         if isinstance(module, Attention) and module.is_cross_attention:
             module.set_processor(DecoupledAttention(module, num_extra))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from modules.common.errors import UserError
 from modules.config import StoryConfig, load_config
-from modules.pretrained.hub import find_file
+from modules.pretrained.source import PretrainedSource
 from modules.saving.checkpoint import latest_checkpoint
 from modules.story_model import StoryModel, build_model
 from modules.text_decoder.tokenizers import FOLDER, Vocabulary, load_vocabulary
@@ -93,7 +92,7 @@ def load_model(path: str | Path, *, offline: bool = False) -> tuple[StoryModel, 
         raise UserError(
             f"{folder / WEIGHTS} does not hold this model's weights ({reason}); copy the folder anew"
         ) from error
-    return model, load_vocabulary(folder, config)
+    return model, load_vocabulary(folder, config.text_decoder)
 
 
 def architectures_of(model: StoryModel) -> dict[str, str]:
@@ -110,24 +109,21 @@ def architectures_of(model: StoryModel) -> dict[str, str]:
 
 
 def _build(config: StoryConfig, folder: Path, offline: bool) -> StoryModel:
-    """The model of a folder; parts whose architecture is there get random weights, to be overwritten, instead of their
-    source's.
+    """Return the model of a folder, before its weights are loaded.
+
+    A part whose architecture is in the folder gets random weights instead of its source's: all of them are overwritten.
     """
-    local, awaited = config, []
+    sources = {}
     if _language_model_is_ours(config) and (folder / LANGUAGE_MODEL).is_file():
-        local = replace(local, text_decoder=replace(local.text_decoder, source=str(folder / FOLDER)))
-        awaited.append("text_decoder")
+        sources["text_decoder"] = PretrainedSource(str(folder / FOLDER), "text_decoder.source", offline, random=True)
     if _unet_is_ours(config) and (folder / UNET).is_file():
-        local = replace(local, image_decoder=replace(local.image_decoder, source=str(folder)))
-        awaited.append("image_decoder")
+        sources["image_decoder"] = PretrainedSource(str(folder), "image_decoder.source", offline, random=True)
     try:
-        model = build_model(local, str(folder / CONFIG), offline=offline, awaited=awaited).eval()
+        return build_model(config, str(folder / CONFIG), offline=offline, sources=sources).eval()
     except UserError as error:
         if not _NAMES_A_SOURCE.match(str(error)):
             raise
         raise UserError(f"{folder / CONFIG}, {error}") from error
-    model.config = config
-    return model
 
 
 def _language_model_is_ours(config: StoryConfig) -> bool:
@@ -216,9 +212,10 @@ def _is_hub_id(path: Path) -> bool:
     return len(path.parts) == 2 and not path.is_absolute() and not Path(path.parts[0]).expanduser().exists()
 
 
-def _fetch(source: str, offline: bool) -> Path:
-    folder = find_file(source, CONFIG, "the checkpoint", offline=offline).parent
-    find_file(source, WEIGHTS, "the checkpoint", offline=offline)
+def _fetch(repo_id: str, offline: bool) -> Path:
+    source = PretrainedSource(repo_id, "the checkpoint", offline)
+    folder = source.find(CONFIG).parent
+    source.find(WEIGHTS)
     for name in OPTIONAL:
-        find_file(source, name, "the checkpoint", offline=offline, required=False)
+        source.find_optional(name)
     return folder

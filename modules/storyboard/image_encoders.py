@@ -4,6 +4,8 @@ scratch.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, CLIPVisionModel, PreTrainedModel, ResNetModel, SiglipVisionModel, ViTModel
+from transformers import CLIPVisionModel, PreTrainedModel, ResNetModel, SiglipVisionModel, ViTModel
 from transformers.image_utils import (
     IMAGENET_DEFAULT_MEAN,
     IMAGENET_DEFAULT_STD,
@@ -24,12 +26,11 @@ from transformers.image_utils import (
 from modules.common.errors import UserError
 from modules.layers.transformer import Transformer
 from modules.pretrained.freezing import prepare_training, set_modes
-from modules.pretrained.hub import find_file, read_json
-from modules.pretrained.loading import load_config, load_pretrained
+from modules.pretrained.part import PretrainedPart
+from modules.pretrained.source import PretrainedSource, read_json
 from modules.storyboard.config import ImageEncoderConfig, ScratchImageEncoderConfig
 
 PART = "storyboard.image_encoder"
-WHAT = f"{PART}.source"  # What errors call what is read from there.
 PREPROCESSOR = "preprocessor_config.json"
 RESNET_SIZE = 224
 RESNET_STEM_STRIDE = 4
@@ -58,38 +59,41 @@ KINDS = {
 }
 
 
-class PretrainedImageEncoder(nn.Module):
+class PretrainedImageEncoder(PretrainedPart):
     """A picture's tokens from a pretrained encoder, which resizes and normalises for itself; frozen layers never leave
     eval mode.
-
-    Raises UserError where the encoder cannot be had; with `random`, its weights are random.
     """
 
-    def __init__(self, config: ImageEncoderConfig, *, offline: bool = False, random: bool = False) -> None:
+    def __init__(self, config: ImageEncoderConfig, source: PretrainedSource | None = None) -> None:
+        """`source` is by default the one that the config names. Raises UserError where it cannot be loaded."""
         super().__init__()
-        self.config = config
-        found = load_config(AutoConfig, config.source, WHAT, offline=offline).model_type
+        self.config, source = config, source or PretrainedSource(config.source, f"{PART}.source")
+        found = source.config.model_type
         if found not in KINDS:
-            kinds = "a ResNet, ViT, CLIP or SigLIP"
             raise UserError(
-                f"{WHAT}: {config.source} holds {found}, wanted is {kinds}: give a folder or id of that kind"
+                f"{source.what}: {source.id} contains {found}, expected a ResNet, ViT, CLIP or SigLIP:"
+                " give a folder or id of that kind"
             )
         kind = KINDS[found]
         options = {"add_pooling_layer": False} if kind.model is ViTModel else {}
-        self.model = load_pretrained(kind.model, config.source, WHAT, offline=offline, random=random, **options)
+        self.model = source.load(kind.model, **options)
         self.trained = prepare_training(self.model, config.trainable_layers, config.gradient_checkpointing, PART)
         for name, parameter in self.model.named_parameters():
             if kind.beside_tokens in name.split("."):  # It would wait for gradients that never come.
                 parameter.requires_grad_(False)
-        self._read_preprocessing(kind, offline=offline or random)
+        self._read_preprocessing(kind, source)
 
-    def _read_preprocessing(self, kind: _Kind, offline: bool) -> None:
-        path = find_file(self.config.source, PREPROCESSOR, WHAT, offline=offline, required=False)
-        preprocessor = read_json(path, WHAT) if path is not None else {}
+    def pretrained_names(self) -> Iterator[str]:
+        """Yield the names of all parameters."""
+        return (name for name, _ in self.named_parameters(remove_duplicate=False))
+
+    def _read_preprocessing(self, kind: _Kind, source: PretrainedSource) -> None:
+        path = replace(source, offline=source.offline or source.random).find_optional(PREPROCESSOR)
+        preprocessor = read_json(path, source.what) if path is not None else {}
         self.image_size = getattr(self.model.config, "image_size", None) or _input_size(preprocessor)
         mean, std = preprocessor.get("image_mean", kind.mean), preprocessor.get("image_std", kind.std)
         if not (_are_channels(mean) and _are_channels(std) and min(std) > 0):
-            raise UserError(f"{WHAT}: {path} has no image_mean and image_std of three channels: copy or fetch it anew")
+            raise UserError(f"{source.what}: {path} has no image_mean and image_std of three channels: copy or fetch it anew")
         mean, std = torch.tensor(mean), torch.tensor(std)
         # From [-1, 1] to [0, 1], then to zero mean and unit deviation.
         self.register_buffer("scale", (0.5 / std)[:, None, None], persistent=False)

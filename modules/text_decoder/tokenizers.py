@@ -13,14 +13,15 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor
 
 from modules.common.errors import UserError
-from modules.config import StoryConfig
-from modules.pretrained.loading import load_tokenizer
-from modules.text_decoder.text_decoder import WHAT, special_ids_of
+from modules.pretrained.source import PretrainedSource
+from modules.text_decoder.config import TextDecoderConfig
+from modules.text_decoder.language_model import special_ids_of
 
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>")
 MIN_VOCAB_SIZE = len(SPECIAL_TOKENS) + 256
 TOKENIZER_FILE = "tokenizer.json"
 WORDS_FILE = "words.json"
+FOLDER = "tokenizer"  # Of a pretrained tokenizer, in a model folder.
 _WORD = re.compile(r"\w+(?:'\w+)*")
 
 
@@ -164,17 +165,12 @@ class StoryTokenizer:
         return cls(tokenizer, words)
 
 
-FOLDER = "tokenizer"
-
-
 class PretrainedVocabulary:
-    """A pretrained language model's tokenizer, with the verbs of `StoryTokenizer`.
+    """A pretrained language model's tokenizer, with the methods of `StoryTokenizer`."""
 
-    Raises UserError where it cannot be read.
-    """
-
-    def __init__(self, source: str, *, offline: bool = False) -> None:
-        self.tokenizer = load_tokenizer(source, WHAT, offline=offline)
+    def __init__(self, source: PretrainedSource) -> None:
+        """Read the tokenizer. Raises UserError where it is missing, broken or has no token for the end of a text."""
+        self.tokenizer = source.tokenizer
         self.pad_id, self.bos_id, self.eos_id = special_ids_of(self.tokenizer)
 
     @property
@@ -222,17 +218,20 @@ class PretrainedVocabulary:
 Vocabulary = StoryTokenizer | PretrainedVocabulary
 
 
-def make_vocabulary(config: StoryConfig, texts: Iterable[str], *, offline: bool = False) -> Vocabulary:
-    """The pretrained language model's, or one trained on `texts`."""
-    if config.text_decoder.source:
-        return PretrainedVocabulary(config.text_decoder.source, offline=offline)
-    return StoryTokenizer.train(texts, config.vocab_size)
+def make_vocabulary(
+    config: TextDecoderConfig, vocab_size: int, texts: Iterable[str], source: PretrainedSource | None = None
+) -> Vocabulary:
+    """Return the vocabulary of the pretrained language model, or one of `vocab_size` tokens trained on `texts`.
+
+    `source` is by default the one that the config names.
+    """
+    if config.source:
+        return PretrainedVocabulary(source or PretrainedSource(config.source, "text_decoder.source"))
+    return StoryTokenizer.train(texts, vocab_size)
 
 
-def load_vocabulary(folder: Path, config: StoryConfig) -> Vocabulary:
+def load_vocabulary(folder: Path, config: TextDecoderConfig) -> Vocabulary:
     """Read what `save` wrote. Raises UserError where a file is missing or broken."""
-    return (
-        PretrainedVocabulary(str(folder / FOLDER), offline=True)
-        if config.text_decoder.source
-        else StoryTokenizer.load(folder)
-    )
+    if config.source:
+        return PretrainedVocabulary(PretrainedSource(str(folder / FOLDER), "text_decoder.source", offline=True))
+    return StoryTokenizer.load(folder)
