@@ -11,9 +11,11 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
+
+from modules.common.errors import UserError
 
 T = TypeVar("T")
 
@@ -41,12 +43,11 @@ def normalise_flag(word: str) -> str:
 
 def integer(low: int, high: int | None = None) -> Callable[[str], int]:
     """Return an argument type: a whole number from `low`, up to `high` where one is given."""
-    limits = f"{low} or more" if high is None else f"from {low} to {high}"
 
     def parse(text: str) -> int:
         value = _parse(int, text, "a whole number")
         if value < low or (high is not None and value > high):
-            raise argparse.ArgumentTypeError(f"must be {limits}, got {value}")
+            raise argparse.ArgumentTypeError(f"must be {_range(low, high)}, got {value}")
         return value
 
     return parse
@@ -83,14 +84,37 @@ def _parse(kind: Callable[[str], Any], text: str, name: str) -> Any:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def setting(default: Any = dataclasses.MISSING, help: str = "", *, alias: str = "", **options: Any) -> Any:
+def setting(
+    default: Any = dataclasses.MISSING,
+    help: str = "",
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    alias: str = "",
+    **options: Any,
+) -> Any:
     """Return a dataclass field from which `add_dataclass_flags` makes a flag.
 
     The flag's type follows from the annotation: int, float, str, Path (also with `| None`), or bool, which makes a
-    switch. `options` are those of `add_argument` and come first. `alias` is an older name that still works but is not
+    switch. Values lie from `low` to `high` and among the `choices` of `options`, if given; see `check_fields`.
+    `options` are those of `add_argument` and take precedence. `alias` is an older name that still works but is not
     listed.
     """
-    return dataclasses.field(default=default, metadata={"help": help, "alias": alias, "options": options})
+    limits = {"low": low, "high": high, "choices": options.get("choices")}
+    return dataclasses.field(default=default, metadata={"help": help, "alias": alias, "options": options} | limits)
+
+
+def check_fields(settings: Any) -> None:
+    """Raise UserError if a field made by `setting` is out of its range or not among its choices; None is allowed."""
+    for field in dataclasses.fields(settings):
+        value, limits = getattr(settings, field.name), field.metadata
+        if "options" not in limits or value is None:
+            continue
+        if limits["choices"] is not None and value not in limits["choices"]:
+            raise UserError(f"{field.name} must be one of {', '.join(map(str, limits['choices']))}, got {value!r}")
+        low, high = limits["low"], limits["high"]
+        if (low is not None and not value >= low) or (high is not None and not value <= high):
+            raise UserError(f"{field.name} must be {_range(low, high)}, got {value}")
 
 
 def add_dataclass_flags(
@@ -106,7 +130,7 @@ def add_dataclass_flags(
         if "options" not in field.metadata or not (only is None or field.name in only):
             continue
         default = defaults.get(field.name, field.default)
-        options = _flag_options(annotations[field.name], default) | field.metadata["options"]
+        options = _flag_options(annotations[field.name], default, field.metadata) | field.metadata["options"]
         note = f" (default {default})" if type(default) in (int, float, str, Path) else ""
         parser.add_argument(f"--{field.name}", help=(field.metadata["help"] + note).replace("%", "%%"), **options)
         if alias := field.metadata["alias"]:
@@ -120,14 +144,22 @@ def from_flags(cls: type[T], args: argparse.Namespace, **values: Any) -> T:
     return cls(**{name: getattr(args, name) for name in names} | values)
 
 
-def _flag_options(annotation: Any, default: Any) -> dict[str, Any]:
-    """The options of `add_argument` that follow from a field's annotation and default."""
-    kinds = [kind for kind in typing.get_args(annotation) if kind is not types.NoneType] or [annotation]
-    required = {"required": True} if default is dataclasses.MISSING else {"default": default}
+def _flag_options(annotation: Any, default: Any, limits: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of `add_argument` that follow from a field's annotation, default and limits."""
     if annotation is bool:
         return {"action": "store_true"}
+    kinds = [kind for kind in typing.get_args(annotation) if kind is not types.NoneType] or [annotation]
     parsers: dict[Any, Callable[[str], Any]] = {int: _any_integer, float: _any_number, Path: a_path}
-    return {"type": parsers.get(kinds[0], str)} | required
+    parse = parsers.get(kinds[0], str)
+    if kinds[0] is int and limits["low"] is not None:
+        parse = integer(limits["low"], limits["high"])
+    return {"type": parse} | ({"required": True} if default is dataclasses.MISSING else {"default": default})
+
+
+def _range(low: float | None, high: float | None) -> str:
+    if low is None:
+        return f"{high} or less"
+    return f"{low} or more" if high is None else f"from {low} to {high}"
 
 
 def _any_integer(text: str) -> int:

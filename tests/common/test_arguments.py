@@ -8,22 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from modules.common.arguments import Parser, add_dataclass_flags, from_flags, integer, setting
+from modules.common.arguments import Parser, add_dataclass_flags, check_fields, from_flags, setting
 from modules.common.errors import UserError
 
 
 @dataclass(frozen=True)
 class Settings:
-    count: int = setting(3, "how many, in 100% of the cases", type=integer(1, 9))
-    share: float = setting(0.5, "which part", alias="part")
+    count: int = setting(3, "how many, in 100% of the cases", low=1, high=9)
+    share: float = setting(0.5, "which part", low=0, high=1, alias="part")
     mode: str = setting("fast", "how", choices=("fast", "exact"))
     folder: Path | None = setting(None, "where")
     offline: bool = setting(False, "use no network")
     internal: str = "not a flag"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.share <= 1:
-            raise UserError(f"share must be from 0 to 1, got {self.share}")
+        check_fields(self)
 
 
 def parse(*words: str, **options) -> argparse.Namespace:
@@ -76,6 +75,13 @@ def test_bad_values_are_reported_on_one_line(capsys, words, message):
 def test_the_dataclass_checks_what_flags_give():
     with pytest.raises(UserError, match="share must be from 0 to 1, got 2"):
         from_flags(Settings, parse("--share", "2"))
+    for field, value, message in (
+        ("count", 10, "count must be from 1 to 9, got 10"),
+        ("share", float("nan"), "share must be from 0 to 1, got nan"),
+        ("mode", "slow", "mode must be one of fast, exact, got 'slow'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            Settings(**{field: value})
 
 
 def test_a_field_without_default_is_required(capsys):
