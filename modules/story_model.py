@@ -20,6 +20,7 @@ from transformers.utils import ModelOutput
 
 from modules.batch import PlanBatch, StepNoise, StoryBatch
 from modules.common.errors import UserError
+from modules.common.versions import version_problem
 from modules.config import StoryConfig
 from modules.image_decoder.autoencoder import PictureAutoencoder, PretrainedAutoencoder
 from modules.image_decoder.image_decoder import ImageDecoder
@@ -105,9 +106,7 @@ class StoryModel(nn.Module):
             self.predictor = Predictor(config.predictor, self.vocab_size, *slots, config.plan == "predicted")
         special_ids = SPECIAL_IDS if language_model is None or random else None
         self.text_decoder = TextDecoder(config.text_decoder, self.vocab_size, *slots, special_ids, language_model)
-        self.image_decoder = ImageDecoder(
-            config.image_decoder, latent_shape, *slots, self.sources.get("image_decoder")
-        )
+        self.image_decoder = ImageDecoder(config.image_decoder, latent_shape, *slots, self.sources.get("image_decoder"))
         self.aids = EncoderAids(config.aids, self.vocab_size, latent_shape, *slots)
         contrasts = config.loss_weights.contrastive_loss > 0 and self.storyboard is not None
         self.contrastive = ContrastiveLoss() if contrasts else None
@@ -297,6 +296,8 @@ def build_model(
     """Return a model with fresh weights. Raises UserError where none can be built; `where` names the config."""
     try:
         return StoryModel(config, offline=offline, random=random, sources=sources)
-    except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:  # From any library.
+    except (ArithmeticError, AssertionError, ImportError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{where} describes no model that can be built ({reason})") from error
+        raise UserError(
+            version_problem(error) or f"{where} describes no model that can be built ({reason})"
+        ) from error  # Any library may have raised it.

@@ -50,18 +50,18 @@ SCHEDULERS = {
 
 @dataclass
 class ImageDecoderOutput(ModelOutput):
-    """`loss` (N,): mean squared error of the predicted velocity or, where that is what a source's UNet predicts, noise."""
+    """`loss` (N,): mean squared error of the predicted velocity or, for a UNet that predicts it, noise."""
 
-    loss: Tensor = None
+    loss: Tensor
 
 
 class ImageDecoder(PretrainedPart):
     """UNet2DConditionModel on the autoencoder's latents: from scratch, or Stable Diffusion's (arXiv 2112.10752).
 
     From scratch: v-prediction (arXiv 2202.00512), zero terminal SNR (arXiv 2305.08891); the codes enter by
-    cross-attention and, flattened, with the time embedding. With `config.source`: what the folder's scheduler says; the
-    codes enter by cross-attention in the text's place, or beside it by one of their own (`DecoupledAttention`), which
-    leaves the first outputs as they were.
+    cross-attention and, flattened, with the time embedding. With `config.source`: the schedule of the folder; the codes
+    enter by cross-attention in the text's place, or beside the text (`DecoupledAttention`), which leaves the first
+    outputs unchanged.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class ImageDecoder(PretrainedPart):
         )
 
     def _check_source(self, source: PretrainedSource) -> dict[str, Any]:
-        """Return the source's noise schedule. Raises UserError where the source does not fit, before a weight is read."""
+        """Return the source's noise schedule. Raises UserError where the source does not fit; reads no weights."""
         settings, config = unet_settings(source), self.config
         channels, latent_channels = settings.get("in_channels", 4), self.latent_shape[0]
         if channels != latent_channels:
@@ -174,23 +174,25 @@ class ImageDecoder(PretrainedPart):
 
     @property
     def prediction_type(self) -> str:
-        """What the UNet predicts: "v_prediction" or "epsilon"."""
+        """The UNet's target: "v_prediction" or "epsilon"."""
         return self.noise_schedule.get("prediction_type", "epsilon")
 
     def make_scheduler(self, name: SchedulerName) -> SchedulerMixin:
-        """A diffusers scheduler with this model's noise schedule."""
-        options: dict[str, Any] = (
-            {"clip_sample": False} if name == "ddim" else {}
-        )  # Latents are not bounded as pixels are.
+        """Return a diffusers scheduler with this model's noise schedule."""
+        # Latents are not bounded as pixels are.
+        options: dict[str, Any] = {"clip_sample": False} if name == "ddim" else {}
         return SCHEDULERS[name].from_config(self.noise_schedule, **options)
 
     def enable_gradient_checkpointing(self) -> None:
-        """Keep less of the UNet's forward pass in memory, and compute it again in the backward pass."""
+        """Recompute parts of the UNet's forward pass in the backward pass, which saves memory."""
         self.unet.enable_gradient_checkpointing()
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Texts -> token ids (N,L) of the source's text encoder, cut and padded to its length."""
-        if self.tokenizer is None:
+        """Return token ids (N,L) for the source's text encoder, cut and padded to its length.
+
+        Raises ValueError where there is no tokenizer.
+        """
+        if self.tokenizer is None or self.text_encoder is None:
             raise ValueError("this image decoder has no tokenizer: its condition is 'codes', or its weights are random")
         length = self.text_encoder.config.max_position_embeddings
         return self.tokenizer(
@@ -199,7 +201,8 @@ class ImageDecoder(PretrainedPart):
 
     @torch.no_grad()
     def encode_text(self, input_ids: Tensor) -> Tensor:
-        """Token ids (N,L) -> the source's frozen text encoder's states (N,L,D), which `forward` and `sample` take."""
+        """Return the frozen text encoder's states (N,L,D) of token ids (N,L), for `forward` and `sample`."""
+        assert self.text_encoder is not None, "this image decoder reads no text"
         return self.text_encoder(input_ids.to(self.slot_position.device)).last_hidden_state
 
     def forward(
@@ -211,8 +214,9 @@ class ImageDecoder(PretrainedPart):
         null: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
     ) -> ImageDecoderOutput:
-        """code_embeds (N,S,d), latents and noise (N,c,h,w), timesteps (N,), null (N,) bool, text (N,L,D) -> losses
-        (N,).
+        """Return the losses (N,) of denoising latents.
+
+        code_embeds (N,S,d), latents and noise (N,c,h,w), timesteps (N,), null (N,) bool, text states (N,L,D).
         """
         alpha = self.alphas_cumprod[timesteps].sqrt()[:, None, None, None]
         sigma = (1 - self.alphas_cumprod[timesteps]).sqrt()[:, None, None, None]
@@ -228,10 +232,10 @@ class ImageDecoder(PretrainedPart):
         null: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
     ) -> Tensor:
-        """noisy (N,c,h,w), code_embeds (N,S,d), text (N,L,D) or none -> velocity or noise (N,c,h,w), as
-        `prediction_type` says.
+        """Return velocity or noise (N,c,h,w), by `prediction_type`.
 
-        Rows where `null` (N,) is True get the learned null codes and the empty text.
+        noisy (N,c,h,w), code_embeds (N,S,d), text states (N,L,D) or None. Rows where `null` (N,) is True get the
+        learned null codes and the empty text. Raises ValueError for text states that the UNet does not read.
         """
         if null is not None:
             code_embeds = torch.where(null[:, None, None], self.null_codes.to(code_embeds.dtype), code_embeds)
@@ -244,7 +248,7 @@ class ImageDecoder(PretrainedPart):
         return self.unet(noisy, timesteps, context, class_labels=labels).sample
 
     def _text(self, num_rows: int, null: Tensor | None, states: Tensor | None) -> Tensor:
-        """The text states (N,L,D) of every row: the empty text's where there are none or the row is null."""
+        """Return the text states (N,L,D) of every row: those of the empty text where a row is null or has no text."""
         empty = self.null_text.expand(num_rows, -1, -1)
         if states is None or null is None:
             return empty if states is None else states
@@ -260,13 +264,14 @@ class ImageDecoder(PretrainedPart):
         generator: torch.Generator | None = None,
         init_latents: Tensor | None = None,
         strength: float = 1.0,
-        on_step: Callable[[Tensor], None] = lambda latents: None,
+        on_step: Callable[[Tensor], None] | None = None,
         encoder_hidden_states: Tensor | None = None,
     ) -> Tensor:
-        """Denoise the pictures of N steps in one batch: code_embeds (N,S,d), text (N,L,D) or none -> latents (N,c,h,w).
+        """Denoise the images of N steps in one batch and return their latents (N,c,h,w).
 
-        With `init_latents` (N,c,h,w) only the last `strength` of the steps are taken, at least one, from those latents
-        with that much noise (SDEdit, arXiv 2108.01073). `on_step` is given the latents after every step.
+        code_embeds (N,S,d), text states (N,L,D) or None. With `init_latents` (N,c,h,w) only the last `strength` of the
+        denoising steps are taken, at least one, from those latents with that much noise (SDEdit, arXiv 2108.01073).
+        `on_step` is called with the latents after every denoising step.
         """
         noise_schedule = self.make_scheduler(scheduler)
         noise_schedule.set_timesteps(num_inference_steps)
@@ -277,20 +282,24 @@ class ImageDecoder(PretrainedPart):
         else:
             skipped = num_inference_steps - max(1, int(num_inference_steps * strength))
             timesteps = timesteps[skipped * noise_schedule.order :]
-            if hasattr(noise_schedule, "set_begin_index"):  # Schedulers that count steps, which DDIM does not.
+            if hasattr(noise_schedule, "set_begin_index"):  # DDIM does not count steps.
                 noise_schedule.set_begin_index(skipped * noise_schedule.order)
             latents = noise_schedule.add_noise(init_latents, noise, timesteps[:1])
         for timestep in timesteps:
             scaled = noise_schedule.scale_model_input(latents, timestep)
             predicted = self._guided(scaled, timestep, code_embeds, guidance_scale, encoder_hidden_states)
             latents = noise_schedule.step(predicted.float(), timestep, latents, return_dict=False)[0]
-            on_step(latents)
+            if on_step is not None:
+                on_step(latents)
         return latents
 
     def _guided(
         self, noisy: Tensor, timestep: Tensor, code_embeds: Tensor, guidance_scale: float, text: Tensor | None
     ) -> Tensor:
-        """Classifier-free guidance (arXiv 2207.12598) against the null codes and the empty text; a scale of 1 is none."""
+        """Predict with classifier-free guidance (arXiv 2207.12598) against the null codes and the empty text.
+
+        A scale of 1 is no guidance.
+        """
         if guidance_scale == 1.0:
             return self.predict(noisy, timestep, code_embeds, encoder_hidden_states=text)
         null = torch.arange(2 * len(noisy), device=noisy.device) >= len(noisy)

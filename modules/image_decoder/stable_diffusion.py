@@ -100,9 +100,7 @@ def load_schedule(source: PretrainedSource) -> dict[str, Any]:
 
 def add_attention_lora(unet: UNet2DConditionModel, rank: int) -> None:
     """Freeze the UNet and add low-rank updates to every attention's projections, zero at the start, of scale 1."""
-    add_lora(
-        unet, rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(ATTENTION_PROJECTIONS)
-    )
+    add_lora(unet, rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(ATTENTION_PROJECTIONS))
 
 
 def save_lora(unet: UNet2DConditionModel, folder: Path) -> None:

@@ -22,6 +22,7 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import logging as transformers_logging
 
 from modules.common.errors import UserError
+from modules.common.versions import version_problem
 from modules.pretrained.source import CONFIG, PretrainedSource, read_json
 
 if TYPE_CHECKING:
@@ -192,7 +193,9 @@ def _one_line_errors(thing: str) -> Iterator[None]:
         yield
     except _BROKEN as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{thing} cannot be read ({reason}): copy or fetch it anew") from error
+        raise UserError(
+            version_problem(error) or f"{thing} cannot be read ({reason}): copy or fetch it anew"
+        ) from error
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

@@ -7,7 +7,6 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForTextEncoding
 
 from modules.common.errors import UserError
 from modules.pretrained.freezing import prepare_training, set_modes
@@ -25,6 +24,8 @@ class PretrainedTextEncoder(PretrainedPart):
         """`source` is by default the one that the config names. Raises UserError where it cannot be loaded."""
         super().__init__()
         self.config, self.source = config, source or PretrainedSource(config.source, f"{PART}.source")
+        from transformers import AutoModelForTextEncoding
+
         self.model = self.source.load(AutoModelForTextEncoding, add_pooling_layer=False)
         self.trained = prepare_training(self.model, config.trainable_layers, config.gradient_checkpointing, PART)
 
@@ -64,6 +65,8 @@ class EncoderTokenizer:
 
     def __init__(self, config: TextEncoderConfig, source: PretrainedSource | None = None) -> None:
         """`source` is by default the one that the config names. Raises UserError where the tokenizer does not fit."""
+        from transformers import AutoModelForTextEncoding
+
         self.config, source = config, source or PretrainedSource(config.source, f"{PART}.source")
         self.tokenizer, model = source.tokenizer, source.config_for(AutoModelForTextEncoding)
         longest = min(getattr(model, "max_position_embeddings", config.max_length), self.tokenizer.model_max_length)

@@ -17,9 +17,7 @@ from modules.text_decoder.config import TextDecoderConfig
 SpecialIds = tuple[int, int, int]  # <pad>, <bos>, <eos>
 
 
-def scratch_config(
-    config: TextDecoderConfig, vocab_size: int, num_slots: int, special_ids: SpecialIds
-) -> GPT2Config:
+def scratch_config(config: TextDecoderConfig, vocab_size: int, num_slots: int, special_ids: SpecialIds) -> GPT2Config:
     """Return the config of the GPT-2 that is trained from scratch.
 
     It has no pad token: `generate` is given one, and GPT-2 would warn of padding that only follows <eos>.
