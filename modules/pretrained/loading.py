@@ -86,7 +86,7 @@ def load_config(source: PretrainedSource) -> PreTrainedConfig:
     """Return the config of a transformers model of any kind. Raises UserError where there is none."""
     check_kind(AutoConfig, source.settings, source)
     with _one_line_errors(f"{source.what}: the config in {source.id}"):
-        return AutoConfig.from_pretrained(source.config_path.parent, local_files_only=True)
+        return CONFIG_MAPPING[source.settings["model_type"]].from_dict(dict(source.settings))
 
 
 def load_tokenizer(source: PretrainedSource) -> PreTrainedTokenizerBase:

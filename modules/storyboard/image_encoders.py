@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
 from modules.common.errors import UserError
 from modules.layers.transformer import Transformer
 from modules.pretrained.freezing import prepare_training, set_modes

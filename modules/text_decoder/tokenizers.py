@@ -199,7 +199,7 @@ class PretrainedVocabulary:
         return ids, torch.arange(max_length) < lengths[:, None]
 
     def decode(self, ids: Sequence[int] | Tensor) -> str:
-        """Return the text of one sequence of ids (L,) up to the first `<eos>` after the start, without special tokens."""
+        """Return the text of ids (L,) up to the first `<eos>` after the start, without special tokens."""
         ids = ids.tolist() if isinstance(ids, Tensor) else list(ids)
         ids = ids[1:] if ids[:1] == [self.bos_id] else ids
         if self.eos_id in ids:

@@ -19,6 +19,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForTextEncoding,
     BertModel,
@@ -294,4 +295,7 @@ def test_files_of_a_source_are_read_once(hub, monkeypatch):
     assert source.config_for(AutoModelForCausalLM).vocab_size == source.config.vocab_size
     assert source.load(AutoModelForCausalLM).config.vocab_size == source.config.vocab_size
     assert source.tokenizer is source.tokenizer and source.config is source.config
-    assert sum(name == str(hub / "gpt2" / "config.json") for name in opened) <= 2  # Ours and the library's.
+    assert source.config.to_dict() == AutoConfig.from_pretrained(hub / "gpt2").to_dict()
+    monkeypatch.undo()
+    assert sum(name == str(hub / "gpt2" / "config.json") for name in opened) <= 3  # Ours, the tokenizer's, the test's.
+    assert sum(name == str(hub / "gpt2" / "tokenizer.json") for name in opened) <= 1
