@@ -16,7 +16,7 @@ from PIL import Image
 
 import story_generative_model
 from modules.config import StoryConfig
-from modules.data.folder import write_stories
+from modules.data.writing import write_stories
 from modules.evaluation.judge.attributes import GROUPS, score_texts
 from modules.evaluation.judge.judge import Judge
 from modules.evaluation.metrics.statistics import bootstrap_mean, jackknife, rows_of_other_stories
