@@ -44,7 +44,7 @@ def staging_folder(output: Path) -> Path:
 
 
 def pack(folder: Path, output: Path, shard_bytes: int, overwrite: bool = False) -> dict[str, list[Shard]]:
-    """Write the splits of `folder` as shards of about `shard_bytes` bytes into `output`; return the shards of each split.
+    """Write the splits of `folder` as shards of about `shard_bytes` bytes into `output`; return each split's shards.
 
     Raises:
         UserError: as `StoryFolder`, or `output` is not empty, or it cannot be written.

@@ -31,6 +31,10 @@ class ReadAhead:
         future = self._futures.get(index)
         return self._read(index) if future is None else future.result()
 
+    def outline(self, index: int) -> Story:
+        """Return one story without its pictures."""
+        return self.dataset.outline(index)
+
     def expect(self, indices: Iterable[int]) -> None:
         """Start reading these stories in this order, and drop all others; they are kept until the next call."""
         if self._pool is None:

@@ -203,7 +203,7 @@ def describe(statistics: Statistics) -> list[str]:
         f"pictures: {len(statistics.sides):,}; longer side in pixels: {spread(statistics.sides)}",
         "licences: " + ", ".join(f"{name} {count:,}" for name, count in list(statistics.licenses.items())[:8]),
         f"repeated texts: {statistics.same_texts:,}",
-        f"pairs of similar pictures: {len(statistics.near_pictures):,}, {statistics.near_across:,} of them across splits",
+        f"similar pictures: {len(statistics.near_pictures):,} pairs, {statistics.near_across:,} of them across splits",
     ]
 
 

@@ -130,16 +130,15 @@ class StoryShards:
                 rows = table.read(columns=wanted).combine_chunks()
         except (OSError, pa.ArrowException) as error:
             raise UserError(
-                f"{self.folder}/{shard.name} is missing or not whole ({first_line(error)}): pack or copy it anew"
+                f"{self.folder}/{shard.name} is missing or not whole ({first_line(error)}): pack or copy it again"
             ) from None
         if missing := sorted(set(COLUMNS) - set(table.schema_arrow.names)):
             raise UserError(
                 f"{self.folder}/{shard.name} has no column {missing[0]}: pack the stories with download_data.py pack"
             )
         if len(rows) != shard.stories:
-            raise UserError(
-                f"{self.folder}/{shard.name} holds {len(rows)} stories, not the {shard.stories} of {MANIFEST}: copy it anew"
-            )
+            counts = f"{len(rows)} stories, not the {shard.stories} of {MANIFEST}"
+            raise UserError(f"{self.folder}/{shard.name} has {counts}: copy it again")
         return table.metadata, rows
 
     def _group(self, shard: int, group: int) -> pa.ChunkedArray:
@@ -163,7 +162,7 @@ class StoryShards:
                 return table.read_row_group(group, columns=[PICTURES], use_threads=False).column(0)
         except (OSError, pa.ArrowException) as error:
             raise UserError(
-                f"{self.folder}/{shard.name} cannot be read ({first_line(error)}): copy it anew, then go on"
+                f"{self.folder}/{shard.name} cannot be read ({first_line(error)}): copy it again, then resume"
             ) from None
 
 
@@ -187,10 +186,10 @@ def _read_manifest(folder: str, split: str) -> list[Shard]:
     except FileNotFoundError:
         raise UserError(f"{folder} holds no {MANIFEST}: make shards with download_data.py pack") from None
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder}/{MANIFEST} is not what pack wrote ({first_line(error)}): pack anew") from None
+        raise UserError(f"{folder}/{MANIFEST} is not what pack wrote ({first_line(error)}): pack again") from None
     if version != FORMAT_VERSION:
         raise UserError(
-            f"{folder}/{MANIFEST} has format version {version!r}, this program reads {FORMAT_VERSION}: pack anew"
+            f"{folder}/{MANIFEST} has format version {version!r}, this program reads {FORMAT_VERSION}: pack again"
         )
     if not found.get(split):
         raise MissingSplit(f'{folder} holds no "{split}" shards: pack a folder with train/ and val/ in it')

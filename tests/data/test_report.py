@@ -94,7 +94,7 @@ def test_figures_and_what_is_there_twice(folder, capsys):
     assert download_data.main(["stats", str(folder), "--output", str(folder / "s.png")]) == 0
     assert Image.open(folder / "s.png").width > 800
     out = capsys.readouterr().out
-    assert "per text: median 2" in out and "similar pictures: 1, 0 of them across splits" in out
+    assert "per text: median 2" in out and "similar pictures: 1 pairs, 0 of them across splits" in out
 
 
 def test_near_pairs_are_all_pairs_within_three_bits():

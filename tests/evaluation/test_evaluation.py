@@ -232,7 +232,7 @@ def test_json_that_cannot_be_written_is_told(tiny_checkpoint, bare_folder, tmp_p
 
 def texts_and_lengths(num_stories: int) -> tuple[list[str], list[int]]:
     world = StoryWorld(num_stories, seed=5, image_size=32)
-    stories = [world._tell(index)[1] for index in range(num_stories)]
+    stories = [world._generate(index)[1] for index in range(num_stories)]
     return [text for pages in stories for text, _ in pages], [len(pages) for pages in stories]
 
 
