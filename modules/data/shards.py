@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from modules.data.images import decode_image
 from modules.data.pack import COLUMNS, FORMAT_VERSION, Shard
 from modules.data.records import MANIFEST
 from modules.data.remote import is_remote, open_ranges, read_whole
-from modules.data.windows import window, window_bounds
+from modules.data.windows import WindowedStories
 from modules.story import Story, StoryDataset, StoryStep
 
 KEPT_GROUPS = 16  # Row groups of about a MiB; consecutive stories share one.
@@ -30,7 +30,7 @@ OPEN_AT_ONCE = 8
 PICTURES = COLUMNS[-1]
 
 
-class StoryShards:
+class StoryShards(WindowedStories):
     """A `StoryDataset` over the shards of one split.
 
     Order, texts, lengths and fingerprint equal those of the folder that was packed. Opening reads everything except
@@ -65,50 +65,21 @@ class StoryShards:
         self._group_starts = np.cumsum([0, *groups])
         self._shard_starts = np.cumsum([0, *(len(table) for table in tables)])
         counts = np.concatenate([pc.list_value_length(table["texts"]).to_numpy() for table in tables])
-        self._rows, self._firsts, self._ends = window_bounds(counts, max_steps)
-
-    def __len__(self) -> int:
-        return len(self._rows)
+        super().__init__(counts, max_steps)
 
     def __getitem__(self, index: int) -> Story:
         """Return one story with its pictures decoded (RGB, any size)."""
-        index = range(len(self))[index]
-        story, row = self.outline(index), self._rows[index]
+        story, (row, steps) = self.outline(index), self.locate(index)
         shard = self._shard_of(row)
         group = int(np.searchsorted(self._group_starts, row, side="right")) - 1
         first_group = int(np.searchsorted(self._group_starts, self._shard_starts[shard]))
         pictures = self._group(shard, group - first_group)[int(row - self._group_starts[group])].as_py()
-        pictures = pictures[self._firsts[index] : self._ends[index]]
-        names = (f'of step {number} of "{story.id}"' for number in range(1, len(story.steps) + 1))
-        steps = (
-            step if picture is None else replace(step, image=decode_image(picture["bytes"], name))
-            for step, picture, name in zip(story.steps, pictures, names, strict=True)
-        )
-        return replace(story, steps=tuple(steps))
+        return with_pictures(story, [picture and picture["bytes"] for picture in pictures[steps]])
 
-    @property
-    def lengths(self) -> list[int]:
-        """The number of steps of every story."""
-        return (self._ends - self._firsts).tolist()
-
-    def texts(self) -> Iterator[str]:
-        """Yield every prompt and every step's text, without opening a picture."""
-        for index in range(len(self)):
-            story = self.outline(index)
-            yield story.prompt
-            yield from (step.text for step in story.steps if step.text is not None)
-
-    def outline(self, index: int) -> Story:
-        """Return one story without opening its pictures."""
-        index = range(len(self))[index]
-        row, first, end = self._rows[index], self._firsts[index], self._ends[index]
+    def row_outline(self, row: int) -> Story:
+        """Return the whole story of a row without its pictures."""
         shard = self._shard_of(row)
-        values = self._tables[shard].slice(int(row - self._shard_starts[shard]), 1).to_pylist()[0]
-        story = _story(values)
-        if end - first == len(story.steps):
-            return story
-        number = index - int(np.searchsorted(self._rows, row))
-        return window(story, number, first, end)
+        return _story(self._tables[shard].slice(int(row - self._shard_starts[shard]), 1).to_pylist()[0])
 
     def fingerprint(self) -> str:
         """Return the fingerprint of the folder that was packed, so that a run can be resumed with either."""
@@ -175,6 +146,16 @@ def open_stories(data: str, split: str, on_bad_record: str = "error", max_steps:
     if is_remote(data) or (Path(data) / MANIFEST).is_file():
         return StoryShards(data, split, max_steps)
     return open_split(data, split, on_bad_record=on_bad_record, max_steps=max_steps)
+
+
+def with_pictures(story: Story, pictures: Sequence[bytes | None]) -> Story:
+    """Decode encoded pictures into the steps of a story. Raises UserError if one is broken."""
+    names = (f'of step {number} of "{story.id}"' for number in range(1, len(story.steps) + 1))
+    steps = (
+        step if picture is None else replace(step, image=decode_image(picture, name))
+        for step, picture, name in zip(story.steps, pictures, names, strict=True)
+    )
+    return replace(story, steps=tuple(steps))
 
 
 def _read_manifest(folder: str, split: str) -> list[Shard]:
