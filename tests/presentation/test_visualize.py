@@ -243,7 +243,7 @@ def test_resumed_run_gives_every_update_once_as_it_was_made_last(run):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda folder: None, "does not exist"),
+        (lambda _: None, "does not exist"),
         (lambda folder: folder.mkdir(), "contains no TensorBoard files"),
         (lambda folder: SummaryWriter(folder / "tensorboard").close(), "contain no curves yet"),
     ],

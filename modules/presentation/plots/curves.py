@@ -35,7 +35,8 @@ class Panel:
     curves: dict[str, Curve] = field(default_factory=dict)
 
 
-# The tags of each panel other than a phase's own losses; the group in parentheses names the line. The first match counts.
+# Panels other than a phase's own losses, by the pattern of their tags, whose group names the line. The first match
+# counts.
 PATTERNS = {
     r"held_out/text_nll_(own|swapped|null)": Panel("Held out: text", "nats a token"),
     r"held_out/diffusion_loss_(own|swapped|null)": Panel(

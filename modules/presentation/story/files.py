@@ -3,7 +3,7 @@
 book.html, generated.png    the whole story as a book, and as a contact sheet
 page_01.png, ...            the pages' pictures, large
 story.json                  texts, codes and settings, and the names of the pictures in raw/
-raw/page_01.png, ...        the same pictures at the model's size, pixel for pixel: read again, they give the same latents
+raw/page_01.png, ...        the same pictures at the model's size, which give the same latents when read again
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ NOISY, GUESSES = (
 
 @own_style()
 def draw_predictions(comparison: Comparison) -> Image.Image:
-    """Draw versions as rows and pages as columns: picture, codes (framed where they are the true page's), bits, text."""
+    """Draw versions as rows, pages as columns: picture, codes (framed where they are the true page's), bits and text."""
     codes = _codes_height(comparison.pages[0])
     texts = [
         [wrap_text("" if page.is_given else page.text or "", PICTURE, TEXT) for page in version.pages]

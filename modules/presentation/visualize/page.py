@@ -20,8 +20,8 @@ from modules.common.files import write_whole
 from modules.common.progress import track
 from modules.pipeline import StoryPipeline
 from modules.presentation.images import png_uri, write_png
-from modules.presentation.plots.curves import draw_curves
 from modules.presentation.plots.curve_files import Curve, read_curves
+from modules.presentation.plots.curves import draw_curves
 from modules.presentation.story.files import prepare_output
 from modules.presentation.templates import render
 from modules.presentation.theme import DARK, LIGHT

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class CodeRun:
-    """The same code at a slot's steps `start` to `end`, both included; `previous` is where its last run ended, if any."""
+    """The same code at a slot's steps `start` to `end`, both included; its last run, if any, ended at `previous`."""
 
     code: int
     start: int

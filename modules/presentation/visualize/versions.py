@@ -18,7 +18,7 @@ from modules.story import Story
 
 @dataclass(frozen=True)
 class PageView:
-    """One page of one version: picture and text where it has them, its S codes (none in a model without), their bits."""
+    """One page of one version: picture and text where it has them, its S codes if the model has codes, their bits."""
 
     image: Image.Image | None
     text: str | None
