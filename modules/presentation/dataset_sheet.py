@@ -9,9 +9,9 @@ from pathlib import Path
 from PIL import Image
 
 from modules.common.errors import UserError
-from modules.data.folder import STORIES_FILE, split_folders
+from modules.data.folder import split_folders
 from modules.data.images import load_image
-from modules.data.records import RecordError, parse_line, read_lines
+from modules.data.records import STORIES_FILE, RecordError, parse_line, read_lines
 from modules.presentation.images import jpeg_uri
 from modules.presentation.templates import render
 from modules.story import Story, StoryStep
