@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 import story_generative_model
-from modules.data.folder import write_stories
 from modules.data.images import load_image
+from modules.data.writing import write_stories
 from modules.generation import SCHEDULERS
 from modules.pipeline import StoryPipeline
-from modules.presentation.story.story_files import read_story
+from modules.presentation.story.files import read_story
 from modules.saving.checkpoint import save_checkpoint
 from modules.story import Story, StoryStep
 from modules.storyworld import StoryWorld
@@ -366,7 +366,7 @@ def test_bad_story_is_told(tiny_checkpoint, tmp_path, capsys, name):
 def test_folder_without_a_story_is_told(tmp_path, capsys):
     assert "neither story.json nor stories.jsonl" in fails(capsys, "continue", "--story", tmp_path)
     (tmp_path / "stories.jsonl").write_text("\n")
-    assert "holds no stories" in fails(capsys, "continue", "--story", tmp_path)
+    assert "contains no stories" in fails(capsys, "continue", "--story", tmp_path)
 
 
 # As a program
