@@ -7,14 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerDiscreteScheduler,
-    SchedulerMixin,
-    UNet2DConditionModel,
-    UniPCMultistepScheduler,
-)
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
@@ -29,6 +21,7 @@ from modules.image_decoder.stable_diffusion import (
     text_width,
     unet_settings,
 )
+from modules.pretrained.libraries import DDIMScheduler, SchedulerMixin, UNet2DConditionModel
 from modules.pretrained.lora import is_lora
 from modules.pretrained.part import PretrainedPart
 from modules.pretrained.source import PretrainedSource
@@ -40,12 +33,19 @@ NOISE_SCHEDULE = {  # Of a UNet from scratch.
     "timestep_spacing": "trailing",
 }
 
-SCHEDULERS = {
-    "ddim": DDIMScheduler,
-    "dpmsolver++": DPMSolverMultistepScheduler,
-    "unipc": UniPCMultistepScheduler,
-    "euler": EulerDiscreteScheduler,
-}
+
+def scheduler_class(name: SchedulerName) -> type[SchedulerMixin]:
+    """Return a scheduler class of diffusers; those other than DDIM also import scipy."""
+    if name == "ddim":
+        return DDIMScheduler
+    from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler, UniPCMultistepScheduler
+
+    classes: dict[SchedulerName, type[SchedulerMixin]] = {
+        "dpmsolver++": DPMSolverMultistepScheduler,
+        "unipc": UniPCMultistepScheduler,
+        "euler": EulerDiscreteScheduler,
+    }
+    return classes[name]
 
 
 @dataclass
@@ -181,7 +181,7 @@ class ImageDecoder(PretrainedPart):
         """Return a diffusers scheduler with this model's noise schedule."""
         # Latents are not bounded as pixels are.
         options: dict[str, Any] = {"clip_sample": False} if name == "ddim" else {}
-        return SCHEDULERS[name].from_config(self.noise_schedule, **options)
+        return scheduler_class(name).from_config(self.noise_schedule, **options)
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute parts of the UNet's forward pass in the backward pass, which saves memory."""

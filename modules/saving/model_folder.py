@@ -171,9 +171,7 @@ def resolve_model_folder(path: Path, *, offline: bool = False) -> Path:
     """
     if path.is_file():
         kind = "a pickle, which could run any code and is not opened" if path.suffix in _PICKLES else "a file"
-        raise UserError(
-            f"{path} is {kind}, and not a checkpoint of this program: give a run, step or model folder"
-        )
+        raise UserError(f"{path} is {kind}, and not a checkpoint of this program: give a run, step or model folder")
     if not path.exists():
         step = _NAMES_A_STEP.fullmatch(path.name)
         if step is None and _is_hub_id(path):

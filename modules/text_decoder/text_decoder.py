@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import LogitsProcessorList, PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.models.gpt2.modeling_gpt2 import GPT2LMHeadModel
 from transformers.utils import ModelOutput
 
 from modules.common.errors import UserError
 from modules.layers.seeding import seeded
 from modules.pretrained.freezing import enable_checkpointing
+from modules.pretrained.libraries import GPT2LMHeadModel
 from modules.pretrained.lora import is_lora
 from modules.pretrained.part import PretrainedPart
 from modules.pretrained.source import PretrainedSource

@@ -126,7 +126,7 @@ def test_push_to_hub_uploads_the_folder(tiny_pipeline, monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), StandIn)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     endpoint = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(export, "HfApi", lambda: HfApi(endpoint=endpoint, token="hf_x"))
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: HfApi(endpoint=endpoint, token="hf_x"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     try:
         assert tiny_pipeline.push_to_hub("me/mine").endswith("me/mine")
