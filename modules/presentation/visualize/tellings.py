@@ -103,7 +103,7 @@ def study_story(
 
     A model that plans without codes tells from what it reads: true pages and prompt, or the prompt alone.
     """
-    if pipeline.model.prior is None:
+    if not pipeline.model.has_codes:
         return _study_without_codes(pipeline, story, num_given, seed, num_inference_steps)
     codes = pipeline.encode(story.steps)
     ids, mask = pipeline.tokenizer.encode_batch([story.prompt], pipeline.config.max_prompt_length)
@@ -155,7 +155,7 @@ def _study_without_codes(
 
     tellings = [Telling("True pages", "this model has no codes for them", true)]
     given = min(num_given, len(true) - 1)
-    if given and pipeline.model.storyboard is not None:
+    if given and pipeline.model.reads_steps:
         tellings.append(Telling(_after(given), "each page from those before it, the true ones first", tell(given)))
     note = "told from its prompt" if story.prompt.strip() else f"there is no prompt: told from the words “{prompt}”"
     return Study(story.prompt, [*tellings, Telling("From the prompt alone", note, tell(0))])
