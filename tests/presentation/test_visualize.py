@@ -18,7 +18,8 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from modules.common.errors import UserError
-from modules.data.folder import StoryFolder, write_stories
+from modules.data.folder import StoryFolder
+from modules.data.writing import write_stories
 from modules.pipeline import StoryPipeline
 from modules.presentation.plots.curves import DARK, Curve, draw_curves, group_curves, read_curves, smooth, stage_starts
 from modules.presentation.visualize.page import visualize, write_page
@@ -85,6 +86,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 writer.add_scalar("skipped_updates", 0, step)
                 if step >= 10:
                     writer.add_scalar("joint/prior_nll", 2.0, step)
+        # Files are read in the order of their names, which is that of their seconds; these are of one second.
+        (written,) = (folder / "tensorboard").glob("events.out.*")
+        written.rename(written.with_name(f"{attempt}.tfevents"))
     return folder
 
 
