@@ -10,7 +10,7 @@ Two baselines have no z: a predictor takes the prior's place and guesses the dec
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,19 +21,23 @@ from transformers.utils import ModelOutput
 from modules.batch import StepNoise, StoryBatch
 from modules.common.errors import UserError
 from modules.common.outputs import REQUIRED
+from modules.common.versions import version_problem
 from modules.config import StoryConfig
 from modules.image_decoder.autoencoder import PictureAutoencoder, PretrainedAutoencoder
 from modules.image_decoder.image_decoder import ImageDecoder
 from modules.layers.losses import cosine_distance, masked_mean, weighted_sum
 from modules.layers.transformer import Transformer
 from modules.pretrained.freezing import enable_checkpointing
+from modules.pretrained.part import gate_names, pretrained_names
+from modules.pretrained.source import PretrainedSource
 from modules.prior.predictor import Predictor
 from modules.prior.prior import Prior
 from modules.storyboard.aids import IMAGE_AIDS, EncoderAids
 from modules.storyboard.contrastive import ContrastiveLoss, pool_slots, text_ids
 from modules.storyboard.pooling import MajorityVoteStoryboard, MeanStoryboard, QFormerStoryboard
 from modules.storyboard.storyboard import Storyboard, StoryboardOutput
-from modules.text_decoder.text_decoder import TextDecoder, vocabulary_of
+from modules.text_decoder.language_model import vocabulary_of
+from modules.text_decoder.text_decoder import TextDecoder
 
 FACTORS = ("storyboard", "prior", "predictor", "text_decoder", "image_decoder")
 PARTS = (*FACTORS, "aids", "contrastive")  # All parts that are trained jointly.
@@ -67,9 +71,6 @@ class StoryModel(nn.Module):
     """The four factors, and the frozen autoencoder that pictures enter and leave by.
 
     `StoryModel(config)` is the model of `config.plan`: this class plans in codes, its subclasses are the baselines.
-    Parts with a `source` are pretrained: with `offline` the Hub is not asked for them; with `random` they have random
-    weights, as have the decoders named in `awaited`, whose weights are to be loaded. Raises UserError where a source
-    is not available.
     """
 
     has_codes = True  # Whether the plan is a storyboard of codes, with a prior.
@@ -80,54 +81,51 @@ class StoryModel(nn.Module):
         return super().__new__(MODELS[config.plan] if config is not None and cls is StoryModel else cls)
 
     def __init__(
-        self, config: StoryConfig, *, offline: bool = False, random: bool = False, awaited: Collection[str] = ()
+        self,
+        config: StoryConfig,
+        *,
+        offline: bool = False,
+        random: bool = False,
+        sources: Mapping[str, PretrainedSource] | None = None,
     ) -> None:
+        """Build the model with fresh weights; parts with a `source` are pretrained.
+
+        With `offline` they are read from the local cache only; with `random` they get random weights. `sources` replace
+        those that the config names, by the part's name. Raises UserError where a source cannot be loaded.
+        """
         super().__init__()
-        self.config, had = config, {"offline": offline, "random": random}
-        of_text, of_images = (
-            {**had, "random": random or part in awaited} for part in ("text_decoder", "image_decoder")
-        )
-        board, latent_shape, from_scratch = (
-            config.storyboard,
-            config.autoencoder.latent_shape,
-            not config.text_decoder.source,
-        )
-        self.vocab_size = (
-            config.vocab_size if from_scratch else vocabulary_of(config.text_decoder, offline=offline or random)
-        )
-        self._build_plan(config, **had)
-        special_ids = SPECIAL_IDS if from_scratch or random else None
-        self.text_decoder = TextDecoder(
-            config.text_decoder, self.vocab_size, board.num_slots, board.codebook_dim, special_ids, **of_text
-        )
-        self.image_decoder = ImageDecoder(
-            config.image_decoder, latent_shape, board.num_slots, board.codebook_dim, **of_images
-        )
-        self.aids = EncoderAids(config.aids, self.vocab_size, latent_shape, board.num_slots, board.codebook_dim)
+        self.config = config
+        self.sources = pretrained_sources(config, offline, random) | dict(sources or {})
+        board, latent_shape = config.storyboard, config.autoencoder.latent_shape
+        slots, language_model = (board.num_slots, board.codebook_dim), self.sources.get("text_decoder")
+        self.vocab_size = config.vocab_size if language_model is None else vocabulary_of(language_model)
+        self._build_plan(config)
+        special_ids = SPECIAL_IDS if language_model is None or random else None
+        self.text_decoder = TextDecoder(config.text_decoder, self.vocab_size, *slots, special_ids, language_model)
+        self.image_decoder = ImageDecoder(config.image_decoder, latent_shape, *slots, self.sources.get("image_decoder"))
+        self.aids = EncoderAids(config.aids, self.vocab_size, latent_shape, *slots)
         contrasts = config.loss_weights.contrastive_loss > 0 and self.reads_steps
         self.contrastive = ContrastiveLoss() if contrasts else None
         if config.autoencoder.source:
-            self.autoencoder = PretrainedAutoencoder(config.autoencoder, **had)
+            self.autoencoder = PretrainedAutoencoder(config.autoencoder, self.sources["autoencoder"])
         else:
             self.autoencoder = PictureAutoencoder(config.autoencoder).requires_grad_(False)
         if config.training.gradient_checkpointing:
             self._keep_less()
-        everything = dict(self.named_parameters(remove_duplicate=False))
-        self.pretrained = frozenset(pretrained_names(config, everything))
-        self.frozen = frozenset(
-            name for name in self.pretrained if not everything[name].requires_grad
-        )  # They never train.
+        self.pretrained, self.gates = pretrained_names(self), gate_names(self)
+        parameters = dict(self.named_parameters(remove_duplicate=False))
+        self.frozen = frozenset(name for name in self.pretrained if not parameters[name].requires_grad)
 
-    def _build_plan(self, config: StoryConfig, **options: bool) -> None:
+    def _build_plan(self, config: StoryConfig) -> None:
         """Build the parts that differ between plans: here the storyboard and its prior."""
-        self._build_storyboard(config, **options)
+        self._build_storyboard(config)
         board = config.storyboard
         self.prior = Prior(config.prior, self.vocab_size, board.codebook_size, board.num_slots)
 
-    def _build_storyboard(self, config: StoryConfig, **options: bool) -> None:
+    def _build_storyboard(self, config: StoryConfig) -> None:
         board, max_text_length = config.storyboard, config.text_decoder.max_length
-        latent_shape = config.autoencoder.latent_shape
-        self.storyboard = STORYBOARDS[board.pooling](board, self.vocab_size, max_text_length, latent_shape, **options)
+        shape = config.autoencoder.latent_shape
+        self.storyboard = STORYBOARDS[board.pooling](board, self.vocab_size, max_text_length, shape, self.sources)
 
     def _keep_less(self) -> None:
         """Checkpoint the blocks of all transformers and of the UNet. Pretrained encoders have settings of their own."""
@@ -298,9 +296,9 @@ class NextStepModel(StoryModel):
 
     has_codes = False
 
-    def _build_plan(self, config: StoryConfig, **options: bool) -> None:
+    def _build_plan(self, config: StoryConfig) -> None:
         """Build the storyboard, whose codes are not used, and the predictor."""
-        self._build_storyboard(config, **options)
+        self._build_storyboard(config)
         self._build_predictor(config)
 
     def _build_predictor(self, config: StoryConfig) -> None:
@@ -334,7 +332,7 @@ class PromptModel(NextStepModel):
 
     reads_steps = False
 
-    def _build_plan(self, config: StoryConfig, **_: bool) -> None:
+    def _build_plan(self, config: StoryConfig) -> None:
         """Build the predictor."""
         self._build_predictor(config)
 
@@ -359,34 +357,36 @@ class PromptModel(NextStepModel):
 MODELS: dict[str, type[StoryModel]] = {"codes": StoryModel, "predicted": NextStepModel, "prompt": PromptModel}
 
 
-def pretrained_names(config: StoryConfig, names: Iterable[str]) -> Iterator[str]:
-    """Those of the parameters' names whose first values came from a source."""
+def pretrained_sources(config: StoryConfig, offline: bool = False, random: bool = False) -> dict[str, PretrainedSource]:
+    """Return the source of every pretrained part, by the part's name in a config."""
     board = config.storyboard
-    sources = {
-        "storyboard.image_encoder.model.": board.image_encoder.source,
-        "storyboard.text_encoder.model.": board.text_encoder.source,
-        "text_decoder.language_model.": config.text_decoder.source,
-        "image_decoder.unet.": config.image_decoder.source,
-        "image_decoder.text_encoder.": config.image_decoder.source,
-        "autoencoder.vae.": config.autoencoder.source,
+    ids = {
+        "storyboard.image_encoder": board.image_encoder.source if board.pictures == "pretrained" else "",
+        "storyboard.text_encoder": board.text_encoder.source,
+        "text_decoder": config.text_decoder.source,
+        "image_decoder": config.image_decoder.source,
+        "autoencoder": config.autoencoder.source,
     }
-    given = tuple(prefix for prefix, source in sources.items() if source)
-    added = (".lora_", ".processor.")
-    return (name for name in names if name.startswith(given) and not any(part in name for part in added))
+    return {
+        part: PretrainedSource(source, f"{part}.source", offline=offline, random=random)
+        for part, source in ids.items()
+        if source
+    }
 
 
 def build_model(
-    config: StoryConfig, where: str, *, offline: bool = False, random: bool = False, awaited: Collection[str] = ()
+    config: StoryConfig,
+    where: str,
+    *,
+    offline: bool = False,
+    random: bool = False,
+    sources: Mapping[str, PretrainedSource] | None = None,
 ) -> StoryModel:
-    """A model with fresh weights. Raises UserError where none can be built; `where` says whose config it is."""
+    """Return a model with fresh weights. Raises UserError where none can be built; `where` names the config."""
     try:
-        return StoryModel(config, offline=offline, random=random, awaited=awaited)
-    except (
-        ArithmeticError,
-        AssertionError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:  # From whichever library builds the part.
+        return StoryModel(config, offline=offline, random=random, sources=sources)
+    except (ArithmeticError, AssertionError, ImportError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{where} describes no model that can be built ({reason})") from error
+        raise UserError(
+            version_problem(error) or f"{where} describes no model that can be built ({reason})"
+        ) from error  # Any library may have raised it.

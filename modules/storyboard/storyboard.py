@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from transformers.utils import ModelOutput
 
 from modules.batch import StepInputs
 from modules.layers.transformer import Transformer
+from modules.pretrained.source import PretrainedSource
 from modules.storyboard.config import StoryboardConfig
 from modules.storyboard.image_encoders import LatentPatchEncoder, PretrainedImageEncoder, ScratchImageEncoder
 from modules.storyboard.quantizer import VectorQuantizer
@@ -45,13 +46,11 @@ class Storyboard(nn.Module):
         vocab_size: int,
         max_text_length: int,
         latent_shape: tuple[int, int, int],
-        *,
-        offline: bool = False,
-        random: bool = False,
+        sources: Mapping[str, PretrainedSource] | None = None,
     ) -> None:
-        """With `offline` the Hub is not asked for pretrained encoders; with `random` their weights are random."""
+        """`sources` are those of pretrained encoders, by their name in a config; by default those that it names."""
         super().__init__()
-        self.config = config
+        self.config, sources = config, sources or {}
         self.image_encoder: LatentPatchEncoder | PretrainedImageEncoder | ScratchImageEncoder
         self.text_encoder: TokenEncoder | PretrainedTextEncoder
         self.from_image: nn.Module = nn.Identity()
@@ -61,13 +60,13 @@ class Storyboard(nn.Module):
         else:
             pretrained = config.pictures == "pretrained"
             self.image_encoder = (
-                PretrainedImageEncoder(config.image_encoder, offline=offline, random=random)
+                PretrainedImageEncoder(config.image_encoder, sources.get("storyboard.image_encoder"))
                 if pretrained
                 else ScratchImageEncoder(config.pixel_encoder)
             )
             self.from_image = nn.Linear(self.image_encoder.width, config.dim)
         if config.text_encoder.source:
-            self.text_encoder = PretrainedTextEncoder(config.text_encoder, offline=offline, random=random)
+            self.text_encoder = PretrainedTextEncoder(config.text_encoder, sources.get("storyboard.text_encoder"))
             self.from_text = nn.Linear(self.text_encoder.width, config.dim)
         else:
             self.text_encoder = TokenEncoder(vocab_size, max_text_length, config.dim)
