@@ -22,6 +22,7 @@ from modules.config import StoryConfig, load_config
 from modules.pretrained.source import PretrainedSource
 from modules.saving.checkpoint import latest_checkpoint
 from modules.story_model import StoryModel, build_model
+from modules.storyboard.quantizer import TRAINING_STATE
 from modules.text_decoder.tokenizers import FOLDER, Vocabulary, load_vocabulary
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -37,12 +38,7 @@ OPTIONAL = (  # Files that some configs have.
 
 
 # Not needed to generate; a loaded model has their initial values.
-TRAINING_ONLY = (
-    "aids.",
-    "contrastive.",
-    "storyboard.quantizer.library._codebook.cluster_size",
-    "storyboard.quantizer.library._codebook.embed_avg",
-)
+TRAINING_ONLY = ("aids.", "contrastive.", *(f"storyboard.quantizer.{name}" for name in TRAINING_STATE))
 _PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
 _NAMES_A_STEP = re.compile(r"(?:ckpt|step)_?([0-9]+)(?:\.(?:pt|pth|ckpt|bin|safetensors))?")
 _NAMES_A_SOURCE = re.compile(r"[a-z_.]+\.source: ")

@@ -73,7 +73,7 @@ def compare_versions(
     A shorter story is given all true pages but the last. A model that plans without codes starts from what it reads:
     true pages and prompt, or the prompt alone.
     """
-    if pipeline.model.prior is None:
+    if not pipeline.model.has_codes:
         return _Codeless(pipeline, story, seed, num_inference_steps).compare(num_given)
     return _Planned(pipeline, story, seed, num_inference_steps).compare(num_given)
 
@@ -143,7 +143,7 @@ class _Codeless:
     def compare(self, num_given: int) -> Comparison:
         versions = [Version("True pages", "this model has no codes", self.true)]
         given = min(num_given, len(self.true) - 1)
-        if given and self.pipeline.model.storyboard is not None:
+        if given and self.pipeline.model.reads_steps:
             note = "each page from those before it, the true ones first"
             versions.append(Version(_after(given), note, self._generate(given)))
         has_prompt = self.story.prompt.strip()
