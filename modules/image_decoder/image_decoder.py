@@ -181,7 +181,9 @@ class ImageDecoder(PretrainedPart):
         """Return a diffusers scheduler with this model's noise schedule."""
         # Latents are not bounded as pixels are.
         options: dict[str, Any] = {"clip_sample": False} if name == "ddim" else {}
-        return scheduler_class(name).from_config(self.noise_schedule, **options)
+        if self.config.source:
+            return scheduler_class(name).from_config(self.noise_schedule, **options)
+        return scheduler_class(name)(**self.noise_schedule, **options)  # `from_config` imports every scheduler.
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute parts of the UNet's forward pass in the backward pass, which saves memory."""

@@ -20,6 +20,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
 from modules.common.errors import UserError
+from modules.common.outputs import REQUIRED
 from modules.layers.seeding import seeded
 from modules.pretrained.freezing import enable_checkpointing
 from modules.pretrained.libraries import GPT2LMHeadModel
@@ -43,7 +44,7 @@ class TextDecoderOutput(ModelOutput):
     """`nll` (N, L-1) in nats a token, 0 where masked; `mask` (N, L-1) bool: the tokens that count, <eos> included."""
 
     nll: Tensor
-    mask: Tensor = None  # type: ignore[assignment]  # Always set; a ModelOutput takes one required field.
+    mask: Tensor = REQUIRED
 
 
 class TextDecoder(PretrainedPart):
