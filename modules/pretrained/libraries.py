@@ -89,7 +89,9 @@ def _without_peft() -> Iterator[None]:
     finally:
         import_utils._peft_available = True
         for name in PEFT_USERS:
-            sys.modules.pop(name, None)
+            if sys.modules.pop(name, None) is not None:
+                parent, _, child = name.rpartition(".")
+                vars(sys.modules[parent]).pop(child, None)
 
 
 with suppress(AttributeError, ImportError, RuntimeError), ExitStack() as stand_ins:

@@ -21,7 +21,7 @@ class Oracle(ImageDecoder):
         self.latents, self.asked, self.spread = latents, [], []
         return self
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, code_embeds: Tensor, *_: Tensor | None, **__: None) -> Tensor:
+    def predict(self, noisy: Tensor, timesteps: Tensor, *_: Tensor | None, **__: None) -> Tensor:
         """v = alpha * noise - sigma * x0, with the noise that x_t and x0 imply."""
         self.asked.append(timesteps)
         signal = self.alphas_cumprod[timesteps.long()].view(-1, 1, 1, 1).double()

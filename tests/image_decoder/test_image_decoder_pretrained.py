@@ -18,7 +18,8 @@ from torch import Tensor
 
 from modules.image_decoder.config import CONDITIONS, TUNINGS, ImageDecoderConfig, SchedulerName
 from modules.image_decoder.decoupled_attention import DecoupledAttention
-from modules.image_decoder.image_decoder import ImageDecoder, scheduler_class
+from modules.image_decoder.image_decoder import ImageDecoder
+from modules.image_decoder.schedules import scheduler_class
 from modules.image_decoder.stable_diffusion import offload, save_lora
 from modules.pretrained.source import PretrainedSource
 from tests.support.tensors import CLOSE, generator
