@@ -7,6 +7,7 @@ imported as usual by whatever needs them. Where an import fails with the stand-i
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -23,6 +24,13 @@ MODULES = (
     "diffusers.models.unets.unet_2d_condition",
     "diffusers.schedulers.scheduling_ddim",
     "vector_quantize_pytorch",
+)
+# Modules, each with its functions that the libraries import, for optional purposes.
+LATE = (
+    ("scipy.optimize", "linear_sum_assignment"),
+    ("scipy.integrate", "quad"),
+    ("scipy.stats",),
+    ("einx", "get_at", "add", "where"),
 )
 # Packages of which a few modules are needed; their `__init__` imports all of them.
 PACKAGES = ("diffusers.hooks", "diffusers.models.autoencoders", "diffusers.models.transformers")
@@ -76,6 +84,18 @@ def _replaced(name: str, stand_in: Callable[[], ModuleType]) -> Iterator[None]:
 
 
 @contextmanager
+def _without_collection() -> Iterator[None]:
+    """Import without garbage collection, which would search millions of new objects in vain."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@contextmanager
 def _without_peft() -> Iterator[None]:
     """Import modules of diffusers as if peft were not installed, unless it is imported already."""
     from diffusers.utils import import_utils
@@ -95,9 +115,10 @@ def _without_peft() -> Iterator[None]:
 
 
 with suppress(AttributeError, ImportError, RuntimeError), ExitStack() as stand_ins:
+    stand_ins.enter_context(_without_collection())
     stand_ins.enter_context(_replaced("torch._dynamo", _no_compiler))
-    for _functions in (("scipy.optimize", "linear_sum_assignment"), ("scipy.integrate", "quad"), ("scipy.stats",)):
-        stand_ins.enter_context(_replaced(_functions[0], partial(_late, *_functions)))
+    for _module_and_functions in LATE:
+        stand_ins.enter_context(_replaced(_module_and_functions[0], partial(_late, *_module_and_functions)))
     for _package in PACKAGES:
         stand_ins.enter_context(_replaced(_package, partial(_bare_package, _package)))
     stand_ins.enter_context(_without_peft())

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("peft", "scipy.stats", "scipy.optimize", "torch._dynamo", "matplotlib", "datasets", "diffusers.hooks")
+HEAVY = ("peft", "scipy.stats", "scipy.optimize", "einx", "torch._dynamo", "matplotlib", "datasets", "diffusers.hooks")
 
 
 def run(code: str) -> str:
@@ -32,6 +32,7 @@ LATER = {
     "hooks": "from diffusers.hooks import apply_layerwise_casting; print(callable(apply_layerwise_casting))",
     "networks": "from diffusers import AutoencoderTiny, Transformer2DModel; print(issubclass(AutoencoderTiny, object))",
     "schedulers": "from diffusers import LMSDiscreteScheduler; print(LMSDiscreteScheduler().set_timesteps(4) is None)",
+    "einx": "import einx; print(einx.add.__module__.startswith('einx'))",
     "beta": "from diffusers import EulerDiscreteScheduler as E;"
     "e = E(use_beta_sigmas=True); e.set_timesteps(4); print(len(e.timesteps) == 4)",
 }
