@@ -85,6 +85,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 writer.add_scalar("skipped_updates", 0, step)
                 if step >= 10:
                     writer.add_scalar("joint/prior_nll", 2.0, step)
+        # Files are read in the order of their names, which is that of their seconds; these are of one second.
+        (written,) = (folder / "tensorboard").glob("events.out.*")
+        written.rename(written.with_name(f"{attempt}.tfevents"))
     return folder
 
 

@@ -71,8 +71,8 @@ class StandIn(BaseHTTPRequestHandler):
 FETCH = """
 import json, sys, time
 time.sleep = lambda seconds: None
-from modules.hub import find_file, find_weights
-from modules.story import UserError
+from modules.pretrained.hub import find_file, find_weights
+from modules.common.errors import UserError
 said = {}
 for source in sys.argv[1:]:
     try:
