@@ -18,7 +18,10 @@ PROGRAM = "story_generative_model.py"
 # Name -> its module in this folder, and its summary.
 COMMANDS = {
     "train": ("train", "train a model on a folder of stories or on the built-in story world"),
-    "precompute": ("precompute", "encode all pictures and texts once with the frozen parts, to train faster afterwards"),
+    "precompute": (
+        "precompute",
+        "encode all pictures and texts once with the frozen parts, to train faster afterwards",
+    ),
     "generate": ("generate", "write and illustrate a story from a one-line prompt"),
     "continue": ("continue_story", "add pages to a story"),
     "caption": ("caption", "write the text of a page for a picture"),

@@ -53,16 +53,18 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--inception",
         type=Path,
         metavar="FILE",
-        help="the Inception network's file, inception-2015-12-05.pt, to report FID; without it picture distances use the"
-        " judge's features",
+        help="the Inception network's file, inception-2015-12-05.pt, to report FID; without it picture distances"
+        " use the judge's features",
     )
     parser.add_argument(
         "--generated",
         type=Path,
         metavar="FOLDER",
-        help="only compare two folders of pictures: this one with --reference, by FD and KID; no model is loaded",
+        help="only compare two folders of pictures: this one with --reference, by FD and KID; no story model is loaded",
     )
-    parser.add_argument("--reference", type=Path, metavar="FOLDER", help="the true pictures to compare --generated with")
+    parser.add_argument(
+        "--reference", type=Path, metavar="FOLDER", help="the true pictures to compare --generated with"
+    )
     parser.add_argument(
         "--card", action="store_true", help="write the model card, README.md and samples.png, into the folder --ckpt"
     )
@@ -80,7 +82,9 @@ def run(args: argparse.Namespace) -> int:
     from modules.pipeline import StoryPipeline
 
     if args.card and not (args.num_drawn and args.data == "storyworld"):
-        raise UserError("--card requires pages drawn from the story world: leave --data and --num_drawn at their defaults")
+        raise UserError(
+            "--card requires pages drawn from the story world: leave --data and --num_drawn at their defaults"
+        )
     graders = None
     if args.num_drawn:
         judge = load_judge(args)
@@ -128,7 +132,8 @@ def load_baselines(folder: Path, offline: bool) -> dict[str, StoryPipeline]:
     models = {path.name: StoryPipeline.from_pretrained(path, offline=offline) for path in folders}
     if not models:
         raise UserError(
-            f"--baselines {folder} contains no trained model: train some with ablate --sweep plan=predicted,prompt --output {folder}"
+            f"--baselines {folder} contains no trained model: train some with"
+            f" ablate --sweep plan=predicted,prompt --output {folder}"
         )
     return models
 

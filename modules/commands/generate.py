@@ -13,9 +13,7 @@ from modules.generation import MAX_LONG_STORY, GenerationSettings, check_story
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="what the story is about, in one line")
-    parser.add_argument(
-        "--num_steps", type=positive_int, default=5, metavar="N", help="number of pages (default 5)"
-    )
+    parser.add_argument("--num_steps", type=positive_int, default=5, metavar="N", help="number of pages (default 5)")
     generation_flags(parser)
 
 

@@ -14,10 +14,17 @@ MIB = 1 << 20
 def add_flags(parser: argparse.ArgumentParser) -> None:
     folder_argument(parser)
     parser.add_argument(
-        "--output", type=Path, metavar="FOLDER", help="folder for the shards (default: FOLDER-shards beside the data folder)"
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="folder for the shards (default: FOLDER-shards beside the data folder)",
     )
     parser.add_argument(
-        "--shard_size", type=integer(1), default=256, metavar="MIB", help="approximate size of a shard in MiB (default 256)"
+        "--shard_size",
+        type=integer(1),
+        default=256,
+        metavar="MIB",
+        help="approximate size of a shard in MiB (default 256)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the output folder if it exists")
 

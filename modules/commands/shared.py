@@ -36,8 +36,8 @@ def checkpoint_flag(parser: argparse.ArgumentParser) -> None:
         type=shipped_path,
         default=WEIGHTS,
         metavar="PATH",
-        help="the trained model: a run folder of train, one of its checkpoints (RUN/step_00000100, or RUN/ckpt_100.pt for"
-        f" short), a model folder, or a Hub id (default {WEIGHTS})",
+        help="the trained model: a run folder of train, one of its checkpoints (RUN/step_00000100, or RUN/ckpt_100.pt"
+        f" for short), a model folder, or a Hub id (default {WEIGHTS})",
     )
     offline_flag(parser)
 
@@ -94,9 +94,9 @@ def open_source(
         return StoryWorld(num_stories, seed=seed, split=split, image_size=config.autoencoder.image_size)
     from modules.data.shards import open_stories
 
-    dataset = open_stories(data, split, on_bad_record, config.max_steps)
-    print(dataset.report(), file=sys.stderr)
-    return dataset
+    stories = open_stories(data, split, on_bad_record, config.max_steps)
+    print(stories.report(), file=sys.stderr)
+    return stories
 
 
 def open_held_out(data: str, dataset: StoryDataset, config: StoryConfig, seed: int, on_bad_record: str) -> StoryDataset:

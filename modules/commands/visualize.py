@@ -15,7 +15,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     checkpoint_flag(parser)
     data_flag(parser)
     parser.add_argument(
-        "--num_stories", type=positive_int, default=3, metavar="N", help="number of held-out stories to show (default 3)"
+        "--num_stories",
+        type=positive_int,
+        default=3,
+        metavar="N",
+        help="number of held-out stories to show (default 3)",
     )
     parser.add_argument(
         "--run", type=Path, metavar="FOLDER", help="the run folder of a training whose curves to draw as well"

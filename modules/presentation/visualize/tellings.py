@@ -15,7 +15,7 @@ from torch import Tensor
 
 from modules.data.images import fit_image
 from modules.data.pixels import to_pictures
-from modules.generation import TEMPERATURE, TOP_P
+from modules.generation import GenerationSettings
 from modules.pipeline import StoryPipeline
 from modules.story import Story
 
@@ -118,7 +118,8 @@ def study_story(
     ) -> list[Cell]:  # Not by the pipeline's `plan`: that wants a prompt, which a story on disk may lack.
         generator = torch.Generator(pipeline.device).manual_seed(seed)
         history = codes[None, :num_given] if num_given else None
-        plan = pipeline.model.prior.sample(*prompt, len(codes) - num_given, TEMPERATURE, TOP_P, generator, history)
+        sampling = GenerationSettings.temperature, GenerationSettings.top_p
+        plan = pipeline.model.prior.sample(*prompt, len(codes) - num_given, *sampling, generator, history)
         return tell(plan.codes[0], _bits(-plan.log_probs[0]))
 
     true = _true_cells(pipeline, story, codes, prompt)
