@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         staging = getattr(args, "staging", None)
         state = (
-            f"finished work is kept in {staging}, and the same command resumes it"
+            f"the finished work stays in {staging}, and the same command goes on from there"
             if staging and staging.exists()
             else "nothing was changed"
         )

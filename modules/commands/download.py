@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from modules.commands.data_shared import check_output, output_flags
 from modules.common.arguments import integer
 from modules.common.errors import UserError
-from modules.data.folder import SPLITS
+from modules.data.records import SPLITS
 
 if TYPE_CHECKING:
     from modules.downloads.collect import Progress

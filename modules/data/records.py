@@ -9,6 +9,7 @@ from typing import Any
 
 from modules.story import Story, StoryStep
 
+SPLITS = ("train", "val")
 MAX_LINE_BYTES = 10_000_000
 STORY_KEYS = ("id", "prompt", "steps")
 OLD_STORY_KEYS = ("id", "prompt", "story", "image_path")

@@ -438,7 +438,7 @@ def test_help_is_quick_and_explains_every_flag(script, command):
 def test_help_lists_the_commands(capsys):
     assert run("--help") == 0
     shown = capsys.readouterr().out
-    assert all(re.search(rf"^ +{name} ", shown, re.MULTILINE) for name in story_generative_model.COMMANDS)
+    assert all(re.search(rf"^ +{name}\s", shown, re.MULTILINE) for name in story_generative_model.COMMANDS)
 
 
 def test_every_generation_setting_is_a_flag_of_every_command_that_samples(capsys):
