@@ -19,20 +19,19 @@ from modules.batch import StoryBatch
 from modules.common.devices import find_device
 from modules.common.errors import UserError
 from modules.common.shipped import shipped
-from modules.data.pixels import pixels_of, to_pictures
+from modules.data.pixels import pixels_of
 from modules.encoded.stories import tokenize_steps
 from modules.generation import MAX_LONG_STORY, MAX_NUM_STEPS, GenerationSettings, check_story
 from modules.image_decoder.autoencoder import PretrainedAutoencoder
 from modules.image_decoder.stable_diffusion import offload
 from modules.prior.prior import PriorSample
+from modules.rendering import encode_captions, encode_images, render_images, render_texts
 from modules.saving.export import push_to_hub, save_lora, save_pretrained
 from modules.saving.model_folder import load_model
 from modules.story import StoryStep
 from modules.story_model import StoryModel
 from modules.text_decoder.config import Decoding
 from modules.text_decoder.tokenizers import Vocabulary
-
-RENDER_BATCH = 32  # Steps decoded at once, so that longer stories need no more memory.
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ class StoryPipeline:
     @property
     def longest_story(self) -> int:
         """The largest number of pages generated at once."""
-        return MAX_LONG_STORY if self.model.prior is not None and self.config.prior.attention_window else MAX_NUM_STEPS
+        return MAX_LONG_STORY if self.model.has_codes and self.config.prior.attention_window else MAX_NUM_STEPS
 
     def to(self, device: str | torch.device) -> StoryPipeline:
         """Move the model to `device`."""
@@ -132,7 +131,7 @@ class StoryPipeline:
         Raises UserError on an empty prompt or a number out of range.
         """
         settings = GenerationSettings.resolve(seed=seed, **options)
-        if self.model.prior is None:
+        if not self.model.has_codes:
             return self._generate_page_by_page(prompt, num_steps, steps, settings)
         given = self.encode(steps) if steps else None
         plan = self.plan(prompt, num_steps, codes=given, settings=settings)
@@ -185,9 +184,10 @@ class StoryPipeline:
         """
         settings = GenerationSettings.resolve(seed=seed, **options)
         code_embeds, given = self.embed(codes), list(texts) or [None] * len(codes)
-        written = self._decode_texts(code_embeds, settings) if None in given else given
+        needed = None in given
+        written = render_texts(self.model, self.tokenizer, code_embeds, settings) if needed else [""] * len(codes)
         pages = [new if old is None else old for old, new in zip(given, written, strict=True)]
-        return pages, self._decode_images(code_embeds, pages, previous, settings)
+        return pages, render_images(self.model, code_embeds, pages, settings, previous)
 
     def caption(self, image: Image.Image, decoding: Decoding = "greedy") -> tuple[str, Tensor]:
         """Return the text of an image, and its codes (S,)."""
@@ -207,64 +207,18 @@ class StoryPipeline:
         settings = GenerationSettings.resolve(seed=seed, **options)
         texts, images = [step.text for step in steps], [step.image for step in steps]
         rows = [row for row, step in enumerate(steps) if step.text is None or step.image is None]
-        codes = self.encode(steps) if rows or self.model.prior is not None else None
+        codes = self.encode(steps) if rows or self.model.has_codes else None
         if rows:
             drawn = self.render(codes[rows], texts=[texts[row] for row in rows], settings=settings)
             for row, text, image in zip(rows, *drawn, strict=True):
                 texts[row], images[row] = text, images[row] or image
         return StoryPipelineOutput(prompt, images, texts, None if codes is None else codes.cpu(), None)
 
-    def _decode_texts(self, code_embeds: Tensor, settings: GenerationSettings) -> list[str]:
-        """code_embeds (T,S,d) -> T texts."""
-        is_limit = settings.decoding == "top_p" and settings.temperature == 0  # Sampling would divide by 0.
-        texts: list[str] = []
-        for batch in code_embeds.split(RENDER_BATCH):
-            ids = self.model.text_decoder.generate(
-                batch,
-                "greedy" if is_limit else settings.decoding,
-                settings.temperature,
-                settings.top_p,
-                seed=settings.seed,
-                guidance_scale=settings.text_guidance_scale,
-                penalty_alpha=settings.penalty_alpha,
-            )
-            texts += [self.tokenizer.decode(row) for row in ids]
-        return texts
-
-    def _decode_images(
-        self, code_embeds: Tensor, texts: Sequence[str], previous: Image.Image | None, settings: GenerationSettings
-    ) -> list[Image.Image]:
-        """code_embeds (T,S,d) and T texts -> T images, one at a time if each is drawn over the one before."""
-        images = [] if previous is None else [previous]
-        generator = torch.Generator().manual_seed(settings.seed)
-        size = 1 if settings.strength < 1 else RENDER_BATCH
-        for start, batch in zip(range(0, len(texts), size), code_embeds.split(size), strict=True):
-            latents = self.model.image_decoder.sample(
-                batch,
-                settings.num_inference_steps,
-                settings.guidance_scale,
-                settings.scheduler,
-                generator,
-                init_latents=self._latents(images[-1:]) if settings.strength < 1 and images else None,
-                strength=settings.strength,
-                encoder_hidden_states=self.captions(texts[start : start + size]),
-            )
-            images += to_pictures(self.model.autoencoder.decode(latents))
-        return images[-len(texts) :]
-
     # -- reading
 
-    def _latents(self, images: Sequence[Image.Image]) -> Tensor:
-        """Encode images of any shape -> latents (N,c,h,w)."""
-        return self.model.autoencoder.encode(pixels_of(images, self.config.autoencoder.image_size).to(self.device))
-
-    @torch.no_grad()
     def captions(self, texts: Sequence[str | None]) -> Tensor | None:
         """Encode T texts for the image decoder (T,L,D); None if it reads the codes alone."""
-        decoder = self.model.image_decoder
-        if decoder.text_encoder is None:
-            return None
-        return decoder.encode_text(decoder.tokenize([text or "" for text in texts]))
+        return encode_captions(self.model, texts)
 
     def embed(self, codes: Tensor) -> Tensor:
         """Look up codes (T,S) -> the decoders' vectors (T,S,d); vectors are returned as they are."""
@@ -279,7 +233,7 @@ class StoryPipeline:
 
     def check_codebook(self) -> None:
         """Raise UserError if the model has no codes: it is a baseline, or its codebook is not initialised yet."""
-        if self.model.prior is None:
+        if not self.model.has_codes:
             raise UserError(
                 f'this model has no storyboard (its plan is "{self.config.plan}"): only `generate` and `continue` are'
                 " supported"
@@ -296,17 +250,16 @@ class StoryPipeline:
         """Return T given steps as a batch of one story, on the model's device."""
         images = [step.image for step in steps]
         has_image = torch.tensor([image is not None for image in images])
-        pixels = pixels_of(images, self.config.autoencoder.image_size)
         latents = torch.zeros(len(steps), *self.config.autoencoder.latent_shape)
-        if has_image.any():
-            latents[has_image] = self.model.autoencoder.encode(pixels[has_image].to(self.device)).cpu()
+        if given := [image for image in images if image is not None]:
+            latents[has_image] = encode_images(self.model, given).cpu()
         tokens = tokenize_steps([step.text for step in steps], self.model, self.tokenizer)
         return StoryBatch(
             **{name: ids[None] for name, ids in tokens.items()},
             latents=latents[None],
             image_mask=has_image[None],
             step_mask=torch.ones_like(has_image)[None],
-            pixels=None if self.config.storyboard.pictures == "latents" else pixels[None],
+            pixels=pixels_of(images, self.config.autoencoder.image_size)[None] if self.model.reads_pixels else None,
         ).to(self.device)
 
     # -- baselines
@@ -321,7 +274,7 @@ class StoryPipeline:
         check_story(prompt, num_steps)
         given, total, board = len(steps), len(steps) + num_steps, self.config.storyboard
         story = (*self._prompt(prompt), torch.ones(1, total, dtype=torch.bool, device=self.device))
-        if self.model.storyboard is None:
+        if not self.model.reads_steps:
             return self.model.predictor(*story)[0, given:]
         slots = torch.zeros(1, total, board.num_slots, board.codebook_dim, device=self.device)
         if steps:

@@ -30,7 +30,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from modules.presentation.story.story_files import prepare_output, read_story, write_story
+    from modules.presentation.story.files import prepare_output, read_story, write_story
 
     given = read_story(args.story)
     prompt = given.prompt if args.prompt is None else args.prompt

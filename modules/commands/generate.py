@@ -18,7 +18,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from modules.presentation.story.story_files import prepare_output, write_story
+    from modules.presentation.story.files import prepare_output, write_story
 
     check_story(args.prompt, args.num_steps, MAX_LONG_STORY)
     settings = from_flags(GenerationSettings, args)

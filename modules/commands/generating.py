@@ -80,7 +80,7 @@ def input_notes(pipeline: StoryPipeline, prompt: str, texts: Sequence[str]) -> l
 
 def print_story(texts: Sequence[str], files: Sequence[Path], seconds: float) -> None:
     """Print the story, a line per page, and to stderr where its files are."""
-    from modules.presentation.markup import clean
+    from modules.presentation.text import clean
 
     for number, text in enumerate(texts, 1):
         print(f"{number}. {' '.join(clean(text).split())}")

@@ -24,7 +24,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from modules.presentation.story.story_files import prepare_output, write_story
+    from modules.presentation.story.files import prepare_output, write_story
 
     if not all(text.strip() for text in args.text):
         raise UserError("--text is empty: describe the picture in a sentence")

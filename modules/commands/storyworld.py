@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     """Write both splits, which share no story. Raises UserError if a file cannot be written."""
     from modules.common.files import replace_folder
     from modules.common.progress import track
-    from modules.data.folder import write_stories
+    from modules.data.writing import write_stories
     from modules.storyworld import StoryWorld
 
     counts = {"train": args.stories, "val": args.val_stories or max(1, args.stories // 10)}
