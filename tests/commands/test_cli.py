@@ -350,7 +350,7 @@ BAD_STORIES = {
     "no prompt": ({"steps": [STEP]}, '"prompt" is missing'),
     "empty prompt": ({"prompt": " ", "steps": [STEP]}, "prompt is empty"),
     "no steps": ({"prompt": "a", "steps": []}, "no steps"),
-    "empty step": ({"prompt": "a", "steps": [STEP, {"text": " "}]}, "step 2: holds neither"),
+    "empty step": ({"prompt": "a", "steps": [STEP, {"text": " "}]}, "step 2: has neither"),
     "leaves": ({"prompt": "a", "steps": [{"text": "b", "image_path": "../secret.png"}]}, "inside the folder"),
     "no picture": ({"prompt": "a", "steps": [{"text": "b", "image_path": "c.png"}]}, "c.png does not exist"),
     "broken picture": ({"prompt": "a", "steps": [{"text": "b", "image_path": "story.json"}]}, "story.json is broken"),
