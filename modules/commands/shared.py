@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from modules.common.arguments import a_path
 from modules.common.files import write_whole
+from modules.common.shipped import local_or_shipped
 from modules.story import StoryDataset
 
 if TYPE_CHECKING:
@@ -23,13 +24,16 @@ DATA_HELP = "a folder of stories (see README), shards of them (a folder, hf://, 
 
 def checkpoint_flag(parser: argparse.ArgumentParser) -> None:
     told = "a run's folder, a step's, a model folder or a Hub id; RUN/ckpt_100.pt, where there is no such file, is RUN's step 100"
-    parser.add_argument("--ckpt", type=a_path, default=Path("checkpoints/storyworld"), help=told)
+    parser.add_argument("--ckpt", type=a_path, default=local_or_shipped("checkpoints/storyworld"), help=told)
     parser.add_argument("--offline", action="store_true", help="take Hub ids from the local cache only")
 
 
 def judge_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--judge", type=Path, default=Path("checkpoints/judge"), help="who reads pictures (default checkpoints/judge)"
+        "--judge",
+        type=Path,
+        default=local_or_shipped("checkpoints/judge"),
+        help="who reads pictures (default checkpoints/judge)",
     )
 
 

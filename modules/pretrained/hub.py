@@ -19,12 +19,13 @@ from huggingface_hub.errors import (
 )
 
 from modules.common.errors import UserError
+from modules.common.shipped import shipped
 
 CONFIG = "config.json"
 
 
 # The config files of the models that presets name, in the Hub's layout, so that their sizes are known without it.
-ARCHITECTURES = Path(__file__).parents[2] / "assets" / "architectures"
+ARCHITECTURES = shipped("assets/architectures")
 
 
 # Other names of these, for the assets alone: whoever fetched "gpt2" has it in the cache under that name.
