@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -24,6 +25,13 @@ from tests.support.shared import make_once
 # One thread a worker: workers do not starve each other, and sums are the same on every machine.
 os.environ["OMP_NUM_THREADS"] = "1"  # For the programs that tests start.
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """Let garbage collections pass over what the imports made: each would take .3 s, and a training makes six."""
+    gc.collect()
+    gc.freeze()
+
 
 TEXT_LENGTHS = ((9, 0, 40), (5, 12, 0))  # Story 0 has no text at step 1, story 1 has two steps.
 HAS_IMAGE = ((True, True, True), (False, True, False))
