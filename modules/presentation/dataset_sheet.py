@@ -9,9 +9,9 @@ from string import Template
 from PIL import Image
 
 from modules.common.errors import UserError
-from modules.data.folder import STORIES_FILE, split_folders
+from modules.data.folder import split_folders
 from modules.data.images import load_image
-from modules.data.records import RecordError, parse_line, read_lines
+from modules.data.records import STORIES_FILE, RecordError, parse_line, read_lines
 from modules.presentation.markup import data_uri, encode_image, escape
 from modules.story import Story, StoryStep
 

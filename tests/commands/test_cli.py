@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 import story_generative_model
-from modules.data.folder import write_stories
 from modules.data.images import load_image
+from modules.data.writing import write_stories
 from modules.generation import SCHEDULERS
 from modules.pipeline import StoryPipeline
 from modules.presentation.story.story_files import read_story

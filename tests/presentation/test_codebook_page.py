@@ -16,7 +16,8 @@ from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 
 from modules.common.errors import UserError
 from modules.config import StoryConfig
-from modules.data.folder import StoryFolder, write_stories
+from modules.data.folder import StoryFolder
+from modules.data.writing import write_stories
 from modules.evaluation.codebook import analysis as codebook
 from modules.pipeline import StoryPipeline
 from modules.presentation.codebook.page import analyze

@@ -18,7 +18,8 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from modules.common.errors import UserError
-from modules.data.folder import StoryFolder, write_stories
+from modules.data.folder import StoryFolder
+from modules.data.writing import write_stories
 from modules.pipeline import StoryPipeline
 from modules.presentation.plots.curves import DARK, Curve, draw_curves, group_curves, read_curves, smooth, stage_starts
 from modules.presentation.visualize.page import visualize, write_page
