@@ -1,18 +1,21 @@
-"""Weights and configurations that ship with the program, found from any folder and after any kind of installation."""
+"""Files that come with the program: the trained weights, the judge and the known architectures."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-MODULES = Path(__file__).parents[1]
+WEIGHTS, JUDGE, ARCHITECTURES = "checkpoints/storyworld", "checkpoints/judge", "assets/architectures"
+_MODULES = Path(__file__).parents[1]
+# Where they are: in the repository, or in the installed package.
+_ROOTS = (_MODULES.parent, _MODULES / "_shipped")
 
 
-def shipped(relative: str) -> Path:
-    """Return a shipped folder, such as `checkpoints/judge`, of the repository or of the installed package."""
-    in_repository = MODULES.parent / relative
-    return in_repository if in_repository.is_dir() else MODULES / "_shipped" / relative
+def shipped(path: str | Path) -> Path:
+    """Return `path` as it is if it exists or is not shipped, else the shipped folder of that name.
 
-
-def local_or_shipped(relative: str) -> Path:
-    """Return the folder `relative` as it is where the current folder contains it, otherwise the shipped one."""
-    return Path(relative) if Path(relative).is_dir() else shipped(relative)
+    So the default checkpoint is found from any working directory.
+    """
+    path = Path(path)
+    if path.exists() or path.as_posix() not in (WEIGHTS, JUDGE, ARCHITECTURES):
+        return path
+    return next((root / path for root in _ROOTS if (root / path).exists()), path)
