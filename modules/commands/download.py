@@ -15,7 +15,7 @@ from modules.common.arguments import positive_int
 from modules.common.errors import UserError
 
 if TYPE_CHECKING:
-    from modules.downloads.record import FoundStory, Row, Source
+    from modules.downloads.record import SourceStory, Row, Source
 
 
 SPLITS = ("train", "val")
@@ -159,11 +159,11 @@ def show_record(source: Source, row: Row) -> None:
         print(json.dumps(shown(story), ensure_ascii=False, indent=2))
 
 
-def shown(story: FoundStory) -> dict[str, Any]:
+def shown(story: SourceStory) -> dict[str, Any]:
     """A story for people to read: pictures as their kind."""
     steps = [
         {"text": page.text, "image": kind_of(page.image) if isinstance(page.image, bytes) else str(page.image)}
-        for page in story.pages
+        for page in story.steps
     ]
     return {
         "id": story.id,

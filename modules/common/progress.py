@@ -60,7 +60,7 @@ class ProgressLine:
 
 
 @contextmanager
-def progress_line(description: str, total: int, visible: bool = True) -> Iterator[ProgressLine]:
+def progress_line(description: str, total: int | None, visible: bool = True) -> Iterator[ProgressLine]:
     """A `ProgressLine` that is closed at the end."""
     line = ProgressLine(description, total, visible=visible)
     try:
