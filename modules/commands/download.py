@@ -16,7 +16,7 @@ from modules.data.records import SPLITS
 
 if TYPE_CHECKING:
     from modules.downloads.collect import Progress
-    from modules.downloads.record import SourceStory, Row, Source
+    from modules.downloads.record import Row, Source, SourceStory
 
 
 # Arguments that do not decide what a run collects.

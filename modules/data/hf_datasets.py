@@ -9,10 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from datasets import IterableDataset
 
-SPLIT_NAMES = {"train": ("train",), "val": ("val", "validation", "valid", "dev")}
 SAVED_FILES = ("dataset_dict.json", "dataset_info.json")  # In a folder written by `save_to_disk`.
-HUB = "hf://datasets/"
-HASH_ROWS = 64
 
 
 def is_saved(folder: Path) -> bool:
@@ -29,7 +26,6 @@ def stream_splits(name: str, config: str | None = None, revision: str | None = N
         revision: a branch, tag or commit on the Hub.
 
     Raises:
-        UserError: `datasets` has to be installed.
         Exception: any error of `datasets`, of the network or of the disk.
     """
     import datasets
@@ -39,7 +35,8 @@ def stream_splits(name: str, config: str | None = None, revision: str | None = N
         splits = saved if isinstance(saved, datasets.DatasetDict) else {str(saved.split or "train"): saved}
         return {split: rows.to_iterable_dataset().decode(False) for split, rows in splits.items()}
     loaded = datasets.load_dataset(name, config, revision=revision, streaming=True)
-    return {str(split): rows.decode(False) for split, rows in loaded.items()}
+    # Builders without known features (CSV) have no pictures to decode.
+    return {str(split): rows if rows.features is None else rows.decode(False) for split, rows in loaded.items()}
 
 
 def with_picture_bytes(value: Any) -> Any:
