@@ -14,7 +14,6 @@ FILE_LINES, FUNCTION_LINES, TEST_NAME_LENGTH = 300, 35, 60
 LONG_FILES: set[str] = {
     "benchmarks/mechanisms.py",
     "modules/evaluation/bound.py",
-    "modules/image_decoder/image_decoder.py",
     "modules/story_model.py",
     "modules/training/trainer.py",
     "tests/commands/test_cli.py",
