@@ -39,6 +39,7 @@ LONG_FILES = (
     "test_preset_errors.py",
     "data/test_data_path.py",
     "commands/test_study_commands.py",
+    "pretrained/test_libraries.py",
     "training/test_distributed.py",
     "presentation/test_visualize.py",
     "evaluation/test_evaluation.py",
