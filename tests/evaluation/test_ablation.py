@@ -38,7 +38,7 @@ LINE = re.compile(
 
 
 class PlainScorer:
-    """Pictures by their mean colour, texts by their letters; after `calls` batches of pictures the program is stopped."""
+    """Pictures by mean colour, texts by letters; after `calls` batches of pictures the program is stopped."""
 
     def __init__(self, name: str = "plain", calls: int = 1000) -> None:
         self.name, self.calls = name, calls

@@ -146,7 +146,7 @@ SCHEDULES = [
 
 
 def with_schedule(decoder: ImageDecoder, prediction_type: str, num_timesteps: int, zero_snr: bool) -> ImageDecoder:
-    """A decoder of another noise schedule, as one with a source has it; 50 timesteps end with much of the picture left."""
+    """A decoder with a pretrained source's noise schedule; 50 timesteps end with much of the picture left."""
     own = {"prediction_type": prediction_type, "num_train_timesteps": num_timesteps, "rescale_betas_zero_snr": zero_snr}
     decoder.noise_schedule |= own | ({} if zero_snr else {"beta_start": 0.00085, "beta_end": 0.012})
     decoder.alphas_cumprod = decoder.make_scheduler("ddim").alphas_cumprod.clone()

@@ -40,7 +40,7 @@ def world() -> StoryWorld:
 
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory, world: StoryWorld) -> Callable[..., StoryPipeline]:
-    """A preset's pipeline, untrained but for a codebook that is placed: its text comes out as nonsense, not as nothing."""
+    """A preset's pipeline, untrained but for its codebook: its texts are nonsense, but not empty."""
     hub = write_hub(tmp_path_factory.mktemp("hub"))
 
     def pipeline(name: str, **changes: str) -> StoryPipeline:

@@ -95,7 +95,7 @@ def test_where_all_is_alike_scores_are_exactly_chance(fresh, same_codes):
 
 
 def test_prior_that_repeats_itself_is_told_from_one_that_knows(fresh):
-    """Every story says the same three times and then something new: what is likely by repetition is the wrong answer."""
+    """Every story repeats a text three times, then goes on: the answer that repetition makes likely is wrong."""
     stories, codes = random_stories(fresh, [4] * 8)
     told = codes.view(8, 4, -1)
     repeating = told[:, :1].expand(-1, 4, -1).flatten(0, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 
@@ -99,7 +100,7 @@ def test_longest_common_subsequence_is_that_of_the_table():
         return int(table[-1, -1])
 
     texts = [text.split() for text in random_texts(40)]
-    for first, second in zip(texts, texts[1:], strict=False):
+    for first, second in itertools.pairwise(texts):
         assert common_subsequence(first, second) == by_table(first, second)
 
 
