@@ -309,7 +309,7 @@ def test_gap_is_the_lead_of_the_best_slot():
 
 def test_slots_with_a_role_stand_far_above_the_same_codes_dealt_at_random():
     labels = rng().integers(0, 5, size=(STEPS, 3))
-    codes = [*labels, 0, 10, 20]
+    codes = labels + np.array([0, 10, 20])
     whole = slot_information(codes, labels, LENGTHS, num_shuffles=50)
     parts = [
         slot_information(codes[kept[STORY]], labels[kept[STORY]], np.array(LENGTHS)[kept], 10)
