@@ -13,6 +13,7 @@ from torch import Tensor
 from modules.data.images import fit_image
 from modules.generation import TEMPERATURE, TOP_P
 from modules.pipeline import StoryPipeline
+from modules.prior.prior import Prior
 from modules.story import Story
 
 
@@ -73,16 +74,19 @@ def compare_versions(
     A shorter story is given all true pages but the last. A model that plans without codes starts from what it reads:
     true pages and prompt, or the prompt alone.
     """
-    if pipeline.model.prior is None:
+    prior = pipeline.model.prior
+    if prior is None:
         return _Codeless(pipeline, story, seed, num_inference_steps).compare(num_given)
-    return _Planned(pipeline, story, seed, num_inference_steps).compare(num_given)
+    return _Planned(pipeline, prior, story, seed, num_inference_steps).compare(num_given)
 
 
 class _Planned:
     """Versions of one story by a model with codes."""
 
-    def __init__(self, pipeline: StoryPipeline, story: Story, seed: int, num_inference_steps: int) -> None:
-        self.pipeline, self.story = pipeline, story
+    def __init__(
+        self, pipeline: StoryPipeline, prior: Prior, story: Story, seed: int, num_inference_steps: int
+    ) -> None:
+        self.pipeline, self.prior, self.story = pipeline, prior, story
         self.seed, self.num_inference_steps = seed, num_inference_steps
         self.codes = pipeline.encode(story.steps)
         ids, mask = pipeline.tokenizer.encode_batch([story.prompt], pipeline.config.max_prompt_length)
@@ -107,7 +111,7 @@ class _Planned:
 
     def _true_pages(self) -> list[PageView]:
         present = torch.ones_like(self.codes[None, :, 0], dtype=torch.bool)
-        nll = self.pipeline.model.prior(self.codes[None], *self.prompt, present).nll[0]
+        nll = self.prior(self.codes[None], *self.prompt, present).nll[0]
         return [
             replace(page, codes=codes, bits=bits)
             for page, codes, bits in zip(
@@ -123,7 +127,7 @@ class _Planned:
         generator = torch.Generator(self.pipeline.device).manual_seed(self.seed)
         history = self.codes[None, :num_given] if num_given else None
         num_steps = len(self.codes) - num_given
-        plan = self.pipeline.model.prior.sample(*self.prompt, num_steps, TEMPERATURE, TOP_P, generator, history)
+        plan = self.prior.sample(*self.prompt, num_steps, TEMPERATURE, TOP_P, generator, history)
         return self._render(plan.codes[0], _to_bits(-plan.log_probs[0]))
 
     def _render(self, codes: Tensor, bits: Sequence[float | None]) -> list[PageView]:
