@@ -308,11 +308,11 @@ BAD_CHECKPOINTS = {
         "config.json is not a readable config",
     ),
     "newer": (lambda folder: edit_config(folder, format_version=3), "format version 3"),
-    "another shape": (lambda folder: edit_config(folder, vocab_size=500), "does not hold this model's weights"),
+    "another shape": (lambda folder: edit_config(folder, vocab_size=500), "does not contain this model's weights"),
     "no such shape": (lambda folder: edit_config(folder, vocab_size=-1), "describes no model"),
     "truncated": (
         lambda folder: (folder / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{"),
-        "model.safetensors does not hold",
+        "model.safetensors does not contain",
     ),
     "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json"),
 }

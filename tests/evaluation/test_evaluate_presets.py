@@ -53,7 +53,7 @@ def build(tmp_path_factory: pytest.TempPathFactory, world: StoryWorld) -> Callab
             model.image_decoder.null_codes.data.normal_()
         if config.text_decoder.source:
             model.text_decoder.language_model.get_input_embeddings().weight.data[0].neg_()  # The end of a text.
-        return StoryPipeline(model, make_vocabulary(config, world.texts(), offline=True))
+        return StoryPipeline(model, make_vocabulary(config.text_decoder, config.vocab_size, world.texts()))
 
     return pipeline
 
