@@ -93,7 +93,7 @@ class StoryPipeline:
     @property
     def longest_story(self) -> int:
         """The most pages that are told at once."""
-        return MAX_LONG_STORY if self.model.prior is not None and self.config.prior.attention_window else MAX_NUM_STEPS
+        return MAX_LONG_STORY if self.model.has_codes and self.config.prior.attention_window else MAX_NUM_STEPS
 
     def to(self, device: str | torch.device) -> StoryPipeline:
         self.model.to(device)
@@ -138,7 +138,7 @@ class StoryPipeline:
         """
         options |= {"temperature": temperature, "top_p": top_p}
         check_settings(seed, **options)
-        if self.model.prior is None:
+        if not self.model.has_codes:
             return self._tell_without_plan(prompt, num_steps, seed, steps, options)
         given = self.encode(steps) if steps else None
         plan = self.plan(prompt, num_steps, seed, temperature, top_p, given)
@@ -263,7 +263,7 @@ class StoryPipeline:
 
     def check_codebook(self) -> None:
         """Raise UserError where there are no codes: before the codebook is placed, and in a model whose plan has none."""
-        if self.model.prior is None:
+        if not self.model.has_codes:
             raise UserError(
                 f'this model has no storyboard (its plan is "{self.config.plan}"): it tells and continues stories, and no more'
             )
@@ -288,7 +288,7 @@ class StoryPipeline:
         """Given pages as whole pages: what a step lacks is told or drawn from its codes; options as for `render`."""
         texts, images = [step.text for step in steps], [step.image for step in steps]
         rows = [row for row, step in enumerate(steps) if step.text is None or step.image is None]
-        codes = self.encode(steps) if rows or self.model.prior is not None else None
+        codes = self.encode(steps) if rows or self.model.has_codes else None
         if rows:
             known = [texts[row] for row in rows]
             for row, text, image in zip(rows, *self.render(codes[rows], seed, texts=known, **options), strict=True):
@@ -307,7 +307,7 @@ class StoryPipeline:
         check_story(prompt, num_steps)
         given, total, board = len(steps), len(steps) + num_steps, self.config.storyboard
         story = (*self._prompt(prompt), torch.ones(1, total, dtype=torch.bool, device=self.device))
-        if self.model.storyboard is None:
+        if not self.model.reads_steps:
             return self.model.predictor(*story)[0, given:]
         slots = torch.zeros(1, total, board.num_slots, board.codebook_dim, device=self.device)
         if steps:

@@ -68,7 +68,7 @@ def act_evaluate(args: argparse.Namespace) -> None:
         judge = load_judge(args)
         graders = Graders(judge, load_extractor(args) or judge, load_clip(args) or judge)
     pipeline = StoryPipeline.from_pretrained(args.ckpt, offline=args.offline)
-    if args.card and pipeline.model.prior is None:
+    if args.card and not pipeline.model.has_codes:
         raise UserError("--card tells of codes, and this model has no storyboard: leave --card out")
     baselines = load_baselines(args.baselines, args.offline) if args.baselines else {}
 

@@ -147,7 +147,7 @@ def _plan_next_page(pipeline: StoryPipeline, story: Story) -> Tensor:
     to_come = min(
         len(story.steps) - NUM_GIVEN, MAX_NUM_STEPS
     )  # All, because the plan depends on how many pages are left.
-    if pipeline.model.prior is None:
+    if not pipeline.model.has_codes:
         return pipeline.predict(story.prompt, to_come, given)[0]
     return pipeline.embed(pipeline.plan(story.prompt, to_come, temperature=0, codes=pipeline.encode(given)).codes[0, 0])
 

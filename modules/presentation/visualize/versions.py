@@ -147,7 +147,7 @@ class _Codeless:
     def compare(self, num_given: int) -> Comparison:
         versions = [Version("True pages", "this model has no codes", self.true)]
         given = min(num_given, len(self.true) - 1)
-        if given and self.pipeline.model.storyboard is not None:
+        if given and self.pipeline.model.reads_steps:
             note = "each page from those before it, the true ones first"
             versions.append(Version(_after(given), note, self._generate(given)))
         has_prompt = self.story.prompt.strip()
