@@ -11,9 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from modules.data.images import fit_image
-from modules.generation import TEMPERATURE, TOP_P
+from modules.generation import GenerationSettings
 from modules.pipeline import StoryPipeline
-from modules.prior.prior import Prior
 from modules.story import Story
 
 
@@ -74,19 +73,15 @@ def compare_versions(
     A shorter story is given all true pages but the last. A model that plans without codes starts from what it reads:
     true pages and prompt, or the prompt alone.
     """
-    prior = pipeline.model.prior
-    if prior is None:
-        return _Codeless(pipeline, story, seed, num_inference_steps).compare(num_given)
-    return _Planned(pipeline, prior, story, seed, num_inference_steps).compare(num_given)
+    versions = _Planned if pipeline.model.has_codes else _Codeless
+    return versions(pipeline, story, seed, num_inference_steps).compare(num_given)
 
 
 class _Planned:
     """Versions of one story by a model with codes."""
 
-    def __init__(
-        self, pipeline: StoryPipeline, prior: Prior, story: Story, seed: int, num_inference_steps: int
-    ) -> None:
-        self.pipeline, self.prior, self.story = pipeline, prior, story
+    def __init__(self, pipeline: StoryPipeline, story: Story, seed: int, num_inference_steps: int) -> None:
+        self.pipeline, self.story = pipeline, story
         self.seed, self.num_inference_steps = seed, num_inference_steps
         self.codes = pipeline.encode(story.steps)
         ids, mask = pipeline.tokenizer.encode_batch([story.prompt], pipeline.config.max_prompt_length)
@@ -111,7 +106,7 @@ class _Planned:
 
     def _true_pages(self) -> list[PageView]:
         present = torch.ones_like(self.codes[None, :, 0], dtype=torch.bool)
-        nll = self.prior(self.codes[None], *self.prompt, present).nll[0]
+        nll = self.pipeline.model.prior(self.codes[None], *self.prompt, present).nll[0]
         return [
             replace(page, codes=codes, bits=bits)
             for page, codes, bits in zip(
@@ -127,7 +122,8 @@ class _Planned:
         generator = torch.Generator(self.pipeline.device).manual_seed(self.seed)
         history = self.codes[None, :num_given] if num_given else None
         num_steps = len(self.codes) - num_given
-        plan = self.prior.sample(*self.prompt, num_steps, TEMPERATURE, TOP_P, generator, history)
+        sampling = GenerationSettings.temperature, GenerationSettings.top_p
+        plan = self.pipeline.model.prior.sample(*self.prompt, num_steps, *sampling, generator, history)
         return self._render(plan.codes[0], _to_bits(-plan.log_probs[0]))
 
     def _render(self, codes: Tensor, bits: Sequence[float | None]) -> list[PageView]:
