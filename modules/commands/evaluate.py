@@ -21,7 +21,7 @@ from modules.common.errors import UserError
 from modules.common.files import check_writable
 
 if TYPE_CHECKING:
-    from modules.evaluation.metrics.image_metrics import Inception
+    from modules.evaluation.metrics.inception import Inception
     from modules.pipeline import StoryPipeline
     from modules.story import StoryDataset
 
@@ -116,16 +116,16 @@ def load_baselines(folder: Path, offline: bool) -> dict[str, StoryPipeline]:
 
 def act_compare_folders(args: argparse.Namespace) -> None:
     from modules.evaluation.folders import compare_folders
-    from modules.evaluation.tables import print_figures
+    from modules.evaluation.tables import print_metrics
 
     if not (args.generated and args.reference):
         raise UserError("--generated and --reference go together: give both folders")
     figures = compare_folders(args.generated, args.reference, load_extractor(args) or load_judge(args), args.seed)
-    print_figures(f"{args.generated} against {args.reference}", figures)
+    print_metrics(f"{args.generated} against {args.reference}", figures)
     write_json(args.json, figures)
 
 
 def load_extractor(args: argparse.Namespace) -> Inception | None:
-    from modules.evaluation.metrics.image_metrics import load_inception
+    from modules.evaluation.metrics.inception import load_inception
 
     return load_inception(args.inception) if args.inception else None

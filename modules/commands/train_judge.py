@@ -30,7 +30,7 @@ def act_train_judge(args: argparse.Namespace) -> int:
     from modules.common.interrupts import Interrupted
     from modules.evaluation.judge.judge import JudgeConfig
     from modules.evaluation.judge.train_judge import score_judge, train_judge
-    from modules.evaluation.tables import print_figures
+    from modules.evaluation.tables import print_metrics
     from modules.training.processes import resolve_precision
 
     bf16, unfinished = resolve_precision(args.mixed_precision) == "bf16", args.output / "unfinished.safetensors"
@@ -40,5 +40,5 @@ def act_train_judge(args: argparse.Namespace) -> int:
         print(stop, file=sys.stderr)
         return stop.code
     judge.save(args.output)
-    print_figures("the judge on 200 held-out stories' real renders", score_judge(judge))
+    print_metrics("the judge on 200 held-out stories' real renders", score_judge(judge))
     return 0

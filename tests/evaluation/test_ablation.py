@@ -20,8 +20,8 @@ from PIL import Image
 from modules.common.errors import UserError
 from modules.config import StoryConfig
 from modules.evaluation import ablation
-from modules.evaluation.ablation import AblationGrid, Cell, NextPages, draw_pages, predict_next_pages, run_ablation
-from modules.evaluation.results_table import ResultsTable
+from modules.evaluation.ablation import AblationGrid, GridCell, NextPages, draw_pages, predict_next_pages, run_ablation
+from modules.evaluation.resumable_csv import ResumableCsv
 from modules.evaluation.sweep import Sweep, run_sweep, with_setting
 from modules.pipeline import StoryPipeline
 from modules.presentation.plots.heat_map import write_heat_map, write_sweep_plot
@@ -98,9 +98,9 @@ def test_grid_is_read_from_flags():
     cells = grid.cells()
     assert (len(cells), cells[0], cells[1], cells[-1]) == (
         48,
-        Cell(10, 0.02, 1.0),
-        Cell(10, 0.02, 3.0),
-        Cell(50, 1.0, 7.0),
+        GridCell(10, 0.02, 1.0),
+        GridCell(10, 0.02, 3.0),
+        GridCell(50, 1.0, 7.0),
     )
     assert [cell.denoising_steps for cell in cells[::4]] == [1, 1, 1, 10, 1, 1, 2, 20, 1, 2, 5, 50]
 
@@ -140,16 +140,16 @@ def test_next_pages_are_the_likeliest_after_three_true_ones(tiny_pipeline, world
 def test_strength_is_how_far_from_the_page_before(tiny_pipeline, pages):
     """All of it starts from noise alone, and forgets that page."""
     other = dataclasses.replace(pages, previous_latents=pages.previous_latents.flip(0))
-    from_noise, same = (draw_pages(tiny_pipeline, given, Cell(4, 1.0, 2.0), seed=0) for given in (pages, other))
+    from_noise, same = (draw_pages(tiny_pipeline, given, GridCell(4, 1.0, 2.0), seed=0) for given in (pages, other))
     assert (pixels(from_noise) == pixels(same)).all()
-    half, differs = (draw_pages(tiny_pipeline, given, Cell(4, 0.5, 2.0), seed=0) for given in (pages, other))
+    half, differs = (draw_pages(tiny_pipeline, given, GridCell(4, 0.5, 2.0), seed=0) for given in (pages, other))
     assert np.abs(pixels(half) - pixels(differs)).mean() > 1
-    less, none = (draw_pages(tiny_pipeline, pages, Cell(4, strength, 2.0), seed=0) for strength in (0.25, 0.01))
+    less, none = (draw_pages(tiny_pipeline, pages, GridCell(4, strength, 2.0), seed=0) for strength in (0.25, 0.01))
     assert (pixels(less) == pixels(none)).all()  # At least one step.
 
 
 def test_a_page_keeps_its_noise_among_other_pages(tiny_pipeline, pages, monkeypatch):
-    cell = Cell(2, 1.0, 3.0)
+    cell = GridCell(2, 1.0, 3.0)
     together = pixels(draw_pages(tiny_pipeline, pages, cell, seed=1))
     monkeypatch.setattr(ablation, "RENDER_BATCH", 2)
     assert np.abs(pixels(draw_pages(tiny_pipeline, pages, cell, seed=1)) - together).max() <= 1
@@ -215,7 +215,7 @@ def test_a_finished_run_measures_nothing_and_a_larger_grid_what_is_new(tiny_pipe
     [
         (
             {"grid": dataclasses.replace(GRID, steps=(2,))},
-            "results that are not asked for (steps=4 strength=0.5 cfg=1.0)",
+            "results that are not requested (steps=4 strength=0.5 cfg=1.0)",
         ),
         ({"grid": dataclasses.replace(GRID, num_examples=2)}, "another num_examples (3, now 2)"),
         ({"scorer": PlainScorer("CLIP")}, "another scorer (plain, now CLIP)"),
@@ -247,7 +247,7 @@ def test_a_file_that_is_none_of_ours_is_refused(tmp_path, content):
     path = tmp_path / "mine.csv"
     path.write_text(content)
     with pytest.raises(UserError, match=r"mine\.csv"):
-        ResultsTable(path, [{"steps": 2}], {"seed": 0})
+        ResumableCsv(path, [{"steps": 2}], {"seed": 0})
     assert path.read_text() == content
 
 

@@ -20,15 +20,8 @@ from modules.common.errors import UserError
 from modules.config import StoryConfig
 from modules.encoded.codes import cache_codes
 from modules.encoded.stories import EncodedStories
-from modules.evaluation.bound import (
-    choose_pages,
-    diffusion_vlb,
-    end_nats,
-    measure_bound,
-    plan_nats,
-    sample_timesteps,
-    vlb_weights,
-)
+from modules.evaluation.bound import measure_bound, plan_nats
+from modules.evaluation.diffusion_bound import choose_pages, diffusion_vlb, end_nats, sample_timesteps, vlb_weights
 from modules.image_decoder.config import ImageDecoderConfig
 from modules.image_decoder.image_decoder import ImageDecoder
 from modules.pipeline import StoryPipeline

@@ -10,21 +10,12 @@ import pytest
 
 from modules.encoded.stories import EncodedStories
 from modules.evaluation.codebook.analysis import plain
-from modules.evaluation.codebook.code_cards import WordTable, log_odds, make_cards
-from modules.evaluation.codebook.code_structure import (
-    cluster,
-    co_occurrence,
-    code_presence,
-    project,
-    successions,
-    transitions,
-)
-from modules.evaluation.codebook.code_usage import persistence, split_divergence, story_counts, usage_report
+from modules.evaluation.codebook.cards import WordTable, log_odds, make_cards
 from modules.evaluation.codebook.coded_stories import label_steps
 from modules.evaluation.codebook.disentanglement import (
     completeness,
     disentanglement,
-    disentanglement_figures,
+    disentanglement_metrics,
     information_gap,
 )
 from modules.evaluation.codebook.information import (
@@ -37,6 +28,15 @@ from modules.evaluation.codebook.information import (
     slot_information,
 )
 from modules.evaluation.codebook.probes import probe_accuracies
+from modules.evaluation.codebook.structure import (
+    cluster,
+    co_occurrence,
+    code_presence,
+    project,
+    successions,
+    transitions,
+)
+from modules.evaluation.codebook.usage import persistence, split_divergence, story_counts, usage_report
 from modules.evaluation.metrics.statistics import jackknife
 from modules.storyworld import StoryWorld
 
@@ -315,7 +315,7 @@ def test_slots_with_a_role_stand_far_above_the_same_codes_dealt_at_random():
         slot_information(codes[kept[STORY]], labels[kept[STORY]], np.array(LENGTHS)[kept], 10)
         for kept in groups_left_out(LENGTHS)[:5]
     ]
-    figures = disentanglement_figures(codes, labels, LENGTHS, whole, parts)
+    figures = disentanglement_metrics(codes, labels, LENGTHS, whole, parts)
     assert list(figures) == ["disentanglement", "completeness", "gap"]
     for figure in figures.values():
         assert figure.value > 0.9 and figure.ceiling == 1

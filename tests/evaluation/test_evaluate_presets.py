@@ -17,7 +17,7 @@ import story_generative_model
 from modules.batch import draw_noise
 from modules.encoded.codes import cache_codes
 from modules.encoded.stories import EncodedStories
-from modules.evaluation.ablation import Cell, draw_pages, predict_next_pages
+from modules.evaluation.ablation import GridCell, draw_pages, predict_next_pages
 from modules.evaluation.bound import measure_bound, plan_nats
 from modules.evaluation.codebook.interventions import remove_codes
 from modules.pipeline import StoryPipeline
@@ -155,9 +155,9 @@ def test_experts_take_a_plan_cut_short_for_what_it_is(build, world):
 def test_next_pages_are_drawn_to_the_texts_predicted_for_them(pipeline):
     pages = predict_next_pages(pipeline, StoryWorld(4, split="val", image_size=IMAGE_SIZE), 2)
     assert all(pages.predicted_texts)
-    own = draw_pages(pipeline, pages, Cell(2, 1.0, 2.0), 0)
+    own = draw_pages(pipeline, pages, GridCell(2, 1.0, 2.0), 0)
     other = draw_pages(
-        pipeline, replace(pages, predicted_texts=[pages.predicted_texts[0], "A kite."]), Cell(2, 1.0, 2.0), 0
+        pipeline, replace(pages, predicted_texts=[pages.predicted_texts[0], "A kite."]), GridCell(2, 1.0, 2.0), 0
     )
     assert [one.tobytes() == another.tobytes() for one, another in zip(own, other, strict=True)] == [True, False]
 

@@ -17,10 +17,12 @@ from PIL import Image
 import story_generative_model
 from modules.config import StoryConfig
 from modules.data.folder import write_stories
+from modules.evaluation.held_out import VARIANTS
 from modules.evaluation.judge.attributes import GROUPS, score_texts
 from modules.evaluation.judge.judge import Judge
+from modules.evaluation.metrics.pages import Graders
 from modules.evaluation.metrics.statistics import bootstrap_mean, jackknife, rows_of_other_stories
-from modules.evaluation.report import VARIANTS, Graders, evaluate
+from modules.evaluation.report import evaluate
 from modules.pipeline import StoryPipeline
 from modules.presentation.model_card import write_card
 from modules.saving.model_folder import save_model

@@ -12,7 +12,7 @@ import torch
 import story_generative_model
 from modules.common.errors import UserError
 from modules.evaluation.judge.judge import NOT_SHOWN, SINGLE, Judge, targets_of
-from modules.evaluation.judge.train_judge import draw_pages, score_judge, worsen
+from modules.evaluation.judge.train_judge import degrade, draw_pages, score_judge
 from modules.storyworld import CHARACTERS, COLORS, StoryWorld
 
 
@@ -93,7 +93,7 @@ def test_worse_pages_are_still_the_pages():
     pixels, texts, pages = draw_pages(StoryWorld(2, image_size=32))
     assert len(pixels) == len(texts) == len(pages)
     exact = pixels.float() / 127.5 - 1
-    errors = [(worsen(pixels, torch.Generator().manual_seed(seed)) - exact).abs().mean().item() for seed in range(16)]
+    errors = [(degrade(pixels, torch.Generator().manual_seed(seed)) - exact).abs().mean().item() for seed in range(16)]
     assert min(errors) == 0 and 0.01 < max(errors) < 0.2
 
 
@@ -104,7 +104,7 @@ def test_the_command_trains_saves_and_scores(tmp_path, capsys):
         )
         == 0
     )
-    assert "character f1" in capsys.readouterr().out
+    assert "characters, F1" in capsys.readouterr().out
     assert Judge.from_pretrained(tmp_path).config.image_size == 96
 
 
@@ -115,10 +115,10 @@ def test_a_stopped_training_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
 
     def signalled(pixels, generator):
         worsened.append(os.kill(os.getpid(), signal.SIGTERM))
-        return worsen(pixels, generator)
+        return degrade(pixels, generator)
 
     with monkeypatch.context() as patch:
-        patch.setattr("modules.evaluation.judge.train_judge.worsen", signalled)
+        patch.setattr("modules.evaluation.judge.train_judge.degrade", signalled)
         assert story_generative_model.main(stopped) == 143
     assert len(worsened) == 1 and "the same command goes on" in capsys.readouterr().err.splitlines()[-1]
     other = [*stopped[:4], "4", *stopped[5:]]

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from modules.common.errors import UserError
-from modules.evaluation.scorers import ClipScorer, agreement, clip_scores, retrieval
+from modules.evaluation.scorers import ClipScorer, clip_scores, match_scores, retrieval
 
 TEXTS = ["A red fox.", "The fox sleeps on the hill, and the bear walks to the mill by the sea.", "", "Snow!"]
 COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
@@ -125,7 +125,9 @@ def test_clip_scores_what_the_model_itself_says(clip: ClipScorer, clip_folder: P
     cosines = output.logits_per_image / model.logit_scale.exp()
     assert (cosines.amax() - cosines.amin()) > 0.3
     torch.testing.assert_close(clip.embed_images(images) @ clip.embed_texts(TEXTS).T, cosines, atol=1e-5, rtol=0)
-    torch.testing.assert_close(agreement(clip, images, TEXTS), 100 * cosines.diagonal().clamp(min=0), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        match_scores(clip, images, TEXTS), 100 * cosines.diagonal().clamp(min=0), atol=1e-3, rtol=0
+    )
 
 
 def test_embeddings_are_unit_vectors_that_do_not_depend_on_the_batch(clip: ClipScorer, monkeypatch: pytest.MonkeyPatch):
@@ -218,8 +220,8 @@ def test_agreement_is_the_cosine_in_per_cent_and_never_below_zero():
             return -super().embed_texts(texts)
 
     images, texts = painted("red", "red", "blue"), ["red", "red green", "red"]
-    assert agreement(ColorScorer(), images, texts).tolist() == pytest.approx([100, 100 * 0.5**0.5, 0])
-    assert agreement(Turned(), images, texts).tolist() == [0, 0, 0]
+    assert match_scores(ColorScorer(), images, texts).tolist() == pytest.approx([100, 100 * 0.5**0.5, 0])
+    assert match_scores(Turned(), images, texts).tolist() == [0, 0, 0]
 
 
 def test_clip_scores_stand_between_other_stories_texts_and_true_pictures():
