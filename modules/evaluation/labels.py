@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 TERMS = {  # Terms of the bound, which are measured given several codes.
-    "text_nats_per_token": "text, nats/token",
-    "latent_bits_per_dim": "picture latents, bits/dimension",
-    "velocity_mse": "diffusion loss, velocity MSE",
-    "noise_mse": "diffusion loss, noise MSE",
+    "text_nats_per_token": "text (nats/token)",
+    "latent_bits_per_dim": "picture latents (bits/dimension)",
+    "velocity_mse": "diffusion loss (velocity MSE)",
+    "noise_mse": "diffusion loss (noise MSE)",
 }
 GIVEN = {
-    "own": "given the page's own codes",
-    "swapped": "given another page's codes",
-    "null": "given null codes",
-    "swap_gap": "other page's minus own codes",
-    "null_gap": "null minus own codes",
+    "own": "own codes",
+    "swapped": "another page's codes",
+    "null": "null codes",
+    "swap_gap": "another page's - own",
+    "null_gap": "null - own",
 }
 LABELS = {
-    "prior_bits_per_code": "codes, bits/code",
-    "prior_bits_per_step": "codes, bits/page",
-    "prior_bits_first_step": "codes of the first page, bits",
-    "prior_bits_later_steps": "codes of a later page, bits",
-    "code_charged_nats_per_token": "text and codes, nats/token",
-    "net_code_value_text": "text saved minus code cost, nats/page",
-    "net_code_value_text_and_picture": "text and picture saved minus code cost, nats/page",
-    "bound_nats_per_step": "text, codes and picture (the bound), nats/page",
+    "prior_bits_per_code": "codes (bits/code)",
+    "prior_bits_per_step": "codes (bits/page)",
+    "prior_bits_first_step": "codes of a first page (bits/page)",
+    "prior_bits_later_steps": "codes of a later page (bits/page)",
+    "code_charged_nats_per_token": "text and codes (nats/token)",
+    "net_code_value_text": "saved on text - cost of codes (nats/page)",
+    "net_code_value_text_and_picture": "saved on text and picture - cost of codes (nats/page)",
+    "bound_nats_per_step": "the bound: text, codes and picture (nats/page)",
     "choice_of_4": "accuracy among 4, 3 from other stories",
     "choice_of_4_same_story": "accuracy among 4 of the same story",
     "mrr": "mean reciprocal rank",
@@ -31,13 +31,13 @@ LABELS = {
     "recall_at_5": "true page is among the 5 likeliest",
     "recall_at_10": "true page is among the 10 likeliest",
     "order_auc": "true order is likelier than a shuffled one",
-    "BLEU": "BLEU, 0-100",
-    "chrF": "chrF, 0-100",
-    "ROUGE-L": "ROUGE-L F1, 0-100",
+    "BLEU": "BLEU, 0 to 100",
+    "chrF": "chrF, 0 to 100",
+    "ROUGE-L": "ROUGE-L F1, 0 to 100",
     "distinct-1": "distinct words / all words",
     "distinct-2": "distinct 2-grams / all 2-grams",
     "distinct-3": "distinct 3-grams / all 3-grams",
-    "self-BLEU": "self-BLEU, 0-100 (similarity)",
+    "self-BLEU": "self-BLEU, 0 to 100 (similarity)",
     "repeated 4-grams": "texts that repeat a 4-gram",
     "length ratio": "decoded words / true words",
     "character_f1": "picture: characters, F1",
@@ -64,7 +64,7 @@ LABELS = {
     "place_in_texts": "prompt's place, in texts",
     "place_in_pictures": "prompt's place, in pictures",
 }
-LABELS |= {f"{term}_{given}": f"{label}, {suffix}" for term, label in TERMS.items() for given, suffix in GIVEN.items()}
+LABELS |= {f"{term}_{given}": f"{text}: {suffix}" for term, text in TERMS.items() for given, suffix in GIVEN.items()}
 KINDS = {  # Of pages, by the names in the report.
     "true step, text and picture": "codes of text and picture",
     "true step, text alone": "codes of the text alone",
@@ -84,7 +84,7 @@ def label(name: str) -> str:
     """Return the printed label of a metric."""
     for suffix, meaning in (("(pp)", "picture and its decoded text"), ("(pg)", "picture and the true text")):
         if name.endswith(suffix):
-            return f"{name}: {meaning} match, 0-100"
+            return f"{name}: {meaning} match, 0 to 100"
     if name.startswith(("FD-", "FID")):
         return f"{name}: Fréchet distance"
     if name.startswith("KID-"):

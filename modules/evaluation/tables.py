@@ -10,6 +10,7 @@ from rich.table import Table
 
 from modules.evaluation.labels import KINDS, label
 
+MIN_WIDTH = 110  # Columns of a table, also if the terminal is narrower or a file.
 Metrics = Mapping[str, Mapping[str, Any]]
 COMPARABLE = ("code_charged_nats_per_token", "bound_nats_per_step")  # Of the bound, those that need no codes.
 
@@ -27,7 +28,7 @@ def print_report(report: Mapping[str, Any]) -> None:
     print_metrics(f"Texts decoded from {origin}, against the true texts", report["texts"]["figures"])
     if "named_right" in report:
         console.print("Share of texts that name exactly what the true text names, by what they were decoded from.")
-        _print_columns("the text names", report["named_right"], {})
+        _print_columns("the text names", report["named_right"], labels={})
     if "drawn" in report:
         _print_drawn(console, report["drawn"])
     if "baselines" in report:
@@ -80,8 +81,8 @@ def print_metrics(title: str, metrics: Metrics) -> None:
         value, low, high, floor, ceiling = (
             _number(metric[key]) for key in ("value", "low", "high", "floor", "ceiling")
         )
-        table.add_row(label(name), value, f"{low} - {high}" if low else "", floor, ceiling)
-    Console().print(table)
+        table.add_row(label(name), value, f"{low} to {high}" if low else "", floor, ceiling)
+    Console(width=max(Console().width, MIN_WIDTH)).print(table)
 
 
 def _print_columns(title: str, columns: Mapping[str, Metrics], labels: Mapping[str, str] | None = None) -> None:

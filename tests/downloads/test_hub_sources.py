@@ -28,11 +28,10 @@ PARQUET = "refs/convert/parquet/image-paragraph-captioning"
 RAW = "main/data/captioning/image_paragraph_captioning/image_paragraph_captioning_{}.jsonl"
 
 # Many commands in one process, for imports take longer than they; "die N" ends it within a write, as a power cut would,
-# and
-# "die unpacking N" within the writing of the N-th picture of an archive.
+# and "die unpacking N" within the writing of the N-th picture of an archive.
 RUN = """
 import contextlib, io, json, os, sys, time
-from modules import collect
+from modules.downloads import collect
 import download_data
 told = []
 for words in json.load(sys.stdin):
@@ -59,7 +58,7 @@ for words in json.load(sys.stdin):
         Path.write_bytes = die
         continue
     if words[0] == "patience":
-        from modules.sources import hub_files
+        from modules.downloads import hub_files
         hub_files.PATIENCE["start"] = float(words[1])
         continue
     out, err, start = io.StringIO(), io.StringIO(), time.monotonic()

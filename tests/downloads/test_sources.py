@@ -314,7 +314,7 @@ def test_a_stopped_run_goes_on_and_gives_the_same_files(tmp_path, number):
     table = many(tmp_path / "in")
     collected(tmp_path / "whole", "jsonl", table)
     slowly = (
-        "import signal, sys, time; from modules import collect; import download_data; store = collect.store_image\n"
+        "import signal, sys, time; from modules.downloads import collect; import download_data; store = collect.store_image\n"
     )
     # Who starts tests in the background may have it ignored.
     slowly += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"

@@ -1,6 +1,4 @@
-"""Ablations and sweeps: what a cell means, figures that mean what they say, and a CSV that survives whatever stops the
-program.
-"""
+"""Ablations and sweeps: the grid, correct scores, and a CSV that survives any interruption."""
 
 from __future__ import annotations
 
@@ -38,7 +36,7 @@ LINE = re.compile(
 
 
 class PlainScorer:
-    """Pictures by their mean colour, texts by their letters; after `calls` batches of pictures the program is stopped."""
+    """Embed pictures by mean colour, texts by letters; the program is interrupted after `calls` batches of pictures."""
 
     def __init__(self, name: str = "plain", calls: int = 1000) -> None:
         self.name, self.calls = name, calls
@@ -199,7 +197,7 @@ def test_a_stopped_run_loses_one_cell_and_goes_on(tiny_pipeline, world, whole, t
     assert (without_seconds(read(output)), said) == (without_seconds(read(whole[0])), whole[1])
 
 
-def test_a_finished_run_measures_nothing_and_a_larger_grid_what_is_new(tiny_pipeline, world, whole, tmp_path):
+def test_a_larger_grid_measures_only_its_new_cells(tiny_pipeline, world, whole, tmp_path):
     output, said = tmp_path / "ablation.csv", []
     output.write_bytes(whole[0].read_bytes())
     run_ablation(tiny_pipeline, world, GRID, PlainScorer(calls=0), output, say=said.append)
@@ -231,7 +229,7 @@ def test_a_csv_of_other_settings_is_refused_and_left_alone(tiny_pipeline, world,
     assert whole[0].read_bytes() == before
 
 
-def test_another_model_is_refused_and_the_same_one_loaded_anew_is_not(tiny_checkpoint, tiny_pipeline, world, whole):
+def test_a_table_of_another_model_is_refused(tiny_checkpoint, tiny_pipeline, world, whole):
     again = StoryPipeline(*load_model(tiny_checkpoint))
     assert ablation.model_fingerprint(again) == ablation.model_fingerprint(tiny_pipeline)
     with torch.no_grad():
@@ -255,7 +253,7 @@ def test_less_than_one_step_is_told_once_a_cell(tiny_pipeline, world, tmp_path):
     grid = AblationGrid((2, 4), (0.3,), (1.0, 3.0), num_examples=1)
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always")
-        run_ablation(tiny_pipeline, world, grid, PlainScorer(), tmp_path / "a.csv", say=lambda line: None)
+        run_ablation(tiny_pipeline, world, grid, PlainScorer(), tmp_path / "a.csv", say=lambda _: None)
     assert [str(note.message).partition(": ")[::2] for note in notes] == [
         (f"steps=2 str=0.300 cfg={cfg}", "2 x 0.3 is less than one step of denoising; one is taken")
         for cfg in ("1.00", "3.00")
@@ -316,14 +314,12 @@ def test_one_setting_is_replaced_and_nothing_else():
         ("prior.dim=32,33", "--sweep prior.dim=33 describes no model that can be built"),
     ],
 )
-def test_a_setting_that_cannot_be_is_told_before_anything_is_trained(text, problem, tmp_path):
-    def open_data(config: StoryConfig) -> tuple[StoryDataset, StoryDataset]:
+def test_an_impossible_setting_is_refused_before_any_training(text, problem, tmp_path):
+    def open_data(_: StoryConfig) -> tuple[StoryDataset, StoryDataset]:
         raise AssertionError("no data is needed to see that")
 
     with pytest.raises(UserError, match=re.escape(problem)):
-        run_sweep(
-            [Sweep.parse(text)], TINY, TrainSettings(tmp_path), open_data, lambda pipeline: {}, tmp_path / "sweep.csv"
-        )
+        run_sweep([Sweep.parse(text)], TINY, TrainSettings(tmp_path), open_data, lambda _: {}, tmp_path / "sweep.csv")
     assert not list(tmp_path.iterdir())
 
 
@@ -336,7 +332,7 @@ def test_a_sweep_trains_each_model_scores_it_and_goes_on(tmp_path):
         [],
     )
 
-    def open_data(config: StoryConfig) -> tuple[StoryDataset, StoryDataset]:
+    def open_data(_: StoryConfig) -> tuple[StoryDataset, StoryDataset]:
         return tuple(
             StoryWorld(count, split=split, image_size=32)
             for count, split in ((config.training.num_stories, "train"), (4, "val"))
@@ -390,6 +386,6 @@ def test_several_sweeps_are_a_grid(tmp_path):
         write_sweep_plot(tmp_path / "sweep.csv", tmp_path / "a.png", ["prior.dim", "prior.num_layers"]).stat().st_size
         > 1000
     )
-    with pytest.raises(UserError, match="different settings, got prior.dim, prior.dim"):
+    with pytest.raises(UserError, match=r"different settings, got prior\.dim, prior\.dim"):
         sweeps = [Sweep("prior.dim", (16,)), Sweep("prior.dim", (32,))]
-        run_sweep(sweeps, TINY, TrainSettings(tmp_path), lambda config: (), lambda pipeline: {}, tmp_path / "other.csv")
+        run_sweep(sweeps, TINY, TrainSettings(tmp_path), lambda _: (), lambda _: {}, tmp_path / "other.csv")

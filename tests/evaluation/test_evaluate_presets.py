@@ -1,6 +1,4 @@
-"""Evaluation of the presets: Stable Diffusion reads the texts wherever it is scored or draws; models without codes say
-what they can.
-"""
+"""Evaluation of the presets: Stable Diffusion gets the texts everywhere, and models without codes are supported."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ from modules.evaluation.ablation import GridCell, draw_pages, predict_next_pages
 from modules.evaluation.bound import measure_bound, plan_nats
 from modules.evaluation.codebook.interventions import remove_codes
 from modules.pipeline import StoryPipeline
-from modules.presentation.visualize.tellings import aimed_at, denoise, signal_levels
+from modules.presentation.visualize.denoising import denoise, predicted_clean, signal_levels
 from modules.saving.model_folder import save_model
 from modules.story_model import StoryModel
 from modules.storyworld import StoryWorld
@@ -40,7 +38,7 @@ def world() -> StoryWorld:
 
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory, world: StoryWorld) -> Callable[..., StoryPipeline]:
-    """A preset's pipeline, untrained but for a codebook that is placed: its text comes out as nonsense, not as nothing."""
+    """A preset's pipeline, untrained except for an initialised codebook: its texts are nonsense, but not empty."""
     hub = write_hub(tmp_path_factory.mktemp("hub"))
 
     def pipeline(name: str, **changes: str) -> StoryPipeline:
@@ -53,7 +51,7 @@ def build(tmp_path_factory: pytest.TempPathFactory, world: StoryWorld) -> Callab
             model.image_decoder.null_codes.data.normal_()
         if config.text_decoder.source:
             model.text_decoder.language_model.get_input_embeddings().weight.data[0].neg_()  # The end of a text.
-        return StoryPipeline(model, make_vocabulary(config, world.texts(), offline=True))
+        return StoryPipeline(model, make_vocabulary(config.text_decoder, config.vocab_size, world.texts()))
 
     return pipeline
 
@@ -131,7 +129,7 @@ def test_what_the_texts_say_is_not_credited_to_the_codes(deaf, stories, codes):
     assert torch.equal(sums["diffusion_loss_own"], sums["diffusion_loss_null"])
 
 
-def test_the_ceiling_of_a_text_is_a_guess_among_the_language_models_tokens(pipeline, stories, codes):
+def test_text_ceiling_is_a_uniform_guess_over_the_vocabulary(pipeline, stories, codes):
     ceiling = measure_bound(pipeline, stories, codes, num_timesteps=8, max_vlb_steps=0)["text_nats_per_token_own"][
         "ceiling"
     ]
@@ -185,7 +183,7 @@ def test_an_update_aims_at_what_the_predicted_noise_leaves(pipeline, codes, upda
             noise = decoder.predict(latents[index], scheduler.timesteps[index], embeds)
         expected = (latents[index] - math.sqrt(1 - before) * noise) / math.sqrt(before)
         torch.testing.assert_close(
-            aimed_at(latents[index], latents[index + 1], before, after), expected, atol=1e-3, rtol=1e-3
+            predicted_clean(latents[index], latents[index + 1], before, after), expected, atol=1e-3, rtol=1e-3
         )
 
 

@@ -1,4 +1,4 @@
-"""Distances between sets of pictures: known answers, what they must not depend on, and what is refused."""
+"""Distances between sets of pictures: known answers, invariances, and refused input."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_frechet_distance_of_known_gaussians():
 
 
 @pytest.mark.parametrize("num_rows", [200, 21, 20, 7])
-def test_frechet_distance_is_that_of_the_textbook_also_where_covariances_are_singular(num_rows):
+def test_frechet_distance_also_of_singular_covariances(num_rows):
     a, b = features(0, num_rows, 20), 1.5 * features(1, 30, 20) + 0.3
     assert frechet_distance(a, b) == pytest.approx(frechet_by_eigh(a, b), rel=1e-6)
     assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a))
@@ -68,7 +68,7 @@ def test_frechet_distance_is_that_of_the_textbook_also_where_covariances_are_sin
     assert frechet_distance(a, a + 2) == pytest.approx(4 * 20)
 
 
-def test_frechet_distance_of_equal_distributions_falls_as_pictures_are_added():
+def test_frechet_distance_bias_falls_with_more_pictures():
     means = [
         np.mean([frechet_distance(features(2 * i, n, 8), features(2 * i + 1, n, 8)) for i in range(20)])
         for n in (40, 160)
@@ -104,7 +104,7 @@ def test_kernel_distance_over_subsets_is_near_that_of_all():
     )
 
 
-# Figures
+# Estimates
 
 
 def test_the_same_pictures_are_at_no_distance():
@@ -127,7 +127,7 @@ def test_both_sides_of_a_story_are_left_out_together():
     assert apart.high - apart.low > 1
 
 
-def test_the_kernel_distance_without_a_group_is_that_of_the_others():
+def test_kernel_distance_without_a_group_is_that_of_the_rest():
     a, b = features(0, 20, 5), features(1, 25, 5) + 0.4
     groups_a, groups_b = np.repeat([2, 0, 1], [7, 5, 8]), np.repeat([0, 1, 2], [10, 8, 7])
     expected = [squared_mmd(a[groups_a != group], b[groups_b != group]) for group in range(3)]
@@ -149,7 +149,7 @@ def test_intervals_cover_the_expected_distance(same_stories):
         assert np.median(widths) < 3.5 * np.std([figures[name].value for figures in found])
 
 
-def test_figures_are_the_same_for_the_same_seed_only():
+def test_distances_are_the_same_for_the_same_seed_only():
     a, b = features(0, 60, 4), features(1, 60, 4)
     assert distances(a, b, "x", [2] * 30, seed=1) == distances(a, b, "x", [2] * 30, seed=1)
     assert distances(a, b, "x", [2] * 30, seed=1) != distances(a, b, "x", [2] * 30, seed=2)

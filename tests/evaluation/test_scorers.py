@@ -1,6 +1,4 @@
-"""Scorers of pictures and texts: a real CLIP at tiny size, and figures with known answers from a scorer that sees
-colours.
-"""
+"""Scorers of pictures and texts: a real CLIP at tiny size, and known answers with a scorer of colours."""
 
 from __future__ import annotations
 
@@ -130,7 +128,7 @@ def test_clip_scores_what_the_model_itself_says(clip: ClipScorer, clip_folder: P
     )
 
 
-def test_embeddings_are_unit_vectors_that_do_not_depend_on_the_batch(clip: ClipScorer, monkeypatch: pytest.MonkeyPatch):
+def test_embeddings_are_unit_vectors_for_any_batch_size(clip: ClipScorer, monkeypatch: pytest.MonkeyPatch):
     images, texts = noisy_pictures(), TEXTS
     together = clip.embed_images(images), clip.embed_texts(texts)
     for vectors in together:
@@ -211,10 +209,10 @@ def test_broken_weights_are_told(broken):
     assert "no file named model.safetensors" in message_of(broken)
 
 
-# Figures
+# Estimates
 
 
-def test_agreement_is_the_cosine_in_per_cent_and_never_below_zero():
+def test_match_score_is_the_cosine_in_per_cent_from_zero():
     class Turned(ColorScorer):
         def embed_texts(self, texts: Sequence[str]) -> Tensor:
             return -super().embed_texts(texts)
@@ -224,7 +222,7 @@ def test_agreement_is_the_cosine_in_per_cent_and_never_below_zero():
     assert match_scores(Turned(), images, texts).tolist() == [0, 0, 0]
 
 
-def test_clip_scores_stand_between_other_stories_texts_and_true_pictures():
+def test_clip_scores_have_floor_and_ceiling():
     true = ["red", "red", "red", "blue", "blue"]
     predicted = ["red", "red", "green", "green", "red green"]
     scores = clip_scores(
