@@ -22,7 +22,7 @@ from modules.data.pixels import pixels_of, to_pictures
 from modules.evaluation.metrics.statistics import bootstrap_mean
 from modules.evaluation.resumable_csv import ResumableCsv
 from modules.evaluation.scorers import Scorer
-from modules.generation import MAX_NUM_STEPS, check_sampling, check_settings
+from modules.generation import MAX_NUM_STEPS, GenerationSettings
 from modules.pipeline import StoryPipeline
 from modules.saving.model_folder import TRAINING_ONLY
 from modules.story import Story, StoryDataset
@@ -71,7 +71,7 @@ class AblationGrid:
                     f"{name} must be one or more different numbers, got {','.join(map(str, values)) or 'none'}"
                 )
         for steps, cfg in itertools.product(self.steps, self.guidance_scales):
-            check_settings(0, 0.0, 1.0, cfg, steps, "ddim", "greedy")
+            GenerationSettings(guidance_scale=cfg, num_inference_steps=steps)
         for strength in self.strengths:
             if not 0 < strength <= 1:
                 raise UserError(f"--strength must be above 0 and at most 1, got {strength}")
@@ -115,16 +115,16 @@ class NextPages:
 
 
 @torch.no_grad()
-def predict_next_pages(pipeline: StoryPipeline, source: StoryDataset, num_examples: int) -> NextPages:
+def predict_next_pages(pipeline: StoryPipeline, dataset: StoryDataset, num_examples: int) -> NextPages:
     """Predict the fourth page of the first `num_examples` stories that have four pages, with pictures and texts.
 
     The plan is the prior's greedy one (temperature 0), or a baseline's prediction. Raises UserError if there are too
     few such stories.
     """
-    stories = list(itertools.islice(_whole_stories(source), num_examples))
+    stories = list(itertools.islice(_whole_stories(dataset), num_examples))
     if len(stories) < num_examples:
         raise UserError(
-            f"{source.name} has {len(stories)} stories with {NUM_GIVEN} pages and a picture and a text after them: "
+            f"{dataset.name} has {len(stories)} stories with {NUM_GIVEN} pages and a picture and a text after them: "
             f"lower --num_examples {num_examples}, or give more data"
         )
     embeds = torch.stack([_plan_next_page(pipeline, story) for story in track("planning the next pages", stories)])
@@ -148,16 +148,16 @@ def _plan_next_page(pipeline: StoryPipeline, story: Story) -> Tensor:
     to_come = min(
         len(story.steps) - NUM_GIVEN, MAX_NUM_STEPS
     )  # All, because the plan depends on how many pages are left.
-    if pipeline.model.prior is None:
+    if not pipeline.model.has_codes:
         return pipeline.predict(story.prompt, to_come, given)[0]
     return pipeline.embed(pipeline.plan(story.prompt, to_come, temperature=0, codes=pipeline.encode(given)).codes[0, 0])
 
 
-def _whole_stories(source: StoryDataset) -> Iterator[Story]:
+def _whole_stories(dataset: StoryDataset) -> Iterator[Story]:
     """Yield the stories with a page to predict: it has picture and text, and the page before it a picture."""
-    for index, length in enumerate(source.lengths):
+    for index, length in enumerate(dataset.lengths):
         if length > NUM_GIVEN:
-            story = source[index]
+            story = dataset[index]
             previous, target = story.steps[NUM_GIVEN - 1 : NUM_GIVEN + 1]
             if previous.image is not None and target.image is not None and target.text is not None:
                 yield story
@@ -187,7 +187,7 @@ def draw_pages(pipeline: StoryPipeline, pages: NextPages, cell: GridCell, seed: 
 
 def run_ablation(
     pipeline: StoryPipeline,
-    source: StoryDataset,
+    dataset: StoryDataset,
     grid: AblationGrid,
     scorer: Scorer,
     output: Path,
@@ -201,19 +201,19 @@ def run_ablation(
     seconds a page took. Rows that exist are kept. Raises UserError if the CSV is of other settings, or if there are too
     few stories.
     """
-    check_sampling(seed, 0, 1)
+    GenerationSettings(seed=seed)  # Raises UserError.
     identity = {
         "scorer": scorer.name,
         "num_examples": grid.num_examples,
         "seed": seed,
-        "data": f"{source.name} {source.fingerprint()}",
+        "data": f"{dataset.name} {dataset.fingerprint()}",
         "model": model_fingerprint(pipeline),
     }
     table = ResumableCsv(output, [asdict(cell) for cell in grid.cells()], identity)
     cells = [cell for cell in grid.cells() if asdict(cell) not in table]
     if not cells:
         return
-    pages = predict_next_pages(pipeline, source, grid.num_examples)
+    pages = predict_next_pages(pipeline, dataset, grid.num_examples)
     texts = {"pp": scorer.embed_texts(pages.predicted_texts), "pg": scorer.embed_texts(pages.true_texts)}
     ceiling = float((scorer.embed_images(pages.true_images) * texts["pg"]).sum(1).mean())
     # The first pictures of a program are slow and would distort the first cell's time.

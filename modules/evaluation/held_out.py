@@ -60,7 +60,7 @@ class HeldOutStories:
         """Read and encode the first `count` stories of a dataset."""
         pictures = KeptPictures(dataset, count)
         encoded = encode_stories(pipeline, pictures, "encoding stories")
-        if pipeline.model.prior is None:
+        if not pipeline.model.has_codes:
             return cls(encoded, pictures.images, {"what came before": condition_steps(pipeline.model, encoded)})
         codes = dict(zip(VARIANTS, cache_codes(pipeline.model, encoded), strict=True))
         return cls(encoded, pictures.images, codes)

@@ -46,29 +46,29 @@ Metrics = dict[str, dict[str, Any]]
 @torch.no_grad()
 def evaluate(
     pipeline: StoryPipeline,
-    source: StoryDataset,
+    dataset: StoryDataset,
     num_stories: int,
     seed: int = 0,
     num_drawn: int = 0,
     graders: Graders | None = None,
 ) -> dict[str, Any]:
-    """Score the first `num_stories` stories of `source`; with `graders`, pictures are drawn for the first `num_drawn`.
+    """Score the first `num_stories` stories of `dataset`; with `graders`, pictures are drawn for the first `num_drawn`.
 
     Every metric is a dict of value, low and high (the 95 % interval), floor and ceiling. Metrics of codes are absent
     for a baseline without codes. Raises UserError if the checkpoint's codebook is not initialised yet.
     """
     if not pipeline.model.is_ready:
         raise UserError("this checkpoint is from before its codebook was placed: train on, or take a later one")
-    held_out = HeldOutStories.read(pipeline, source, num_stories)
+    held_out = HeldOutStories.read(pipeline, dataset, num_stories)
     stories, codes = held_out.encoded, held_out.own_codes
     report = {
-        "data": source.name,
+        "data": dataset.name,
         "num_stories": len(stories),
         "num_steps": len(stories.texts),
         "seed": seed,
         "bound": measure_bound(pipeline, stories, codes, seed),
     }
-    if pipeline.model.prior is not None:
+    if pipeline.model.has_codes:
         report["next_step"] = rank_next_steps(pipeline, stories, codes, seed)
         report["codebook"] = codebook_usage(codes, pipeline.config.storyboard.codebook_size)
     report |= _text_report(pipeline, held_out, seed)
@@ -105,7 +105,7 @@ class _PageReport:
     def measure(self) -> dict[str, Any]:
         """Decode and grade the pages of every kind."""
         next_steps = self._next_steps()
-        if self.pipeline.model.prior is None:
+        if not self.pipeline.model.has_codes:
             stories = generate_stories(self.pipeline, self.held_out.encoded, self.count, self.seed)
             kinds = next_steps | {FROM_PROMPT: stories}
         else:
@@ -185,7 +185,7 @@ def codebook_usage(codes: Tensor, codebook_size: int) -> dict[str, float]:
 
 @torch.no_grad()
 def score_quickly(
-    pipeline: StoryPipeline, source: StoryDataset, num_stories: int, seed: int = 0
+    pipeline: StoryPipeline, dataset: StoryDataset, num_stories: int, seed: int = 0
 ) -> dict[str, float | None]:
     """Return the metrics that need no drawn picture, flat, for comparing many models: `name`, `name low`, `name high`.
 
@@ -193,9 +193,9 @@ def score_quickly(
     `next_text_*` of texts from the predicted next step after three true ones. `code_charged_*` and `next_text_*`
     also compare models with baselines that have no codes.
     """
-    held_out = HeldOutStories.read(pipeline, source, num_stories)
+    held_out = HeldOutStories.read(pipeline, dataset, num_stories)
     stories, codes, true = held_out.encoded, held_out.own_codes, held_out.true_texts
-    absent, has_codes = dict.fromkeys(("value", "low", "high")), pipeline.model.prior is not None
+    absent, has_codes = dict.fromkeys(("value", "low", "high")), pipeline.model.has_codes
     bound = measure_bound(pipeline, stories, codes, seed, max_vlb_steps=0)
     metrics: Metrics = {name: bound.get(name, absent) for name in QUICK_METRICS}
     if held_out.attributes is not None:

@@ -409,7 +409,7 @@ def test_pictures_are_kept_as_they_are_or_made_smaller(tmp_path):
         (["csv", "tests"], "there is no .csv file in tests"),
         (["folder", "modules"], "holds no stories.jsonl"),
         (["m3it", "--splits", "test"], "must be train, val or train,val"),
-        (["m3it", "--image_size", "5"], "must be from 16 to 4,096"),
+        (["m3it", "--image_size", "5"], "must be from 16 to 4096"),
         (["african-storybook", "--texts", "no", "--images", "no"], "clone global-asp/asp-source"),
         (["validate", "nowhere"], "holds"),
         (["bookdash", "--clone", "no"], "clone bookdash/bookdash-books"),

@@ -270,7 +270,7 @@ def test_it_trains_by_the_same_command_and_never_quantises(run, pipeline):
     ):
         parts = {name.split(".")[0] for name in moved(tensors_at(run, start), tensors_at(run, end))}
         assert parts == trained - still
-    if pipeline.model.storyboard is not None:
+    if pipeline.model.reads_steps:
         assert not pipeline.model.storyboard.quantizer.is_active
     told = events(run)
     assert "stories/0" in told.Tags()["images"] and "held_out/text_nll_own" in told.Tags()["scalars"]
@@ -342,7 +342,7 @@ def test_pages_are_decoded_from_what_training_predicts(pipeline, steps):
     batch.prompt_ids, batch.prompt_mask = pipeline._prompt(PROMPT)
     with torch.no_grad():
         expected = pipeline.model.condition(batch).code_embeds
-    reads = pipeline.model.storyboard is not None
+    reads = pipeline.model.reads_steps
     for given in range(len(steps)):
         vectors = pipeline.predict(PROMPT, len(steps) - given, steps[:given])
         torch.testing.assert_close(vectors, expected[given : given + 1] if reads else expected[given:], **CLOSE)
@@ -471,8 +471,9 @@ def test_evaluate_sets_baselines_beside_a_model(run, tiny_checkpoint, tiny_judge
     assert list(report["baselines"]) == ["plan=x"] and "next_step" in report
     alone = evaluate(StoryPipeline.from_pretrained(run), StoryWorld(4, split="val", image_size=32), 4)
     assert report["baselines"]["plan=x"]["bound"] == json.loads(json.dumps(alone["bound"]))
-    told = capsys.readouterr().out.partition("beside baselines")[2]
-    assert all(kind in told for kind in ("the bound", "next step", "whole story")) and told.count("plan=x") == 3
+    printed = capsys.readouterr().out.partition("Comparison with baselines")[2]
+    assert all(title in printed for title in ("bound", "predicted next page", "story from its prompt"))
+    assert printed.count("plan=x") == 3
     assert story_generative_model.main([*flags, "--baselines", str(tmp_path)]) == 2
     assert "holds no trained model" in capsys.readouterr().err
 

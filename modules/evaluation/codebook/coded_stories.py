@@ -49,7 +49,7 @@ def read_stories(pipeline: StoryPipeline, dataset: StoryDataset, count: int, tit
     codes, fit = [], []
     for start in track(f"encoding {title}", range(0, len(stories.texts), ENCODE_BATCH)):
         rows = slice(start, start + ENCODE_BATCH)
-        board = storyboard(**{name: tensor.to(device) for name, tensor in stories.steps(rows).items()})
+        board = storyboard(stories.steps(rows).to(device))
         slots, vectors = storyboard.quantizer.normalise(board.slots), storyboard.quantizer.embed(board.codes)
         codes.append(board.codes.cpu())
         fit.append(torch.cosine_similarity(slots, vectors, dim=-1).cpu())
