@@ -218,12 +218,12 @@ def test_a_larger_grid_measures_only_its_new_cells(tiny_pipeline, world, whole, 
         ({"grid": dataclasses.replace(GRID, num_examples=2)}, "another num_examples (3, now 2)"),
         ({"scorer": PlainScorer("CLIP")}, "another scorer (plain, now CLIP)"),
         ({"seed": 1}, "another seed (0, now 1)"),
-        ({"source": StoryWorld(9, split="val", image_size=32)}, "another data (storyworld"),
+        ({"dataset": StoryWorld(9, split="val", image_size=32)}, "another data (storyworld"),
     ],
 )
 def test_a_csv_of_other_settings_is_refused_and_left_alone(tiny_pipeline, world, whole, changed, problem):
     before = whole[0].read_bytes()
-    settings = {"source": world, "grid": GRID, "scorer": PlainScorer(), "output": whole[0]} | changed
+    settings = {"dataset": world, "grid": GRID, "scorer": PlainScorer(), "output": whole[0]} | changed
     with pytest.raises(UserError, match=re.escape(problem)):
         run_ablation(tiny_pipeline, **settings)
     assert whole[0].read_bytes() == before

@@ -202,7 +202,9 @@ def test_models_without_codes_are_shown_and_say_what_they_lack(build, tiny_judge
         )
         == 2
     )
-    message = f'error: this model has no storyboard (its plan is "{plan}"): it tells and continues stories, and no more'
+    message = (
+        f'error: this model has no storyboard (its plan is "{plan}"): only `generate` and `continue` are supported'
+    )
     assert capsys.readouterr().err.splitlines()[-1] == message
     out = tmp_path / "out"
     assert story_generative_model.main(["visualize", *flags, "--num_inference_steps", "2", "--output", str(out)]) == 0

@@ -150,7 +150,7 @@ def test_two_folders_of_pictures_are_compared(tiny_judge, world, tmp_path, capsy
     )
     assert json.loads((tmp_path / "out.json").read_text())["FD-judge"]["value"] > 0
     (tmp_path / "empty").mkdir()
-    for reference, message in (("a", "the same"), ("empty", "0 pictures"), (None, "go together")):
+    for reference, message in (("a", "the same"), ("empty", "0 pictures"), (None, "belong together")):
         words = [*flags, str(tmp_path / reference)] if reference else flags[:-1]
         assert story_generative_model.main(["evaluate", *words]) == 2
         assert message in capsys.readouterr().err

@@ -81,7 +81,7 @@ def score_pairs(pairs: TextPairs) -> dict[str, Estimate]:
 
 def split_words(text: str) -> Words:
     """Return the words of a text in lower case, without punctuation."""
-    return re.findall(r"\w+(?:['’]\w+)*", text.lower())  # noqa: RUF001 - the typographic apostrophe is meant.
+    return re.findall(r"\w+(?:['’]\w+)*", text.lower())
 
 
 # Overlap with the true text, from 0 to 100; the floor is the overlap of another story's true text.
