@@ -34,8 +34,6 @@ class ExpertsConfig:
     def __post_init__(self) -> None:
         limits = {NOT_NEGATIVE: "num_experts num_shared_experts bias_rate", SIZE: "top_k", RATE: "mult"}
         check_limits("prior.experts", self, limits)
-            {NOT_NEGATIVE: "num_experts num_shared_experts bias_rate", SIZE: "top_k", RATE: "mult"},
-        )
 
 
 @dataclass(frozen=True)
@@ -59,3 +57,11 @@ class PriorConfig:
     def __post_init__(self) -> None:
         sizes, counts = "dim code_dim num_layers num_heads max_steps", "num_kv_heads attention_window num_sink_steps"
         check_limits("prior", self, {SIZE: sizes, NOT_NEGATIVE: f"{counts} temporal_layers", DECAY: "dropout"})
+
+
+def check_heads(dim: int, num_heads: int) -> None:
+    """Raise ValueError unless every head has an even width, which rotary positions need."""
+    if dim % (2 * num_heads):
+        raise ValueError(
+            f"rotary positions need heads of an even width: dim {dim} is not a multiple of 2 x {num_heads}"
+        )
