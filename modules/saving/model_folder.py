@@ -81,8 +81,7 @@ def load_model(path: str | Path, *, offline: bool = False) -> tuple[StoryModel, 
     config = load_config(folder / CONFIG)
     model = _build(config, folder, offline)
     try:
-        state = load_file(folder / WEIGHTS)
-        state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+        state = load_file(folder / WEIGHTS)  # Mapped; loading copies it into the model, and float16 to float32.
         fresh = model.state_dict()
         model.load_own_state({name: fresh[name] for name in _left_out(fresh)} | state)
     except (OSError, SafetensorError, RuntimeError) as error:

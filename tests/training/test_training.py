@@ -208,7 +208,13 @@ def test_two_processes_train_as_one_and_hold_the_same(reference, tmp_path, start
     command = words(tmp_path / "run", "--batch_size", 2)
     processes = [
         start(
-            "-m", "tests.support.two_processes", str(tmp_path / f"{rank}.json"), *command, RANK=rank, LOCAL_RANK=rank, **shared
+            "-m",
+            "tests.support.two_processes",
+            str(tmp_path / f"{rank}.json"),
+            *command,
+            RANK=rank,
+            LOCAL_RANK=rank,
+            **shared,
         )
         for rank in range(2)
     ]

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from modules.data.images import fit_image
-from modules.generation import TEMPERATURE, TOP_P
+from modules.generation import GenerationSettings
 from modules.pipeline import StoryPipeline
 from modules.story import Story
 
@@ -123,7 +123,8 @@ class _Planned:
         generator = torch.Generator(self.pipeline.device).manual_seed(self.seed)
         history = self.codes[None, :num_given] if num_given else None
         num_steps = len(self.codes) - num_given
-        plan = self.pipeline.model.prior.sample(*self.prompt, num_steps, TEMPERATURE, TOP_P, generator, history)
+        sampling = GenerationSettings.temperature, GenerationSettings.top_p
+        plan = self.pipeline.model.prior.sample(*self.prompt, num_steps, *sampling, generator, history)
         return self._render(plan.codes[0], _to_bits(-plan.log_probs[0]))
 
     def _render(self, codes: Tensor, bits: Sequence[float | None]) -> list[PageView]:
