@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from modules.common.errors import UserError
 from modules.layers.kv_cache import KVCache
 from modules.layers.sink_cache import SinkCache
 from modules.layers.transformer import Transformer
-from modules.common.errors import UserError
 from modules.prior.config import ExpertsConfig, PriorConfig
 from modules.prior.prior import Prior
 from tests.support.tensors import CLOSE, differ, generator
