@@ -132,8 +132,11 @@ def _fingerprint(
 ) -> str:
     """A short hash of what all models of a sweep have in common."""
     run = {
-        name: getattr(args, name)
-        for name in ("seed", "mixed_precision", "gradient_accumulation_steps", "stages", "autoencoder")
+        "seed": args.seed,
+        "mixed_precision": args.mixed_precision,
+        "gradient_accumulation_steps": args.gradient_accumulation_steps,
+        "stages": args.phases,  # The phases' older name: sweeps that were begun with it can be resumed.
+        "autoencoder": args.autoencoder,
     }
     common = [config.to_json(), run, [source.fingerprint() for source in data], dict(identity)]
     return hashlib.sha256(json.dumps(common, default=str).encode()).hexdigest()[:16]

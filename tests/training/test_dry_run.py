@@ -175,8 +175,8 @@ def test_memory_is_told_for_each_strategy(model, tmp_path):
     assert told["one process"]["adam"] == round(8 * trainable / 2**20)
     for strategy in STRATEGIES:
         assert told[f"each process, {strategy}"].keys() == {str(count) for count in PROCESSES}
-    assert told["one process, autoencoder stage"]["activations"] == round(autoencoder_activations(SMALL, False) / 2**20)
-    assert "one process, autoencoder stage" not in memory(model, SMALL, TrainSettings(tmp_path, autoencoder=tmp_path))
+    assert told["one process, autoencoder phase"]["activations"] == round(autoencoder_activations(SMALL, False) / 2**20)
+    assert "one process, autoencoder phase" not in memory(model, SMALL, TrainSettings(tmp_path, autoencoder=tmp_path))
 
 
 def test_half_precision_halves_most_of_the_activations():

@@ -120,7 +120,7 @@ def test_one_process_goes_on_where_two_were(cut, tmp_path):
         "--gradient_accumulation_steps",
         4,
     )  # The parts of a batch stay the same: all are its own now.
-    assert train(tmp_path, *FLAGS, *shares, "--stages", "autoencoder,opening,joint") == 0
+    assert train(tmp_path, *FLAGS, *shares, "--phases", "autoencoder,opening,joint") == 0
     assert_same_losses(trace(tmp_path), trace(cut / "straight")[QUANTIZED : JOINT_START + LENGTHS["joint"]], 1e-4)
 
 

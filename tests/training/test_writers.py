@@ -94,7 +94,7 @@ def test_a_resumed_training_goes_on_in_the_same_wandb_run(tmp_path, told):
 
 
 def test_a_training_logs_with_wandb(tmp_path, told, capsys):
-    assert train(tmp_path, "--stages", "autoencoder", "--log_with", "all") == 0
+    assert train(tmp_path, "--phases", "autoencoder", "--log_with", "all") == 0
     curve = events(tmp_path).Scalars("autoencoder/loss")
     assert told["autoencoder/loss"] == pytest.approx(curve[-1].value) and told["global_step"] == curve[-1].step
     assert "wandb" not in capsys.readouterr().out
