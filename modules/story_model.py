@@ -11,7 +11,7 @@ Two baselines have no z: a predictor takes the prior's place, and guesses what t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 
 import torch
@@ -20,19 +20,23 @@ from transformers.utils import ModelOutput
 
 from modules.batch import PlanBatch, StepNoise, StoryBatch
 from modules.common.errors import UserError
+from modules.common.versions import version_problem
 from modules.config import StoryConfig
 from modules.image_decoder.autoencoder import PictureAutoencoder, PretrainedAutoencoder
 from modules.image_decoder.image_decoder import ImageDecoder
 from modules.layers.losses import cosine_distance, masked_mean, weighted_sum
 from modules.layers.transformer import Transformer
 from modules.pretrained.freezing import enable_checkpointing
+from modules.pretrained.part import gate_names, pretrained_names
+from modules.pretrained.source import PretrainedSource
 from modules.prior.predictor import Predictor
 from modules.prior.prior import Prior
 from modules.storyboard.aids import OF_PICTURES, EncoderAids
 from modules.storyboard.contrastive import ContrastiveLoss, pool_slots, text_ids
 from modules.storyboard.pooling import MajorityVoteStoryboard, MeanStoryboard, QFormerStoryboard
 from modules.storyboard.storyboard import Storyboard, StoryboardOutput
-from modules.text_decoder.text_decoder import TextDecoder, vocabulary_of
+from modules.text_decoder.language_model import vocabulary_of
+from modules.text_decoder.text_decoder import TextDecoder
 
 PARTS = (
     "storyboard",
@@ -70,62 +74,51 @@ class StoryModelOutput(ModelOutput):
 
 
 class StoryModel(nn.Module):
-    """The four factors, and the frozen autoencoder that pictures enter and leave by.
-
-    Parts with a `source` are pretrained: with `offline` the Hub is not asked for them; with `random` they have random
-    weights, as have the decoders named in `awaited`, whose weights are to be loaded. Raises UserError where one cannot
-    be had.
-    """
+    """The four factors, and the frozen autoencoder that pictures enter and leave by."""
 
     def __init__(
-        self, config: StoryConfig, *, offline: bool = False, random: bool = False, awaited: Collection[str] = ()
+        self,
+        config: StoryConfig,
+        *,
+        offline: bool = False,
+        random: bool = False,
+        sources: Mapping[str, PretrainedSource] | None = None,
     ) -> None:
+        """Build the model with fresh weights; parts with a `source` are pretrained.
+
+        With `offline` they are read from the local cache only; with `random` they get random weights. `sources` replace
+        those that the config names, by the part's name. Raises UserError where a source cannot be loaded.
+        """
         super().__init__()
-        self.config, had = config, {"offline": offline, "random": random}
-        of_text, of_images = (
-            {**had, "random": random or part in awaited} for part in ("text_decoder", "image_decoder")
-        )
-        board, latent_shape, from_scratch = (
-            config.storyboard,
-            config.autoencoder.latent_shape,
-            not config.text_decoder.source,
-        )
-        self.vocab_size = (
-            config.vocab_size if from_scratch else vocabulary_of(config.text_decoder, offline=offline or random)
-        )
-        self.storyboard = self.prior = self.predictor = None  # All plans but "codes" do without some of them.
+        self.config = config
+        self.sources = pretrained_sources(config, offline, random) | dict(sources or {})
+        board, latent_shape = config.storyboard, config.autoencoder.latent_shape
+        slots, language_model = (board.num_slots, board.codebook_dim), self.sources.get("text_decoder")
+        self.vocab_size = config.vocab_size if language_model is None else vocabulary_of(language_model)
+        self.storyboard = self.prior = self.predictor = None  # Every plan but "codes" lacks some of them.
         if config.plan != "prompt":
             self.storyboard = STORYBOARDS[board.pooling](
-                board, self.vocab_size, config.text_decoder.max_length, latent_shape, **had
+                board, self.vocab_size, config.text_decoder.max_length, latent_shape, self.sources
             )
         if config.plan == "codes":
             self.prior = Prior(config.prior, self.vocab_size, board.codebook_size, board.num_slots)
         else:
-            reads_steps = config.plan == "predicted"
-            self.predictor = Predictor(
-                config.predictor, self.vocab_size, board.num_slots, board.codebook_dim, reads_steps
-            )
-        special_ids = SPECIAL_IDS if from_scratch or random else None
-        self.text_decoder = TextDecoder(
-            config.text_decoder, self.vocab_size, board.num_slots, board.codebook_dim, special_ids, **of_text
-        )
-        self.image_decoder = ImageDecoder(
-            config.image_decoder, latent_shape, board.num_slots, board.codebook_dim, **of_images
-        )
-        self.aids = EncoderAids(config.aids, self.vocab_size, latent_shape, board.num_slots, board.codebook_dim)
+            self.predictor = Predictor(config.predictor, self.vocab_size, *slots, config.plan == "predicted")
+        special_ids = SPECIAL_IDS if language_model is None or random else None
+        self.text_decoder = TextDecoder(config.text_decoder, self.vocab_size, *slots, special_ids, language_model)
+        self.image_decoder = ImageDecoder(config.image_decoder, latent_shape, *slots, self.sources.get("image_decoder"))
+        self.aids = EncoderAids(config.aids, self.vocab_size, latent_shape, *slots)
         contrasts = config.loss_weights.contrastive_loss > 0 and self.storyboard is not None
         self.contrastive = ContrastiveLoss() if contrasts else None
         if config.autoencoder.source:
-            self.autoencoder = PretrainedAutoencoder(config.autoencoder, **had)
+            self.autoencoder = PretrainedAutoencoder(config.autoencoder, self.sources["autoencoder"])
         else:
             self.autoencoder = PictureAutoencoder(config.autoencoder).requires_grad_(False)
         if config.training.gradient_checkpointing:
             self._keep_less()
-        everything = dict(self.named_parameters(remove_duplicate=False))
-        self.pretrained = frozenset(pretrained_names(config, everything))
-        self.frozen = frozenset(
-            name for name in self.pretrained if not everything[name].requires_grad
-        )  # They never train.
+        self.pretrained, self.gates = pretrained_names(self), gate_names(self)
+        parameters = dict(self.named_parameters(remove_duplicate=False))
+        self.frozen = frozenset(name for name in self.pretrained if not parameters[name].requires_grad)
 
     def _keep_less(self) -> None:
         """Checkpoint the blocks of all transformers and of the UNet. Pretrained encoders have settings of their own."""
@@ -275,34 +268,36 @@ class StoryModel(nn.Module):
         return self.prior is None or self.storyboard.quantizer.is_active
 
 
-def pretrained_names(config: StoryConfig, names: Iterable[str]) -> Iterator[str]:
-    """Those of the parameters' names whose first values came from a source."""
+def pretrained_sources(config: StoryConfig, offline: bool = False, random: bool = False) -> dict[str, PretrainedSource]:
+    """Return the source of every pretrained part, by the part's name in a config."""
     board = config.storyboard
-    sources = {
-        "storyboard.image_encoder.model.": board.image_encoder.source,
-        "storyboard.text_encoder.model.": board.text_encoder.source,
-        "text_decoder.language_model.": config.text_decoder.source,
-        "image_decoder.unet.": config.image_decoder.source,
-        "image_decoder.text_encoder.": config.image_decoder.source,
-        "autoencoder.vae.": config.autoencoder.source,
+    ids = {
+        "storyboard.image_encoder": board.image_encoder.source if board.pictures == "pretrained" else "",
+        "storyboard.text_encoder": board.text_encoder.source,
+        "text_decoder": config.text_decoder.source,
+        "image_decoder": config.image_decoder.source,
+        "autoencoder": config.autoencoder.source,
     }
-    given = tuple(prefix for prefix, source in sources.items() if source)
-    added = (".lora_", ".processor.")
-    return (name for name in names if name.startswith(given) and not any(part in name for part in added))
+    return {
+        part: PretrainedSource(source, f"{part}.source", offline=offline, random=random)
+        for part, source in ids.items()
+        if source
+    }
 
 
 def build_model(
-    config: StoryConfig, where: str, *, offline: bool = False, random: bool = False, awaited: Collection[str] = ()
+    config: StoryConfig,
+    where: str,
+    *,
+    offline: bool = False,
+    random: bool = False,
+    sources: Mapping[str, PretrainedSource] | None = None,
 ) -> StoryModel:
-    """A model with fresh weights. Raises UserError where none can be built; `where` says whose config it is."""
+    """Return a model with fresh weights. Raises UserError where none can be built; `where` names the config."""
     try:
-        return StoryModel(config, offline=offline, random=random, awaited=awaited)
-    except (
-        ArithmeticError,
-        AssertionError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:  # From whichever library builds the part.
+        return StoryModel(config, offline=offline, random=random, sources=sources)
+    except (ArithmeticError, AssertionError, ImportError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{where} describes no model that can be built ({reason})") from error
+        raise UserError(
+            version_problem(error) or f"{where} describes no model that can be built ({reason})"
+        ) from error  # Any library may have raised it.

@@ -15,7 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import story_generative_model
 from modules.config import StoryConfig
-from modules.data.folder import StoryFolder, write_stories
+from modules.data.folder import StoryFolder
+from modules.data.writing import write_stories
 from modules.encoded.codes import cache_codes
 from modules.encoded.stories import EncodedStories
 from modules.layers.moe import MixtureOfExperts

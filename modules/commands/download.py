@@ -191,7 +191,7 @@ def act_storyworld(args: argparse.Namespace) -> int:
     """Write the built-in world's two splits, which share no story. Raises UserError."""
     from modules.common.files import replace_folder
     from modules.common.progress import track
-    from modules.data.folder import write_stories
+    from modules.data.writing import write_stories
     from modules.storyworld import StoryWorld
 
     counts = {"train": args.stories, "val": args.val_stories or max(1, args.stories // 10)}

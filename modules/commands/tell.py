@@ -139,7 +139,7 @@ def load_pipeline(
 
 
 def act_generate(args: argparse.Namespace) -> None:
-    from modules.presentation.story.story_files import prepare_output, write_story
+    from modules.presentation.story.files import prepare_output, write_story
 
     check_story(args.prompt, args.num_steps, MAX_LONG_STORY)
     check_settings(**settings(args))
@@ -151,7 +151,7 @@ def act_generate(args: argparse.Namespace) -> None:
 
 
 def act_continue(args: argparse.Namespace) -> None:
-    from modules.presentation.story.story_files import prepare_output, read_story, write_story
+    from modules.presentation.story.files import prepare_output, read_story, write_story
 
     given = read_story(args.story)
     prompt = given.prompt if args.prompt is None else args.prompt
@@ -167,7 +167,7 @@ def act_continue(args: argparse.Namespace) -> None:
 
 
 def act_illustrate(args: argparse.Namespace) -> None:
-    from modules.presentation.story.story_files import prepare_output, write_story
+    from modules.presentation.story.files import prepare_output, write_story
 
     if not all(text.strip() for text in args.text):
         raise UserError("--text is empty: say what the picture shows")
@@ -190,7 +190,7 @@ def act_caption(args: argparse.Namespace) -> None:
 
 def tell(texts: Sequence[str], files: Sequence[Path], started: float) -> None:
     """Print the story, a line a page, and where it lies."""
-    from modules.presentation.markup import clean
+    from modules.presentation.text import clean
 
     for number, text in enumerate(texts, 1):
         print(f"{number}. {' '.join(clean(text).split())}")

@@ -74,7 +74,7 @@ def act_train(args: argparse.Namespace) -> int:
 
 
 def _print_once(text: str, file: TextIO | None = None) -> None:
-    """Print on the first process. Call it after a training only: a PartialState made earlier would fix the processes."""
+    """Print on the first process, after a training: a PartialState made before it would fix the processes."""
     from accelerate import PartialState
 
     PartialState().on_main_process(print)(text, file=file)

@@ -8,3 +8,8 @@ class UserError(Exception):
 
     The CLI prints it and exits with 2.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its type if there is none."""
+    return (str(error).splitlines() or [""])[0] or type(error).__name__

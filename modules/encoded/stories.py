@@ -77,7 +77,7 @@ class EncodedStories:
 
     def _read_cached(self, progress: Callable[[int], None]) -> tuple[ShardedRows, Tensor]:
         for index in range(len(self.source)):
-            self._take(self.source.source.outline(index))
+            self._take(self.source.outline(index))
             progress(index + 1)
         return self._cached["latents"], self._cached["image_mask"][:]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from modules.layers.transformer import Transformer
+from modules.pretrained.source import PretrainedSource
 from modules.storyboard.config import StoryboardConfig
 from modules.storyboard.image_encoders import LatentPatchEncoder, PretrainedImageEncoder, ScratchImageEncoder
 from modules.storyboard.quantizer import VectorQuantizer
@@ -43,26 +45,24 @@ class Storyboard(nn.Module):
         vocab_size: int,
         max_text_length: int,
         latent_shape: tuple[int, int, int],
-        *,
-        offline: bool = False,
-        random: bool = False,
+        sources: Mapping[str, PretrainedSource] | None = None,
     ) -> None:
-        """With `offline` the Hub is not asked for pretrained encoders; with `random` their weights are random."""
+        """`sources` are those of pretrained encoders, by their name in a config; by default those that it names."""
         super().__init__()
-        self.config = config
+        self.config, sources = config, sources or {}
         self.from_image = self.from_text = nn.Identity()
         if config.pictures == "latents":
             self.image_encoder = LatentPatchEncoder(latent_shape, config.patch_size, config.dim)
         else:
             pretrained = config.pictures == "pretrained"
             self.image_encoder = (
-                PretrainedImageEncoder(config.image_encoder, offline=offline, random=random)
+                PretrainedImageEncoder(config.image_encoder, sources.get("storyboard.image_encoder"))
                 if pretrained
                 else ScratchImageEncoder(config.pixel_encoder)
             )
             self.from_image = nn.Linear(self.image_encoder.width, config.dim)
         if config.text_encoder.source:
-            self.text_encoder = PretrainedTextEncoder(config.text_encoder, offline=offline, random=random)
+            self.text_encoder = PretrainedTextEncoder(config.text_encoder, sources.get("storyboard.text_encoder"))
             self.from_text = nn.Linear(self.text_encoder.width, config.dim)
         else:
             self.text_encoder = TokenEncoder(vocab_size, max_text_length, config.dim)

@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers.utils import ModelOutput
 
 from modules.common.errors import UserError
 from modules.data.order import BatchOrder, rows_of_part
 from modules.data.pixels import to_pixels
 from modules.data.read_ahead import ReadAhead, iterate_pages
-from modules.image_decoder.autoencoder import AutoencoderOutput
+from modules.image_decoder.autoencoder import AutoencoderOutput, PictureAutoencoder
 from modules.layers.seeding import derive_seed
 from modules.story import StoryDataset
 from modules.story_model import StoryModel
@@ -30,6 +29,7 @@ class AutoencoderPhase(Phase):
 
     def __init__(self, model: StoryModel, dataset: StoryDataset, workers: int = 0, **options: Any) -> None:
         super().__init__(model, **options)
+        assert isinstance(model.autoencoder, PictureAutoencoder)  # A pretrained one has no phase.
         self.autoencoder = self.module = model.autoencoder
         self.lengths = dataset.lengths
         self.dataset = ReadAhead(dataset, model.config.autoencoder.image_size, workers)
@@ -42,7 +42,7 @@ class AutoencoderPhase(Phase):
         self.model.requires_grad_(False).eval()
         self.autoencoder.requires_grad_(True).train()
 
-    def loss(self, module: Callable[..., ModelOutput], step: int, part: int, num_parts: int) -> ModelOutput:
+    def loss(self, module: Callable[..., Any], step: int, part: int, num_parts: int) -> AutoencoderOutput:
         """Return the loss of one part, weighted by its share of the global batch's pictures.
 
         The noise is drawn for the global batch, so that the result does not depend on how it is cut; a part without

@@ -45,7 +45,12 @@ def memory(model: StoryModel, config: StoryConfig, settings: TrainSettings) -> d
     mixed = settings.mixed_precision != "no"
     trainable, frozen = count_parameters(model)
     root, block = gathered_sizes(model)
-    sizes = {"trainable": trainable, "frozen": frozen, "activations": joint_activations(config, mixed), "mixed": mixed}
+    sizes: dict[str, Any] = {
+        "trainable": trainable,
+        "frozen": frozen,
+        "activations": joint_activations(config, mixed),
+        "mixed": mixed,
+    }
     report = {"one process": in_mib(training_bytes(**sizes))}
     for strategy in STRATEGIES:
         several = {

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
@@ -47,7 +50,8 @@ class Monitor:
     ) -> None:
         """Drop what an earlier run logged of `global_step` and later: these updates are made again."""
         self.model, self.tokenizer, self.active, self.log_every = model, tokenizer, active, settings.log_every
-        self._dataset, self._held_out = held_out, None
+        self._dataset: StoryDataset = held_out
+        self._encoded: EncodedStories | None = None
         self._progress: ProgressLine | None = None
         if active:
             self.writer = open_writers(settings.log_with, settings.output_dir, global_step)
@@ -145,16 +149,20 @@ class Monitor:
             return
         pixels = to_pixels(images, size).to(device)
         decoded = self.model.autoencoder.decode(self.model.autoencoder.encode(pixels))
-        self.writer.add_image(
-            "reconstructions", grid([to_pictures(pixels), to_pictures(decoded)]), global_step, dataformats="HWC"
-        )
+        self.writer.add_image("reconstructions", grid([to_pictures(pixels), to_pictures(decoded)]), global_step)
         error = (decoded - pixels).square().mean().item() / 4
         self.writer.add_scalar("autoencoder/psnr_db", -10 * np.log10(max(error, 1e-10)), global_step)
 
+    @property
+    def _held_out(self) -> EncodedStories:
+        """The first held-out stories, encoded when they are first needed."""
+        if self._encoded is None:
+            first = Head(self._dataset, min(len(self._dataset), HELD_OUT_STORIES))
+            self._encoded = EncodedStories(cast("StoryDataset", first), self.model, self.tokenizer)
+        return self._encoded
+
     def _log_codes(self, global_step: int) -> None:
-        if self._held_out is None:
-            count = min(len(self._dataset), HELD_OUT_STORIES)
-            self._held_out = EncodedStories(Head(self._dataset, count), self.model, self.tokenizer)
+        """Log how much the decoders rely on the codes, the use of the codebook, and the prior's loss."""
         batch = self._held_out.batch(range(len(self._held_out))).to(self.model.autoencoder.latent_mean.device)
         config, generator = self.model.config, torch.Generator().manual_seed(0)
         noise = draw_noise(
@@ -164,21 +172,20 @@ class Monitor:
             generator,
         )
         sums = code_reliance(self.model, batch, noise.to(batch.step_mask.device))
-        for name, value in reliance_summary(sums, batch.image_mask.flatten()).items():
-            self.writer.add_scalar(f"held_out/{name}", value, global_step)
+        scalars = {
+            f"held_out/{name}": value for name, value in reliance_summary(sums, batch.image_mask.flatten()).items()
+        }
         codes = self.model.condition(batch).codes
-        if codes is None:
-            return
-        counts = torch.bincount(
-            codes[batch.step_mask.flatten()].flatten(), minlength=config.storyboard.codebook_size
-        ).float()
-        shares = counts / counts.sum()
-        self.writer.add_scalar("codebook/used", (counts > 0).float().mean().item(), global_step)
-        self.writer.add_scalar("codebook/perplexity", torch.special.entr(shares).sum().exp().item(), global_step)
-        prior = self.model.prior(
-            codes.unflatten(0, batch.step_mask.shape), batch.prompt_ids, batch.prompt_mask, batch.step_mask
-        )
-        self.writer.add_scalar("held_out/prior_nll", prior.nll[batch.step_mask].mean().item(), global_step)
+        if codes is not None and self.model.prior is not None:
+            used = codes[batch.step_mask.flatten()].flatten()
+            counts = torch.bincount(used, minlength=config.storyboard.codebook_size).float()
+            scalars["codebook/used"] = (counts > 0).float().mean().item()
+            scalars["codebook/perplexity"] = torch.special.entr(counts / counts.sum()).sum().exp().item()
+            codes = codes.unflatten(0, batch.step_mask.shape)
+            prior = self.model.prior(codes, batch.prompt_ids, batch.prompt_mask, batch.step_mask)
+            scalars["held_out/prior_nll"] = prior.nll[batch.step_mask].mean().item()
+        for name, value in scalars.items():
+            self.writer.add_scalar(name, value, global_step)
 
     def _log_stories(self, global_step: int) -> None:
         pipeline = StoryPipeline(self.model, self.tokenizer)
@@ -186,7 +193,7 @@ class Monitor:
         for index in usable[:SAMPLE_STORIES]:
             prompt, num_steps = self._held_out.prompts[index], min(self._held_out.lengths[index], MAX_NUM_STEPS)
             story = pipeline(prompt, num_steps=num_steps, seed=index, num_inference_steps=10)
-            self.writer.add_image(f"stories/{index}", grid([story.images]), global_step, dataformats="HWC")
+            self.writer.add_image(f"stories/{index}", grid([story.images]), global_step)
             self.writer.add_text(f"stories/{index}", f"**{prompt}**\n\n" + "\n\n".join(story.texts), global_step)
 
 
@@ -201,6 +208,7 @@ def cut_trace(path: Path, global_step: int) -> None:
         file.truncate(kept)
 
 
-def grid(rows: list) -> np.ndarray:
-    """Return rows of equally large images as one array (H, W, 3)."""
-    return np.concatenate([np.concatenate([np.asarray(image) for image in row], axis=1) for row in rows])
+def grid(rows: Sequence[Sequence[Image.Image]]) -> np.ndarray:
+    """Return rows of equally large images as one array (3, H, W)."""
+    lines = [np.concatenate([np.asarray(image) for image in row], axis=1) for row in rows]
+    return np.concatenate(lines).transpose(2, 0, 1)

@@ -12,21 +12,22 @@ from torch import Tensor, nn
 
 from modules.config import TrainingConfig
 
-GATES = ("prefix_gate", ".processor.gate")  # Codes enter pretrained parts through gates, which start at zero.
-
 
 def parameter_groups(
-    named_parameters: Iterable[tuple[str, nn.Parameter]], pretrained: Collection[str], training: TrainingConfig
+    named_parameters: Iterable[tuple[str, nn.Parameter]],
+    pretrained: Collection[str],
+    gates: Collection[str],
+    training: TrainingConfig,
 ) -> list[dict[str, Any]]:
     """Return the optimizer's groups: learning-rate scale (`share`) and weight decay of all trained parameters.
 
-    `share` is `pretrained_rate` for the names in `pretrained`, `gate_rate` for gates, else 1. Only matrices that are
-    no gates decay.
+    `share` is `gate_rate` for the names in `gates`, `pretrained_rate` for those in `pretrained`, else 1. Only matrices
+    that are no gates decay.
     """
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in named_parameters:
         if parameter.requires_grad:
-            is_gate = name.endswith(GATES)
+            is_gate = name in gates
             share = training.gate_rate if is_gate else training.pretrained_rate if name in pretrained else 1.0
             groups.setdefault((share, parameter.ndim >= 2 and not is_gate), []).append(parameter)
     ordered = sorted(groups.items(), key=lambda item: (item[0][0] != 1.0, item[0][0], not item[0][1]))
@@ -88,7 +89,7 @@ def learning_rate_at(step: int, num_steps: int, peak: float, training: TrainingC
 
 
 def cosine_with_warmup(step: int, num_steps: int, warmup_steps: int, floor: float) -> float:
-    """Return a learning-rate factor: linear from 0 over the warm-up, then a cosine from 1 to `floor` at the last step."""
+    """Return a learning-rate factor: linear over the warm-up, then a cosine from 1 to `floor` at the last step."""
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     progress = min(1.0, (step - warmup_steps) / max(1, num_steps - warmup_steps))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers.utils import ModelOutput
 
 from modules.batch import PlanBatch, StepNoise, StoryBatch, draw_noise
 from modules.config import StoryConfig
@@ -17,12 +16,20 @@ from modules.encoded.codes import cache_codes
 from modules.encoded.stories import EncodedStories
 from modules.layers.seeding import derive_seed
 from modules.prior.teacher_forcing import draw_mixing
-from modules.story_model import PARTS, StoryModel
+from modules.story_model import PARTS, StoryModel, StoryModelOutput
+from modules.storyboard.quantizer import VectorQuantizer
 from modules.training.optimizer import linear_ramp
 
 KMEANS_VECTORS_PER_CODE = 40
 PLANS_PER_STORY = 4  # Cached codes are cheap: the prior reads this many times as many stories as the decoders.
 VISUAL_WORD_PICTURES = 4096
+
+
+class Loss(Protocol):
+    """The output of one part of a batch: the loss () and its named terms, each ()."""
+
+    loss: Tensor
+    losses: dict[str, Tensor]
 
 
 class Phase:
@@ -64,11 +71,11 @@ class Phase:
     def before_update(self, step: int) -> None:
         """Prepare the model for update `step`."""
 
-    def loss(self, module: Callable[..., ModelOutput], step: int, part: int, num_parts: int) -> ModelOutput:
+    def loss(self, module: Callable[..., Any], step: int, part: int, num_parts: int) -> Loss:
         """Return the loss and named losses of part `part` of the global batch of update `step`."""
         raise NotImplementedError
 
-    def after_update(self, step: int, outputs: list[ModelOutput], gather: Callable[[Tensor], Tensor]) -> None:
+    def after_update(self, step: int, outputs: Sequence[Any], gather: Callable[[Tensor], Tensor]) -> None:
         """Update what is not trained by gradients, after an update that was applied; `outputs` are its parts'."""
 
     def finish(self) -> None:
@@ -102,7 +109,7 @@ class StoryPhase(Phase):
     def expect(self, step: int, parts: Sequence[int], num_parts: int) -> None:
         self.stories.expect(self.order.stories(range(step, min(step + 2, self.num_steps)), parts, num_parts))
 
-    def loss(self, module: Callable[..., ModelOutput], step: int, part: int, num_parts: int) -> ModelOutput:
+    def loss(self, module: Callable[..., Any], step: int, part: int, num_parts: int) -> StoryModelOutput:
         order = self.order[step]
         num_steps = max(self.stories.lengths[index] for index in order)
         noise = self._noise(step, len(order) * num_steps)
@@ -127,14 +134,14 @@ class StoryPhase(Phase):
             self.training.null_image,
         )
 
-    def _batch(self, step: int, part: int, num_parts: int, num_steps: int, noise: StepNoise) -> StoryBatch:
-        """Return one part of the global batch, padded to the whole batch's number of steps; `noise` is the part's."""
+    def _batch(self, step: int, part: int, num_parts: int, num_steps: int, _noise: StepNoise) -> StoryBatch:
+        """Return one part of the global batch, padded to the whole batch's number of steps; `_noise` is the part's."""
         return self.stories.batch(rows_of_part(self.order[step], part, num_parts), num_steps)
 
-    def after_update(self, step: int, outputs: list[ModelOutput], gather: Callable[[Tensor], Tensor]) -> None:
-        if outputs[0].loads is not None:
-            loads = torch.stack([output.loads for output in outputs]).sum(0)
-            self.model.prior.update(gather(loads[None]).sum(0))
+    def after_update(self, _step: int, outputs: Sequence[StoryModelOutput], gather: Callable[[Tensor], Tensor]) -> None:
+        loads = [output.loads for output in outputs if output.loads is not None]
+        if loads and self.model.prior is not None:
+            self.model.prior.update(gather(torch.stack(loads).sum(0)[None]).sum(0))
 
     def set_modes(self) -> None:
         self.model.requires_grad_(False).eval()
@@ -176,11 +183,16 @@ class JointPhase(StoryPhase):
     def quantize_step(self) -> int:
         return int(self.training.quantize_at * self.num_steps)
 
+    @property
+    def quantizer(self) -> VectorQuantizer:
+        assert self.model.storyboard is not None
+        return self.model.storyboard.quantizer
+
     def before_update(self, step: int) -> None:
         if step >= self.quantize_step and not self.model.is_ready:
             with self.whole():
                 vectors = self._collect_vectors(step)
-            self.model.storyboard.quantizer.fit(vectors, derive_seed(self.seed, "codebook", step))
+            self.quantizer.fit(vectors, derive_seed(self.seed, "codebook", step))
 
     @torch.no_grad()
     def _collect_vectors(self, step: int) -> Tensor:
@@ -197,17 +209,22 @@ class JointPhase(StoryPhase):
             batch = self.stories.batch(self.order[step + offset]).to(self.device)
             noise = self._noise(step + offset, batch.step_mask.numel())
             board = self.model.encode(batch, noise.to(self.device))
+            assert board.vectors is not None and board.vector_mask is not None
             vectors.append(board.vectors[board.vector_mask & batch.step_mask.flatten()[:, None]].float())
         return torch.cat(vectors)
 
-    def after_update(self, step: int, outputs: list[ModelOutput], gather: Callable[[Tensor], Tensor]) -> None:
+    def after_update(self, step: int, outputs: Sequence[StoryModelOutput], gather: Callable[[Tensor], Tensor]) -> None:
         super().after_update(step, outputs, gather)
         if outputs[0].codes is None:
             return
-        vectors = gather(torch.cat([output.vectors.detach() for output in outputs])).float()
-        mask = gather(torch.cat([output.vector_mask & output.step_mask[:, None] for output in outputs]))
+        vectors, masks = [], []
+        for output in outputs:
+            assert output.vectors is not None and output.vector_mask is not None and output.step_mask is not None
+            vectors.append(output.vectors.detach())
+            masks.append(output.vector_mask & output.step_mask[:, None])
+        used = gather(torch.cat(vectors)).float()[gather(torch.cat(masks))]
         revive = step < self.training.revive_until * self.num_steps
-        self.model.storyboard.quantizer.update(vectors[mask], derive_seed(self.seed, "codebook", step), revive)
+        self.quantizer.update(used, derive_seed(self.seed, "codebook", step), revive)
 
 
 class SettlingPhase(JointPhase):
@@ -220,7 +237,7 @@ class ConsolidationPhase(StoryPhase):
     """Trains p(z), p(s|z) and p(x|z) on the cached codes of the frozen q: the same bound."""
 
     name = "consolidation"
-    trains = ("prior", "text_decoder", "image_decoder")
+    trains: tuple[str, ...] = ("prior", "text_decoder", "image_decoder")
 
     def start(self) -> None:
         super().start()

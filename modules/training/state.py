@@ -111,7 +111,7 @@ class PhaseWeights:
         self.module = copies.start(phase.module)
         self.parameters = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
         self.average = WeightAverage(self.parameters, training.ema_decay)
-        groups = parameter_groups(self.module.named_parameters(), phase.model.pretrained, training)
+        groups = parameter_groups(self.module.named_parameters(), phase.model.pretrained, phase.model.gates, training)
         self.optimizer = torch.optim.AdamW(groups, lr=phase.learning_rate, betas=training.adam_betas, fused=True)
 
     def set_learning_rate(self, step: int) -> float:

@@ -15,7 +15,6 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from transformers.utils import ModelOutput
 
 from modules.common.errors import UserError
 from modules.common.interrupts import Interrupted, stop_on_signals
@@ -33,7 +32,7 @@ from modules.story_model import build_model
 from modules.text_decoder.tokenizers import load_vocabulary, make_vocabulary
 from modules.training.autoencoder_phase import AutoencoderPhase
 from modules.training.monitor import Monitor
-from modules.training.phases import Phase, story_phase
+from modules.training.phases import Loss, Phase, story_phase
 from modules.training.plan import plan_phases
 from modules.training.processes import forgotten_precision, is_sharded, make_accelerator, resolve_precision
 from modules.training.settings import TrainSettings
@@ -41,7 +40,7 @@ from modules.training.sharding import Replicated, Sharded, full
 from modules.training.state import PhaseWeights, RunState, run_identity
 from modules.training.writers import check_log_with
 
-Forward = Callable[..., ModelOutput]
+Forward = Callable[..., Any]
 
 
 def train(config: StoryConfig, settings: TrainSettings, dataset: StoryDataset, held_out: StoryDataset) -> Path:
@@ -94,7 +93,7 @@ class Trainer:
                 tensors = {}
         finally:
             self.monitor.close()
-        if self._is_first:
+        if self._newest is not None and self._is_first:
             shutil.copytree(self._newest / "model", self.settings.output_dir / "model", dirs_exist_ok=True)
         self.accelerator.wait_for_everyone()
         return self.settings.output_dir / "model"
@@ -108,9 +107,12 @@ class Trainer:
         torch.manual_seed(derive_seed(self.settings.seed, "weights"))
         self.model = build_model(self.config, "this config", offline=self.settings.offline)
         if checkpoint is None:
-            self.tokenizer = make_vocabulary(self.config, self.dataset.texts(), offline=self.settings.offline)
+            source = self.model.sources.get("text_decoder")
+            self.tokenizer = make_vocabulary(
+                self.config.text_decoder, self.config.vocab_size, self.dataset.texts(), source
+            )
         else:
-            self.tokenizer = load_vocabulary(checkpoint / "model", self.config)
+            self.tokenizer = load_vocabulary(checkpoint / "model", self.config.text_decoder)
             self.model.load_own_state(tensors["model"])
         if self.settings.autoencoder is not None:
             self._reuse_autoencoder(self.settings.autoencoder, is_resumed=checkpoint is not None)
@@ -195,23 +197,24 @@ class Trainer:
         self.accelerator.unscale_gradients(optimizer)
         norms = self.monitor.gradient_norms(phase, weights.module, step)
         norms["total"] = full(nn.utils.clip_grad_norm_(weights.parameters, self.config.training.max_grad_norm))
-        losses, norms = self._read(outputs, norms)
-        is_finite = math.isfinite(losses["loss"]) and math.isfinite(norms["total"])
+        losses, norm_values = self._read(outputs, norms)
+        is_finite = math.isfinite(losses["loss"]) and math.isfinite(norm_values["total"])
         if is_finite or self.accelerator.scaler is not None:  # A loss scaler skips the update and lowers its scale.
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        self.state.count_skipped(is_finite, losses["loss"], norms["total"])
+        self.state.count_skipped(is_finite, losses["loss"], norm_values["total"])
         if is_finite:
             weights.average.update(step)
             phase.after_update(step, outputs, self.accelerator.gather)
-        self.monitor.update(phase, self.state, losses, norms, rate)
+        self.monitor.update(phase, self.state, losses, norm_values, rate)
         if (step + 1) % self.settings.sample_every == 0:
             with weights.average.applied(), self.copies.whole():
                 self.monitor.sample(phase, self.state.global_step)
 
-    def _accumulate_gradients(self, phase: Phase, forward: Forward) -> list[ModelOutput]:
+    def _accumulate_gradients(self, phase: Phase, forward: Forward) -> list[Loss]:
         """Run this process's parts of the global batch forward and backward and return their outputs."""
-        step, count, outputs = self.state.step, self.settings.gradient_accumulation_steps, []
+        step, count = self.state.step, self.settings.gradient_accumulation_steps
+        outputs: list[Loss] = []
         parts = range(self.accelerator.process_index * count, (self.accelerator.process_index + 1) * count)
         phase.expect(step, parts, self.num_parts)
         phase.before_update(step)
@@ -223,9 +226,7 @@ class Trainer:
             outputs.append(output)
         return outputs
 
-    def _read(
-        self, outputs: list[ModelOutput], norms: Mapping[str, Tensor]
-    ) -> tuple[dict[str, float], dict[str, float]]:
+    def _read(self, outputs: list[Loss], norms: Mapping[str, Tensor]) -> tuple[dict[str, float], dict[str, float]]:
         """Return the losses of the global batch (means over its parts) and the gradient norms as numbers.
 
         This is the only place where an update waits for the device.

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 import story_generative_model
-from modules.data.folder import write_stories
 from modules.data.images import load_image
+from modules.data.writing import write_stories
 from modules.generation import SCHEDULERS
 from modules.pipeline import StoryPipeline
-from modules.presentation.story.story_files import read_story
+from modules.presentation.story.files import read_story
 from modules.saving.checkpoint import save_checkpoint
 from modules.story import Story, StoryStep
 from modules.storyworld import StoryWorld
@@ -308,11 +308,11 @@ BAD_CHECKPOINTS = {
         "config.json is not a readable config",
     ),
     "newer": (lambda folder: edit_config(folder, format_version=3), "format version 3"),
-    "another shape": (lambda folder: edit_config(folder, vocab_size=500), "does not hold this model's weights"),
+    "another shape": (lambda folder: edit_config(folder, vocab_size=500), "does not contain this model's weights"),
     "no such shape": (lambda folder: edit_config(folder, vocab_size=-1), "describes no model"),
     "truncated": (
         lambda folder: (folder / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{"),
-        "model.safetensors does not hold",
+        "model.safetensors does not contain",
     ),
     "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json"),
 }
@@ -366,7 +366,7 @@ def test_bad_story_is_told(tiny_checkpoint, tmp_path, capsys, name):
 def test_folder_without_a_story_is_told(tmp_path, capsys):
     assert "neither story.json nor stories.jsonl" in fails(capsys, "continue", "--story", tmp_path)
     (tmp_path / "stories.jsonl").write_text("\n")
-    assert "holds no stories" in fails(capsys, "continue", "--story", tmp_path)
+    assert "contains no stories" in fails(capsys, "continue", "--story", tmp_path)
 
 
 # As a program

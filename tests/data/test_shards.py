@@ -17,8 +17,9 @@ import download_data
 from modules.common.errors import UserError
 from modules.data import pack as packing
 from modules.data import remote
-from modules.data.folder import MANIFEST, StoryFolder, open_split
+from modules.data.folder import StoryFolder, open_split
 from modules.data.pack import pack, runs_of
+from modules.data.records import MANIFEST
 from modules.data.shards import StoryShards, open_stories
 from modules.story import Story
 from tests.support.hub_server import Hub, serving

@@ -15,6 +15,7 @@ from modules.common.errors import UserError
 from modules.image_decoder.autoencoder import PretrainedAutoencoder
 from modules.image_decoder.config import AutoencoderConfig
 from modules.image_decoder.stable_diffusion import offload
+from modules.pretrained.source import PretrainedSource
 from tests.support.tensors import CLOSE, generator
 from tests.support.tiny_stable_diffusion import write_stable_diffusion
 
@@ -107,5 +108,5 @@ def test_full_size_autoencoder_has_the_published_number_of_parameters(folder, tm
     (copied / "vae" / "config.json").write_text(json.dumps(SD15_VAE))
     config = AutoencoderConfig(512, 4, 1, (128, 256, 512, 512), source=str(copied))
     with torch.device("meta"):
-        own = PretrainedAutoencoder(config, random=True)
+        own = PretrainedAutoencoder(config, PretrainedSource(str(copied), "the part", random=True))
     assert sum(parameter.numel() for parameter in own.parameters()) == 83_653_863 and config.latent_shape == (4, 64, 64)

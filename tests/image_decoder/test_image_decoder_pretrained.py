@@ -20,6 +20,7 @@ from modules.image_decoder.config import CONDITIONS, TUNINGS, ImageDecoderConfig
 from modules.image_decoder.decoupled_attention import DecoupledAttention
 from modules.image_decoder.image_decoder import SCHEDULERS, ImageDecoder
 from modules.image_decoder.stable_diffusion import offload, save_lora
+from modules.pretrained.source import PretrainedSource
 from tests.support.tensors import CLOSE, generator
 from tests.support.tiny_stable_diffusion import write_stable_diffusion, write_tokenizer
 
@@ -301,7 +302,7 @@ def test_full_size_unet_has_the_published_number_of_parameters(tmp_path):
     (tmp_path / "text_encoder" / "config.json").write_text(json.dumps(settings | sizes))
     config = ImageDecoderConfig(source=str(tmp_path), condition="codes_and_text", tuning="frozen")
     with torch.device("meta"):
-        decoder = ImageDecoder(config, (4, 64, 64), 8, 32, random=True)
+        decoder = ImageDecoder(config, (4, 64, 64), 8, 32, PretrainedSource(str(tmp_path), "the part", random=True))
     counts = {True: 0, False: 0}
     for parameter in decoder.unet.parameters():
         counts[parameter.requires_grad] += parameter.numel()

@@ -43,7 +43,7 @@ def tuned(hub, tmp_path_factory: pytest.TempPathFactory) -> StoryPipeline:
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.1)
-    return StoryPipeline(model, make_vocabulary(config, [], offline=True))
+    return StoryPipeline(model, make_vocabulary(config.text_decoder, config.vocab_size, []))
 
 
 def same_story(first: StoryPipeline, second: StoryPipeline) -> bool:

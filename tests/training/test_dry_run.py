@@ -145,7 +145,7 @@ def test_every_kind_of_model_is_measured(name, tmp_path):
 
 
 def test_measured_peak_of_an_update_is_within_a_fourth_of_the_estimate(model):
-    """What the allocator gave out at most during forward, backward and optimizer, beyond what is held between updates."""
+    """The allocator's peak during forward, backward and optimizer, beyond what is kept between updates."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import pytest
@@ -349,7 +349,7 @@ def test_each_phase_moves_what_it_trains_and_nothing_else(reference):
     model = StoryModel(TINY)
     ends = accumulate(LENGTHS.values())
     states = [model.state_dict(), *(tensors_at(reference, step) for step in ends)]
-    changes = {name: moved(*pair) for name, pair in zip(LENGTHS, zip(states, states[1:], strict=False), strict=True)}
+    changes = {name: moved(*pair) for name, pair in zip(LENGTHS, pairwise(states), strict=True)}
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     autoencoder, storyboard, text_decoder, aids = (
         {name for name in states[0] if name.startswith(f"{part}.")}
