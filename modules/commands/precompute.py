@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modules.commands.shared import DATA_HELP, open_source
+from modules.commands.shared import bad_record_flag, data_flag, offline_flag, open_source, seed_flag, shipped_path
 from modules.commands.train import config_flags, resolve_config
-from modules.common.arguments import a_path, positive_int, seed_number, whole_number
+from modules.common.arguments import a_path, positive_int, whole_number
 from modules.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,27 +17,28 @@ if TYPE_CHECKING:
     from modules.story_model import StoryModel
 
 
-def precompute_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: argparse.ArgumentParser) -> None:
     config_flags(parser, "preset of the training that will use the cache")
-    parser.add_argument("--data", default="storyworld", help=DATA_HELP)
+    data_flag(parser)
     parser.add_argument(
-        "--ckpt", type=a_path, help="checkpoint whose trained autoencoder is used, as by train --autoencoder"
+        "--ckpt",
+        type=shipped_path,
+        metavar="PATH",
+        help="checkpoint whose trained autoencoder is used, as by train --autoencoder",
     )
     parser.add_argument(
         "--output", type=a_path, required=True, metavar="FOLDER", help="the cache; the same command resumes it"
     )
-    parser.add_argument("--num_stories", type=positive_int, help="stories to draw if --data is storyworld")
+    parser.add_argument("--num_stories", type=positive_int, metavar="N", help="stories to draw if --data is storyworld")
     parser.add_argument(
-        "--num_workers", type=whole_number, default=2, help="threads that read pictures ahead (default 2)"
+        "--num_workers", type=whole_number, default=2, metavar="N", help="threads that read pictures ahead (default 2)"
     )
-    parser.add_argument(
-        "--on_bad_record", choices=("error", "skip"), default="error", help="what to do with a broken story"
-    )
-    parser.add_argument("--offline", action="store_true", help="load Hub ids from the local cache only")
-    parser.add_argument("--seed", type=seed_number, default=0, help="random seed of the story world (default 0)")
+    bad_record_flag(parser)
+    offline_flag(parser)
+    seed_flag(parser, "of the story world")
 
 
-def act_precompute(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     from modules.common.progress import progress_line
     from modules.encoded.cache import write_cache
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from modules.commands.shared import DATA_HELP, open_held_out, open_source
+from modules.commands.shared import bad_record_flag, data_flag, open_held_out, open_source
 from modules.common.arguments import add_dataclass_flags, from_flags, positive_float, positive_int
 from modules.training.settings import TrainSettings
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SCHEDULE = ("max_steps", "batch_size", "learning_rate", "num_stories")  # Flags that replace values of the config.
 
 
-def config_flags(parser: argparse.ArgumentParser, purpose: str = "which model") -> None:
+def config_flags(parser: argparse.ArgumentParser, purpose: str = "the model and its training, by name") -> None:
     """Add --preset and --config."""
     from modules.presets import PRESETS
 
@@ -28,29 +28,48 @@ def config_flags(parser: argparse.ArgumentParser, purpose: str = "which model") 
         "--preset", choices=sorted(PRESETS), default="storyworld", help=f"{purpose} (default storyworld)"
     )
     parser.add_argument(
-        "--config", type=Path, help="a config JSON instead of a preset; train --dry_run prints one to start from"
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="a config JSON instead of a preset; train --dry_run prints one to start from",
     )
 
 
-def train_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: argparse.ArgumentParser) -> None:
     config_flags(parser)
-    parser.add_argument("--data", default="storyworld", help=DATA_HELP)
+    data_flag(parser)
     parser.add_argument(
-        "--max_steps", type=positive_int, help="updates of the joint phase; the other phases scale with it"
+        "--max_steps",
+        type=positive_int,
+        metavar="N",
+        help="updates of the joint phase; the other phases scale with it (default: the preset's)",
     )
-    parser.add_argument("--batch_size", type=positive_int, help="stories in a micro-batch of one process")
-    parser.add_argument("--learning_rate", type=positive_float, help="peak learning rate of the joint phase")
-    parser.add_argument("--num_stories", type=positive_int, help="stories to draw if --data is storyworld")
+    parser.add_argument(
+        "--batch_size",
+        type=positive_int,
+        metavar="N",
+        help="stories in a micro-batch of one process (default: the preset's)",
+    )
+    parser.add_argument(
+        "--learning_rate",
+        type=positive_float,
+        metavar="X",
+        help="peak learning rate of the joint phase (default: the preset's)",
+    )
+    parser.add_argument(
+        "--num_stories",
+        type=positive_int,
+        metavar="N",
+        help="stories to draw if --data is storyworld (default: the preset's)",
+    )
     add_dataclass_flags(parser, TrainSettings, output_dir=Path("checkpoints/run"), mixed_precision=None)
-    parser.add_argument(
-        "--on_bad_record", choices=("error", "skip"), default="error", help="what to do with a broken story"
-    )
+    bad_record_flag(parser)
     parser.add_argument(
         "--dry_run", action="store_true", help="print the resolved config, parameters and memory, and stop"
     )
 
 
-def act_train(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     from modules.common.interrupts import Interrupted
     from modules.training.dry_run import plan
     from modules.training.processes import resolve_precision

@@ -1,12 +1,12 @@
-"""The error that a user can mend."""
+"""The error that a user can fix."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """Something the user can mend: one sentence that says what, where and what to do.
+    """An error that the user can fix: one sentence with what is wrong, where, and what to do.
 
-    The CLI prints it and exits with 2.
+    The command line prints it and exits with 2.
     """
 
 

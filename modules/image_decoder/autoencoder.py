@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
-from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from modules.common.errors import UserError
+from modules.common.outputs import REQUIRED
 from modules.image_decoder.config import AutoencoderConfig
 from modules.image_decoder.stable_diffusion import load_vae
+from modules.pretrained.libraries import AutoencoderKL, DiagonalGaussianDistribution
 from modules.pretrained.part import PretrainedPart
 from modules.pretrained.source import PretrainedSource
 
@@ -25,7 +25,7 @@ class AutoencoderOutput(ModelOutput):
     """`loss` () and its named terms `losses`, each ()."""
 
     loss: Tensor
-    losses: dict[str, Tensor] = None  # type: ignore[assignment]  # Always set; a ModelOutput takes one required field.
+    losses: dict[str, Tensor] = REQUIRED
 
 
 class PictureAutoencoder(nn.Module):

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import Attention
 from einops import rearrange
 from torch import Tensor, nn
+
+from modules.pretrained.libraries import Attention, UNet2DConditionModel
 
 
 class DecoupledAttention(nn.Module):

@@ -7,20 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerDiscreteScheduler,
-    SchedulerMixin,
-    UNet2DConditionModel,
-    UniPCMultistepScheduler,
-)
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from modules.common.errors import UserError
 from modules.image_decoder.config import ImageDecoderConfig, SchedulerName
 from modules.image_decoder.decoupled_attention import decouple_cross_attention, is_decoupled, is_gate
+from modules.image_decoder.schedules import NOISE_SCHEDULE, make_scheduler
 from modules.image_decoder.stable_diffusion import (
     add_attention_lora,
     load_schedule,
@@ -29,23 +22,10 @@ from modules.image_decoder.stable_diffusion import (
     text_width,
     unet_settings,
 )
+from modules.pretrained.libraries import SchedulerMixin, UNet2DConditionModel
 from modules.pretrained.lora import is_lora
 from modules.pretrained.part import PretrainedPart
 from modules.pretrained.source import PretrainedSource
-
-NOISE_SCHEDULE = {  # Of a UNet from scratch.
-    "beta_schedule": "scaled_linear",
-    "prediction_type": "v_prediction",
-    "rescale_betas_zero_snr": True,
-    "timestep_spacing": "trailing",
-}
-
-SCHEDULERS = {
-    "ddim": DDIMScheduler,
-    "dpmsolver++": DPMSolverMultistepScheduler,
-    "unipc": UniPCMultistepScheduler,
-    "euler": EulerDiscreteScheduler,
-}
 
 
 @dataclass
@@ -179,9 +159,7 @@ class ImageDecoder(PretrainedPart):
 
     def make_scheduler(self, name: SchedulerName) -> SchedulerMixin:
         """Return a diffusers scheduler with this model's noise schedule."""
-        # Latents are not bounded as pixels are.
-        options: dict[str, Any] = {"clip_sample": False} if name == "ddim" else {}
-        return SCHEDULERS[name].from_config(self.noise_schedule, **options)
+        return make_scheduler(name, self.noise_schedule, from_source=bool(self.config.source))
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute parts of the UNet's forward pass in the backward pass, which saves memory."""

@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from modules.common.errors import UserError
+from modules.pretrained.libraries import AutoencoderKL, UNet2DConditionModel
 from modules.pretrained.lora import add_lora
 from modules.pretrained.source import PretrainedSource
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel
 
 ATTENTION_PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -34,8 +34,6 @@ def unet_settings(source: PretrainedSource) -> dict[str, Any]:
         UserError: There is none, or it needs more than latents, a timestep and a text (Stable Diffusion XL, inpainting,
         ...).
     """
-    from diffusers import UNet2DConditionModel
-
     settings = source.part("unet").settings_for(UNet2DConditionModel)
     needs = [
         f"{name} {settings[name]}"
@@ -55,17 +53,13 @@ def unet_settings(source: PretrainedSource) -> dict[str, Any]:
 
 def load_unet(source: PretrainedSource) -> UNet2DConditionModel:
     """Return the UNet. Raises UserError as `unet_settings` does, and where its weights are missing or broken."""
-    from diffusers import UNet2DConditionModel
-
     unet_settings(source)
-    return cast("UNet2DConditionModel", source.part("unet").load(UNet2DConditionModel))
+    return cast(UNet2DConditionModel, source.part("unet").load(UNet2DConditionModel))
 
 
 def load_vae(source: PretrainedSource) -> AutoencoderKL:
     """Return the autoencoder. Raises UserError where there is none."""
-    from diffusers import AutoencoderKL
-
-    return cast("AutoencoderKL", source.part("vae").load(AutoencoderKL))
+    return cast(AutoencoderKL, source.part("vae").load(AutoencoderKL))
 
 
 def text_width(source: PretrainedSource) -> int:

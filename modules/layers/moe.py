@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
+from modules.common.outputs import REQUIRED
 from modules.layers.feed_forward import FeedForward
 
 
@@ -17,26 +18,23 @@ class MixtureOutput(ModelOutput):
     """`hidden` (..., D); `load_balancing_loss` and `router_z_loss`, each () and unweighted; `load` (E,) tokens sent to
     each expert.
 
-    Padding counts in neither losses nor load. The loads of parts of a batch add up. Every field is always set.
+    Padding counts in neither losses nor load. The loads of parts of a batch add up.
     """
 
     hidden: Tensor
-    load_balancing_loss: Tensor = None  # type: ignore[assignment]
-    router_z_loss: Tensor = None  # type: ignore[assignment]
-    load: Tensor = None  # type: ignore[assignment]
+    load_balancing_loss: Tensor = REQUIRED
+    router_z_loss: Tensor = REQUIRED
+    load: Tensor = REQUIRED
 
 
 @dataclass
 class Routing(ModelOutput):
-    """For M tokens: router `logits` and `probabilities` (M,E), the chosen `experts` and their `weights` (M,top_k).
-
-    Every field is always set.
-    """
+    """For M tokens: router `logits` and `probabilities` (M,E), the chosen `experts` and their `weights` (M,top_k)."""
 
     logits: Tensor
-    probabilities: Tensor = None  # type: ignore[assignment]
-    experts: Tensor = None  # type: ignore[assignment]
-    weights: Tensor = None  # type: ignore[assignment]
+    probabilities: Tensor = REQUIRED
+    experts: Tensor = REQUIRED
+    weights: Tensor = REQUIRED
 
 
 class Experts(nn.Module):

@@ -86,7 +86,9 @@ def load_config(source: PretrainedSource) -> PreTrainedConfig:
     """Return the config of a transformers model of any kind. Raises UserError where there is none."""
     check_kind(AutoConfig, source.settings, source)
     with _one_line_errors(f"{source.what}: the config in {source.id}"):
-        return CONFIG_MAPPING[source.settings["model_type"]].from_dict(dict(source.settings))
+        config = CONFIG_MAPPING[source.settings["model_type"]].from_dict(dict(source.settings))
+        config.name_or_path = str(source.config_path.parent)
+        return config
 
 
 def load_tokenizer(source: PretrainedSource) -> PreTrainedTokenizerBase:

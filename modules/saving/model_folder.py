@@ -22,6 +22,7 @@ from modules.config import StoryConfig, load_config
 from modules.pretrained.source import PretrainedSource
 from modules.saving.checkpoint import latest_checkpoint
 from modules.story_model import StoryModel, build_model
+from modules.storyboard.quantizer import TRAINING_STATE
 from modules.text_decoder.tokenizers import FOLDER, Vocabulary, load_vocabulary
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -37,12 +38,7 @@ OPTIONAL = (  # Files that some configs have.
 
 
 # Not needed to generate; a loaded model has their initial values.
-TRAINING_ONLY = (
-    "aids.",
-    "contrastive.",
-    "storyboard.quantizer.library._codebook.cluster_size",
-    "storyboard.quantizer.library._codebook.embed_avg",
-)
+TRAINING_ONLY = ("aids.", "contrastive.", *(f"storyboard.quantizer.{name}" for name in TRAINING_STATE))
 _PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
 _NAMES_A_STEP = re.compile(r"(?:ckpt|step)_?([0-9]+)(?:\.(?:pt|pth|ckpt|bin|safetensors))?")
 _NAMES_A_SOURCE = re.compile(r"[a-z_.]+\.source: ")
@@ -85,8 +81,7 @@ def load_model(path: str | Path, *, offline: bool = False) -> tuple[StoryModel, 
     config = load_config(folder / CONFIG)
     model = _build(config, folder, offline)
     try:
-        state = load_file(folder / WEIGHTS)
-        state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+        state = load_file(folder / WEIGHTS)  # Mapped; loading copies it into the model, and float16 to float32.
         fresh = model.state_dict()
         model.load_own_state({name: fresh[name] for name in _left_out(fresh)} | state)
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -171,9 +166,7 @@ def resolve_model_folder(path: Path, *, offline: bool = False) -> Path:
     """
     if path.is_file():
         kind = "a pickle, which could run any code and is not opened" if path.suffix in _PICKLES else "a file"
-        raise UserError(
-            f"{path} is {kind}, and not a checkpoint of this program: give a run, step or model folder"
-        )
+        raise UserError(f"{path} is {kind}, and not a checkpoint of this program: give a run, step or model folder")
     if not path.exists():
         step = _NAMES_A_STEP.fullmatch(path.name)
         if step is None and _is_hub_id(path):

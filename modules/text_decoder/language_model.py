@@ -6,10 +6,10 @@ from typing import cast
 
 from torch import nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.models.gpt2.configuration_gpt2 import GPT2Config
 from transformers.pytorch_utils import Conv1D
 
 from modules.common.errors import UserError
+from modules.pretrained.libraries import GPT2Config
 from modules.pretrained.lora import add_lora
 from modules.pretrained.source import PretrainedSource
 from modules.text_decoder.config import TextDecoderConfig

@@ -17,12 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import LogitsProcessorList, PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.models.gpt2.modeling_gpt2 import GPT2LMHeadModel
 from transformers.utils import ModelOutput
 
 from modules.common.errors import UserError
+from modules.common.outputs import REQUIRED
 from modules.layers.seeding import seeded
 from modules.pretrained.freezing import enable_checkpointing
+from modules.pretrained.libraries import GPT2LMHeadModel
 from modules.pretrained.lora import is_lora
 from modules.pretrained.part import PretrainedPart
 from modules.pretrained.source import PretrainedSource
@@ -43,7 +44,7 @@ class TextDecoderOutput(ModelOutput):
     """`nll` (N, L-1) in nats a token, 0 where masked; `mask` (N, L-1) bool: the tokens that count, <eos> included."""
 
     nll: Tensor
-    mask: Tensor = None  # type: ignore[assignment]  # Always set; a ModelOutput takes one required field.
+    mask: Tensor = REQUIRED
 
 
 class TextDecoder(PretrainedPart):

@@ -291,7 +291,7 @@ def test_m3it_is_the_default_and_comes_by_its_parquet_copy(told):
 def test_a_story_that_shares_a_picture_with_train_leaves_val(told):
     train = stories(told, "m3it", "train")
     assert [story.steps[0].text for story in train] == [paragraph(n) for n in (0, 1, 2, 3, 4, 3)]
-    assert "1 stories of val went to train" in told["m3it"][2]
+    assert "1 stories moved from val to train" in told["m3it"][2]
 
 
 def test_m3it_comes_by_its_raw_lines_where_the_copy_is_gone(told):
@@ -414,7 +414,7 @@ def test_a_run_that_was_cut_off_goes_on_without_a_gap_or_a_duplicate(hub, told, 
         [*tables, "--resume"],
         [*tables, "--overwrite", "--resume"],
     )
-    assert [answer[0] for answer in answers] == [0, 0, 2] and "no run of m3it that was stopped" in answers[2][2]
+    assert [answer[0] for answer in answers] == [0, 0, 2] and "no stopped run of m3it" in answers[2][2]
     assert files(tmp_path / "lines") == files(told["m3it raw"][4]) and files(tmp_path / "tables") == files(
         told["m3it"][4]
     )

@@ -48,7 +48,7 @@ def build(tmp_path_factory: pytest.TempPathFactory, world: StoryWorld) -> Callab
         with torch.random.fork_rng():
             torch.manual_seed(0)
             model = StoryModel(config, offline=True)
-            if model.prior is not None:
+            if model.has_codes:
                 model.storyboard.quantizer.fit(torch.randn(640, config.storyboard.codebook_dim), seed=0)
             model.image_decoder.null_codes.data.normal_()
         if config.text_decoder.source:

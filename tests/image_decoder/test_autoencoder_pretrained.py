@@ -97,10 +97,10 @@ def test_the_autoencoder_can_wait_in_main_memory(folder, pictures):
 
 
 def test_another_size_is_refused(folder):
-    pytest.raises(UserError, autoencoder, folder, unshuffle=2).match(
-        "the downsampling of the VAE in .* is 2, the config's is 4"
-    )
-    pytest.raises(UserError, autoencoder, folder, image_size=15).match("image_size must be a multiple of 2, got 15")
+    with pytest.raises(UserError, match=r"the downsampling of the VAE in .* is 2, the config's is 4"):
+        autoencoder(folder, unshuffle=2)
+    with pytest.raises(UserError, match="image_size must be a multiple of 2, got 15"):
+        autoencoder(folder, image_size=15)
 
 
 def test_full_size_autoencoder_has_the_published_number_of_parameters(folder, tmp_path):

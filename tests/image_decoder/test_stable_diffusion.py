@@ -107,7 +107,8 @@ def test_absent_and_broken_weights_are_refused(copied, part):
 )
 def test_other_kinds_of_unet_are_refused(tmp_path, changes, message):
     source = write_stable_diffusion(tmp_path, unet=changes)
-    pytest.raises(UserError, build, source).match(message)
+    with pytest.raises(UserError, match=message):
+        build(source)
 
 
 def test_latents_of_other_channels_are_refused(tmp_path):

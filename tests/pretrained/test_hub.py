@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ class StandIn(BaseHTTPRequestHandler):
     """The few answers of the Hub that matter here; `root` holds its repositories."""
 
     root: Path
-    refusals = {
+    refusals: ClassVar = {
         "a/gated": (403, "GatedRepo"),
         "a/login": (401, "GatedRepo"),
         "a/down": (503, ""),

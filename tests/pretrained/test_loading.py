@@ -104,8 +104,8 @@ def test_weights_in_shards_load_the_same(hub, copied):
         load(GPT2LMHeadModel, folder)
 
 
-@pytest.mark.parametrize(("asked", "plain", "name", "subfolder"), PARTS)
-def test_random_weights_need_the_config_alone(asked, plain, name, subfolder, hub, tmp_path):
+@pytest.mark.parametrize(("asked", "_plain", "name", "subfolder"), PARTS)
+def test_random_weights_need_the_config_alone(asked, _plain, name, subfolder, hub, tmp_path):
     shutil.copytree(hub / name, tmp_path / name, ignore=shutil.ignore_patterns("*.safetensors"))
     model, pretrained = (
         load(asked, tmp_path / name, subfolder=subfolder, random=True),
@@ -277,7 +277,7 @@ def test_tokenizers_that_are_absent_or_broken_are_told(hub, copied):
         load_tokenizer(hub / "vit")
     folder = copied("gpt2")
     cut(folder / "tokenizer.json")
-    with pytest.raises(UserError, match="the tokenizer in .* cannot be read"):
+    with pytest.raises(UserError, match=r"the tokenizer in .* cannot be read"):
         load_tokenizer(folder)
 
 

@@ -336,9 +336,9 @@ def test_what_cannot_be_a_text_decoder_is_said_in_one_sentence(folders, tmp_path
     for source in (tmp_path / "missing", tmp_path / "vit", tmp_path / "pickled"):
         with pytest.raises(UserError, match=f"text_decoder.source: .*{source.name}"):
             decoder(source)
-    with pytest.raises(UserError, match="the vocabulary of .* is 40 tokens, 41 are needed"):
+    with pytest.raises(UserError, match=r"the vocabulary of .* is 40 tokens, 41 are needed"):
         decoder(folders["gpt2"], vocab_size=41)
-    with pytest.raises(UserError, match="the longest text of .* is 16 tokens, 17 are needed"):
+    with pytest.raises(UserError, match=r"the longest text of .* is 16 tokens, 17 are needed"):
         decoder(folders["gpt2"], max_length=17)
     for setting in ({"tuning": "half"}, {"prefix": "suffix"}, {"lora_rank": 0}):
         with pytest.raises(UserError, match=f"text_decoder.{next(iter(setting))} must be"):

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from modules.data.images import fit_image
-from modules.generation import TEMPERATURE, TOP_P
+from modules.generation import GenerationSettings
 from modules.pipeline import StoryPipeline
 from modules.story import Story
 
@@ -73,7 +73,7 @@ def compare_versions(
     A shorter story is given all true pages but the last. A model that plans without codes starts from what it reads:
     true pages and prompt, or the prompt alone.
     """
-    if pipeline.model.prior is None:
+    if not pipeline.model.has_codes:
         return _Codeless(pipeline, story, seed, num_inference_steps).compare(num_given)
     return _Planned(pipeline, story, seed, num_inference_steps).compare(num_given)
 
@@ -123,7 +123,8 @@ class _Planned:
         generator = torch.Generator(self.pipeline.device).manual_seed(self.seed)
         history = self.codes[None, :num_given] if num_given else None
         num_steps = len(self.codes) - num_given
-        plan = self.pipeline.model.prior.sample(*self.prompt, num_steps, TEMPERATURE, TOP_P, generator, history)
+        sampling = GenerationSettings.temperature, GenerationSettings.top_p
+        plan = self.pipeline.model.prior.sample(*self.prompt, num_steps, *sampling, generator, history)
         return self._render(plan.codes[0], _to_bits(-plan.log_probs[0]))
 
     def _render(self, codes: Tensor, bits: Sequence[float | None]) -> list[PageView]:
@@ -143,7 +144,7 @@ class _Codeless:
     def compare(self, num_given: int) -> Comparison:
         versions = [Version("True pages", "this model has no codes", self.true)]
         given = min(num_given, len(self.true) - 1)
-        if given and self.pipeline.model.storyboard is not None:
+        if given and self.pipeline.model.reads_steps:
             note = "each page from those before it, the true ones first"
             versions.append(Version(_after(given), note, self._generate(given)))
         has_prompt = self.story.prompt.strip()
