@@ -26,6 +26,40 @@ from tests.support.shared import make_once
 os.environ["OMP_NUM_THREADS"] = "1"  # For the programs that tests start.
 torch.set_num_threads(1)
 
+# Files that train models or start programs for seconds, the longest first. A test run begins with them, so that no
+# worker is left alone with a long one; `make test-fast` leaves them out.
+LONG_FILES = (
+    "training/test_fsdp_training.py",
+    "training/test_training.py",
+    "prior/test_predictor.py",
+    "test_presets.py",
+    "test_captioner_failures.py",
+    "commands/test_train_command.py",
+    "commands/test_cli.py",
+    "test_preset_errors.py",
+    "data/test_data_path.py",
+    "commands/test_study_commands.py",
+    "pretrained/test_libraries.py",
+    "training/test_distributed.py",
+    "presentation/test_visualize.py",
+    "evaluation/test_evaluation.py",
+    "evaluation/test_evaluate_presets.py",
+    "presentation/test_codebook_page.py",
+    "evaluation/test_ablation.py",
+    "evaluation/test_judge.py",
+    "training/test_dry_run.py",
+    "downloads/test_hub_sources.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of `LONG_FILES` as trainings, and put them first."""
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONG_FILES)}
+    for item in items:
+        if item.path in places:
+            item.add_marker(pytest.mark.training)
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
 
 def pytest_collection_finish() -> None:
     """Let garbage collections pass over what the imports made: each would take .3 s, and a training makes six."""

@@ -435,6 +435,7 @@ def learnt(tiny_config) -> tuple[StoryModel, StoryBatch, StepNoise, list[dict[st
     return model.eval(), batch, noise, history
 
 
+@pytest.mark.training
 def test_overfits_one_batch(learnt):
     history = learnt[-1]
     ratios = {
@@ -449,6 +450,7 @@ def test_overfits_one_batch(learnt):
     )
 
 
+@pytest.mark.training
 def test_decoders_rely_on_the_codes(learnt):
     model, batch, noise, _ = learnt
     sums = code_reliance(model, batch, noise)

@@ -16,7 +16,7 @@ from modules.data.records import SPLITS
 
 if TYPE_CHECKING:
     from modules.downloads.collect import Progress
-    from modules.downloads.record import FoundStory, Row, Source
+    from modules.downloads.record import Row, Source, SourceStory
 
 
 # Arguments that do not decide what a run collects.
@@ -157,11 +157,11 @@ def show_record(source: Source, row: Row) -> None:
         print(json.dumps(shown(story), ensure_ascii=False, indent=2))
 
 
-def shown(story: FoundStory) -> dict[str, Any]:
+def shown(story: SourceStory) -> dict[str, Any]:
     """Return a story as JSON values, its pictures described."""
     steps = [
         {"text": page.text, "image": kind_of(page.image) if isinstance(page.image, bytes) else str(page.image)}
-        for page in story.pages
+        for page in story.steps
     ]
     return {
         "id": story.id,

@@ -61,7 +61,7 @@ class ProgressLine:
 
 
 @contextmanager
-def progress_line(description: str, total: int, visible: bool = True) -> Iterator[ProgressLine]:
+def progress_line(description: str, total: int | None, visible: bool = True) -> Iterator[ProgressLine]:
     """Show a `ProgressLine`, and close it at the end."""
     line = ProgressLine(description, total, visible=visible)
     try:

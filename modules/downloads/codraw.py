@@ -1,4 +1,4 @@
-"""CoDraw: scenes of clip art that one person described to another, drawn here from the record of where each piece lay."""
+"""CoDraw: clip-art scenes that one person described to another, drawn from the recorded position of each piece."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from PIL import Image
 
 from modules.common.errors import UserError
 from modules.data.records import RecordError
-from modules.downloads.record import FoundStory, Page, Row, counted, first_sentence
+from modules.downloads.record import Row, Source, SourceStep, SourceStory, counted, first_sentence
 
 CANVAS = (500, 400)
 SCALES = (1.0, 0.7, 0.49)
@@ -24,7 +24,7 @@ UNUSED, SUN, SKY = -10000, "s_3s.png", "s_"
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece of clip art: its centre in pixels of `CANVAS`, depth 0 in front."""
+    """A piece of clip art: its centre in pixels of `CANVAS`; depth 0 is in front."""
 
     file: str
     x: float
@@ -33,30 +33,33 @@ class Piece:
     flip: bool
 
 
-class CoDraw:
-    """Scenes told and drawn piece by piece: 9,993 sequences, 56,649 steps, splits of its own.
+class CoDraw(Source):
+    """Clip-art scenes that one person described to another piece by piece (CoDraw).
 
-    Source: a clone of parthrangarajan/CoDrawDatasetViz (`--clone`): the scenes in its folder output, and in Pngs the
-    126 pieces of clip art with background.png (`--clipart` names another folder of them). A step each time that the
-    canvas changed.
-    Licence: CC BY-NC 4.0. Citation: Kim et al. 2019, arXiv 1712.05558; Zitnick and Parikh 2013.
+    9,993 stories with 56,649 steps, of which 7,989 are for training and 1,002 for validation. A step ends whenever the
+    drawing changed; its picture is drawn here.
+    Source: a git clone of parthrangarajan/CoDrawDatasetViz (`--clone`): its folder output contains the scenes, Pngs
+    the 126 pieces of clip art and background.png (`--clipart` names another folder of them).
+    Licence: CC BY-NC 4.0, not for commercial use.
+    Citation: Kim et al. 2019, arXiv 1712.05558; Zitnick and Parikh 2013.
+
+        python download_data.py codraw --clone CoDrawDatasetViz
     """
 
     name, license, parts = "codraw", "CC BY-NC 4.0", ("train", "val")
     terms = "not for commercial use"
-    sizes = {"train": 7989, "val": 1002}
+    sizes: ClassVar = {"train": 7989, "val": 1002}
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.scenes = args.clone / "output" if (args.clone / "output").is_dir() else args.clone
         self.clipart = args.clipart or args.clone / "Pngs"
         for folder in (self.scenes, self.clipart):
             if not folder.is_dir():
-                raise UserError(
-                    f"the folder {folder} does not exist: clone parthrangarajan/CoDrawDatasetViz, and unpack the clip art"
-                )
+                advice = "clone parthrangarajan/CoDrawDatasetViz, and unpack the clip art"
+                raise UserError(f"the folder {folder} does not exist: {advice}")
 
-    @staticmethod
-    def add_flags(parser: argparse.ArgumentParser) -> None:
+    @classmethod
+    def add_flags(cls, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "--clone", type=Path, required=True, metavar="CLONE", help="a clone of parthrangarajan/CoDrawDatasetViz"
         )
@@ -67,26 +70,28 @@ class CoDraw:
     def rows(self, part: str, place: Any) -> Iterator[Row]:
         yield from counted(((str(path), path) for path in sorted(self.scenes.glob(f"{part}_*.json"))), place)
 
-    def stories(self, row: Row) -> Iterable[FoundStory]:
+    def stories(self, row: Row) -> Iterable[SourceStory]:
         try:
             turns = json.loads(row.value.read_text(encoding="utf-8"))["dialog"]
-            told = [(str(turn.get("msg_t") or "").strip(), str(turn.get("abs_d") or "")) for turn in turns]
+            messages = [(str(turn.get("msg_t") or "").strip(), str(turn.get("abs_d") or "")) for turn in turns]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RecordError(f"it is not a dialogue ({type(error).__name__}: {error})") from None
-        pages, waiting, before = [], [], []
-        for message, scene in told:
-            waiting += [message] if message else []
+        pages: list[SourceStep] = []
+        pending: list[str] = []  # Messages since the drawing last changed.
+        before: list[Piece] = []
+        for message, scene in messages:
+            pending += [message] if message else []
             pieces = parse_scene(scene) if scene else []
             if pieces and pieces != before:
-                pages.append(Page(" ".join(waiting) or None, self.draw(pieces)))
-                waiting, before = [], pieces
+                pages.append(SourceStep(" ".join(pending) or None, self.draw(pieces)))
+                pending, before = [], pieces
         if not any(page.text for page in pages):
             raise RecordError("nothing was drawn, or nothing was said")
         prompt = first_sentence(next(page.text for page in pages if page.text))
-        yield FoundStory(f"codraw-{row.value.stem}", prompt, tuple(pages), credit="CoDraw; Abstract Scenes")
+        yield SourceStory(f"codraw-{row.value.stem}", prompt, tuple(pages), credit="CoDraw; Abstract Scenes")
 
     def draw(self, pieces: list[Piece]) -> bytes:
-        """A PNG of the scene: the sun, what is in the sky, then from far to near."""
+        """Return a PNG of the scene: first the sun, then the sky, then the other pieces from back to front."""
         canvas = self._clipart("background.png").convert("RGBA").resize(CANVAS)
         for piece in sorted(
             pieces, key=lambda piece: (piece.file != SUN, not piece.file.startswith(SKY), -piece.depth)
@@ -119,7 +124,7 @@ class CoDraw:
 
 
 def parse_scene(scene: str) -> list[Piece]:
-    """Read "n," and n times "png,i,subtype,class,x,y,depth,flip,"; what lies beside the canvas is left out.
+    """Read "n," and n times "png,i,subtype,class,x,y,depth,flip,"; pieces outside the canvas are left out.
 
     Raises RecordError.
     """

@@ -1,4 +1,4 @@
-"""Single pictures from their addresses, politely: slowly enough, twice at the most, and no more than a picture's bytes."""
+"""Download single pictures from their addresses, with a timeout, a size limit and one further attempt."""
 
 from __future__ import annotations
 
@@ -14,18 +14,16 @@ AGENT = "story-generative-model/0.1 (download_data.py)"
 
 
 def fetch_picture(address: str) -> bytes:
-    """The bytes at an http(s) address. Raises DeadLink where there are none, or not of a picture."""
+    """Return the picture's bytes at an http(s) address. Raises DeadLink if there is none."""
     for attempt in range(2):
         try:
             request = urllib.request.Request(address, headers={"User-Agent": AGENT})
             with urllib.request.urlopen(request, timeout=SECONDS) as answer:
                 content = answer.read(MAX_BYTES + 1)
-                if (
-                    "unavailable" in answer.url.rpartition("/")[2]
-                ):  # What Flickr sends for a photograph that was taken away.
-                    raise DeadLink(f"{address} was taken away")
+                if "unavailable" in answer.url.rpartition("/")[2]:  # Flickr redirects deleted photographs there.
+                    raise DeadLink(f"{address} was deleted")
                 if not answer.headers.get_content_type().startswith(("image/", "application/octet-stream")):
-                    raise DeadLink(f"{address} holds no picture but {answer.headers.get_content_type()}")
+                    raise DeadLink(f"{address} is no picture but {answer.headers.get_content_type()}")
             if len(content) > MAX_BYTES:
                 raise DeadLink(f"{address} is over {MAX_BYTES // 1_000_000} MB")
             return content

@@ -1,4 +1,4 @@
-"""Files of a data set on the Hub, through its own client: listed, read in place, or fetched into the cache."""
+"""List, read and download the files of data sets on the Hub, through huggingface_hub."""
 
 from __future__ import annotations
 
@@ -23,43 +23,45 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import logging
 from huggingface_hub.utils._http import default_client_factory
 
-from modules.common.errors import UserError
+from modules.common.errors import UserError, first_line
 from modules.data.records import RecordError
 from modules.downloads.readers import line_rows, parquet_rows
 from modules.downloads.record import Row
 
-FIRST_ANSWER = 5.0  # Seconds: who has just typed the command is told within ten what is wrong.
-PATIENCE = {
-    "start": 5.0,
-    "later": 40.0,
-}  # Seconds of failures in a row; the client's own attempts come at 1, 3, 7, 15, 23.
-TRANSPORTS = ("httpx", "httpx2")  # What the client speaks through, by its version.
+FIRST_ANSWER = 5.0  # Seconds. Fail fast: the user is waiting at the prompt.
+PATIENCE = {"start": 5.0, "later": 40.0}  # Seconds of failures in a row; the client retries at 1, 3, 7, 15, 23 s.
+TRANSPORTS = ("httpx", "httpx2")  # The client's HTTP library, by its version.
 T = TypeVar("T")
 
 
 class OutOfPatience(ConnectionError):
-    """The Hub went on failing; the client's own attempts are cut short by this."""
+    """The Hub kept failing for too long; ends the client's own retries."""
 
 
 class Patience:
-    """Hooks on every request: ends the client's polite attempts once failures have lasted long enough."""
+    """Hooks on every request that end the client's retries once failures have lasted too long."""
 
     def __init__(self) -> None:
-        self.limit, self.since, self.status = PATIENCE["start"], None, None
+        self.limit = PATIENCE["start"]
+        self.since: float | None = None  # When the failures began.
+        self.status: int | None = None  # The last answer, if it was a failure.
 
     def client(self) -> Any:
         client = default_client_factory()
         hooks = client.event_hooks
-        client.event_hooks = {"request": [*hooks["request"], self.ask], "response": [*hooks["response"], self.hear]}
+        client.event_hooks = {
+            "request": [*hooks["request"], self.before_request],
+            "response": [*hooks["response"], self.after_response],
+        }
         return client
 
-    def ask(self, request: Any) -> None:
-        self.since = self.since or time.monotonic()
-        if time.monotonic() - self.since > self.limit:
-            since, self.since = self.since, None
+    def before_request(self, _request: Any) -> None:
+        self.since = since = self.since or time.monotonic()
+        if time.monotonic() - since > self.limit:
+            self.since = None
             raise OutOfPatience(f"failing for {time.monotonic() - since:.0f} s") from None
 
-    def hear(self, response: Any) -> None:
+    def after_response(self, response: Any) -> None:
         self.status = response.status_code
         wait = response.headers.get("Retry-After", "")
         if response.status_code < 400 or response.status_code not in (408, 429, 500, 502, 503, 504):
@@ -72,12 +74,12 @@ class Patience:
 def _patience() -> Patience:
     patience = Patience()
     set_client_factory(patience.client)
-    logging.set_verbosity_error()  # What goes wrong is told once, by us.
+    logging.set_verbosity_error()  # Errors are reported once, by `explain`.
     return patience
 
 
 class HubDataset:
-    """The files of one data set on the Hub at one revision. Every method raises UserError in one sentence."""
+    """The files of one data set on the Hub at one revision. Every method raises UserError with one sentence."""
 
     def __init__(self, repo: str, revision: str | None = None) -> None:
         self.repo, self.revision = repo, revision
@@ -85,14 +87,14 @@ class HubDataset:
         self._files = HfFileSystem(block_size=8 << 20)
 
     def check(self) -> None:
-        """Ask whether the data set is there and open to us, in one short request."""
-        with self._told():
+        """Check in one short request that the data set exists and is accessible."""
+        with self._explain_errors():
             HfApi().dataset_info(self.repo, timeout=FIRST_ANSWER)
 
     def find(self, pattern: str) -> list[str]:
-        """The paths that match `pattern` ("folder/*.parquet"), sorted; none where folder or revision are not there."""
+        """Return the sorted paths that match `pattern` ("folder/*.parquet"); none if the folder does not exist."""
         folder = pattern.partition("*")[0].rpartition("/")[0]
-        with self._told():
+        with self._explain_errors():
             try:
                 tree = HfApi().list_repo_tree(
                     self.repo, folder or None, recursive=True, revision=self.revision, repo_type="dataset"
@@ -102,27 +104,37 @@ class HubDataset:
                 return []
 
     def open(self, path: str) -> IO[bytes]:
-        """A file to be read in place, from anywhere in it."""
+        """Open a file for random access on the Hub."""
         return self._files.open(f"datasets/{self.repo}/{path}", "rb", revision=self.revision)
 
+    def read(self, path: str) -> bytes:
+        """Return the content of a small file. Raises RecordError if there is none."""
+        with self._explain_errors(path):
+            try:
+                with self.open(path) as file:
+                    return file.read()
+            except (FileNotFoundError, EntryNotFoundError):
+                raise RecordError(f"the file {path} does not exist") from None
+
     def fetch(self, path: str) -> Path:
-        """The local path of a whole file, which is kept in the Hub's cache; a fetch that was stopped goes on."""
-        with self._told(path):
+        """Download a file into the Hub's cache and return its local path; a stopped download is resumed."""
+        with self._explain_errors(path):
             return Path(
                 hf_hub_download(self.repo, path, repo_type="dataset", revision=self.revision, etag_timeout=FIRST_ANSWER)
             )
 
     def parquet(self, paths: Sequence[str], place: Any, columns: Sequence[str] | None = None) -> Iterator[Row]:
         """As `parquet_rows`."""
-        yield from self._read(parquet_rows(paths, self.open, place, columns))
+        yield from self.explained(parquet_rows(paths, self.open, place, columns))
 
     def lines(self, paths: Sequence[str], place: Any) -> Iterator[Row]:
         """As `line_rows`."""
-        yield from self._read(line_rows(paths, self.open, place))
+        yield from self.explained(line_rows(paths, self.open, place))
 
-    def _read(self, rows: Iterator[Row]) -> Iterator[Row]:
+    def explained(self, rows: Iterator[Row]) -> Iterator[Row]:
+        """Yield `rows`, with every error of the Hub or the network as a UserError."""
         while True:
-            with self._told():
+            with self._explain_errors():
                 row = next(rows, None)
             if row is None:
                 return
@@ -130,17 +142,17 @@ class HubDataset:
             yield row
 
     @contextmanager
-    def _told(self, path: str = "") -> Iterator[None]:
+    def _explain_errors(self, path: str = "") -> Iterator[None]:
         try:
             yield
         except (UserError, RecordError):
             raise
-        except Exception as error:  # The transport's errors have no base in common with the client's.
+        except Exception as error:  # Errors of the HTTP library and of the client have no common base.
             raise UserError(explain(error, self.repo, path, self._patience.status)) from error
 
 
 def explain(error: Exception, repo: str, path: str = "", status: int | None = None) -> str:
-    """Why a data set of the Hub is not to be had, and what to do, in one sentence."""
+    """Return in one sentence why a data set of the Hub is not available, and what to do."""
     chain = list(_chain(error))
     where = f"{repo} at {constants.ENDPOINT}"
 
@@ -149,36 +161,43 @@ def explain(error: Exception, repo: str, path: str = "", status: int | None = No
 
     answer = find(HfHubHTTPError)
     status = answer.response.status_code if answer is not None and answer.response is not None else status
-    tail = "the same command goes on from where it was"
     if find(OfflineModeIsEnabled) or is_offline_mode():
-        return f"{where} is not asked, for offline mode is on: unset HF_HUB_OFFLINE, or give a local copy to folder, jsonl or parquet"
+        advice = "unset HF_HUB_OFFLINE, or give a local copy to folder, jsonl or parquet"
+        return f"{where} is not accessible in offline mode: {advice}"
     if find(GatedRepoError):
-        return f"{where} is gated: accept its terms at {constants.ENDPOINT}/datasets/{repo}, log in by `hf auth login` and run again"
+        page = f"{constants.ENDPOINT}/datasets/{repo}"
+        return f"{where} is gated: accept its terms at {page}, log in by `hf auth login` and run again"
     if find(HFValidationError):
-        return f"{repo!r} is not an id of the Hub: give owner/name"
+        return f"{repo!r} is not a valid id on the Hub: give owner/name"
     if find(RepositoryNotFoundError):
-        return f"{where} is not there or not public: check --repo and HF_ENDPOINT (a private one needs `hf auth login`)"
+        advice = "check --repo and HF_ENDPOINT (a private one needs `hf auth login`)"
+        return f"{where} does not exist or is not public: {advice}"
     if find(EntryNotFoundError) and status in (None, 404):
         return f"{where} has no {path or 'such file'}: it may have been moved; see its page"
+    return f"{_explain_failure(error, chain, where, status)}; the same command resumes the download"
+
+
+def _explain_failure(error: Exception, chain: Sequence[BaseException], where: str, status: int | None) -> str:
+    """Return why a request failed that may succeed later, and what to do."""
     if status == 429:
-        return f"{where} answers 429, too many requests: wait some minutes, or log in by `hf auth login`; {tail}"
+        return f"{where} answers 429, too many requests: wait some minutes, or log in by `hf auth login`"
     if status in (401, 403):
         return f"{where} refuses access ({status}): log in by `hf auth login` with a token that may read it"
     if status is not None:
-        return f"{where} answers {status}: try again later; {tail}"
+        return f"{where} answers {status}: try again later"
     disk = next((link for link in chain if isinstance(link, OSError) and link.errno and link.filename), None)
     if disk is not None:
-        return f"{disk.filename} cannot be written ({disk.strerror}): make room there, or set HF_HOME elsewhere; {tail}"
+        return f"{disk.filename} cannot be written ({disk.strerror}): make room there, or set HF_HOME elsewhere"
     if any(
         isinstance(link, (ConnectionError, TimeoutError)) or type(link).__module__.partition(".")[0] in TRANSPORTS
         for link in chain
     ):
-        return f"{where} cannot be reached: check the network, or set HF_ENDPOINT to a mirror; {tail}"
-    return f"{where} cannot be read ({type(error).__name__}: {(str(error).splitlines() or [''])[0]}); {tail}"
+        return f"{where} cannot be reached: check the network, or set HF_ENDPOINT to a mirror"
+    return f"{where} cannot be read ({type(error).__name__}: {first_line(error)})"
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what it came of, also past `raise ... from None`."""
+    """Yield an error and its causes, including those hidden by `raise ... from None`."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -187,10 +206,9 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def first_found(dataset: HubDataset, *patterns: str) -> list[str]:
-    """The files of the first pattern that has any. Raises UserError where none has."""
+    """Return the files of the first pattern that matches any. Raises UserError if none does."""
     for pattern in patterns:
         if found := dataset.find(pattern):
             return found
-    raise UserError(
-        f"{dataset.repo} at {constants.ENDPOINT} has no {' or '.join(patterns)}: its files have been moved; see its page"
-    )
+    where = f"{dataset.repo} at {constants.ENDPOINT}"
+    raise UserError(f"{where} has no {' or '.join(patterns)}: its files have been moved; see its page")

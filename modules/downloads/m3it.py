@@ -1,4 +1,4 @@
-"""M3IT: image paragraphs by the two routes that still work, for the script that once loaded them no longer runs."""
+"""M3IT's image paragraphs, from the Hub's Parquet copy or the raw lines; its loading script no longer runs."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import base64
 import binascii
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from modules.data.records import RecordError, decode_line
-from modules.downloads.record import FoundStory, Page, Row, first_sentence
+from modules.downloads.record import Row, Source, SourceStep, SourceStory, first_sentence
 
 TASK = "image-paragraph-captioning"
 RAW = "data/captioning/image_paragraph_captioning/image_paragraph_captioning_{}.jsonl"
@@ -19,26 +19,28 @@ IMAGE_KEYS = ("image_base64_str", "image_str", "img_str", "image_base64", "base6
 TEXT_KEYS = ("output", "outputs", "caption", "paragraph")
 
 
-class M3IT:
-    """A picture and a paragraph about it: 14,575 to train with, 2,487 to validate with; 990 MB.
+class M3IT(Source):
+    """Photographs with a paragraph each (M3IT, task image-paragraph-captioning).
 
-    Source: MMInstruction/M3IT on the Hub, task image-paragraph-captioning: the Parquet files that the Hub once made of
-    it, else the raw lines. Licence: "other", that of each part: Visual Genome's pictures, Stanford's paragraphs; not to
-    be passed on.
+    14,575 training and 2,487 validation stories of one step, 990 MB. This is the default source.
+    Source: MMInstruction/M3IT on the Hub: its Parquet copy, or the raw lines if there is none any more.
+    Licence: "other": the pictures are Visual Genome's, the paragraphs Stanford's; not to be passed on.
     Citation: Li et al. 2023, arXiv 2306.04387; Krause et al. 2017, arXiv 1611.06607.
+
+        python download_data.py m3it --max_stories 1000
     """
 
     name = "m3it"
     license = "other"
     terms = "pictures are Visual Genome's, paragraphs Stanford's: for your own training, not to be passed on"
     parts = ("train", "val")
-    sizes = {"train": 14575, "val": 2487}
+    sizes: ClassVar = {"train": 14575, "val": 2487}
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.repo, self.route = args.repo or "MMInstruction/M3IT", args.route
 
-    @staticmethod
-    def add_flags(parser: argparse.ArgumentParser) -> None:
+    @classmethod
+    def add_flags(cls, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--repo", metavar="ID", help="another copy on the Hub (MMInstruction/M3IT)")
         parser.add_argument(
             "--route",
@@ -60,14 +62,15 @@ class M3IT:
             if route == "auto":
                 print(f"{self.repo} has no Parquet copy any more: reading its raw lines", file=sys.stderr)
             rows, route = raw.lines(first_found(raw, RAW.format(part)), place), "jsonl"
-        for row in rows:  # The route is part of the place: a later run must go on by the same one.
+        for row in rows:  # The place includes the route, because a resumed run must take the same one.
             yield Row(row.name, [route, row.place], row.value)
 
-    def stories(self, row: Row) -> Iterable[FoundStory]:
+    def stories(self, row: Row) -> Iterable[SourceStory]:
         record = decode_line(row.value) if isinstance(row.value, bytes) else row.value
         if not isinstance(record, Mapping):
             raise RecordError("it is not an object")
-        record = {**record, **(record.get("meta") if isinstance(record.get("meta"), Mapping) else {})}
+        meta = record.get("meta")
+        record = {**record, **(meta if isinstance(meta, Mapping) else {})}
         text, encoded = _first(record, TEXT_KEYS, "text").strip(), _first(record, IMAGE_KEYS, "picture")
         try:
             image = base64.b64decode(
@@ -75,13 +78,13 @@ class M3IT:
             )
         except (binascii.Error, ValueError):
             raise RecordError("its picture is not base64") from None
-        yield FoundStory("", first_sentence(text), (Page(text, image),), credit="Visual Genome; Krause et al.")
+        yield SourceStory("", first_sentence(text), (SourceStep(text, image),), credit="Visual Genome; Krause et al.")
 
 
-def _first(record: Mapping[str, Any], keys: tuple[str, ...], what: str) -> str:
+def _first(record: Mapping[str, Any], keys: tuple[str, ...], kind: str) -> str:
     for key in keys:
         value = record.get(key)
         value = value[0] if isinstance(value, list) and value else value
         if isinstance(value, str) and value.strip():
             return value
-    raise RecordError(f"it has no {what} under {', '.join(keys)} (it has {', '.join(record)})")
+    raise RecordError(f"it has no {kind} under {', '.join(keys)} (it has {', '.join(record)})")

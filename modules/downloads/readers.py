@@ -1,16 +1,16 @@
-"""Tables and lines, on this disk or far away, read from any place on: what is damaged becomes a row that says so."""
+"""Read Parquet files and lines, local or remote, from any position on; damaged parts become rows with an error."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, Any
+from typing import IO, Any, cast
 
-from modules.common.errors import UserError
+from modules.common.errors import UserError, first_line
 from modules.data.records import MAX_LINE_BYTES, RecordError
 from modules.downloads.record import Row
 
-ROWS_A_BATCH = 16  # Rows hold pictures: a batch stays small.
+ROWS_A_BATCH = 16  # Rows include pictures, so batches are small.
 OpenFile = Callable[[str], IO[bytes]]
 
 
@@ -19,8 +19,10 @@ def parquet_rows(
 ) -> Iterator[Row]:
     """Yield the rows of Parquet files as dicts; a place is [number of the file, rows done in it].
 
-    A damaged row group is one row that says so. Raises UserError where a file is not Parquet at all or lacks all of
-    `columns`.
+    A damaged row group becomes one row with a `RecordError`.
+
+    Raises:
+        UserError: a file is not Parquet, or has none of `columns`.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -32,7 +34,7 @@ def parquet_rows(
                 table = pq.ParquetFile(file)
             except pa.ArrowException as error:
                 raise UserError(
-                    f"{names[index]} is not a whole Parquet file ({_first_line(error)}): fetch it anew"
+                    f"{names[index]} is not a whole Parquet file ({first_line(error)}): fetch it again"
                 ) from None
             kept = _columns(table, columns, names[index])
             yield from _table_rows(table, kept, names[index], index, done if index == first else 0)
@@ -51,20 +53,18 @@ def _table_rows(table: Any, columns: list[str] | None, name: str, index: int, do
                 if row + batch.num_rows > done:
                     for number, value in enumerate(batch.to_pylist(), start=row + 1):
                         if number > done:
-                            over = (
-                                number == table.metadata.num_rows
-                            )  # A run that goes on then need not open this file again.
-                            yield Row(f"{name} row {number}", [index + 1, 0] if over else [index, number], value)
+                            last = number == table.metadata.num_rows  # A resumed run need not open this file again.
+                            yield Row(f"{name} row {number}", [index + 1, 0] if last else [index, number], value)
                 row += batch.num_rows
         except (pa.ArrowException, OSError) as error:
             if not isinstance(error, pa.ArrowException) and (type(error) is not OSError or error.errno):
-                raise  # The network's, or the disk's.
-            problem = RecordError(f"{start - row} rows are damaged ({_first_line(error)})")
+                raise  # An error of the network or the disk.
+            problem = RecordError(f"{start - row} rows are damaged ({first_line(error)})")
             yield Row(f"{name} rows {row + 1} to {start}", [index, start], problem)
 
 
 def _columns(table: Any, columns: Sequence[str] | None, name: str) -> list[str] | None:
-    """Those of `columns` that there are: some sources name the same thing in several ways."""
+    """Return those of `columns` that exist, because some sources have several names for the same content."""
     if columns is None:
         return None
     kept = [column for column in columns if column in table.schema_arrow.names]
@@ -76,22 +76,17 @@ def _columns(table: Any, columns: Sequence[str] | None, name: str) -> list[str] 
 
 
 def line_rows(names: Sequence[str], open_file: OpenFile, place: list[int] | None) -> Iterator[Row]:
-    """Yield the lines of files as bytes; a place is [number of the file, byte offset in it], so that nothing is read
-    twice.
-    """
+    """Yield the lines of files as bytes; a place is [number of the file, byte offset in it]."""
     first, offset = place or (0, 0)
     for index in range(first, len(names)):
-        with open_file(names[index]) as raw, io.BufferedReader(raw, 1 << 20) as file:
+        with open_file(names[index]) as raw, io.BufferedReader(cast(io.RawIOBase, raw), 1 << 20) as file:
             file.seek(offset)
             while line := file.readline(MAX_LINE_BYTES):
-                name, start = f"{names[index]} at byte {file.tell() - len(line)}", line
+                name = f"{names[index]} at byte {file.tell() - len(line)}"
+                value: bytes | RecordError = line
                 while len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
                     line = file.readline(MAX_LINE_BYTES)
-                    start = RecordError(f"the line is longer than {MAX_LINE_BYTES // 1_000_000} MB")
-                if isinstance(start, RecordError) or start.strip():
-                    yield Row(name, [index, file.tell()], start)
+                    value = RecordError(f"the line is longer than {MAX_LINE_BYTES // 1_000_000} MB")
+                if isinstance(value, RecordError) or value.strip():
+                    yield Row(name, [index, file.tell()], value)
         offset = 0
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

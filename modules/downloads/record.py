@@ -1,14 +1,14 @@
-"""What a source yields: stories whose pictures are bytes, files or addresses, and what is told of one that cannot be
-used.
-"""
+"""The base class of sources, and the rows and stories that a source yields."""
 
 from __future__ import annotations
 
+import argparse
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 from modules.data.records import RecordError
 
@@ -16,17 +16,17 @@ MAX_PROMPT = 300
 
 
 class DeadLink(RecordError):
-    """A picture's address does not answer any more: no fault of the record's."""
+    """A picture's address no longer answers; the record itself is valid."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A record as its source holds it.
+    """A record as stored by its source.
 
     Args:
-        name: tells a person which one it is.
-        place: JSON; where to go on after it, so that a later run neither repeats nor misses one.
-        value: what `Source.stories` takes; a `RecordError` where the record could not even be read.
+        name: names the record in messages, such as "stories.jsonl line 7".
+        place: where to resume after this record, as JSON.
+        value: the argument of `Source.stories`; a `RecordError` if the record could not be read.
     """
 
     name: str
@@ -35,9 +35,13 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Page:
-    """One step; `image` is a picture's bytes, its file, or its http(s) address; `attributes` are what is known to be
-    true of it.
+class SourceStep:
+    """One step of a story.
+
+    Args:
+        text: its text, if any.
+        image: its picture as bytes, as a file, or as an http(s) address.
+        attributes: ground truth about the step, for scoring only.
     """
 
     text: str | None
@@ -46,54 +50,87 @@ class Page:
 
 
 @dataclass(frozen=True)
-class FoundStory:
-    """A story on its way to disk; without an `id` it gets a number. `extra` holds more keys for its record."""
+class SourceStory:
+    """A story before it is written to disk.
+
+    Args:
+        id: unique within the source; "" for a running number.
+        prompt: the line that asks for the story.
+        steps: its steps in order.
+        license: its licence, if it differs from that of the source.
+        credit: its authors.
+        extra: further keys of its record.
+    """
 
     id: str
     prompt: str
-    pages: tuple[Page, ...]
+    steps: tuple[SourceStep, ...]
     license: str = ""
     credit: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Source(Protocol):
-    """A known data set: where its records are, and what stories they hold."""
+class Source(ABC):
+    """Base class of all sources: a known data set, its records, and the stories in them.
 
-    name: str
-    license: str  # Of the stories that name none of their own.
-    terms: str  # What its licence forbids, "" where stories may be passed on.
-    parts: tuple[str, ...]  # The splits of its own ("train", "val"), or ("all",).
+    To add a source, write a subclass in a file of this folder and list it in `SOURCES` (`__init__.py`). Its docstring
+    is its help text: what it contains, where it comes from ("Source: ..."), its licence and its citation. Import heavy
+    packages inside `rows` and `stories`, because every --help imports all sources.
 
+    Attributes:
+        name: the command: download_data.py NAME.
+        license: the licence of stories that do not state their own.
+        terms: what the licence forbids, shown before a download; "" if stories may be passed on.
+        parts: the splits of the source ("train", "val"), or ("all",) to hold out some stories for validation.
+        sizes: the number of stories of each part, for progress only.
+    """
+
+    name: ClassVar[str]
+    license: str = ""
+    terms: str = ""
+    parts: tuple[str, ...] = ("all",)
+    sizes: ClassVar[Mapping[str, int]] = {}
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        """Check and store the flags. Raises UserError."""
+        self.args = args
+
+    @classmethod
+    @abstractmethod
+    def add_flags(cls, parser: argparse.ArgumentParser) -> None:
+        """Add the flags of this source to its sub-command."""
+
+    @abstractmethod
     def rows(self, part: str, place: Any) -> Iterator[Row]:
-        """Yield the records of one part after `place`, all of them where that is None. Raises UserError."""
+        """Yield the records of a part after `place`, or all of them if it is None. Raises UserError."""
 
-    def stories(self, row: Row) -> Iterable[FoundStory]:
-        """Return the stories of one record. Raises RecordError where it is not what it should be."""
+    @abstractmethod
+    def stories(self, row: Row) -> Iterable[SourceStory]:
+        """Return the stories of a record. Raises RecordError if it is malformed."""
 
 
 def first_sentence(text: str) -> str:
-    """The first sentence of a text, at most `MAX_PROMPT` characters of it."""
+    """Return the first sentence of a text, cut to `MAX_PROMPT` characters."""
     text = " ".join(text.split())
-    match = re.match(r".+?[.!?][\"'”’)]*(?=\s|$)", text)
+    match = re.match(r".+?[.!?][\"'\u201d\u2019)]*(?=\s|$)", text)
     return (match.group() if match else text)[:MAX_PROMPT]
 
 
 def license_key(name: str) -> str:
-    """A licence's name without version, case and punctuation: "CC BY-NC 4.0" -> "cc-by-nc"."""
+    """Normalise the name of a licence: "CC BY-NC 4.0" -> "cc-by-nc"."""
     words = re.sub(r"[\s_\[\]()-]+", " ", name.lower()).split()
     return "-".join(word for word in words if not re.fullmatch(r"v?\d+(\.\d+)*|license|licence", word))
 
 
 def counted(rows: Iterable[tuple[str, Any]], place: int | None) -> Iterator[Row]:
-    """Rows of a source that is small enough to be read from its start: `place` is how many are done."""
+    """Yield the rows of a source that is always read from its start; `place` is the number of rows done."""
     for number, (name, value) in enumerate(rows, start=1):
         if number > (place or 0):
             yield Row(name, number, value)
 
 
 def require(record: Any, *keys: str) -> list[Any]:
-    """The values of `keys`. Raises RecordError where one is missing."""
+    """Return the values of `keys`. Raises RecordError if one is missing."""
     if not isinstance(record, Mapping):
         raise RecordError("it is not an object")
     for key in keys:

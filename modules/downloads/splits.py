@@ -1,4 +1,4 @@
-"""Collected stories into train and val, such that no picture is in both, and into their places at once."""
+"""Divide collected stories into train and val without common pictures, and move them to their final folders."""
 
 from __future__ import annotations
 
@@ -21,22 +21,24 @@ VAL_SHARE = 0.1
 def assign_splits(stories: Sequence[tuple[str, str, Sequence[str]]], val_share: float = VAL_SHARE) -> list[str]:
     """Return the split of each story, given (id, part of its source, its pictures); a pure function of its arguments.
 
-    Stories that share a picture, at first or second hand, go together. Where a source has splits of its own they stay,
-    but what hangs together with a training story is one itself; a source without ("all") gives about `val_share` of its
-    stories to val, chosen by a hash of their ids: more stories of the same source later do not move these about much.
+    Stories connected by shared pictures (transitively) stay in one split. The splits of a source are kept, except that
+    stories connected to a training story go to train. A source without splits ("all") gives about `val_share` of its
+    stories to val, chosen by a hash of their ids, so that adding stories later moves few of them.
     """
     groups: dict[int, list[int]] = {}
     for index, root in enumerate(_components([pictures for _, _, pictures in stories])):
         groups.setdefault(root, []).append(index)
-    chosen, have = ["train"] * len(stories), 0
+    chosen, held_out = ["train"] * len(stories), 0
     wanted = max(1, round(val_share * len(stories))) if len(groups) > 1 else 0
     order = sorted(groups.values(), key=lambda group: min(_rank(stories[index][0]) for index in group))
     for group in order:
         parts = {stories[index][1] for index in group}
-        if parts == {"val"} or (parts == {"all"} and have < wanted and have + len(group) <= wanted + wanted // 4):
+        if parts == {"val"} or (
+            parts == {"all"} and held_out < wanted and held_out + len(group) <= wanted + wanted // 4
+        ):
             for index in group:
                 chosen[index] = "val"
-            have += len(group) if parts == {"all"} else 0
+            held_out += len(group) if parts == {"all"} else 0
     return chosen
 
 
@@ -45,8 +47,9 @@ def _rank(story_id: str) -> bytes:
 
 
 def _components(pictures: Sequence[Iterable[str]]) -> list[int]:
-    """For each set of pictures, the number of the first one that it hangs together with (union by the smaller number)."""
-    parent, owner = list(range(len(pictures))), {}
+    """Return for each set of pictures the smallest number of a set that it is connected to (union-find)."""
+    parent = list(range(len(pictures)))
+    owner: dict[str, int] = {}
 
     def root(index: int) -> int:
         while parent[index] != index:
@@ -62,10 +65,15 @@ def _components(pictures: Sequence[Iterable[str]]) -> list[int]:
 
 
 def place_splits(staging: Staging, source: Source, output: Path, splits: Sequence[str]) -> dict[str, int]:
-    """Write the splits and move them to their places in `output`; return the number of stories of each, and of those
-    "moved" to train.
+    """Write the splits and move them into `output`.
 
-    A run that is killed at any point within is completed by the next one. Raises UserError where the disk refuses.
+    If the run is killed during this, the next one completes it.
+
+    Returns:
+        The number of stories of each split, and under "moved" the number that went from val to train.
+
+    Raises:
+        UserError: `output` cannot be written.
     """
     folder = staging.folder
     with disk_errors(output):
@@ -119,7 +127,7 @@ def _write_split(
 
 
 def _move(old: Path, new: Path) -> None:
-    """Move a picture, if an earlier story or an earlier run has not moved it."""
+    """Move a picture unless an earlier story or run has moved it."""
     if old.exists():
         new.parent.mkdir(parents=True, exist_ok=True)
         old.rename(new)

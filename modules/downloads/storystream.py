@@ -1,4 +1,4 @@
-"""StoryStream: long cartoons, their captions in a zip file and their frames in a tar file on the Hub."""
+"""StoryStream: long cartoons, with captions in a zip file and frames in a tar file on the Hub."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from typing import Any
 
 from modules.common.errors import UserError
 from modules.data.records import RecordError
-from modules.downloads.record import FoundStory, Page, Row, counted, first_sentence, require
+from modules.downloads.record import Row, Source, SourceStep, SourceStory, counted, first_sentence, require
 
 SUBSETS = {"George": "george", "Rabbids": "rabbids", "The_Land": "the_land"}
 FRAMES = 30
 
 
-class StoryStream:
-    """Stories of 30 frames with captions, cut into windows: 8,595 stories; 8.4 GB (The_Land), 12.2 (Rabbids), 27.8
-    (George).
+class StoryStream(Source):
+    """Cartoons of 30 captioned frames, cut into windows (StoryStream).
 
-    Source: TencentARC/StoryStream, by default The_Land: the captions' zip file, then the frames' tar file, which must
-    be fetched whole (into the Hub's cache; a fetch that was stopped goes on) since gzip cannot be entered midway.
-    Licence: Apache 2.0 for the captions; the frames belong to the studios. Citation: Yang et al. 2024 (SEED-Story),
-    arXiv 2407.08683.
+    8,595 stories of 30 frames; the archive has 8.4 GB (The_Land), 12.2 GB (Rabbids) or 27.8 GB (George).
+    Source: TencentARC/StoryStream on the Hub. The archive of frames must be downloaded completely into the Hub's cache,
+    because it cannot be read from the middle; a stopped download is resumed.
+    Licence: Apache 2.0 for the captions; the frames belong to the studios.
+    Citation: Yang et al. 2024 (SEED-Story), arXiv 2407.08683.
+
+        python download_data.py storystream --subset The_Land --window 10
     """
 
     name, parts = "storystream", ("all",)
@@ -40,8 +42,8 @@ class StoryStream:
         self.repo, self.subset, self.window, self.limit = args.repo, args.subset, args.window, args.max_stories
         self.unpacked, self.probe = args.staging / "unpacked", args.probe
 
-    @staticmethod
-    def add_flags(parser: argparse.ArgumentParser) -> None:
+    @classmethod
+    def add_flags(cls, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--repo", default="TencentARC/StoryStream", metavar="ID", help="another copy on the Hub")
         parser.add_argument(
             "--subset", choices=tuple(SUBSETS), default="The_Land", help="which cartoon (The_Land, the smallest)"
@@ -55,13 +57,13 @@ class StoryStream:
             help="steps of a story (10)",
         )
 
-    def rows(self, part: str, place: Any) -> Iterator[Row]:
+    def rows(self, _part: str, place: Any) -> Iterator[Row]:
         from modules.downloads.hub_files import HubDataset
 
         dataset, stem = HubDataset(self.repo), SUBSETS[self.subset]
         dataset.check()
         lines = list(_zipped_lines(dataset.fetch(f"{self.subset}/{stem}_story.zip")))
-        if self.limit is not None:  # A window at the least comes of each: no frame that is not needed is unpacked.
+        if self.limit is not None:  # Each line gives at least one window, so further frames need not be unpacked.
             lines = lines[: self.limit]
         wanted = {
             _key(image)
@@ -75,30 +77,29 @@ class StoryStream:
             self._unpack(dataset.fetch(f"{self.subset}/{stem}.tar.gz"), missing)
         yield from counted(lines, place)
 
-    def stories(self, row: Row) -> Iterable[FoundStory]:
+    def stories(self, row: Row) -> Iterable[SourceStory]:
         name, images, captions = require(row.value, "id", "images", "captions")
         if not isinstance(images, list) or not isinstance(captions, list) or not images or len(images) != len(captions):
-            raise RecordError("its images and captions are not as many")
-        pages = [Page(caption, self._path(_key(image))) for image, caption in zip(images, captions, strict=True)]
+            raise RecordError("its numbers of images and captions differ")
+        pages = [SourceStep(caption, self._path(_key(image))) for image, caption in zip(images, captions, strict=True)]
         for start in range(0, len(pages), self.window):
             window = tuple(pages[start : start + self.window])
-            if (
-                start == 0 or len(window) == self.window
-            ):  # What is left over is too short to be a story like the others.
-                yield FoundStory(
+            if start == 0 or len(window) == self.window:  # A shorter rest is left out.
+                yield SourceStory(
                     f"{self.subset}-{name}-{start // self.window}", first_sentence(str(window[0].text)), window
                 )
 
     def _unpack(self, archive: Path, missing: set[str]) -> None:
-        """Read the archive once, from its start to the last frame that is missing."""
+        """Extract the missing frames, reading the archive once and no further than needed."""
         self.unpacked.mkdir(parents=True, exist_ok=True)
         try:
             with tarfile.open(archive, "r|gz") as tar:
                 for member in tar:
                     key = _key(member.name)
-                    if key in missing and member.isfile():
+                    content = tar.extractfile(member) if key in missing and member.isfile() else None
+                    if content is not None:
                         partial = self._path(key).with_suffix(".part")
-                        partial.write_bytes(tar.extractfile(member).read())
+                        partial.write_bytes(content.read())
                         partial.rename(self._path(key))
                         missing.discard(key)
                         if not missing:
@@ -109,12 +110,12 @@ class StoryStream:
             ) from None
 
     def _path(self, key: str) -> Path:
-        """Where a frame lies: under a hash, so that no name in the archive can lead out of the folder."""
+        """Return the path of a frame: a hash, so that no name in the archive can lead out of the folder."""
         return self.unpacked / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.jpg"
 
 
 def _key(name: str) -> str:
-    """What captions and archive call a frame alike: folders above the last differ."""
+    """Return the common part of a frame's name in captions and archive: its folder and file."""
     return "/".join(name.replace("\\", "/").split("/")[-2:])
 
 

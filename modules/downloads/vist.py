@@ -1,4 +1,4 @@
-"""VIST: albums of photographs told as stories, from files that the user has."""
+"""VIST: albums of photographs with stories, from files that the user has."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ import argparse
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from modules.common.errors import UserError
 from modules.data.records import RecordError
 from modules.downloads.folder import PICTURES
-from modules.downloads.record import FoundStory, Page, Row, counted, first_sentence
+from modules.downloads.record import Row, Source, SourceStep, SourceStory, counted, first_sentence
 
 
-class Vist:
-    """Five photographs and five sentences a story: 40,155 and 4,990 stories of 20,211 sequences; texts 50 MB, pictures
-    100 GB.
+class Vist(Source):
+    """Stories of five photographs and five sentences (VIST), from files that you have.
 
-    Source: visionandlanguage.net/VIST: SIS-with-labels.tar.gz (`--json`, unpacked) and the pictures (`--images`, named
-    after their Flickr id), or their addresses (`--fetch`), of which many are dead by now: such stories are left out and
-    counted.
-    Licence: each photograph that of its owner on Flickr; texts as the site says. Citation: Huang et al. 2016, arXiv
-    1604.03968.
+    40,155 training and 4,990 validation stories; the texts have 50 MB, the pictures 100 GB.
+    Source: visionandlanguage.net/VIST: the unpacked SIS-with-labels.tar.gz (`--json`) and the pictures, named by their
+    Flickr id (`--images`) or fetched from their addresses (`--fetch`). Stories with dead links are left out.
+    Licence: each photograph has its own licence on Flickr; for the texts see the site.
+    Citation: Huang et al. 2016, arXiv 1604.03968.
+
+        python download_data.py vist --json sis --images photographs
     """
 
     name, parts = "vist", ("train", "val")
@@ -30,7 +31,7 @@ class Vist:
         "Flickr, one for each photograph",
         "photographs belong to their makers on Flickr: do not pass them on",
     )
-    sizes = {"train": 40155, "val": 4990}
+    sizes: ClassVar = {"train": 40155, "val": 4990}
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.json, self.images, self.fetch = args.json, args.images, args.fetch
@@ -39,18 +40,22 @@ class Vist:
                 "vist needs --images FOLDER with the photographs, or --fetch to ask for them at their addresses"
             )
         if self.images is not None and not self.images.is_dir():
-            raise UserError(f"the folder {self.images} does not exist: give the one that holds VIST's photographs")
+            raise UserError(f"the folder {self.images} does not exist: give the folder with VIST's photographs")
         self._pictures: dict[str, Path] | None = None
 
-    @staticmethod
-    def add_flags(parser: argparse.ArgumentParser) -> None:
+    @classmethod
+    def add_flags(cls, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
-            "--json", type=Path, required=True, metavar="FOLDER", help="holds train.story-in-sequence.json and val..."
+            "--json",
+            type=Path,
+            required=True,
+            metavar="FOLDER",
+            help="the folder with train.story-in-sequence.json and val.story-in-sequence.json",
         )
         parser.add_argument(
-            "--images", type=Path, metavar="FOLDER", help="holds the photographs, in any folder below it"
+            "--images", type=Path, metavar="FOLDER", help="the folder with the photographs, at any depth"
         )
-        parser.add_argument("--fetch", action="store_true", help="fetch what is not there from its address")
+        parser.add_argument("--fetch", action="store_true", help="fetch missing photographs from their addresses")
 
     def rows(self, part: str, place: Any) -> Iterator[Row]:
         path = self.json / f"{part}.story-in-sequence.json"
@@ -69,23 +74,23 @@ class Vist:
                 f"{path} is not a story-in-sequence file of VIST ({type(error).__name__}: {error})"
             ) from None
         yield from counted(
-            ((f"{path.name} story {name}", (name, told, addresses)) for name, told in stories.items()), place
+            ((f"{path.name} story {name}", (name, sentences, addresses)) for name, sentences in stories.items()), place
         )
 
-    def stories(self, row: Row) -> Iterable[FoundStory]:
+    def stories(self, row: Row) -> Iterable[SourceStory]:
         name, sentences, addresses = row.value
         try:
             sentences = sorted(sentences, key=lambda sentence: int(sentence["worker_arranged_photo_order"]))
-            told = [(str(sentence["photo_flickr_id"]), sentence["original_text"].strip()) for sentence in sentences]
+            texts = [(str(sentence["photo_flickr_id"]), sentence["original_text"].strip()) for sentence in sentences]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RecordError(f"a sentence lacks a key ({error})") from None
-        pages = tuple(Page(text, self._picture(photo, addresses)) for photo, text in told)
-        yield FoundStory(
+        pages = tuple(SourceStep(text, self._picture(photo, addresses)) for photo, text in texts)
+        yield SourceStory(
             f"vist-{name}",
-            first_sentence(told[0][1]),
+            first_sentence(texts[0][1]),
             pages,
             credit="Flickr",
-            extra={"photos": [photo for photo, _ in told]},
+            extra={"photos": [photo for photo, _ in texts]},
         )
 
     def _picture(self, photo: str, addresses: dict[str, str]) -> Path | str:
@@ -94,5 +99,5 @@ class Vist:
             self._pictures = {path.stem: path for path in files if path.suffix.lower() in PICTURES}
         found = self._pictures.get(photo) or (self.fetch and addresses.get(photo))
         if not found:
-            raise RecordError(f"the photograph {photo} is not there")
+            raise RecordError(f"the photograph {photo} is missing")
         return found

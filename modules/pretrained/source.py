@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modules.common.errors import UserError
+from modules.common.shipped import ARCHITECTURES, shipped
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 CONFIG, SCHEDULER_CONFIG = "config.json", "scheduler_config.json"
 
 # Config files of the models that presets name, in the Hub's layout: their sizes are known without the Hub.
-ARCHITECTURES = Path(__file__).parents[2] / "assets" / "architectures"
 
 # Other names of these models, for the assets only: the cache has "gpt2" under the name that it was fetched by.
 OTHER_NAMES = {
@@ -98,7 +98,7 @@ class PretrainedSource:
     def find_config(self, name: str = CONFIG) -> Path:
         """Return the nearest config file: from the folder, the cache or, for a known architecture, the assets."""
         if self.folder is None:
-            known = ARCHITECTURES / OTHER_NAMES.get(self.id, self.id) / self.subfolder / name
+            known = shipped(ARCHITECTURES) / OTHER_NAMES.get(self.id, self.id) / self.subfolder / name
             cached = self._find(name, offline=True, required=False)
             if cached is not None or known.is_file():
                 return cached or known

@@ -367,17 +367,17 @@ def test_a_probe_writes_nothing(told):
     ("name", "said"),
     [
         ("a/gated", r"is gated: accept its terms at http\S*/datasets/a/gated, log in"),
-        ("a/gone", "is not there or not public"),
+        ("a/gone", "does not exist or is not public"),
         ("a/busy", "answers 429, too many requests"),
         ("a/down", "answers 503: try again later"),
-        ("a/private", "not there or not public"),
+        ("a/private", "not exist or is not public"),
         ("no such file", r"has no \*\.arrow: its files have been moved"),
         ("no raw lines", "has no data/captioning.*: its files have been moved"),
         ("broken file", r"b\.parquet is not a whole Parquet file"),
         ("cut archive", r"the_land\.tar\.gz is damaged .*: delete it and run again"),
         ("columns", "no column for --text caption and --image photo; its columns are pic"),
-        ("licenses", r"gave no story that can be used \(4 of other licences\)"),
-        ("not an id", "'no id at all' is not an id of the Hub"),
+        ("licenses", r"has no usable story \(4 of other licences\)"),
+        ("not an id", "'no id at all' is not a valid id on the Hub"),
     ],
 )
 def test_what_the_hub_refuses_is_one_sentence_within_ten_seconds(told, name, said):
@@ -393,7 +393,7 @@ def test_without_a_network_and_in_offline_mode(hub, tmp_path):
         code == 2 and re.search(r"at http://127\.0\.0\.1:9 cannot be reached: check the network", err) and seconds < 10
     )
     ((code, _, err, _),) = run(hub.endpoint, tmp_path, ["coco", "--output", tmp_path / "data"], HF_HUB_OFFLINE="1")
-    assert code == 2 and "offline mode is on: unset HF_HUB_OFFLINE" in err and not (tmp_path / "data").exists()
+    assert code == 2 and "in offline mode: unset HF_HUB_OFFLINE" in err and not (tmp_path / "data").exists()
 
 
 def test_a_run_that_was_cut_off_goes_on_without_a_gap_or_a_duplicate(hub, told, tmp_path):
@@ -443,4 +443,4 @@ def test_a_hub_that_fails_on_the_way_is_given_up_on(hub, tmp_path):
         hub.endpoint, tmp_path, ["patience", 0.5], ["storyreasoning", "--output", tmp_path / "data"]
     )
     hub.broken.clear()
-    assert code == 2 and "answers 503: try again later; the same command goes on" in err and seconds < 10
+    assert code == 2 and "answers 503: try again later; the same command resumes" in err and seconds < 10

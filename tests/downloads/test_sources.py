@@ -382,7 +382,7 @@ def test_bad_records_are_named_and_none_that_is_good_is_an_error(tmp_path, capsy
     )
     assert f"left out 3 bad; the first: {table} byte-" in capsys.readouterr().err
     assert run("jsonl", table, "--text", "words", "--image", "photo", "--output", tmp_path / "none") == 2
-    assert "gave no story that can be used" in capsys.readouterr().err and not (tmp_path / "none").exists()
+    assert "has no usable story" in capsys.readouterr().err and not (tmp_path / "none").exists()
 
 
 def test_pictures_are_kept_as_they_are_or_made_smaller(tmp_path):

@@ -211,6 +211,7 @@ def run(tmp_path_factory):
     return folder / "run"
 
 
+@pytest.mark.training
 def test_it_trains_by_the_same_command(run):
     lines = trace(run)
     assert (
@@ -221,6 +222,7 @@ def test_it_trains_by_the_same_command(run):
     assert {"storyboard.quantizer.codebook", "storyboard.to_slots.weight", "prior.code_embed.weight"} <= changed_late
 
 
+@pytest.mark.training
 def test_it_tells_by_the_same_verbs(run):
     pipeline = StoryPipeline.from_pretrained(run)
     story = pipeline("Rusty the fox wants a kite", num_steps=2, num_inference_steps=2)

@@ -1,4 +1,4 @@
-"""A stand-in for the Hub's data sets on this machine, for the real clients: what the API tells, and files by ranges."""
+"""A local stand-in for the Hub's data sets, for the real clients: its API, and files by ranges."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 COMMIT = "0123456789" * 4
 REFUSALS = {
@@ -22,10 +22,9 @@ REFUSALS = {
 
 
 class Hub(ThreadingHTTPServer):
-    """`root/owner/name/main/...` holds a data set's files, `root/owner/name/refs/convert/parquet/...` those of that
-    revision.
+    """Serves `root/owner/name/main/...` and `root/owner/name/refs/convert/parquet/...` as revisions of owner/name.
 
-    `broken` maps the end of a file's path to the status with which it is refused; `asked` is the log of what was asked,
+    `broken` maps the end of a file's path to the status with which it is refused; `asked` is the log of requests,
     `sent` the number of bytes of each answer.
     """
 
@@ -41,13 +40,13 @@ class Hub(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """The answers of the Hub that matter to the clients here."""
+    """The answers of the Hub that the clients need."""
 
     protocol_version = "HTTP/1.1"
     server: Hub
 
     def do_GET(self) -> None:
-        path = urlsplit(self.path).path
+        path, query = urlsplit(self.path).path, urlsplit(self.path).query
         self.server.asked.append(f"{self.command} {unquote(path)}")
         api = re.fullmatch(r"/api/datasets/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+)(?:/(.*))?)?", path)
         file = re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.*)", path)
@@ -60,27 +59,35 @@ class Handler(BaseHTTPRequestHandler):
             status, code = REFUSALS.get(repo, (401, "RepoNotFound"))
             self.answer(status, {"X-Error-Code": code} | ({"Retry-After": "300"} if status == 429 else {}))
         elif file:
-            self.send_file(root / unquote(file.group(2)) / unquote(file.group(3)))
+            self.send_file(root / revision_folder(file.group(2)) / unquote(file.group(3)))
         else:
-            self.tell(repo, root, *(unquote(part or "") for part in api.group(2, 3, 4)))
+            kind, revision, folder = (unquote(part or "") for part in api.group(2, 3, 4))
+            base = root / revision_folder(revision)
+            self.describe(repo, base, kind, folder, "recursive=true" in query.lower())
 
     do_HEAD = do_GET
 
-    def tell(self, repo: str, root: Path, what: str, revision: str, folder: str) -> None:
-        base = root / (revision or "main")
+    def do_POST(self) -> None:
+        """Answer a request for the entries of some paths."""
+        path = re.fullmatch(r"/api/datasets/([^/]+/[^/]+)/paths-info/(.*)", urlsplit(self.path).path)
+        names = parse_qs(self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()).get("paths", [])
+        if path is None:
+            self.answer(404)
+            return
+        base = self.server.root / path.group(1) / revision_folder(path.group(2))
+        entries = [entry(base, base / name) for name in names if (base / name).exists()]
+        self.answer(200, {}, json.dumps(entries).encode())
+
+    def describe(self, repo: str, base: Path, kind: str, folder: str, recursive: bool) -> None:
         if not base.is_dir():
             self.answer(404, {"X-Error-Code": "RevisionNotFound"})
-        elif what != "tree":
+        elif kind != "tree":
             self.answer(200, {}, json.dumps({"_id": "0", "id": repo, "sha": COMMIT, "siblings": []}).encode())
         elif not (base / folder).is_dir():
             self.answer(404, {"X-Error-Code": "EntryNotFound"})
         else:
-            found = sorted(path for path in (base / folder).rglob("*") if path.is_file())
-            files = [
-                {"type": "file", "path": str(path.relative_to(base)), "size": path.stat().st_size, "oid": "0" * 40}
-                for path in found
-            ]
-            self.answer(200, {}, json.dumps(files).encode())
+            found = sorted((base / folder).rglob("*") if recursive else (base / folder).iterdir())
+            self.answer(200, {}, json.dumps([entry(base, path) for path in found]).encode())
 
     def send_file(self, path: Path) -> None:
         broken = next((status for end, status in self.server.broken.items() if str(path).endswith(end)), None)
@@ -109,6 +116,17 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
+
+
+def revision_folder(revision: str) -> str:
+    """Return the folder of a revision; the commit is that of the main branch."""
+    return "main" if revision in ("", COMMIT) else unquote(revision)
+
+
+def entry(base: Path, path: Path) -> dict[str, object]:
+    """Return a file or folder as the Hub's API describes it."""
+    described = {"type": "directory" if path.is_dir() else "file", "path": str(path.relative_to(base)), "oid": "0" * 40}
+    return described if path.is_dir() else {**described, "size": path.stat().st_size}
 
 
 @contextmanager
