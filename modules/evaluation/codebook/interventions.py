@@ -22,7 +22,7 @@ from modules.text_decoder.tokenizers import find_words
 
 SCORE_BATCH = 64
 RENDERING = {"num_inference_steps": 10, "scheduler": "dpmsolver++"}
-ReadPictures = Callable[[list[Image.Image]], list[Mapping[str, Any]]]
+ReadPictures = Callable[[Sequence[Image.Image]], Sequence[Mapping[str, Any]]]
 
 
 @dataclass(frozen=True)
