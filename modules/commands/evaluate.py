@@ -23,8 +23,8 @@ from modules.common.errors import UserError
 from modules.common.files import check_writable
 
 if TYPE_CHECKING:
-    from modules.evaluation.metrics.image_metrics import Inception
-    from modules.evaluation.report import Graders
+    from modules.evaluation.metrics.inception import Inception
+    from modules.evaluation.metrics.pages import Graders
     from modules.pipeline import StoryPipeline
     from modules.story import StoryDataset
 
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     if args.generated or args.reference:
         return compare_pictures(args)
     check_outputs(args)
-    from modules.evaluation.report import Graders
+    from modules.evaluation.metrics.pages import Graders
     from modules.evaluation.tables import print_report
     from modules.pipeline import StoryPipeline
 
@@ -151,20 +151,20 @@ def load_baselines(folder: Path, offline: bool) -> dict[str, StoryPipeline]:
 def compare_pictures(args: argparse.Namespace) -> int:
     """Compare the pictures of `--generated` with those of `--reference`."""
     from modules.evaluation.folders import compare_folders
-    from modules.evaluation.tables import print_figures
+    from modules.evaluation.tables import print_metrics
 
     if not (args.generated and args.reference):
         raise UserError("--generated and --reference belong together: give both folders")
     if args.json:
         check_writable(args.json)
     results = compare_folders(args.generated, args.reference, load_extractor(args) or load_judge(args), args.seed)
-    print_figures(f"{args.generated} against {args.reference}", results)
+    print_metrics(f"{args.generated} against {args.reference}", results)
     write_json(args.json, results)
     return 0
 
 
 def load_extractor(args: argparse.Namespace) -> Inception | None:
     """Load the network that `--inception` names, if any."""
-    from modules.evaluation.metrics.image_metrics import load_inception
+    from modules.evaluation.metrics.inception import load_inception
 
     return load_inception(args.inception) if args.inception else None
