@@ -1,30 +1,79 @@
-# make demo: an illustrated story with the shipped weights. make test: the tests. Both set up .venv first.
+# make demo        an illustrated story by the shipped weights       make test        lint and the tests (5 minutes on two cores)
+# make test-fast   the quick tests (a minute)                        make test-slow   installation, notebooks, the README's commands
+# make lint        style and types                                   make test-newest what breaks with the newest libraries
+# make lock        write constraints.txt anew                        make clean       remove environments and outputs
+# Each sets up what it needs in .venv first: requirements.txt says which versions may be used, constraints.txt which are.
 PYTHON ?= python3
 PROMPT ?= Rusty the fox wants a kite
 SEED ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
+# Workers of the tests: one a core, each with one thread; no more than 8, for each needs a gigabyte.
+JOBS ?= $(shell n=$$(env -u OMP_NUM_THREADS nproc 2>/dev/null || getconf _NPROCESSORS_ONLN); echo $$(( n > 8 ? 8 : n )))
+PIP := -m pip --disable-pip-version-check --quiet
+PYTEST = -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=10
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test lint clean
+# Runs the commands of $(2), shows how long they took as "$(1) took N s", and passes their exit code on.
+timed = @start=$$(date +%s); $(2); status=$$?; echo "== $(1) took $$(( $$(date +%s) - start )) s"; exit $$status
+tested = $(call timed,$(1),OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) $(2) tests)
 
-demo: $(VENV)/ready
-	@echo "== telling a story: $(PROMPT)"
-	@start=$$(date +%s); $(BIN)/python story_generative_model.py generate --prompt "$(PROMPT)" --seed $(SEED) --output out; \
-	status=$$?; echo "== demo took $$(( $$(date +%s) - start )) s; open out/book.html"; exit $$status
+.PHONY: demo test test-fast test-slow test-newest lint style types lock clean
 
-test: $(VENV)/ready
-	@echo "== running the tests (a few minutes on two cores)"
-	@start=$$(date +%s); $(BIN)/python -m ruff check . && $(BIN)/python -m pytest -q --durations=10 tests; \
-	status=$$?; echo "== tests took $$(( $$(date +%s) - start )) s"; exit $$status
+demo: $(VENV)/run
+	@echo "== generating a story: $(PROMPT)"
+	$(call timed,demo,$(BIN)/python story_generative_model.py generate --prompt "$(PROMPT)" --seed $(SEED) --output out)
+	@echo "== open out/book.html"
 
-lint: $(VENV)/ready
+test: style
+	$(call tested,test,-m "not slow")
+
+test-fast: $(VENV)/dev
+	$(call tested,test-fast,-m "not slow and not training")
+
+test-slow: $(VENV)/dev
+	$(call tested,test-slow,-m slow)
+
+lint: style types
+
+style: $(VENV)/dev
 	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
 
-$(VENV)/ready: requirements.txt
-	@echo "== setting up $(VENV) from requirements.txt (once; a few minutes)"
-	@start=$$(date +%s); $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt \
-	&& touch $@ && echo "== set up in $$(( $$(date +%s) - start )) s"
+types: $(VENV)/dev
+	$(BIN)/python -m mypy
+
+# The environment: what running needs, then what the tests need.
+$(VENV)/run: requirements.txt constraints.txt
+	@echo "== setting up $(VENV) from requirements.txt and constraints.txt (once; a few minutes)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(call timed,set-up,$(PYTHON) -m venv $(VENV) && $(BIN)/python $(PIP) install -r requirements.txt -c constraints.txt && touch $@)
+
+$(VENV)/dev: requirements-dev.txt $(VENV)/run
+	@echo "== adding what the tests need, from requirements-dev.txt"
+	$(call timed,set-up,$(BIN)/python $(PIP) install -r requirements-dev.txt -c constraints.txt && touch $@)
+
+# Writes the newest versions within the bounds of requirements*.txt to constraints.txt. Commit it once `make test` has passed with it.
+lock:
+	rm -rf .venv-lock
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python $(PIP) install -r requirements-dev.txt
+	.venv-lock/bin/python -c 'import datetime, platform; print("# Every package of the environment that the tests passed with:" \
+	  f" Python {platform.python_version()}, {datetime.date.today()}.\n# Written by `make lock`, from requirements-dev.txt.")' > constraints.new
+	.venv-lock/bin/python $(PIP) freeze --all --exclude pip | sed -E 's/\+[A-Za-z0-9.]+$$//' >> constraints.new
+	mv constraints.new constraints.txt
+	rm -rf .venv-lock
+
+# The newest version of everything but torch, whatever the bounds say. A report, no gate: it always succeeds.
+test-newest:
+	rm -rf .venv-newest
+	$(PYTHON) -m venv .venv-newest
+	sed -E '/^torch==/!s/[<>=].*//' requirements.txt > .venv-newest/requirements.txt
+	sed -E '/^-r/d; s/[<>=].*//' requirements-dev.txt >> .venv-newest/requirements.txt
+	-.venv-newest/bin/python $(PIP) install -r .venv-newest/requirements.txt
+	-@.venv-newest/bin/python $(PIP) freeze | sed -E 's/\+[A-Za-z0-9.]+$$//' > .venv-newest/versions.txt; \
+	  echo "== other versions than in constraints.txt:"; grep -vxFi -f constraints.txt .venv-newest/versions.txt
+	-OTHER_VERSIONS=1 OMP_NUM_THREADS=1 .venv-newest/bin/python $(PYTEST) -rfE --tb=line -m "not slow" tests
 
 clean:
-	rm -rf $(VENV) out
+	rm -rf $(VENV) .venv-lock .venv-newest constraints.new out build *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -113,7 +113,8 @@ class Goal:
 
     def __str__(self) -> str:
         relation = "at least" if self.at_least else "at most"
-        return f"{'met   ' if self.met else 'missed'}  {self.what}: {self.measured:,.4g} (goal: {relation} {self.bound:,.4g})"
+        state = "met   " if self.met else "missed"
+        return f"{state}  {self.what}: {self.measured:,.4g} (goal: {relation} {self.bound:,.4g})"
 
 
 def environment() -> dict[str, Any]:

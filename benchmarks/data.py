@@ -13,7 +13,8 @@ import torch
 from common import TIMING_HEADER, make_parser, print_table, start, summary, time_in_turns, timing_rows
 
 from modules.common.arguments import positive_int
-from modules.data.folder import StoryFolder, write_stories
+from modules.data.folder import StoryFolder
+from modules.data.writing import write_stories
 from modules.encoded.stories import EncodedStories
 from modules.presets import PRESETS
 from modules.story_model import StoryModel

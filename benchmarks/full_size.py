@@ -34,7 +34,7 @@ def make_model(config: StoryConfig, device: torch.device) -> StoryModel:
     """The model with random weights and a codebook in use, as the joint phase trains it after quantising."""
     torch.manual_seed(0)
     model = build_model(config, "this preset", random=True).to(device)
-    if model.prior is not None:
+    if model.has_codes:
         vectors = torch.randn(2 * config.storyboard.codebook_size, config.storyboard.codebook_dim, device=device)
         model.storyboard.quantizer.fit(vectors, seed=0)
     JointPhase(model, None, num_steps=1, learning_rate=0.0, global_batch=1, seed=0).set_modes()

@@ -33,13 +33,13 @@ from torch import Tensor
 from modules.common.arguments import positive_int
 from modules.common.errors import UserError
 from modules.data.pixels import to_pictures
-from modules.generation import TEMPERATURE, TOP_P
+from modules.generation import GenerationSettings
 from modules.pipeline import StoryPipeline
 
 PROMPT = "Rusty the fox wants a kite"
 PICTURE_TOLERANCE = 3  # Of 255 levels: another batch size rounds differently, and guidance makes more of it.
 FRESH_PROCESSES = 3
-GUIDANCE, INFERENCE_STEPS, SCHEDULER = 2.0, 20, "ddim"
+SETTINGS = GenerationSettings()
 
 
 class PageByPage:
@@ -81,20 +81,21 @@ class PageByPage:
     def picture(self, code_embeds: Tensor, noise: Tensor) -> Image.Image:
         """One page's picture: code_embeds (1,S,d), noise (1,c,h,w)."""
         decoder = self.model.image_decoder
-        scheduler = decoder.make_scheduler(SCHEDULER)
-        scheduler.set_timesteps(INFERENCE_STEPS)
+        scheduler = decoder.make_scheduler(SETTINGS.scheduler)
+        scheduler.set_timesteps(SETTINGS.num_inference_steps)
         conditions = torch.cat([code_embeds, decoder.null_codes[None]])
         context, labels = decoder.to_context(conditions) + decoder.slot_position, conditions.flatten(1)
         latents = noise * scheduler.init_noise_sigma
         for timestep in scheduler.timesteps:
             noisy = scheduler.scale_model_input(torch.cat([latents, latents]), timestep)
             with_codes, without = decoder.unet(noisy, timestep, context, class_labels=labels).sample.chunk(2)
-            latents = scheduler.step(without + GUIDANCE * (with_codes - without), timestep, latents).prev_sample
+            guided = without + SETTINGS.guidance_scale * (with_codes - without)
+            latents = scheduler.step(guided, timestep, latents).prev_sample
         return to_pictures(self.model.autoencoder.decode(latents))[0]
 
 
 class Comparison:
-    """A story as a user gets it, and the same work done in one batch and page after page, with equal numbers of tokens."""
+    """A story with default settings, and the same work in one batch and page by page, with equal numbers of tokens."""
 
     def __init__(self, pipeline: StoryPipeline, num_pages: int) -> None:
         self.pipeline, self.num_pages, self.plain = pipeline, num_pages, PageByPage(pipeline)
@@ -125,9 +126,7 @@ class Comparison:
 
     def batched(self) -> tuple[list[str], list[Image.Image]]:
         with self.all_tokens():
-            return self.pipeline.render(
-                self.codes, 0, TEMPERATURE, TOP_P, GUIDANCE, INFERENCE_STEPS, SCHEDULER, "greedy"
-            )
+            return self.pipeline.render(self.codes, settings=SETTINGS)
 
     def page_by_page(self) -> tuple[list[str], list[Image.Image]]:
         with self.all_tokens():

@@ -138,9 +138,9 @@ class Bench:
         stories, nats = self.held_out, []
         for rows in track("texts", torch.arange(len(stories.texts)).split(ROWS)):
             steps = stories.steps(rows)
-            embeds = model.storyboard(**steps).code_embeds
+            embeds = model.storyboard(steps).code_embeds
             is_null = torch.full((len(rows),), null)
-            nats.append(model.text_decoder(embeds, steps["input_ids"], steps["text_mask"], is_null).nll.sum(1))
+            nats.append(model.text_decoder(embeds, steps.input_ids, steps.text_mask, is_null).nll.sum(1))
         return self.by_story(torch.cat(nats), stories.text_mask[:, 1:].sum(1), stories)
 
     def plan_bits(self, model: StoryModel) -> Figure:
@@ -186,12 +186,8 @@ class Bench:
         rows = [row for row in range(len(stories.texts)) if stories.image_mask[row] and stories.texts[row] is not None]
         for part in torch.tensor(rows).split(ROWS):
             steps = stories.steps(part)
-            nothing = {
-                "text_mask": torch.zeros_like(steps["text_mask"]),
-                "image_mask": torch.zeros_like(steps["image_mask"]),
-            }
-            images.append(pool_slots(model.storyboard.encode(**{**steps, "text_mask": nothing["text_mask"]})))
-            texts.append(pool_slots(model.storyboard.encode(**{**steps, "image_mask": nothing["image_mask"]})))
+            images.append(pool_slots(model.storyboard.encode(steps.without_text())))
+            texts.append(pool_slots(model.storyboard.encode(steps.without_image())))
         best = (torch.cat(images) @ torch.cat(texts).T).argmax(1).tolist()
         right = np.array(
             [stories.texts[rows[found]] == stories.texts[row] for row, found in zip(rows, best, strict=True)],

@@ -33,8 +33,7 @@ def operations_a_page(config: StoryConfig) -> dict[str, float]:
     """Floating-point operations of one page: the encoding of its picture, and an update forward and backward."""
     model, size = build_on_meta(config), config.autoencoder.image_size
     with pretended(model):
-        if model.storyboard is not None:
-            model.storyboard.quantizer.active = torch.tensor(model.prior is not None)
+        model.assume_ready()
         with FlopCounterMode(display=False) as encoding, torch.no_grad():
             model.autoencoder.encode(torch.zeros(1, 3, size, size))
         with FlopCounterMode(display=False) as update:

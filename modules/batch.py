@@ -2,88 +2,140 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
+from modules.common.outputs import REQUIRED
+
 FEATURES = ("image_features", "text_features")  # Of frozen encoders, computed in advance.
-READ_OF_STEPS = ("latents", "image_mask", "input_ids", "text_mask", "pixels", "encoder_ids", "encoder_mask", *FEATURES)
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """What a storyboard encoder reads of N steps; what only some encoders read is None for the others."""
+
+    latents: Tensor  # (N, c, h, w)
+    image_mask: Tensor  # (N,) bool; False where a step has no picture
+    input_ids: Tensor  # (N, L)
+    text_mask: Tensor  # (N, L) bool; all False where a step has no text
+    pixels: Tensor | None = None  # (N, 3, H, W) in [-1, 1]
+    encoder_ids: Tensor | None = None  # (N, Le) the texts, by the tokenizer of a pretrained text encoder
+    encoder_mask: Tensor | None = None  # (N, Le) bool
+    image_features: Tensor | None = None  # (N, P, D') a frozen image encoder's output, in place of the pixels
+    text_features: Tensor | None = None  # (N, Le, D') a frozen text encoder's output
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors that are present, by field name."""
+        return {
+            field.name: getattr(self, field.name) for field in fields(self) if getattr(self, field.name) is not None
+        }
+
+    def to(self, device: torch.device) -> StepInputs:
+        """Return the same steps on another device."""
+        return StepInputs(**{name: value.to(device) for name, value in self.tensors().items()})
+
+    def without_text(self) -> StepInputs:
+        """Return the steps as pictures alone."""
+        return replace(self, text_mask=torch.zeros_like(self.text_mask))
+
+    def without_image(self) -> StepInputs:
+        """Return the steps as texts alone."""
+        return replace(self, image_mask=torch.zeros_like(self.image_mask))
+
+    def keep(self, text: Tensor | bool, image: Tensor | bool) -> StepInputs:
+        """Mask the modalities that are not kept, (N,) bool each; one is masked only where the step has the other."""
+        has_text, has_image = self.text_mask.any(1), self.image_mask
+        return replace(
+            self, text_mask=self.text_mask & (text | ~has_image)[:, None], image_mask=has_image & (image | ~has_text)
+        )
+
+    def dropped(self, noise: StepNoise) -> StepInputs:
+        """Apply the modality dropout of `noise`."""
+        return self.keep(noise.keep_text, noise.keep_image)
+
+
+STEP_FIELDS = tuple(field.name for field in fields(StepInputs))
 
 
 @dataclass
 class PlanBatch(ModelOutput):
-    """Cached codes for the prior to learn from: those of both modalities, of P stories that need not be the batch's
-    own.
-    """
+    """Cached codes that the prior learns from: those of both modalities, of P stories, not necessarily the batch's."""
 
-    codes: Tensor = None  # (P, T, S)
-    prompt_ids: Tensor = None  # (P, Lp)
-    prompt_mask: Tensor = None  # (P, Lp) bool
-    step_mask: Tensor = None  # (P, T) bool
-    num_steps: Tensor = None  # () as in StoryBatch
-    own_share: Tensor | None = (
-        None  # () of the codes before that are the prior's own draws, not the true ones (`two_pass_nll`)
-    )
-    own_draws: Tensor | None = None  # (2, P, T, S) the randomness of these, as `draw_mixing` gives it
+    codes: Tensor = REQUIRED  # (P, T, S)
+    prompt_ids: Tensor = REQUIRED  # (P, Lp)
+    prompt_mask: Tensor = REQUIRED  # (P, Lp) bool
+    step_mask: Tensor = REQUIRED  # (P, T) bool
+    num_steps: Tensor = REQUIRED  # () as in StoryBatch
+    own_share: float | None = None  # the share of past codes that the prior draws itself (`two_pass_nll`); None: 0
+    own_draws: Tensor | None = None  # (2, P, T, S) their randomness, from `draw_mixing`
 
     def to(self, device: torch.device) -> PlanBatch:
-        """The same plans on another device."""
-        return PlanBatch(**{name: value.to(device) for name, value in self.items()})
+        """Return the same plans on another device."""
+        return PlanBatch(**_moved(self, device))
 
 
 @dataclass
 class StoryBatch(ModelOutput):
-    """Stories as tensors. The pictures travel as latents of the frozen autoencoder, encoded once; what only some
-    presets read is None in the others.
+    """Stories as tensors. Pictures are latents of the frozen autoencoder, encoded once; fields that only some presets
+    read are None for the others.
     """
 
-    prompt_ids: Tensor = None  # (B, Lp)
-    prompt_mask: Tensor = None  # (B, Lp) bool
-    input_ids: Tensor = None  # (B, T, L) <bos> ... <eos>
-    text_mask: Tensor = None  # (B, T, L) bool; all False where a step has no text
-    latents: Tensor = None  # (B, T, c, h, w)
-    image_mask: Tensor = None  # (B, T) bool; False where a step has no picture
-    step_mask: Tensor = None  # (B, T) bool; False on padding steps
-    pixels: Tensor | None = None  # (B, T, 3, H, W) in [-1, 1], for an image encoder
-    encoder_ids: Tensor | None = None  # (B, T, Le) the same texts, by the tokenizer of a pretrained text encoder
+    prompt_ids: Tensor = REQUIRED  # (B, Lp)
+    prompt_mask: Tensor = REQUIRED  # (B, Lp) bool
+    input_ids: Tensor = REQUIRED  # (B, T, L) <bos> ... <eos>
+    text_mask: Tensor = REQUIRED  # (B, T, L) bool; all False where a step has no text
+    latents: Tensor = REQUIRED  # (B, T, c, h, w)
+    image_mask: Tensor = REQUIRED  # (B, T) bool; False where a step has no picture
+    step_mask: Tensor = REQUIRED  # (B, T) bool; False on padding steps
+    pixels: Tensor | None = None  # (B, T, 3, H, W); this and the next four as in StepInputs
+    encoder_ids: Tensor | None = None  # (B, T, Le)
     encoder_mask: Tensor | None = None  # (B, T, Le) bool
-    image_features: Tensor | None = None  # (B, T, P, D') what a frozen image encoder says of the pixels, in their place
-    text_features: Tensor | None = None  # (B, T, Le, D') and a frozen text encoder of its tokens
-    caption_ids: Tensor | None = None  # (B, T, Lc) the same texts, by the tokenizer of Stable Diffusion's text encoder
+    image_features: Tensor | None = None  # (B, T, P, D')
+    text_features: Tensor | None = None  # (B, T, Le, D')
+    caption_ids: Tensor | None = None  # (B, T, Lc) the texts, by the tokenizer of Stable Diffusion's text encoder
     codes: Tensor | None = None  # (B, T, S) cached codes for the decoders; None while the encoder is being trained
-    plans: PlanBatch | None = None  # what the prior learns, where it is not the codes above
-    num_steps: Tensor = None  # () steps, tokens and pictures that a mean is taken over: those of this batch, or,
-    num_tokens: Tensor = None  # () when a global batch is cut into parts, the global number divided by the parts,
-    num_images: Tensor = None  # () so that the parts' mean losses average to the global batch's mean loss.
+    plans: PlanBatch | None = None  # what the prior learns from, if not from the codes above
+    num_steps: Tensor = REQUIRED  # () steps, tokens and pictures that means are taken over: those of this batch, or,
+    num_tokens: Tensor = REQUIRED  # () if a global batch is cut into parts, the global number divided by the parts,
+    num_images: Tensor = REQUIRED  # () so that the parts' mean losses average to the global batch's mean loss.
 
-    def steps(self) -> dict[str, Tensor]:
-        """What the encoder reads of the N = B*T steps."""
-        return {name: value.flatten(0, 1) for name, value in self.items() if name in READ_OF_STEPS}
+    def steps(self) -> StepInputs:
+        """Return the encoder's inputs for the N = B*T steps."""
+        return StepInputs(**{name: value.flatten(0, 1) for name, value in self.items() if name in STEP_FIELDS})
+
+    def own_plans(self, codes: Tensor) -> PlanBatch:
+        """Return `plans` or, without them, `codes` (B,T,S) as plans of the batch's own stories."""
+        if self.plans is not None:
+            return self.plans
+        return PlanBatch(codes, self.prompt_ids, self.prompt_mask, self.step_mask, self.num_steps)
 
     def to(self, device: torch.device) -> StoryBatch:
-        """The same batch on another device."""
-        return StoryBatch(**{name: value.to(device) for name, value in self.items()})
+        """Return the same batch on another device."""
+        return StoryBatch(**_moved(self, device))
 
 
 @dataclass
 class StepNoise(ModelOutput):
     """The random numbers of one training pass, drawn outside the model: the pass itself is a pure function. N = B*T."""
 
-    keep_text: Tensor = None  # (N,) bool: the encoder sees the text (modality dropout)
-    keep_image: Tensor = None  # (N,) bool: the encoder sees the picture
-    null_text: Tensor = None  # (N,) bool: the text decoder gets the null codes (classifier-free guidance dropout)
-    null_image: Tensor = None  # (N,) bool: the image decoder gets them
-    timesteps: Tensor = None  # (N,) diffusion timesteps
-    noise: Tensor = None  # (N, c, h, w)
+    keep_text: Tensor = REQUIRED  # (N,) bool: the encoder sees the text (modality dropout)
+    keep_image: Tensor = REQUIRED  # (N,) bool: the encoder sees the picture
+    null_text: Tensor = REQUIRED  # (N,) bool: the text decoder gets the null codes (classifier-free guidance dropout)
+    null_image: Tensor = REQUIRED  # (N,) bool: the image decoder gets them
+    timesteps: Tensor = REQUIRED  # (N,) diffusion timesteps
+    noise: Tensor = REQUIRED  # (N, c, h, w)
 
     def rows(self, start: int, end: int) -> StepNoise:
-        """The part that belongs to rows start..end of a global batch."""
+        """Return the noise of rows start..end of a global batch."""
         return StepNoise(**{name: value[start:end] for name, value in self.items()})
 
     def to(self, device: torch.device) -> StepNoise:
-        return StepNoise(**{name: value.to(device) for name, value in self.items()})
+        """Return the same noise on another device."""
+        return StepNoise(**_moved(self, device))
 
 
 def draw_noise(
@@ -111,3 +163,7 @@ def draw_noise(
         timesteps=(strata[order] * num_timesteps).long().clamp(max=num_timesteps - 1),
         noise=torch.randn(num_rows, *latent_shape, generator=generator),
     )
+
+
+def _moved(values: ModelOutput, device: torch.device) -> dict[str, Any]:
+    return {name: value.to(device) if hasattr(value, "to") else value for name, value in values.items()}

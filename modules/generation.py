@@ -1,66 +1,110 @@
-"""What a storyteller may be asked for: names and ranges.
-
-Imports no torch, so that bad input is told before a model is loaded.
-"""
+"""Settings of sampling, checked. Imports no torch, so that bad input is reported before a model is loaded."""
 
 from __future__ import annotations
 
-from modules.common.errors import UserError
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, get_args
 
-SCHEDULERS = ("ddim", "dpmsolver++", "unipc", "euler")
-DECODINGS = ("greedy", "beam", "top_p")
+from modules.common.arguments import check_fields, setting
+from modules.common.errors import UserError
+from modules.image_decoder.config import SchedulerName
+from modules.text_decoder.config import Decoding
+
+SCHEDULERS, DECODINGS = get_args(SchedulerName), get_args(Decoding)
 MAX_NUM_STEPS = 32  # Pages of a story;
-MAX_LONG_STORY = 1000  # where the prior has an attention window.
-TEMPERATURE, TOP_P = 0.5, 0.95  # Of a plan, unless asked for otherwise; assets/notes.md tells how .5 was chosen.
+MAX_LONG_STORY = 1000  # of a model whose prior has an attention window.
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How a plan, its texts and its pictures are sampled; the flags of generate, continue and illustrate.
+
+    Raises UserError on a value out of range or unknown.
+    """
+
+    seed: int = setting(
+        0, "random seed; the same seed and settings give the same files", low=0, high=2**63 - 1, metavar="N"
+    )
+    temperature: float = setting(  # assets/notes.md has the measurements behind this default.
+        0.5,
+        "sampling temperature of the plan, and of the texts with --decoding top_p; lower is safer, higher more varied,"
+        " 0 always takes the most probable code",
+        metavar="X",
+    )
+    top_p: float = setting(
+        0.95,
+        "nucleus sampling of the plan, and of the texts with --decoding top_p: sample from the most probable codes that"
+        " together have this probability",
+        high=1,
+        metavar="X",
+    )
+    guidance_scale: float = setting(
+        2.0,
+        "classifier-free guidance of the pictures: higher values follow the plan more closely, 1 turns guidance off,"
+        " which is faster",
+        low=0,
+        high=100,
+        metavar="X",
+    )
+    num_inference_steps: int = setting(
+        20, "denoising steps per picture; more take longer", low=1, high=1000, metavar="N"
+    )
+    scheduler: SchedulerName = setting("ddim", "diffusion sampler of the pictures", choices=SCHEDULERS)
+    decoding: Decoding = setting(
+        "greedy",
+        "how texts are decoded: the most probable token each time, beam search, or nucleus sampling with --temperature"
+        " and --top_p",
+        choices=DECODINGS,
+    )
+    text_guidance_scale: float = setting(
+        1.0,
+        "classifier-free guidance of the texts: above 1, texts follow the plan more closely",
+        low=0,
+        high=100,
+        metavar="X",
+    )
+    penalty_alpha: float = setting(
+        0.0,
+        "contrastive search with --decoding greedy: above 0, such as 0.6, texts repeat themselves less",
+        low=0,
+        high=1,
+        metavar="X",
+    )
+    strength: float = setting(
+        1.0,
+        "share of the denoising steps that a picture goes through: below 1, each picture starts from the one before and"
+        " resembles it",
+        low=0,
+        high=1,
+        metavar="X",
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not (self.temperature == 0 or 0.01 <= self.temperature <= 100):
+            raise UserError(
+                f"temperature must be 0 (always the most probable) or from 0.01 to 100, got {self.temperature}"
+            )
+        if not self.top_p > 0:
+            raise UserError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+        if self.penalty_alpha and self.decoding != "greedy":
+            raise UserError(
+                f"penalty_alpha changes greedy decoding only, not {self.decoding}: leave one of the two out"
+            )
+
+    @classmethod
+    def resolve(cls, settings: GenerationSettings | None = None, **overrides: Any) -> GenerationSettings:
+        """Return `settings`, or the defaults, with the given `overrides`; those that are None are ignored."""
+        given = {name: value for name, value in overrides.items() if value is not None}
+        return dataclasses.replace(settings or cls(), **given)
 
 
 def check_story(prompt: str, num_steps: int, longest: int = MAX_NUM_STEPS) -> None:
-    """Raise UserError where no story of `num_steps` pages, `longest` at most, can be told about `prompt`."""
+    """Raise UserError if `prompt` is empty or `num_steps` is not from 1 to `longest` pages."""
     if not prompt.strip():
         raise UserError("the prompt is empty: say in one line what the story is about")
     if not 1 <= num_steps <= longest:
-        more = (
-            ""
-            if longest > MAX_NUM_STEPS
-            else "; longer stories need a model with an attention window (prior.attention_window)"
-        )
-        raise UserError(f"num_steps must be from 1 to {longest}, got {num_steps}{more if num_steps > longest else ''}")
-
-
-def check_sampling(seed: int, temperature: float, top_p: float) -> None:
-    """Raise UserError where nothing can be drawn with these numbers."""
-    if not 0 <= seed < 2**63:
-        raise UserError(f"seed must be from 0 to {2**63 - 1}, got {seed}")
-    if not (temperature == 0 or 0.01 <= temperature <= 100):
-        raise UserError(f"temperature must be 0 (always the likeliest) or from 0.01 to 100, got {temperature}")
-    if not 0 < top_p <= 1:
-        raise UserError(f"top_p must be above 0 and at most 1, got {top_p}")
-
-
-def check_settings(
-    seed: int,
-    temperature: float,
-    top_p: float,
-    guidance_scale: float = 1.0,
-    num_inference_steps: int = 1,
-    scheduler: str = "ddim",
-    decoding: str = "greedy",
-    text_guidance_scale: float = 1.0,
-    penalty_alpha: float = 0.0,
-    strength: float = 1.0,
-) -> None:
-    """Raise UserError on a setting of `StoryPipeline.render` that is out of range or unknown."""
-    check_sampling(seed, temperature, top_p)
-    for name, value in (("guidance_scale", guidance_scale), ("text_guidance_scale", text_guidance_scale)):
-        if not 0 <= value <= 100:
-            raise UserError(f"{name} must be from 0 to 100, got {value}")
-    for name, value in (("penalty_alpha", penalty_alpha), ("strength", strength)):
-        if not 0 <= value <= 1:
-            raise UserError(f"{name} must be from 0 to 1, got {value}")
-    if penalty_alpha and decoding != "greedy":
-        raise UserError(f"penalty_alpha changes greedy decoding only, not {decoding}: leave one of the two out")
-    if not 1 <= num_inference_steps <= 1000:
-        raise UserError(f"num_inference_steps must be from 1 to 1000, got {num_inference_steps}")
-    for name, value, known in (("scheduler", scheduler, SCHEDULERS), ("decoding", decoding, DECODINGS)):
-        if value not in known:
-            raise UserError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        remedy = "; longer stories need a model with an attention window (prior.attention_window)"
+        advice = remedy if num_steps > longest == MAX_NUM_STEPS else ""
+        raise UserError(f"num_steps must be from 1 to {longest}, got {num_steps}{advice}")

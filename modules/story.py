@@ -40,7 +40,10 @@ class StoryDataset(Protocol):
     """What training and evaluation read from: a folder of stories, or the story world itself."""
 
     name: str
-    lengths: Sequence[int]  # The number of steps of every story, known without opening a picture.
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """The number of steps of every story, known without opening a picture."""
 
     def __len__(self) -> int: ...
 

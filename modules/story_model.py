@@ -5,44 +5,42 @@ p(s, x, z | c) = prod_t  p(z_t | z_<t, c)  p(s_t | z_t)  p(x_t | z_t)        q(z
 loss = text_nll + beta * prior_nll + commitment_loss + lambda * diffusion_loss
        (+ agreement_loss + the losses of the encoder's aids + alpha * contrastive_loss + gamma * the router's losses)
 
-Two baselines have no z: a predictor takes the prior's place, and guesses what the decoders read from what came before
-(`condition`).
+Two baselines have no z: a predictor takes the prior's place and guesses the decoders' input from prompt and past steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from modules.batch import PlanBatch, StepNoise, StoryBatch
+from modules.batch import StepNoise, StoryBatch
 from modules.common.errors import UserError
+from modules.common.outputs import REQUIRED
+from modules.common.versions import version_problem
 from modules.config import StoryConfig
 from modules.image_decoder.autoencoder import PictureAutoencoder, PretrainedAutoencoder
 from modules.image_decoder.image_decoder import ImageDecoder
 from modules.layers.losses import cosine_distance, masked_mean, weighted_sum
 from modules.layers.transformer import Transformer
 from modules.pretrained.freezing import enable_checkpointing
+from modules.pretrained.part import gate_names, pretrained_names
+from modules.pretrained.source import PretrainedSource
 from modules.prior.predictor import Predictor
 from modules.prior.prior import Prior
-from modules.storyboard.aids import OF_PICTURES, EncoderAids
+from modules.storyboard.aids import IMAGE_AIDS, EncoderAids
 from modules.storyboard.contrastive import ContrastiveLoss, pool_slots, text_ids
 from modules.storyboard.pooling import MajorityVoteStoryboard, MeanStoryboard, QFormerStoryboard
 from modules.storyboard.storyboard import Storyboard, StoryboardOutput
-from modules.text_decoder.text_decoder import TextDecoder, vocabulary_of
+from modules.text_decoder.language_model import vocabulary_of
+from modules.text_decoder.text_decoder import TextDecoder
 
-PARTS = (
-    "storyboard",
-    "prior",
-    "predictor",
-    "text_decoder",
-    "image_decoder",
-    "aids",
-    "contrastive",
-)  # All that is trained jointly.
+FACTORS = ("storyboard", "prior", "predictor", "text_decoder", "image_decoder")
+PARTS = (*FACTORS, "aids", "contrastive")  # All parts that are trained jointly.
 STORYBOARDS = {
     "queries": Storyboard,
     "majority_vote": MajorityVoteStoryboard,
@@ -59,8 +57,8 @@ class StoryModelOutput(ModelOutput):
     `loads` (layers,E) of the prior's experts, where it has some.
     """
 
-    loss: Tensor = None
-    losses: dict[str, Tensor] = None
+    loss: Tensor
+    losses: dict[str, Tensor] = REQUIRED
     slots: Tensor | None = None
     step_mask: Tensor | None = None
     codes: Tensor | None = None
@@ -72,60 +70,62 @@ class StoryModelOutput(ModelOutput):
 class StoryModel(nn.Module):
     """The four factors, and the frozen autoencoder that pictures enter and leave by.
 
-    Parts with a `source` are pretrained: with `offline` the Hub is not asked for them; with `random` they have random
-    weights, as have the decoders named in `awaited`, whose weights are to be loaded. Raises UserError where one cannot
-    be had.
+    `StoryModel(config)` is the model of `config.plan`: this class plans in codes, its subclasses are the baselines.
     """
 
+    has_codes = True  # Whether the plan is a storyboard of codes, with a prior.
+    reads_steps = True  # Whether an encoder reads the steps' texts and images.
+
+    def __new__(cls, config: StoryConfig | None = None, **_: Any) -> StoryModel:
+        """Choose the class of the config's plan; a copy, which has no config yet, keeps its class."""
+        return super().__new__(MODELS[config.plan] if config is not None and cls is StoryModel else cls)
+
     def __init__(
-        self, config: StoryConfig, *, offline: bool = False, random: bool = False, awaited: Collection[str] = ()
+        self,
+        config: StoryConfig,
+        *,
+        offline: bool = False,
+        random: bool = False,
+        sources: Mapping[str, PretrainedSource] | None = None,
     ) -> None:
+        """Build the model with fresh weights; parts with a `source` are pretrained.
+
+        With `offline` they are read from the local cache only; with `random` they get random weights. `sources` replace
+        those that the config names, by the part's name. Raises UserError where a source cannot be loaded.
+        """
         super().__init__()
-        self.config, had = config, {"offline": offline, "random": random}
-        of_text, of_images = (
-            {**had, "random": random or part in awaited} for part in ("text_decoder", "image_decoder")
-        )
-        board, latent_shape, from_scratch = (
-            config.storyboard,
-            config.autoencoder.latent_shape,
-            not config.text_decoder.source,
-        )
-        self.vocab_size = (
-            config.vocab_size if from_scratch else vocabulary_of(config.text_decoder, offline=offline or random)
-        )
-        self.storyboard = self.prior = self.predictor = None  # All plans but "codes" do without some of them.
-        if config.plan != "prompt":
-            self.storyboard = STORYBOARDS[board.pooling](
-                board, self.vocab_size, config.text_decoder.max_length, latent_shape, **had
-            )
-        if config.plan == "codes":
-            self.prior = Prior(config.prior, self.vocab_size, board.codebook_size, board.num_slots)
-        else:
-            reads_steps = config.plan == "predicted"
-            self.predictor = Predictor(
-                config.predictor, self.vocab_size, board.num_slots, board.codebook_dim, reads_steps
-            )
-        special_ids = SPECIAL_IDS if from_scratch or random else None
-        self.text_decoder = TextDecoder(
-            config.text_decoder, self.vocab_size, board.num_slots, board.codebook_dim, special_ids, **of_text
-        )
-        self.image_decoder = ImageDecoder(
-            config.image_decoder, latent_shape, board.num_slots, board.codebook_dim, **of_images
-        )
-        self.aids = EncoderAids(config.aids, self.vocab_size, latent_shape, board.num_slots, board.codebook_dim)
-        contrasts = config.loss_weights.contrastive_loss > 0 and self.storyboard is not None
+        self.config = config
+        self.sources = pretrained_sources(config, offline, random) | dict(sources or {})
+        board, latent_shape = config.storyboard, config.autoencoder.latent_shape
+        slots, language_model = (board.num_slots, board.codebook_dim), self.sources.get("text_decoder")
+        self.vocab_size = config.vocab_size if language_model is None else vocabulary_of(language_model)
+        self._build_plan(config)
+        special_ids = SPECIAL_IDS if language_model is None or random else None
+        self.text_decoder = TextDecoder(config.text_decoder, self.vocab_size, *slots, special_ids, language_model)
+        self.image_decoder = ImageDecoder(config.image_decoder, latent_shape, *slots, self.sources.get("image_decoder"))
+        self.aids = EncoderAids(config.aids, self.vocab_size, latent_shape, *slots)
+        contrasts = config.loss_weights.contrastive_loss > 0 and self.reads_steps
         self.contrastive = ContrastiveLoss() if contrasts else None
         if config.autoencoder.source:
-            self.autoencoder = PretrainedAutoencoder(config.autoencoder, **had)
+            self.autoencoder = PretrainedAutoencoder(config.autoencoder, self.sources["autoencoder"])
         else:
             self.autoencoder = PictureAutoencoder(config.autoencoder).requires_grad_(False)
         if config.training.gradient_checkpointing:
             self._keep_less()
-        everything = dict(self.named_parameters(remove_duplicate=False))
-        self.pretrained = frozenset(pretrained_names(config, everything))
-        self.frozen = frozenset(
-            name for name in self.pretrained if not everything[name].requires_grad
-        )  # They never train.
+        self.pretrained, self.gates = pretrained_names(self), gate_names(self)
+        parameters = dict(self.named_parameters(remove_duplicate=False))
+        self.frozen = frozenset(name for name in self.pretrained if not parameters[name].requires_grad)
+
+    def _build_plan(self, config: StoryConfig) -> None:
+        """Build the parts that differ between plans: here the storyboard and its prior."""
+        self._build_storyboard(config)
+        board = config.storyboard
+        self.prior = Prior(config.prior, self.vocab_size, board.codebook_size, board.num_slots)
+
+    def _build_storyboard(self, config: StoryConfig) -> None:
+        board, max_text_length = config.storyboard, config.text_decoder.max_length
+        shape = config.autoencoder.latent_shape
+        self.storyboard = STORYBOARDS[board.pooling](board, self.vocab_size, max_text_length, shape, self.sources)
 
     def _keep_less(self) -> None:
         """Checkpoint the blocks of all transformers and of the UNet. Pretrained encoders have settings of their own."""
@@ -136,120 +136,113 @@ class StoryModel(nn.Module):
         enable_checkpointing(self.text_decoder.language_model)
 
     def forward(self, batch: StoryBatch, noise: StepNoise, parts: Collection[str] = PARTS) -> StoryModelOutput:
-        """The training loss of a batch; a pure function of weights, batch and noise (but for dropout). N = B*T rows.
+        """Return the training loss of a batch: a pure function of weights, batch and noise (but for dropout). N = B*T.
 
-        Terms of `parts` that are not named are left out.
+        The terms of parts that are not in `parts` are left out.
         """
-        steps, step_mask, image_mask = batch.steps(), batch.step_mask.flatten(), batch.image_mask.flatten()
-
-        # z ~ q(z | s, x): encode and quantise, or take the codes cached when q was frozen.
-        board = self.condition(batch, noise)
-
-        # -log p(s | z)
-        losses = {}
+        board = self.condition(batch, noise)  # z ~ q(z | s, x)
+        losses: dict[str, Tensor] = {}
+        loads = None
         if "text_decoder" in parts:
-            text = self.text_decoder(board.code_embeds, steps["input_ids"], steps["text_mask"], noise.null_text)
-            losses["text_nll"] = masked_mean(text.nll, text.mask, batch.num_tokens)
-
-        # A bound on -log p(x | z), or -log p(x | z, s) where Stable Diffusion reads the text too, up to its weighting
-        # over noise levels.
+            losses["text_nll"] = self.text_nll(board, batch, noise)  # -log p(s | z)
         if "image_decoder" in parts:
-            conditions = noise.null_image, self.captions(batch)
-            image = self.image_decoder(board.code_embeds, steps["latents"], noise.timesteps, noise.noise, *conditions)
-            losses["diffusion_loss"] = masked_mean(image.loss, image_mask, batch.num_images)
-
-        # q's own terms: slots stay near their codes, say by themselves what the step holds, and agree under modality
-        # dropout.
-        if board.commitment_loss is not None and "storyboard" in parts:
-            losses["commitment_loss"] = masked_mean(board.commitment_loss.mean(1), step_mask, batch.num_steps)
-        if batch.codes is None and "aids" in parts:
-            for name, values in self.aids(board.code_embeds, batch).items():
-                mask, count = (image_mask, batch.num_images) if name in OF_PICTURES else (step_mask, batch.num_steps)
-                losses[name] = masked_mean(values, mask, count)
-        if board.slots is not None and "storyboard" in parts:
-            losses["agreement_loss"] = masked_mean(
-                self.disagreement(board.slots, batch).mean(1), step_mask, batch.num_steps
-            )
-            if self.contrastive is not None and "contrastive" in parts:
-                losses["contrastive_loss"] = self.contrast(batch)
-
-        # -log p(z | c), in nats a code. Codes are integers: the prior cannot reach the encoder.
-        codes, loads = None if board.codes is None else board.codes.unflatten(0, batch.step_mask.shape), None
-        if codes is not None and "prior" in parts:
-            plans = batch.plans or PlanBatch(
-                codes, batch.prompt_ids, batch.prompt_mask, batch.step_mask, batch.num_steps
-            )
-            prior = self.prior(
-                plans.codes,
-                plans.prompt_ids,
-                plans.prompt_mask,
-                plans.step_mask,
-                plans.own_share or 0.0,
-                plans.own_draws,
-            )
-            losses["prior_nll"] = masked_mean(prior.nll.mean(-1), plans.step_mask, plans.num_steps)
-            if prior.loads is not None:
-                losses |= {"load_balancing_loss": prior.load_balancing_loss, "router_z_loss": prior.router_z_loss}
-                loads = prior.loads
+            losses["diffusion_loss"] = self.diffusion_loss(board, batch, noise)  # A bound on -log p(x | z).
+        losses |= self.encoder_losses(board, batch, parts)  # Terms of q alone.
+        if "prior" in parts:
+            prior_losses, loads = self.prior_losses(board, batch)  # -log p(z | c)
+            losses |= prior_losses
         return StoryModelOutput(
             loss=weighted_sum(losses, asdict(self.config.loss_weights)),
             losses=losses,
             slots=board.slots,
-            step_mask=step_mask,
-            codes=codes,
+            step_mask=batch.step_mask.flatten(),
+            codes=None if board.codes is None else board.codes.unflatten(0, batch.step_mask.shape),
             vectors=board.vectors,
             vector_mask=board.vector_mask,
             loads=loads,
         )
 
     def condition(self, batch: StoryBatch, noise: StepNoise | None = None) -> StoryboardOutput:
-        """What the decoders read of N = B*T steps, as `code_embeds`: z or, in the baselines, a guess from what came
-        before.
-        """
-        if self.predictor is None:
-            return self.encode(batch, noise)
-        story = (batch.prompt_ids, batch.prompt_mask, batch.step_mask)
-        if self.storyboard is None:
-            return StoryboardOutput(code_embeds=self.predictor(*story).flatten(0, 1))
-        board = self.encode(batch, noise)
-        guesses = self.predictor(*story, board.code_embeds.unflatten(0, batch.step_mask.shape))
-        return StoryboardOutput(code_embeds=guesses.flatten(0, 1), slots=board.slots)
+        """Return what the decoders read of N = B*T steps, as `code_embeds`: here z."""
+        return self.encode(batch, noise)
 
     def encode(self, batch: StoryBatch, noise: StepNoise | None = None) -> StoryboardOutput:
-        """q(z | s, x) for N = B*T steps; with noise, under its modality dropout."""
+        """Encode N = B*T steps, q(z | s, x), or embed cached codes; with noise, under its modality dropout."""
         if batch.codes is not None:
             return self.storyboard.embed(batch.codes.flatten(0, 1))
         steps = batch.steps()
-        if noise is not None:  # A modality is dropped only where the other one is there.
-            has_text, has_image = steps["text_mask"].any(1), steps["image_mask"]
-            steps["text_mask"] = steps["text_mask"] & (noise.keep_text | ~has_image)[:, None]
-            steps["image_mask"] = has_image & (noise.keep_image | ~has_text)
-        return self.storyboard(**steps)
+        return self.storyboard(steps if noise is None else steps.dropped(noise))
+
+    def text_nll(self, board: StoryboardOutput, batch: StoryBatch, noise: StepNoise) -> Tensor:
+        """Return -log p(s | z) (), in nats a token."""
+        steps = batch.steps()
+        text = self.text_decoder(board.code_embeds, steps.input_ids, steps.text_mask, noise.null_text)
+        return masked_mean(text.nll, text.mask, batch.num_tokens)
+
+    def diffusion_loss(self, board: StoryboardOutput, batch: StoryBatch, noise: StepNoise) -> Tensor:
+        """Return a bound on -log p(x | z) (), up to its weighting over noise levels; on -log p(x | z, s) where Stable
+        Diffusion reads the text too.
+        """
+        latents, captions = batch.latents.flatten(0, 1), self.captions(batch)
+        image = self.image_decoder(board.code_embeds, latents, noise.timesteps, noise.noise, noise.null_image, captions)
+        return masked_mean(image.loss, batch.image_mask.flatten(), batch.num_images)
 
     def captions(self, batch: StoryBatch) -> Tensor | None:
-        """What the image decoder reads of the texts of N = B*T steps (N,L,D); None where it reads the codes alone."""
+        """Return the texts of N = B*T steps as the image decoder reads them (N,L,D); None if it reads codes alone."""
         return None if batch.caption_ids is None else self.image_decoder.encode_text(batch.caption_ids.flatten(0, 1))
 
-    def contrast(self, batch: StoryBatch) -> Tensor:
-        """How well the slots of each picture alone and of each text alone find each other: a loss (), a mean over the
-        steps with both.
+    def encoder_losses(self, board: StoryboardOutput, batch: StoryBatch, parts: Collection[str]) -> dict[str, Tensor]:
+        """Return q's own terms: slots stay near their codes, encode by themselves the content of their step, agree
+        under modality dropout, and match image with text.
         """
-        steps = batch.steps()
-        both = steps["text_mask"].any(1) & steps["image_mask"]
-        of_images = self.storyboard.encode(**{**steps, "text_mask": torch.zeros_like(steps["text_mask"])})
-        of_texts = self.storyboard.encode(**{**steps, "image_mask": torch.zeros_like(steps["image_mask"])})
-        groups = text_ids(steps["input_ids"], steps["text_mask"])
-        return self.contrastive(pool_slots(of_images), pool_slots(of_texts), both, groups).loss
+        step_mask, image_mask = batch.step_mask.flatten(), batch.image_mask.flatten()
+        losses = {}
+        if board.commitment_loss is not None and "storyboard" in parts:
+            losses["commitment_loss"] = masked_mean(board.commitment_loss.mean(1), step_mask, batch.num_steps)
+        if batch.codes is None and "aids" in parts:
+            for name, values in self.aids(board.code_embeds, batch).items():
+                mask, count = (image_mask, batch.num_images) if name in IMAGE_AIDS else (step_mask, batch.num_steps)
+                losses[name] = masked_mean(values, mask, count)
+        if board.slots is not None and "storyboard" in parts:
+            distances = self.disagreement(board.slots, batch).mean(1)
+            losses["agreement_loss"] = masked_mean(distances, step_mask, batch.num_steps)
+            if self.contrastive is not None and "contrastive" in parts:
+                losses["contrastive_loss"] = self.contrast(batch)
+        return losses
 
     def disagreement(self, slots: Tensor, batch: StoryBatch) -> Tensor:
-        """Cosine distances (N,S) of slots (N,S,d), under modality dropout, to those with nothing dropped; these get no
-        gradient.
+        """Return cosine distances (N,S) of slots (N,S,d), under modality dropout, to those with nothing dropped, which
+        get no gradient.
 
-        To be called after the pass that gave the slots: autocast keeps the casts of weights that it made first.
+        Call it after the pass that computed the slots: autocast keeps the casts of weights that it made first.
         """
         with torch.no_grad():
             whole = self.encode(batch).slots
         return cosine_distance(slots, whole)
+
+    def contrast(self, batch: StoryBatch) -> Tensor:
+        """Return the contrastive loss () of slots from images alone and texts alone, a mean over steps with both."""
+        steps = batch.steps()
+        has_both = steps.text_mask.any(1) & steps.image_mask
+        image_slots = self.storyboard.encode(steps.without_text())
+        text_slots = self.storyboard.encode(steps.without_image())
+        groups = text_ids(steps.input_ids, steps.text_mask)
+        return self.contrastive(pool_slots(image_slots), pool_slots(text_slots), has_both, groups).loss
+
+    def prior_losses(self, board: StoryboardOutput, batch: StoryBatch) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Return -log p(z | c), in nats a code, with the router's losses, and the experts' loads (layers,E) if it has
+        some; no terms before there are codes. Codes are integers, so the prior cannot reach the encoder.
+        """
+        if board.codes is None:
+            return {}, None
+        plans = batch.own_plans(board.codes.unflatten(0, batch.step_mask.shape))
+        prior = self.prior(
+            plans.codes, plans.prompt_ids, plans.prompt_mask, plans.step_mask, plans.own_share or 0.0, plans.own_draws
+        )
+        losses = {"prior_nll": masked_mean(prior.nll.mean(-1), plans.step_mask, plans.num_steps)}
+        if prior.loads is not None:
+            losses |= {"load_balancing_loss": prior.load_balancing_loss, "router_z_loss": prior.router_z_loss}
+        return losses, prior.loads
 
     def own_state(self) -> dict[str, Tensor]:
         """The state dict without what a source keeps for us: the frozen weights."""
@@ -261,48 +254,139 @@ class StoryModel(nn.Module):
             {name: value for name, value in self.state_dict().items() if name in self.frozen} | dict(state)
         )
 
+    def parts(self, names: Collection[str] = PARTS) -> dict[str, nn.Module]:
+        """Return the trainable parts that this model has, of those named."""
+        return {name: part for name in names if isinstance(part := getattr(self, name, None), nn.Module)}
+
     @property
     def factors(self) -> dict[str, nn.Module]:
-        """The trainable parts by name, the aids aside."""
-        names = ("storyboard", "prior", "predictor", "text_decoder", "image_decoder")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        """The trainable factors by name, without auxiliary losses."""
+        return self.parts(FACTORS)
 
     @property
     def is_ready(self) -> bool:
-        """Whether there is something to tell stories by: not before the codebook is placed, in a model that plans in
-        codes.
-        """
-        return self.prior is None or self.storyboard.quantizer.is_active
+        """Whether the model can generate: a storyboard's codebook must have been fitted."""
+        return self.storyboard.quantizer.is_active
+
+    def assume_ready(self) -> None:
+        """Quantise although the codebook was not fitted, to measure a pass of the later phases."""
+        self.storyboard.quantizer.is_active = True
+
+    @property
+    def pictures(self) -> str | None:
+        """What the encoder reads pictures as, of `StoryboardConfig.pictures`; None if it reads no steps."""
+        return self.config.storyboard.pictures
+
+    @property
+    def reads_pixels(self) -> bool:
+        """Whether the encoder reads pixels, not latents."""
+        return self.pictures not in (None, "latents")
+
+    def frozen_encoders(self) -> dict[str, nn.Module]:
+        """Return the pretrained encoders of steps that are wholly frozen, by the name of their config."""
+        return dict(self.storyboard.frozen_encoders())
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Return the tokens that the encoder reads of N texts beside the text decoder's, by field of `StoryBatch`."""
+        return self.storyboard.tokenize(texts)
 
 
-def pretrained_names(config: StoryConfig, names: Iterable[str]) -> Iterator[str]:
-    """Those of the parameters' names whose first values came from a source."""
+class NextStepModel(StoryModel):
+    """Baseline without codes: a predictor guesses the decoders' input from the prompt and past steps' slots."""
+
+    has_codes = False
+
+    def _build_plan(self, config: StoryConfig) -> None:
+        """Build the storyboard, whose codes are not used, and the predictor."""
+        self._build_storyboard(config)
+        self._build_predictor(config)
+
+    def _build_predictor(self, config: StoryConfig) -> None:
+        board = config.storyboard
+        self.predictor = Predictor(
+            config.predictor, self.vocab_size, board.num_slots, board.codebook_dim, self.reads_steps
+        )
+
+    def condition(self, batch: StoryBatch, noise: StepNoise | None = None) -> StoryboardOutput:
+        """Return the predictor's guesses for N = B*T steps, each from the prompt and the true steps before it."""
+        board = self.encode(batch, noise)
+        slots = board.code_embeds.unflatten(0, batch.step_mask.shape)
+        guesses = self.predictor(batch.prompt_ids, batch.prompt_mask, batch.step_mask, slots)
+        return StoryboardOutput(code_embeds=guesses.flatten(0, 1), slots=board.slots)
+
+    def prior_losses(self, board: StoryboardOutput, batch: StoryBatch) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Return no terms: nothing is drawn, so nothing has a likelihood."""
+        return {}, None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the model can generate: always, for there is no codebook."""
+        return True
+
+    def assume_ready(self) -> None:
+        """Do nothing: there is no codebook."""
+
+
+class PromptModel(NextStepModel):
+    """Baseline without a storyboard: a predictor guesses the decoders' input from the prompt alone."""
+
+    reads_steps = False
+
+    def _build_plan(self, config: StoryConfig) -> None:
+        """Build the predictor."""
+        self._build_predictor(config)
+
+    def condition(self, batch: StoryBatch, noise: StepNoise | None = None) -> StoryboardOutput:
+        """Return the predictor's guesses for N = B*T steps, from the prompt."""
+        guesses = self.predictor(batch.prompt_ids, batch.prompt_mask, batch.step_mask)
+        return StoryboardOutput(code_embeds=guesses.flatten(0, 1))
+
+    @property
+    def pictures(self) -> None:
+        """None: the model reads no steps."""
+
+    def frozen_encoders(self) -> dict[str, nn.Module]:
+        """Return none: the model reads no steps."""
+        return {}
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Return nothing: the model reads no steps."""
+        return {}
+
+
+MODELS: dict[str, type[StoryModel]] = {"codes": StoryModel, "predicted": NextStepModel, "prompt": PromptModel}
+
+
+def pretrained_sources(config: StoryConfig, offline: bool = False, random: bool = False) -> dict[str, PretrainedSource]:
+    """Return the source of every pretrained part, by the part's name in a config."""
     board = config.storyboard
-    sources = {
-        "storyboard.image_encoder.model.": board.image_encoder.source,
-        "storyboard.text_encoder.model.": board.text_encoder.source,
-        "text_decoder.language_model.": config.text_decoder.source,
-        "image_decoder.unet.": config.image_decoder.source,
-        "image_decoder.text_encoder.": config.image_decoder.source,
-        "autoencoder.vae.": config.autoencoder.source,
+    ids = {
+        "storyboard.image_encoder": board.image_encoder.source if board.pictures == "pretrained" else "",
+        "storyboard.text_encoder": board.text_encoder.source,
+        "text_decoder": config.text_decoder.source,
+        "image_decoder": config.image_decoder.source,
+        "autoencoder": config.autoencoder.source,
     }
-    given = tuple(prefix for prefix, source in sources.items() if source)
-    added = (".lora_", ".processor.")
-    return (name for name in names if name.startswith(given) and not any(part in name for part in added))
+    return {
+        part: PretrainedSource(source, f"{part}.source", offline=offline, random=random)
+        for part, source in ids.items()
+        if source
+    }
 
 
 def build_model(
-    config: StoryConfig, where: str, *, offline: bool = False, random: bool = False, awaited: Collection[str] = ()
+    config: StoryConfig,
+    where: str,
+    *,
+    offline: bool = False,
+    random: bool = False,
+    sources: Mapping[str, PretrainedSource] | None = None,
 ) -> StoryModel:
-    """A model with fresh weights. Raises UserError where none can be built; `where` says whose config it is."""
+    """Return a model with fresh weights. Raises UserError where none can be built; `where` names the config."""
     try:
-        return StoryModel(config, offline=offline, random=random, awaited=awaited)
-    except (
-        ArithmeticError,
-        AssertionError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:  # From whichever library builds the part.
+        return StoryModel(config, offline=offline, random=random, sources=sources)
+    except (ArithmeticError, AssertionError, ImportError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{where} describes no model that can be built ({reason})") from error
+        raise UserError(
+            version_problem(error) or f"{where} describes no model that can be built ({reason})"
+        ) from error  # Any library may have raised it.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,51 @@ from modules.story_model import StoryModel
 from modules.storyworld import StoryWorld
 from modules.text_decoder.tokenizers import StoryTokenizer
 from tests.support.runs import END, trace, train
+from tests.support.shared import make_once
+
+# One thread a worker: workers do not starve each other, and sums are the same on every machine.
+os.environ["OMP_NUM_THREADS"] = "1"  # For the programs that tests start.
+torch.set_num_threads(1)
+
+# Files that train models or start programs for seconds, the longest first. A test run begins with them, so that no
+# worker is left alone with a long one; `make test-fast` leaves them out.
+LONG_FILES = (
+    "training/test_fsdp_training.py",
+    "training/test_training.py",
+    "prior/test_predictor.py",
+    "test_presets.py",
+    "test_captioner_failures.py",
+    "commands/test_train_command.py",
+    "commands/test_cli.py",
+    "test_preset_errors.py",
+    "data/test_data_path.py",
+    "commands/test_study_commands.py",
+    "training/test_distributed.py",
+    "presentation/test_visualize.py",
+    "evaluation/test_evaluation.py",
+    "evaluation/test_evaluate_presets.py",
+    "presentation/test_codebook_page.py",
+    "evaluation/test_ablation.py",
+    "evaluation/test_judge.py",
+    "training/test_dry_run.py",
+    "downloads/test_hub_sources.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of `LONG_FILES` as trainings, and put them first."""
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONG_FILES)}
+    for item in items:
+        if item.path in places:
+            item.add_marker(pytest.mark.training)
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+def pytest_collection_finish() -> None:
+    """Let garbage collections pass over what the imports made: each would take .3 s, and a training makes six."""
+    gc.collect()
+    gc.freeze()
+
 
 TEXT_LENGTHS = ((9, 0, 40), (5, 12, 0))  # Story 0 has no text at step 1, story 1 has two steps.
 HAS_IMAGE = ((True, True, True), (False, True, False))
@@ -80,21 +127,25 @@ def tiny_model(tiny_config: StoryConfig, story_batch: StoryBatch) -> StoryModel:
     return model
 
 
-@pytest.fixture(scope="session")
-def tiny_checkpoint(tiny_config: StoryConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder that generates nonsense: no weight was trained, but the codes are in use."""
+def write_tiny_checkpoint(folder: Path) -> None:
+    """Save a model that generates nonsense: no weight was trained, but the codes are in use."""
+    config = PRESETS["tiny"]
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        model = StoryModel(tiny_config)
-        vectors = torch.randn(20 * tiny_config.storyboard.codebook_size, tiny_config.storyboard.codebook_dim)
+        model = StoryModel(config)
+        vectors = torch.randn(20 * config.storyboard.codebook_size, config.storyboard.codebook_dim)
     model.storyboard.quantizer.fit(vectors, seed=0)
     with torch.no_grad():  # Larger weights than at the start of training, so that other codes give other texts.
         for parameter in (*model.prior.parameters(), *model.text_decoder.parameters()):
             parameter.mul_(4 if parameter.ndim == 2 else 1)
-    folder = tmp_path_factory.mktemp("tiny") / "model"
-    tokenizer = StoryTokenizer.train(StoryWorld(20, image_size=32).texts(), tiny_config.vocab_size)
-    save_model(folder, tiny_config, model.state_dict(), tokenizer)
-    return folder
+    tokenizer = StoryTokenizer.train(StoryWorld(20, image_size=32).texts(), config.vocab_size)
+    save_model(folder / "model", config, model.state_dict(), tokenizer)
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder that generates nonsense."""
+    return make_once(tmp_path_factory, "tiny", write_tiny_checkpoint) / "model"
 
 
 @pytest.fixture(scope="session")
@@ -102,18 +153,24 @@ def tiny_pipeline(tiny_checkpoint: Path) -> StoryPipeline:
     return StoryPipeline.from_pretrained(tiny_checkpoint)
 
 
+def train_reference(folder: Path) -> None:
+    assert train(folder, "--sample_every", 4, "--keep_last", 0) == 0
+
+
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A training from start to end, with samples on the way; every checkpoint is kept."""
-    folder = tmp_path_factory.mktemp("reference")
-    assert train(folder, "--sample_every", 4, "--keep_last", 0) == 0
+    folder = make_once(tmp_path_factory, "reference", train_reference)
     assert [line["global_step"] for line in trace(folder)] == list(range(END))
     return folder
 
 
+def train_tiny_judge(folder: Path) -> None:
+    config = JudgeConfig(image_size=32, hidden_sizes=(8, 16), blocks=1, embed_dim=16)
+    train_judge(config, num_stories=30, num_steps=30).save(folder)
+
+
 @pytest.fixture(scope="session")
-def tiny_judge() -> Judge:
-    """A judge of 32 pixels that has seen some pages: better than chance, no more."""
-    return train_judge(
-        JudgeConfig(image_size=32, hidden_sizes=(8, 16), blocks=1, embed_dim=16), num_stories=30, num_steps=30
-    )
+def tiny_judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
+    """A judge of 32 pixels, trained for a moment: better than chance, no more."""
+    return Judge.from_pretrained(make_once(tmp_path_factory, "judge", train_tiny_judge))

@@ -15,7 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import story_generative_model
 from modules.config import StoryConfig
-from modules.data.folder import StoryFolder, write_stories
+from modules.data.folder import StoryFolder
+from modules.data.writing import write_stories
 from modules.encoded.codes import cache_codes
 from modules.encoded.stories import EncodedStories
 from modules.layers.moe import MixtureOfExperts
@@ -247,8 +248,8 @@ def test_the_contrastive_loss_lets_pictures_find_their_texts(config):
         model.eval()
         steps = encoded.steps(slice(None))
         with torch.no_grad():
-            images = model.storyboard.encode(**{**steps, "text_mask": torch.zeros_like(steps["text_mask"])})
-            texts = model.storyboard.encode(**{**steps, "image_mask": torch.zeros_like(steps["image_mask"])})
+            images = model.storyboard.encode(steps.without_text())
+            texts = model.storyboard.encode(steps.without_image())
         best = (pool_slots(images) @ pool_slots(texts).T).argmax(1).tolist()
         return sum(encoded.texts[one] == encoded.texts[other] for other, one in enumerate(best)) / len(best)
 

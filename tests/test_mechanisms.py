@@ -66,15 +66,13 @@ def test_every_pooling_reads_what_is_there_and_nothing_else(tiny_config, story_b
     model.train()(story_batch, story_noise).loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.storyboard.parameters())
     steps = story_batch.steps()
-    slots = model.eval().storyboard(**steps).slots
+    slots = model.eval().storyboard(steps).slots
     assert slots.shape == (6, 8, 8)
-    hidden = {
-        **steps,
-        "latents": torch.where(steps["image_mask"][:, None, None, None], steps["latents"], torch.tensor(9.0)),
-    }
-    torch.testing.assert_close(model.storyboard(**hidden).slots, slots, **CLOSE)
-    seen = model.storyboard(**{**steps, "latents": -steps["latents"]}).slots
-    assert ((seen - slots).abs().amax((1, 2)) > 1e-4).tolist() == steps["image_mask"].tolist()
+    masked_latents = torch.where(steps.image_mask[:, None, None, None], steps.latents, torch.tensor(9.0))
+    hidden = replace(steps, latents=masked_latents)
+    torch.testing.assert_close(model.storyboard(hidden).slots, slots, **CLOSE)
+    seen = model.storyboard(replace(steps, latents=-steps.latents)).slots
+    assert ((seen - slots).abs().amax((1, 2)) > 1e-4).tolist() == steps.image_mask.tolist()
 
 
 # --- the prior's temporal transformer
@@ -137,7 +135,7 @@ def test_own_codes_change_what_is_read_and_not_what_is_scored(tiny_config, story
             prompt_mask=story_batch.prompt_mask,
             step_mask=story_batch.step_mask,
             num_steps=story_batch.num_steps,
-            own_share=torch.tensor(share),
+            own_share=share,
             own_draws=draws,
         )
         return model(changed(story_batch, codes=codes, plans=plans), story_noise, ("prior",)).losses["prior_nll"]

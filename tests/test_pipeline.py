@@ -10,7 +10,7 @@ import torch
 
 from modules import generation as checks
 from modules.common.errors import UserError
-from modules.image_decoder.image_decoder import SCHEDULERS
+from modules.image_decoder.config import SchedulerName
 from modules.pipeline import StoryPipeline, StoryPipelineOutput
 from modules.presets import PRESETS
 from modules.story import StoryStep
@@ -131,5 +131,5 @@ def test_model_without_a_codebook_is_refused(tiny_pipeline, steps):
 
 
 def test_the_checks_know_every_scheduler_and_decoding():
-    assert tuple(SCHEDULERS) == checks.SCHEDULERS
+    assert get_args(SchedulerName) == checks.SCHEDULERS
     assert get_args(Decoding) == checks.DECODINGS

@@ -18,7 +18,7 @@ from modules.config import StoryConfig
 from modules.image_decoder.stable_diffusion import load_unet
 from modules.pipeline import StoryPipeline
 from modules.presets import PRESETS
-from modules.pretrained.loading import load_pretrained
+from modules.pretrained.source import PretrainedSource
 from modules.saving.checkpoint import latest_checkpoint, load_checkpoint
 from modules.story_model import StoryModel
 from modules.storyworld import StoryWorld
@@ -124,7 +124,7 @@ def test_only_what_should_train_moves(run, hub, name):
 def test_at_step_0_it_is_the_pretrained_language_model(hub, name, story_batch):
     config: StoryConfig = tiny_preset(name, hub)
     model = StoryModel(config, offline=True).eval()
-    plain = load_pretrained(AutoModelForCausalLM, config.text_decoder.source, "it")
+    plain = PretrainedSource(config.text_decoder.source, "it").load(AutoModelForCausalLM)
     ids, codes = torch.randint(3, 200, (4, 9), generator=torch.Generator().manual_seed(0)), torch.randn(4, 8, 8)
     with torch.no_grad():
         logits = model.text_decoder.logits(codes, ids, torch.ones_like(ids, dtype=torch.bool))
@@ -135,7 +135,7 @@ def test_at_step_0_it_is_the_pretrained_language_model(hub, name, story_batch):
 def test_at_step_0_it_is_stable_diffusion(hub, name):
     config = tiny_preset(name, hub)
     decoder = StoryModel(config, offline=True).eval().image_decoder
-    plain, generator = load_unet(config.image_decoder.source, "it"), torch.Generator().manual_seed(0)
+    plain, generator = load_unet(PretrainedSource(config.image_decoder.source, "it")), torch.Generator().manual_seed(0)
     noisy, codes = torch.randn(2, 4, 16, 16, generator=generator), torch.randn(2, 8, 8, generator=generator)
     text, timesteps = decoder.encode_text(decoder.tokenize(["A fox.", "A kite."])), torch.tensor([10, 900])
     with torch.no_grad():

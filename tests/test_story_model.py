@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+import modules
 from modules.batch import PlanBatch, StepNoise, StoryBatch, draw_noise
-from modules.config import LossWeights
+from modules.config import PLANS, LossWeights
 from modules.layers.losses import cosine_distance
 from modules.story_model import StoryModel
 from modules.training.reliance import code_reliance, reliance_summary, swap_rows
@@ -112,14 +117,53 @@ def test_gradient_map_with_cached_codes(tiny_model, story_batch, story_noise, te
     ],
 )
 def test_only_the_asked_parts_have_terms(tiny_model, story_batch, story_noise, parts, terms, active):
-    tiny_model.storyboard.quantizer.active.fill_(active)
+    tiny_model.storyboard.quantizer.is_active = active
     out = tiny_model.train()(story_batch, story_noise, parts)
     assert set(out.losses) == terms - (set() if active else {"prior_nll", "commitment_loss"})
 
 
+OURS = (f"{Path(modules.__file__).parent}/", "/vector_quantize_pytorch/")  # transformers reads masks for itself.
+
+
+@pytest.fixture
+def no_device_sync(monkeypatch):
+    """Reading a tensor's value, for which the program waits for the device, raises."""
+
+    def guard(name: str) -> Callable[..., Any]:
+        original = getattr(Tensor, name)
+
+        def read(tensor: Tensor, *args: Any) -> Any:
+            caller = sys._getframe(1).f_code.co_filename
+            assert not any(folder in caller for folder in OURS), f"{caller} reads a tensor's value: {name}"
+            return original(tensor, *args)
+
+        return read
+
+    for name in ("__bool__", "__float__", "__int__", "__index__", "item", "tolist", "numpy", "cpu", "nonzero"):
+        monkeypatch.setattr(Tensor, name, guard(name))
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("training", [True, False])
+def test_forward_pass_reads_no_tensor_value(tiny_config, story_batch, story_noise, plan, training, no_device_sync):
+    weights = replace(tiny_config.loss_weights, contrastive_loss=0.1)
+    model = StoryModel(replace(tiny_config, plan=plan, loss_weights=weights)).train(training)
+    model.assume_ready()
+    assert model(story_batch, story_noise).losses.keys() >= {"text_nll", "diffusion_loss", "bag_of_words_loss"}
+
+
+def test_prior_on_its_own_codes_reads_no_tensor_value(tiny_model, story_batch, story_noise, request):
+    codes = tiny_model.encode(story_batch).codes.unflatten(0, (2, 3))
+    plans = story_batch.own_plans(codes)
+    plans.own_share, plans.own_draws = 0.5, torch.rand(2, *codes.shape)
+    batch = changed(story_batch, codes=codes, plans=plans)
+    request.getfixturevalue("no_device_sync")
+    assert "prior_nll" in tiny_model(batch, story_noise, ("prior",)).losses
+
+
 def test_training_pass_leaves_every_buffer_alone(tiny_model, story_batch, story_noise):
     before = {name: value.clone() for name, value in tiny_model.named_buffers()}
-    assert any("_codebook.embed" in name for name in before)
+    assert any("quantizer.codebook" in name for name in before)
     for training in (True, False):
         tiny_model.train(training)(story_batch, story_noise).loss.backward()
     assert all(torch.equal(value, before[name]) for name, value in tiny_model.named_buffers())
@@ -147,7 +191,7 @@ def test_nothing_trainable_is_left_out(tiny_model, story_batch, story_noise):
 
 
 def test_continuous_model_trains_encoder_and_decoders_without_codes(tiny_model, story_batch, story_noise):
-    tiny_model.storyboard.quantizer.active.fill_(False)
+    tiny_model.storyboard.quantizer.is_active = False
     out = tiny_model(story_batch, story_noise)
     assert out.codes is None and set(out.losses) == TEXTS | PICTURES | AIDS
     assert reached(tiny_model, out.loss) == {"storyboard", "text_decoder", "image_decoder", "aids"}
@@ -391,6 +435,7 @@ def learnt(tiny_config) -> tuple[StoryModel, StoryBatch, StepNoise, list[dict[st
     return model.eval(), batch, noise, history
 
 
+@pytest.mark.training
 def test_overfits_one_batch(learnt):
     history = learnt[-1]
     ratios = {
@@ -405,6 +450,7 @@ def test_overfits_one_batch(learnt):
     )
 
 
+@pytest.mark.training
 def test_decoders_rely_on_the_codes(learnt):
     model, batch, noise, _ = learnt
     sums = code_reliance(model, batch, noise)

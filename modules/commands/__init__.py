@@ -1,4 +1,5 @@
-"""The commands: for each, its flags and what it does with them.
+"""The commands, one module each, with `add_flags(parser)` and `run(args) -> int`.
 
-Heavy imports are inside, so that --help and errors are quick.
+To add one: a module here, and a line in `cli.COMMANDS` (or `data_cli.COMMANDS`). Import heavy libraries inside `run`,
+so that `--help` and errors in the flags are quick.
 """

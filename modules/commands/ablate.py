@@ -1,83 +1,154 @@
-"""`ablate`: a grid of inference settings, or models trained with different values of a setting."""
+"""`ablate`: compare sampling settings on one model, or models trained with different values of a setting."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from modules.commands.shared import (
-    DATA_HELP,
     checkpoint_flag,
     clip_flags,
+    data_flag,
     judge_flag,
     load_clip,
     load_judge,
     open_held_out,
     open_source,
+    seed_flag,
 )
 from modules.commands.train import resolve_config
-from modules.common.arguments import a_path, positive_int, seed_number
+from modules.common.arguments import a_path, positive_int
 from modules.common.files import check_writable
 from modules.training.settings import PRECISIONS
 
+if TYPE_CHECKING:
+    from modules.config import StoryConfig
+    from modules.pipeline import StoryPipeline
+    from modules.story import StoryDataset
 
-def ablate_flags(parser: argparse.ArgumentParser) -> None:
-    from modules.presets import PRESETS
 
+def add_flags(parser: argparse.ArgumentParser) -> None:
     checkpoint_flag(parser)
-    parser.add_argument("--data", default="storyworld", help=DATA_HELP)
-    parser.add_argument("--steps", default="10,20,50", help="numbers of inference steps (default 10,20,50)")
-    parser.add_argument(
-        "--strength",
-        default="0.02,0.05,0.1,1.0",
-        help="how far from the page before, up to 1 (default 0.02,0.05,0.1,1.0)",
-    )
-    parser.add_argument("--cfg", default="1,3,5,7", help="guidance scales (default 1,3,5,7)")
-    parser.add_argument("--num_examples", type=positive_int, default=8, help="held-out stories (default 8)")
-    parser.add_argument(
-        "--sweep", action="append", default=[], metavar="SETTING=A,B", help="train a model for each value of a setting"
-    )
-    parser.add_argument("--preset", choices=sorted(PRESETS), default="storyworld", help="what --sweep trains")
-    parser.add_argument("--config", type=Path, help="a config JSON in place of a preset")
-    for name in ("max_steps", "batch_size", "num_stories"):
-        parser.add_argument(f"--{name}", type=positive_int, help="of each training of --sweep")
-    parser.add_argument("--mixed_precision", choices=PRECISIONS, default="no", help="of each training of --sweep")
-    parser.add_argument("--autoencoder", type=Path, help="a trained autoencoder for --sweep")
-    parser.add_argument(
-        "--num_evaluated", type=positive_int, default=40, help="held-out stories to score a swept model by (default 40)"
-    )
+    data_flag(parser)
+    grid_flags(parser)
+    sweep_flags(parser)
     judge_flag(parser)
     clip_flags(parser)
-    parser.add_argument("--seed", type=seed_number, default=0)
+    seed_flag(parser, "of the story world's stories, of sampling and of --sweep's trainings")
     parser.add_argument(
         "--output",
         type=a_path,
         default=Path("results"),
-        help="folder for ablation.csv and ablation.png (default results)",
+        metavar="FOLDER",
+        help="folder for ablation.csv and ablation.png, or for sweep.csv, sweep.png and trained models (default"
+        " results)",
     )
 
 
-def act_ablate(args: argparse.Namespace) -> int:
-    if args.sweep:
-        return act_sweep(args)
+def grid_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the sampling settings to compare; all combinations are scored."""
+    parser.add_argument(
+        "--steps", default="10,20,50", metavar="N,N", help="numbers of denoising steps to compare (default 10,20,50)"
+    )
+    parser.add_argument(
+        "--strength",
+        default="0.02,0.05,0.1,1.0",
+        metavar="X,X",
+        help="shares of the denoising steps to run, starting from the page before, above 0 and up to 1 (default"
+        " 0.02,0.05,0.1,1.0)",
+    )
+    parser.add_argument(
+        "--cfg", default="1,3,5,7", metavar="X,X", help="classifier-free guidance scales to compare (default 1,3,5,7)"
+    )
+    parser.add_argument(
+        "--num_examples",
+        type=positive_int,
+        default=8,
+        metavar="N",
+        help="number of held-out stories, of which one page each is drawn in every combination (default 8)",
+    )
+
+
+def sweep_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of trainings with different values of a setting."""
+    from modules.presets import PRESETS
+
+    parser.add_argument(
+        "--sweep",
+        action="append",
+        default=[],
+        metavar="SETTING=A,B",
+        help="train and score a model for each value of a setting of the config, such as"
+        " storyboard.codebook_size=256,512, instead of comparing sampling settings; repeat it for all combinations",
+    )
+    parser.add_argument(
+        "--preset",
+        choices=sorted(PRESETS),
+        default="storyworld",
+        help="--sweep: the model to vary (default storyworld)",
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="--sweep: a config JSON file in place of --preset; train --dry_run prints one",
+    )
+    for name, meaning in (
+        ("max_steps", "updates of the joint phase, for"),
+        ("batch_size", "stories per batch, for"),
+        ("num_stories", "stories drawn, with --data storyworld, for"),
+    ):
+        parser.add_argument(
+            f"--{name}",
+            type=positive_int,
+            metavar="N",
+            help=f"--sweep: {meaning} each training (default: the preset's)",
+        )
+    parser.add_argument(
+        "--mixed_precision",
+        choices=PRECISIONS,
+        default="no",
+        help="--sweep: precision of each training (default no, which is float32)",
+    )
+    parser.add_argument(
+        "--autoencoder",
+        type=Path,
+        metavar="PATH",
+        help="--sweep: a checkpoint whose trained autoencoder is used instead of training one",
+    )
+    parser.add_argument(
+        "--num_evaluated",
+        type=positive_int,
+        default=40,
+        metavar="N",
+        help="--sweep: number of held-out stories to score each model on (default 40)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    return sweep_trainings(args) if args.sweep else compare_sampling(args)
+
+
+def compare_sampling(args: argparse.Namespace) -> int:
+    """Draw and score the next page with every combination of the sampling settings."""
     from modules.evaluation.ablation import AblationGrid, run_ablation
     from modules.pipeline import StoryPipeline
     from modules.presentation.plots.heat_map import write_heat_map
 
     grid = AblationGrid.parse(args.steps, args.strength, args.cfg, args.num_examples)
-    check_writable(args.output / "ablation.csv")
+    table = args.output / "ablation.csv"
+    check_writable(table)
     scorer = load_clip(args) or load_judge(args)
     pipeline = StoryPipeline.from_pretrained(args.ckpt, offline=args.offline)
-    source = open_source(args.data, "val", pipeline.config, args.seed, 4 * args.num_examples)
-    table = args.output / "ablation.csv"
-    run_ablation(pipeline, source, grid, scorer, table, args.seed)
+    dataset = open_source(args.data, "val", pipeline.config, args.seed, 4 * args.num_examples)
+    run_ablation(pipeline, dataset, grid, scorer, table, args.seed)
     print(f"wrote {table}, {write_heat_map(table, table.with_suffix('.png'))}")
     return 0
 
 
-def act_sweep(args: argparse.Namespace) -> int:
-    from modules.common.interrupts import Interrupted
+def sweep_trainings(args: argparse.Namespace) -> int:
+    """Train and score a model for every combination of the values of `--sweep`."""
     from modules.evaluation.report import score_quickly
     from modules.evaluation.sweep import Sweep, run_sweep
     from modules.presentation.plots.heat_map import write_sweep_plot
@@ -85,7 +156,8 @@ def act_sweep(args: argparse.Namespace) -> int:
     from modules.training.trainer import TrainSettings
 
     args.learning_rate = None
-    check_writable(args.output / "sweep.csv")
+    table = args.output / "sweep.csv"
+    check_writable(table)
     config, sweeps = resolve_config(args), [Sweep.parse(text) for text in args.sweep]
     run_args = TrainSettings(
         args.output,
@@ -95,19 +167,14 @@ def act_sweep(args: argparse.Namespace) -> int:
         offline=args.offline,
     )
 
-    def open_data(config):
-        source = open_source(args.data, "train", config, args.seed, config.training.num_stories)
-        return source, open_held_out(args.data, source, config, args.seed, "error")
+    def open_data(config: StoryConfig) -> tuple[StoryDataset, StoryDataset]:
+        dataset = open_source(args.data, "train", config, args.seed, config.training.num_stories)
+        return dataset, open_held_out(args.data, dataset, config, args.seed, "error")
 
-    def score(pipeline):
-        source = open_source(args.data, "val", pipeline.config, args.seed, args.num_evaluated)
-        return score_quickly(pipeline, source, min(args.num_evaluated, len(source)), args.seed)
+    def score(pipeline: StoryPipeline) -> dict[str, float]:
+        dataset = open_source(args.data, "val", pipeline.config, args.seed, args.num_evaluated)
+        return score_quickly(pipeline, dataset, min(args.num_evaluated, len(dataset)), args.seed)
 
-    table = args.output / "sweep.csv"
-    try:
-        run_sweep(sweeps, config, run_args, open_data, score, table, identity={"num_evaluated": args.num_evaluated})
-    except Interrupted as stop:
-        print(stop, file=sys.stderr)
-        return stop.code
+    run_sweep(sweeps, config, run_args, open_data, score, table, identity={"num_evaluated": args.num_evaluated})
     print(f"wrote {table}, {write_sweep_plot(table, table.with_suffix('.png'), [sweep.setting for sweep in sweeps])}")
     return 0

@@ -1,32 +1,37 @@
-"""`analyze`, `visualize`, `ablate`: looking closely."""
+"""`analyze`: an HTML report on the codebook."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from modules.commands.shared import DATA_HELP, checkpoint_flag, judge_flag, load_judge, open_source
-from modules.common.arguments import a_path, positive_int, seed_number
+from modules.commands.shared import checkpoint_flag, data_flag, judge_flag, load_judge, open_source, seed_flag
+from modules.common.arguments import a_path, positive_int
 from modules.common.files import check_writable
 
 
-def analyze_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: argparse.ArgumentParser) -> None:
     checkpoint_flag(parser)
-    parser.add_argument("--data", default="storyworld", help=DATA_HELP)
+    data_flag(parser)
     parser.add_argument(
-        "--num_stories", type=positive_int, default=200, help="training and held-out stories to read (default 200 each)"
+        "--num_stories",
+        type=positive_int,
+        default=200,
+        metavar="N",
+        help="number of training stories, and of held-out stories, to encode (default 200)",
     )
     judge_flag(parser)
-    parser.add_argument("--seed", type=seed_number, default=0)
+    seed_flag(parser, "of the story world's stories and of the statistics' resampling")
     parser.add_argument(
         "--output",
         type=a_path,
         default=Path("report"),
+        metavar="FOLDER",
         help="folder for codebook.html and codebook.json (default report)",
     )
 
 
-def act_analyze(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int:
     check_writable(args.output / "codebook.html")
     from modules.pipeline import StoryPipeline
     from modules.presentation.codebook.page import analyze
@@ -37,3 +42,4 @@ def act_analyze(args: argparse.Namespace) -> None:
     held_out = open_source(args.data, "val", pipeline.config, args.seed, args.num_stories)
     files = analyze(pipeline, train, held_out, args.num_stories, args.seed, args.output, read_pictures)
     print(f"wrote {', '.join(str(file) for file in files)}")
+    return 0

@@ -1,50 +1,73 @@
-"""The command line: which command does what, and how errors are told."""
+"""Command line of story_generative_model.py: the table of its commands, and how a command is run."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from modules.commands import ablate, analyze, evaluate, export, precompute, tell, train, train_judge, visualize
 from modules.common.arguments import Parser, normalise_flag
 from modules.common.errors import UserError
-from modules.common.interrupts import exit_code, sigterm_as_ctrl_c
+from modules.common.interrupts import Interrupted, exit_code, sigterm_as_ctrl_c
 from modules.common.malloc import keep_freed_memory
 
-Command = tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int | None]]
-COMMANDS: dict[str, Command] = {
-    "train": (train.train_flags, train.act_train),
-    "precompute": (precompute.precompute_flags, precompute.act_precompute),
-    "generate": (tell.generate_flags, tell.act_generate),
-    "continue": (tell.continue_flags, tell.act_continue),
-    "caption": (tell.caption_flags, tell.act_caption),
-    "illustrate": (tell.illustrate_flags, tell.act_illustrate),
-    "evaluate": (evaluate.evaluate_flags, evaluate.act_evaluate),
-    "export": (export.export_flags, export.act_export),
-    "train_judge": (train_judge.train_judge_flags, train_judge.act_train_judge),
-    "analyze": (analyze.analyze_flags, analyze.act_analyze),
-    "visualize": (visualize.visualize_flags, visualize.act_visualize),
-    "ablate": (ablate.ablate_flags, ablate.act_ablate),
+PROGRAM = "story_generative_model.py"
+# Name -> its module in this folder, and its summary.
+COMMANDS = {
+    "train": ("train", "train a model on a folder of stories or on the built-in story world"),
+    "precompute": (
+        "precompute",
+        "encode all pictures and texts once with the frozen parts, to train faster afterwards",
+    ),
+    "generate": ("generate", "write and illustrate a story from a one-line prompt"),
+    "continue": ("continue_story", "add pages to a story"),
+    "caption": ("caption", "write the text of a page for a picture"),
+    "illustrate": ("illustrate", "draw a picture for each given text"),
+    "evaluate": ("evaluate", "measure a model on held-out stories: likelihoods, codes, texts and pictures"),
+    "analyze": ("analyze", "write an HTML report on the codebook: what each code and each slot encodes"),
+    "visualize": ("visualize", "show predictions beside true pages, denoising, codes over time, training curves"),
+    "ablate": ("ablate", "compare sampling settings, or train a model for each value of a setting"),
+    "export": ("export", "save a trained model as a folder or on the Hub, or its LoRA weights alone"),
+    "train_judge": ("train_judge", "train the judge, an attribute classifier for story-world pictures"),
 }
 
 
-def run(command: str, argv: Sequence[str]) -> int:
-    """Run `command` with its flags and return the exit code. Dashes and underscores in flags are the same."""
-    argv = [normalise_flag(word) for word in argv]
-    parser = Parser(prog=f"story_generative_model.py {command}")
-    add_flags, act = COMMANDS[command]
-    add_flags(parser)
-    args = parser.parse_args(argv)
-    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code: 0, 2 on bad input, 128 + the signal's number when stopped.
+
+    Without `argv` the program's own arguments are used. Dashes and underscores in flags are the same.
+    """
+    program = PROGRAM if argv is not None else Path(sys.argv[0]).name
+    words = [normalise_flag(word) for word in (sys.argv[1:] if argv is None else argv)]
+    parser = Parser(prog=program, description="Train the latent-storyboard story model and generate picture stories.")
+    parser.epilog = f"The flags of a command: {program} COMMAND --help"
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (_, summary) in COMMANDS.items():
+        subparsers.add_parser(name, help=summary, add_help=False)
+    name = parser.parse_args(words[:1]).command
+    module, summary = COMMANDS[name]
+    command = importlib.import_module(f"modules.commands.{module}")
+    parser = Parser(prog=f"{program} {name}", description=f"{summary[0].upper()}{summary[1:]}.")
+    command.add_flags(parser)
+    return execute(command.run, parser.parse_args(words[1:]))
+
+
+def execute(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+    """Call `run` and return its exit code; print a UserError, or that it was stopped, on one line."""
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     keep_freed_memory()
     try:
         with sigterm_as_ctrl_c():
-            return act(args) or 0
+            return run(args)
     except UserError as error:
         print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return stop.code
     except KeyboardInterrupt as interrupt:
         print("stopped", file=sys.stderr)
         return exit_code(interrupt)

@@ -1,69 +1,80 @@
-"""The commands of download_data.py: which source is read how, into which folder."""
+"""Every source of download_data.py is a command: download its stories, convert them, split them into train and val."""
 
 from __future__ import annotations
 
 import argparse
 import hashlib
 import json
-import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modules.common.arguments import positive_int
+from modules.commands.data_shared import check_output, output_flags
+from modules.common.arguments import integer
 from modules.common.errors import UserError
+from modules.data.records import SPLITS
 
 if TYPE_CHECKING:
+    from modules.downloads.collect import Progress
     from modules.downloads.record import FoundStory, Row, Source
 
 
-SPLITS = ("train", "val")
-RUN_FLAGS = ("command", "act", "source_class", "output", "staging", "overwrite", "resume", "probe")
+# Arguments that do not decide what a run collects.
+RUN_ARGUMENTS = ("command", "act", "source_class", "output", "staging", "overwrite", "resume", "probe")
 
 
-def collect_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that every source but the story world shares."""
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that every source has but the story world."""
+    output_flags(parser)
     parser.add_argument(
-        "--splits", type=split_names, default=SPLITS, metavar="NAMES", help="train, val or both (train,val)"
+        "--splits",
+        type=split_names,
+        default=SPLITS,
+        metavar="NAMES",
+        help="train, val or train,val (default train,val)",
     )
     parser.add_argument(
-        "--max_stories", type=positive_int, metavar="N", help="at most N of each split that the source has"
+        "--max_stories", type=integer(1), metavar="N", help="largest number of stories per split (default: all)"
     )
     parser.add_argument(
-        "--image_size", type=image_side, default=512, metavar="PIXELS", help="longest side of a picture (512)"
+        "--image_size",
+        type=integer(16, 4096),
+        default=512,
+        metavar="PIXELS",
+        help="longest side of a picture, in pixels; larger pictures are scaled down (default 512)",
     )
     parser.add_argument(
-        "--licenses", type=license_names, default=(), metavar="NAMES", help="keep these alone, such as cc-by,cc-by-sa"
+        "--licenses",
+        type=license_names,
+        default=(),
+        metavar="NAMES",
+        help="keep only stories with these licences, such as cc-by,cc-by-sa (default: any)",
     )
-    parser.add_argument("--probe", action="store_true", help="print what the first record holds, and write nothing")
+    parser.add_argument("--probe", action="store_true", help="only print the first record and the story made from it")
     parser.add_argument(
-        "--resume", action="store_true", help="insist that a stopped run is gone on with (one that is there always is)"
+        "--resume",
+        action="store_true",
+        help="fail if there is no stopped run to resume (a stopped run is resumed with or without this flag)",
     )
 
 
 def split_names(text: str) -> tuple[str, ...]:
+    """Parse names of splits with commas between them."""
     names = tuple(name for name in SPLITS if name in text.split(","))
     if not names or set(text.split(",")) - set(SPLITS):
         raise argparse.ArgumentTypeError(f"must be train, val or train,val, got {text!r}")
     return names
 
 
-def image_side(text: str) -> int:
-    value = positive_int(text)
-    if not 16 <= value <= 4096:
-        raise argparse.ArgumentTypeError(f"must be from 16 to 4,096, got {value:,}")
-    return value
-
-
 def license_names(text: str) -> tuple[str, ...]:
+    """Parse names of licences with commas between them, without version and punctuation."""
     from modules.downloads.record import license_key
 
     return tuple(sorted({license_key(name) for name in text.split(",") if name.strip()}))
 
 
-def act_collect(args: argparse.Namespace) -> int:
-    """Collect a source into `--output`, or only look at it. Raises UserError."""
+def run(args: argparse.Namespace) -> int:
+    """Collect a source into `--output`, or only probe it. Raises UserError."""
     args.staging = args.output / f".download-{args.command}"
     source = args.source_class(args)
     if args.probe:
@@ -73,13 +84,13 @@ def act_collect(args: argparse.Namespace) -> int:
 
     staging = Staging(args.staging, settings_of(args))
     if args.resume and not staging.resumed:
-        raise UserError(f"{args.output} holds no run of {args.command} that was stopped: leave out --resume")
+        raise UserError(f"{args.output} contains no stopped run of {args.command}: leave out --resume")
     if not staging.progress.moving:
         check_output(args.output, args.splits, args.overwrite)
     if source.terms:
         print(f"{source.name}: {source.terms}", file=sys.stderr)
     if staging.progress.total:
-        print(f"going on after {staging.progress.total:,} stories in {args.staging}", file=sys.stderr)
+        print(f"resuming after {staging.progress.total:,} stories in {args.staging}", file=sys.stderr)
     parts = tuple(part for part in source.parts if part == "all" or part in args.splits)
     if not staging.progress.moving:
         collect(source, staging, parts, Limits(args.max_stories, args.image_size, args.licenses))
@@ -90,44 +101,30 @@ def act_collect(args: argparse.Namespace) -> int:
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
-    """All that decides what a run collects, as JSON."""
-    values = {key: value for key, value in vars(args).items() if key not in RUN_FLAGS}
+    """Return the arguments that decide what a run collects, as JSON values."""
+    values = {key: value for key, value in vars(args).items() if key not in RUN_ARGUMENTS}
     return {key: str(value.resolve()) if isinstance(value, Path) else value for key, value in values.items()}
 
 
-def report(args: argparse.Namespace, progress: Any, counts: dict[str, int]) -> None:
+def report(args: argparse.Namespace, progress: Progress, counts: dict[str, int]) -> None:
+    """Print how many stories each split has, and what was left out."""
     from modules.downloads.collect import summary
 
     for split in args.splits:
         if counts[split]:
             print(f"{args.output / split}: {counts[split]:,} stories")
         else:
-            print(
-                f"no story is left for {split}: too few, or all of them share pictures with the others", file=sys.stderr
-            )
+            reason = "too few stories, or all of them share pictures with the other split"
+            print(f"no story is left for {split}: {reason}", file=sys.stderr)
     if counts["moved"]:
-        print(f"{counts['moved']:,} stories of val went to train, with which they share pictures", file=sys.stderr)
+        print(f"{counts['moved']:,} stories moved from val to train, with which they share pictures", file=sys.stderr)
     if left_out := summary(progress):
         first = f"; the first: {progress.problems[0]}" if progress.problems else ""
-        print(f"left out {left_out}{first}; source.json names them", file=sys.stderr)
-
-
-def check_output(output: Path, splits: Sequence[str], overwrite: bool) -> None:
-    """Refuse to replace what is there before any work is done.
-
-    Raises:
-        UserError: a split is there and not empty, or a file is in the way.
-    """
-    for folder in (output, *(output / split for split in splits)):
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"{folder} is a file; choose another --output")
-    for split in splits:
-        if not overwrite and (output / split).is_dir() and any((output / split).iterdir()):
-            raise UserError(f"{output / split} is not empty; add --overwrite to replace it, or choose another --output")
+        print(f"left out {left_out}{first}; source.json lists them", file=sys.stderr)
 
 
 def probe(source: Source) -> int:
-    """Print the names and kinds of what the first record holds, and the story that it would become.
+    """Print the fields of the first record, and the story made from it.
 
     Raises UserError.
     """
@@ -136,7 +133,7 @@ def probe(source: Source) -> int:
     part = source.parts[0]
     row = next(iter(source.rows(part, None)), None)
     if row is None:
-        raise UserError(f"{source.name} has no record in {part}")
+        raise UserError(f"{source.name} has no records in {part}")
     try:
         if isinstance(row.value, RecordError):
             raise row.value
@@ -147,6 +144,7 @@ def probe(source: Source) -> int:
 
 
 def show_record(source: Source, row: Row) -> None:
+    """Print the licence, the fields of a record and the stories made from it."""
     value = row.value[0] if isinstance(row.value, list) and row.value else row.value
     if isinstance(value, bytes):
         value = json.loads(value)
@@ -160,7 +158,7 @@ def show_record(source: Source, row: Row) -> None:
 
 
 def shown(story: FoundStory) -> dict[str, Any]:
-    """A story for people to read: pictures as their kind."""
+    """Return a story as JSON values, its pictures described."""
     steps = [
         {"text": page.text, "image": kind_of(page.image) if isinstance(page.image, bytes) else str(page.image)}
         for page in story.pages
@@ -176,7 +174,7 @@ def shown(story: FoundStory) -> dict[str, Any]:
 
 
 def kind_of(value: Any) -> str:
-    """What a value is, with its size and its beginning."""
+    """Describe a value: its type, its size and its beginning."""
     if isinstance(value, bytes):
         return f"{len(value):,} bytes, sha256 {hashlib.sha256(value).hexdigest()[:8]}"
     if isinstance(value, (list, dict)):
@@ -185,29 +183,3 @@ def kind_of(value: Any) -> str:
         return f"{type(value).__name__} of {len(value)}{keys}" + (f", the first {kind_of(inner)}" if value else "")
     text = str(value)
     return f"{type(value).__name__} {text[:60]!r}" + (f"... ({len(text):,} characters)" if len(text) > 60 else "")
-
-
-def act_storyworld(args: argparse.Namespace) -> int:
-    """Write the built-in world's two splits, which share no story. Raises UserError."""
-    from modules.common.files import replace_folder
-    from modules.common.progress import track
-    from modules.data.folder import write_stories
-    from modules.storyworld import StoryWorld
-
-    counts = {"train": args.stories, "val": args.val_stories or max(1, args.stories // 10)}
-    check_output(args.output, list(counts), args.overwrite)
-    staging = args.output / ".partial"
-    try:
-        shutil.rmtree(staging, ignore_errors=True)  # What a killed run left.
-        for split, count in counts.items():
-            world = StoryWorld(count, args.seed, split=split, image_size=args.image_size)
-            write_stories(staging / split, (world[index] for index in track(f"{split} stories", range(count))))
-        for split in counts:
-            replace_folder(args.output / split, staging / split)
-    except OSError as error:
-        raise UserError(f"{args.output} cannot be written: {error}") from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    for split, count in counts.items():
-        print(f"{args.output / split}: {count:,} stories")
-    return 0

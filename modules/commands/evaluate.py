@@ -1,4 +1,4 @@
-"""`evaluate` and `train_judge`: figures, and who reads pictures."""
+"""`evaluate`: measure a model on held-out stories."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modules.commands.shared import (
-    DATA_HELP,
+    bad_record_flag,
     checkpoint_flag,
     clip_flags,
+    data_flag,
     judge_flag,
     load_clip,
     load_judge,
     open_source,
+    seed_flag,
     write_json,
 )
-from modules.common.arguments import a_path, positive_int, seed_number, whole_number
+from modules.common.arguments import a_path, positive_int, whole_number
 from modules.common.errors import UserError
 from modules.common.files import check_writable
 
@@ -26,50 +28,70 @@ if TYPE_CHECKING:
     from modules.story import StoryDataset
 
 
-def evaluate_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: argparse.ArgumentParser) -> None:
     checkpoint_flag(parser)
-    parser.add_argument("--data", default="storyworld", help=DATA_HELP)
-    parser.add_argument("--num_stories", type=positive_int, default=200, help="held-out stories to score (default 200)")
+    data_flag(parser)
     parser.add_argument(
-        "--num_drawn", type=whole_number, default=50, help="of these, stories to draw; 0 for none (default 50)"
+        "--num_stories", type=positive_int, default=200, metavar="N", help="number of held-out stories (default 200)"
+    )
+    parser.add_argument(
+        "--num_drawn",
+        type=whole_number,
+        default=50,
+        metavar="N",
+        help="of these, how many to generate pictures for, the slow part; 0 for none (default 50)",
     )
     judge_flag(parser)
     clip_flags(parser)
     parser.add_argument(
-        "--baselines", type=Path, help="a folder of trained models to set beside --ckpt, as ablate --sweep leaves it"
+        "--baselines",
+        type=Path,
+        metavar="FOLDER",
+        help="a folder of trained models to measure and report beside --ckpt, as written by ablate --sweep",
     )
     parser.add_argument(
-        "--inception", type=Path, help="the file inception-2015-12-05.pt: distances of its features are FID"
+        "--inception",
+        type=Path,
+        metavar="FILE",
+        help="the Inception network's file, inception-2015-12-05.pt, to report FID; without it picture distances"
+        " use the judge's features",
     )
     parser.add_argument(
-        "--generated", type=Path, help="compare the pictures of this folder with those of --reference, and stop"
+        "--generated",
+        type=Path,
+        metavar="FOLDER",
+        help="only compare two folders of pictures: this one with --reference, by FD and KID; no story model is loaded",
     )
-    parser.add_argument("--reference", type=Path)
     parser.add_argument(
-        "--card", action="store_true", help="write the model card, README.md and samples.png, into --ckpt"
+        "--reference", type=Path, metavar="FOLDER", help="the true pictures to compare --generated with"
     )
-    parser.add_argument("--json", type=a_path, help="where to write all figures")
-    parser.add_argument("--seed", type=seed_number, default=0)
-    parser.add_argument("--on_bad_record", choices=("error", "skip"), default="error")
+    parser.add_argument(
+        "--card", action="store_true", help="write the model card, README.md and samples.png, into the folder --ckpt"
+    )
+    parser.add_argument("--json", type=a_path, metavar="FILE", help="write all results to this file as JSON")
+    seed_flag(parser, "of the story world's stories, of all sampling and of the confidence intervals")
+    bad_record_flag(parser)
 
 
-def act_evaluate(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int:
+    if args.generated or args.reference:
+        return compare_pictures(args)
     check_outputs(args)
     from modules.evaluation.report import Graders, evaluate
     from modules.evaluation.tables import print_report
     from modules.pipeline import StoryPipeline
 
-    if args.generated or args.reference:
-        return act_compare_folders(args)
     if args.card and not (args.num_drawn and args.data == "storyworld"):
-        raise UserError("--card tells of pages drawn from the story world: leave --data and --num_drawn as they are")
+        raise UserError(
+            "--card requires pages drawn from the story world: leave --data and --num_drawn at their defaults"
+        )
     graders = None
     if args.num_drawn:
         judge = load_judge(args)
         graders = Graders(judge, load_extractor(args) or judge, load_clip(args) or judge)
     pipeline = StoryPipeline.from_pretrained(args.ckpt, offline=args.offline)
-    if args.card and pipeline.model.prior is None:
-        raise UserError("--card tells of codes, and this model has no storyboard: leave --card out")
+    if args.card and not pipeline.model.has_codes:
+        raise UserError("--card describes the codebook, and this model has no storyboard: leave --card out")
     baselines = load_baselines(args.baselines, args.offline) if args.baselines else {}
 
     def held_out(pipeline: StoryPipeline) -> StoryDataset:
@@ -88,10 +110,11 @@ def act_evaluate(args: argparse.Namespace) -> None:
         from modules.presentation.model_card import write_card
 
         print(f"wrote {', '.join(str(path) for path in write_card(args.ckpt, pipeline, held_out(pipeline), report))}")
+    return 0
 
 
 def check_outputs(args: argparse.Namespace) -> None:
-    """Raise UserError where what is found out could not be written."""
+    """Raise UserError if the results could not be written."""
     if args.json:
         check_writable(args.json)
     if args.card:
@@ -99,9 +122,9 @@ def check_outputs(args: argparse.Namespace) -> None:
 
 
 def load_baselines(folder: Path, offline: bool) -> dict[str, StoryPipeline]:
-    """The trained models in a folder, by name: all are read before anything is measured.
+    """Load the trained models in a folder, by name.
 
-    Raises UserError where there is none.
+    Raises UserError if there are none.
     """
     from modules.pipeline import StoryPipeline
 
@@ -109,23 +132,29 @@ def load_baselines(folder: Path, offline: bool) -> dict[str, StoryPipeline]:
     models = {path.name: StoryPipeline.from_pretrained(path, offline=offline) for path in folders}
     if not models:
         raise UserError(
-            f"--baselines {folder} holds no trained model: train some with ablate --sweep plan=predicted,prompt --output {folder}"
+            f"--baselines {folder} contains no trained model: train some with"
+            f" ablate --sweep plan=predicted,prompt --output {folder}"
         )
     return models
 
 
-def act_compare_folders(args: argparse.Namespace) -> None:
+def compare_pictures(args: argparse.Namespace) -> int:
+    """Compare the pictures of `--generated` with those of `--reference`."""
     from modules.evaluation.folders import compare_folders
     from modules.evaluation.tables import print_figures
 
     if not (args.generated and args.reference):
-        raise UserError("--generated and --reference go together: give both folders")
-    figures = compare_folders(args.generated, args.reference, load_extractor(args) or load_judge(args), args.seed)
-    print_figures(f"{args.generated} against {args.reference}", figures)
-    write_json(args.json, figures)
+        raise UserError("--generated and --reference belong together: give both folders")
+    if args.json:
+        check_writable(args.json)
+    results = compare_folders(args.generated, args.reference, load_extractor(args) or load_judge(args), args.seed)
+    print_figures(f"{args.generated} against {args.reference}", results)
+    write_json(args.json, results)
+    return 0
 
 
 def load_extractor(args: argparse.Namespace) -> Inception | None:
+    """Load the network that `--inception` names, if any."""
     from modules.evaluation.metrics.image_metrics import load_inception
 
     return load_inception(args.inception) if args.inception else None

@@ -1,4 +1,4 @@
-"""`export`: a trained model as a folder or on the Hub, and its low-rank updates alone."""
+"""`export`: save a trained model as a folder or on the Hub, or its LoRA weights alone."""
 
 from __future__ import annotations
 
@@ -10,29 +10,38 @@ from modules.common.errors import UserError
 from modules.common.files import check_writable
 
 
-def export_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: argparse.ArgumentParser) -> None:
     checkpoint_flag(parser)
-    parser.add_argument("--output", type=a_path, help="a folder for the model, with a card: what from_pretrained reads")
     parser.add_argument(
-        "--lora", type=a_path, help="a folder for the low-rank updates alone, as peft and diffusers read them"
+        "--output",
+        type=a_path,
+        metavar="FOLDER",
+        help="folder for the model and its model card, readable by StoryPipeline.from_pretrained and --ckpt",
     )
-    parser.add_argument("--push_to_hub", metavar="OWNER/NAME", help="upload the model there")
-    parser.add_argument("--private", action="store_true", help="for nobody else to see")
+    parser.add_argument(
+        "--lora",
+        type=a_path,
+        metavar="FOLDER",
+        help="folder for the low-rank (LoRA) weights alone, in the formats of peft and diffusers",
+    )
+    parser.add_argument("--push_to_hub", metavar="OWNER/NAME", help="upload the model to this repository on the Hub")
+    parser.add_argument("--private", action="store_true", help="make a new Hub repository private")
 
 
-def act_export(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int:
     from modules.pipeline import StoryPipeline
 
     if not (args.output or args.lora or args.push_to_hub):
-        raise UserError("say where to: --output FOLDER, --lora FOLDER or --push_to_hub OWNER/NAME")
+        raise UserError("no destination: give --output FOLDER, --lora FOLDER or --push_to_hub OWNER/NAME")
     if args.push_to_hub and args.push_to_hub.count("/") != 1:
-        raise UserError(f"--push_to_hub takes OWNER/NAME, got {args.push_to_hub!r}")
+        raise UserError(f"--push_to_hub must be OWNER/NAME, got {args.push_to_hub!r}")
     for folder in filter(None, (args.output, args.lora)):
         check_writable(folder / "config.json")
     pipeline = StoryPipeline.from_pretrained(args.ckpt, offline=args.offline)
-    if args.lora:  # First: it may be that there is none.
+    if args.lora:  # First, because it fails for a model without low-rank weights.
         print(f"wrote {', '.join(map(str, pipeline.save_lora(args.lora)))}")
     if args.output:
         print(f"wrote {pipeline.save_pretrained(args.output)}")
     if args.push_to_hub:
         print(f"uploaded {pipeline.push_to_hub(args.push_to_hub, args.private)}")
+    return 0

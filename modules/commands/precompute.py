@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from modules.story_model import StoryModel
 
 
-def precompute_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: argparse.ArgumentParser) -> None:
     from modules.presets import PRESETS
 
     parser.add_argument(
@@ -43,7 +43,7 @@ def precompute_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=seed_number, default=0, help="of the story world")
 
 
-def act_precompute(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     from modules.common.progress import progress_line
     from modules.config import load_config
     from modules.encoded.cache import write_cache

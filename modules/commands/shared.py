@@ -1,4 +1,4 @@
-"""What several commands share: flags, and how stories, weights and reports are opened."""
+"""Flags that several commands have, and how datasets, weights and reports are opened and written."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modules.common.arguments import a_path
+from modules.common.arguments import a_path, seed_number
 from modules.common.files import write_whole
+from modules.common.shipped import JUDGE, WEIGHTS, shipped
 from modules.story import StoryDataset
 
 if TYPE_CHECKING:
@@ -18,46 +19,90 @@ if TYPE_CHECKING:
     from modules.evaluation.scorers import ClipScorer
 
 
-DATA_HELP = "a folder of stories (see README), shards of them (a folder, hf://, s3://, https://), or storyworld, the built-in world"
+DATA_HELP = (
+    "where the stories come from: a folder made by download_data.py, Parquet shards of such a folder (a folder or an"
+    " address: hf://, s3://, https://), or storyworld, the built-in world of generated stories (default storyworld)"
+)
+
+
+def shipped_path(text: str) -> Path:
+    """Parse a path; the name of a shipped folder is found from any working directory."""
+    return shipped(a_path(text))
 
 
 def checkpoint_flag(parser: argparse.ArgumentParser) -> None:
-    told = "a run's folder, a step's, a model folder or a Hub id; RUN/ckpt_100.pt, where there is no such file, is RUN's step 100"
-    parser.add_argument("--ckpt", type=a_path, default=Path("checkpoints/storyworld"), help=told)
-    parser.add_argument("--offline", action="store_true", help="take Hub ids from the local cache only")
+    parser.add_argument(
+        "--ckpt",
+        type=shipped_path,
+        default=WEIGHTS,
+        metavar="PATH",
+        help="the trained model: a run folder of train, one of its checkpoints (RUN/step_00000100, or RUN/ckpt_100.pt"
+        f" for short), a model folder, or a Hub id (default {WEIGHTS})",
+    )
+    offline_flag(parser)
+
+
+def offline_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--offline", action="store_true", help="do not use the network: read Hub ids from the local cache only"
+    )
+
+
+def data_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", default="storyworld", metavar="PATH", help=DATA_HELP)
+
+
+def bad_record_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--on_bad_record",
+        choices=("error", "skip"),
+        default="error",
+        help="what to do with a damaged story: stop with an error, or skip it (default error)",
+    )
+
+
+def seed_flag(parser: argparse.ArgumentParser, purpose: str) -> None:
+    parser.add_argument("--seed", type=seed_number, default=0, metavar="N", help=f"random seed {purpose} (default 0)")
 
 
 def judge_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--judge", type=Path, default=Path("checkpoints/judge"), help="who reads pictures (default checkpoints/judge)"
+        "--judge",
+        type=shipped_path,
+        default=JUDGE,
+        metavar="FOLDER",
+        help="the judge, a classifier that recognises characters, colours, objects, places and actions in story-world"
+        f" pictures; train_judge makes one (default {JUDGE})",
     )
 
 
 def clip_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--clip", help="a CLIP model, a folder or a Hub id: says how well pictures fit texts, in the judge's place"
+        "--clip",
+        metavar="MODEL",
+        help="a CLIP model, a folder or a Hub id, that scores how well pictures match texts, in place of the judge",
     )
 
 
 def open_source(
     data: str, split: str, config: StoryConfig, seed: int, num_stories: int, on_bad_record: str = "error"
 ) -> StoryDataset:
-    """The stories that `--data` means."""
+    """Open one split of the stories that `--data` names; `num_stories` counts those of the story world."""
     if data == "storyworld":
         from modules.storyworld import StoryWorld
 
         return StoryWorld(num_stories, seed=seed, split=split, image_size=config.autoencoder.image_size)
     from modules.data.shards import open_stories
 
-    folder = open_stories(data, split, on_bad_record, config.max_steps)
-    print(folder.report(), file=sys.stderr)
-    return folder
+    stories = open_stories(data, split, on_bad_record, config.max_steps)
+    print(stories.report(), file=sys.stderr)
+    return stories
 
 
-def open_held_out(data: str, source: StoryDataset, config: StoryConfig, seed: int, on_bad_record: str) -> StoryDataset:
-    """The validation stories, or where there are none the training stories, which is said.
+def open_held_out(data: str, dataset: StoryDataset, config: StoryConfig, seed: int, on_bad_record: str) -> StoryDataset:
+    """Open the validation stories; where there are none, warn and return `dataset`, the training stories.
 
-    Raises UserError where they are damaged.
+    Raises UserError where the validation stories are damaged.
     """
     from modules.data.folder import MissingSplit
 
@@ -65,21 +110,24 @@ def open_held_out(data: str, source: StoryDataset, config: StoryConfig, seed: in
         return open_source(data, "val", config, seed, 200, on_bad_record)
     except MissingSplit as error:
         print(f"warning: no validation stories ({error}); samples come from the training stories", file=sys.stderr)
-        return source
+        return dataset
 
 
 def load_judge(args: argparse.Namespace) -> Judge:
+    """Load the judge that `--judge` names."""
     from modules.evaluation.judge.judge import Judge
 
     return Judge.from_pretrained(args.judge)
 
 
 def load_clip(args: argparse.Namespace) -> ClipScorer | None:
+    """Load the CLIP model that `--clip` names, if any."""
     from modules.evaluation.scorers import ClipScorer
 
     return ClipScorer.from_pretrained(args.clip, offline=args.offline) if args.clip else None
 
 
 def write_json(path: Path | None, values: Any) -> None:
+    """Write `values` as indented JSON, unless there is no path."""
     if path is not None:
         write_whole(path, (json.dumps(values, indent=2) + "\n").encode())

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from modules.config import StoryConfig
 
 
-def train_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: argparse.ArgumentParser) -> None:
     from modules.presets import PRESETS
     from modules.training.settings import LOG_WITH
 
@@ -78,13 +78,13 @@ def train_flags(parser: argparse.ArgumentParser) -> None:
         "--on_bad_record", choices=("error", "skip"), default="error", help="what to do with a broken story"
     )
     parser.add_argument("--offline", action="store_true", help="take Hub ids from the local cache only")
-    parser.add_argument("--seed", type=seed_number, default=0)
+    parser.add_argument("--seed", type=seed_number, default=0, help="random seed (default 0)")
     parser.add_argument(
         "--dry_run", action="store_true", help="print the resolved config, parameters and memory, and stop"
     )
 
 
-def act_train(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     from accelerate import PartialState
 
     from modules.common.interrupts import Interrupted

@@ -1,44 +1,54 @@
-"""`train_judge`: train the attribute classifier of the story world."""
+"""`train_judge`: train the judge, an attribute classifier for story-world pictures."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from modules.common.arguments import a_path, positive_int, seed_number
-
-if TYPE_CHECKING:
-    pass
+from modules.commands.shared import seed_flag
+from modules.common.arguments import a_path, positive_int
+from modules.common.shipped import JUDGE
 
 
-def train_judge_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output",
         type=a_path,
-        default=Path("checkpoints/judge"),
-        help="the judge's folder (default checkpoints/judge)",
+        default=Path(JUDGE),
+        metavar="FOLDER",
+        help=f"folder for the judge; the same command resumes a stopped training (default {JUDGE})",
     )
-    parser.add_argument("--num_stories", type=positive_int, default=4000, help="stories it learns from (default 4000)")
-    parser.add_argument("--max_steps", type=positive_int, default=2000, help="updates of 128 pages (default 2000)")
-    parser.add_argument("--mixed_precision", choices=("auto", "no", "bf16"), default="auto")
-    parser.add_argument("--seed", type=seed_number, default=0)
+    parser.add_argument(
+        "--num_stories",
+        type=positive_int,
+        default=4000,
+        metavar="N",
+        help="number of story-world stories to train on (default 4000)",
+    )
+    parser.add_argument(
+        "--max_steps",
+        type=positive_int,
+        default=2000,
+        metavar="N",
+        help="number of updates, on 128 pictures each (default 2000)",
+    )
+    parser.add_argument(
+        "--mixed_precision",
+        choices=("auto", "no", "bf16"),
+        default="auto",
+        help="no: float32; bf16: bfloat16; auto: bfloat16 where this machine computes it fast (default auto)",
+    )
+    seed_flag(parser, "of the stories, the initial weights and the order of the pictures")
 
 
-def act_train_judge(args: argparse.Namespace) -> int:
-    from modules.common.interrupts import Interrupted
+def run(args: argparse.Namespace) -> int:
     from modules.evaluation.judge.judge import JudgeConfig
     from modules.evaluation.judge.train_judge import score_judge, train_judge
     from modules.evaluation.tables import print_figures
     from modules.training.processes import resolve_precision
 
     bf16, unfinished = resolve_precision(args.mixed_precision) == "bf16", args.output / "unfinished.safetensors"
-    try:
-        judge = train_judge(JudgeConfig(), args.num_stories, args.max_steps, args.seed, bf16, unfinished)
-    except Interrupted as stop:
-        print(stop, file=sys.stderr)
-        return stop.code
+    judge = train_judge(JudgeConfig(), args.num_stories, args.max_steps, args.seed, bf16, unfinished)
     judge.save(args.output)
-    print_figures("the judge on 200 held-out stories' real renders", score_judge(judge))
+    print_figures("the judge on 200 held-out stories' true pictures", score_judge(judge))
     return 0

@@ -1,41 +1,55 @@
-"""`visualize`: predictions beside targets, denoising, codes in time, training curves."""
+"""`visualize`: predictions beside true pages, denoising, codes over time, training curves."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from modules.commands.shared import DATA_HELP, checkpoint_flag, open_source
-from modules.common.arguments import a_path, positive_int, seed_number
+from modules.commands.shared import checkpoint_flag, data_flag, open_source, seed_flag
+from modules.common.arguments import a_path, add_dataclass_flags, positive_int
 from modules.common.files import check_writable
+from modules.generation import GenerationSettings
 
 
-def visualize_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: argparse.ArgumentParser) -> None:
     checkpoint_flag(parser)
-    parser.add_argument("--data", default="storyworld", help=DATA_HELP)
-    parser.add_argument("--num_stories", type=positive_int, default=3, help="held-out stories to show (default 3)")
-    parser.add_argument("--run", type=Path, help="a run's folder, whose training curves are drawn too")
-    parser.add_argument("--num_inference_steps", type=positive_int, default=20)
-    parser.add_argument("--seed", type=seed_number, default=0)
+    data_flag(parser)
     parser.add_argument(
-        "--output", type=a_path, default=Path("visualize"), help="folder for visualize.html and the PNG files"
+        "--num_stories",
+        type=positive_int,
+        default=3,
+        metavar="N",
+        help="number of held-out stories to show (default 3)",
+    )
+    parser.add_argument(
+        "--run", type=Path, metavar="FOLDER", help="the run folder of a training whose curves to draw as well"
+    )
+    add_dataclass_flags(parser, GenerationSettings, only=("num_inference_steps",))
+    seed_flag(parser, "of the story world's stories and of the predictions")
+    parser.add_argument(
+        "--output",
+        type=a_path,
+        default=Path("visualize"),
+        metavar="FOLDER",
+        help="folder for visualize.html and the PNG files (default visualize)",
     )
 
 
-def act_visualize(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int:
     check_writable(args.output / "visualize.html")
     from modules.pipeline import StoryPipeline
     from modules.presentation.visualize.page import visualize
 
     pipeline = StoryPipeline.from_pretrained(args.ckpt, offline=args.offline)
-    source = open_source(args.data, "val", pipeline.config, args.seed, args.num_stories)
+    dataset = open_source(args.data, "val", pipeline.config, args.seed, args.num_stories)
     files = visualize(
         pipeline,
-        source,
+        dataset,
         args.output,
-        num_stories=min(args.num_stories, len(source)),
+        num_stories=min(args.num_stories, len(dataset)),
         run=args.run,
         seed=args.seed,
         num_inference_steps=args.num_inference_steps,
     )
     print(f"wrote {', '.join(str(file) for file in files)}")
+    return 0

@@ -1,20 +1,31 @@
-"""Flags: a parser whose errors are one line, and the types that say what a number must be. Imports nothing heavy."""
+"""Flags: a parser with one-line errors, argument types, and flags made from the fields of a dataclass.
+
+Imports nothing heavy.
+"""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import re
+import types
+import typing
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
+
+from modules.common.errors import UserError
+
+T = TypeVar("T")
 
 _FLAG = re.compile(r"--\w[\w-]*(=.*)?", re.DOTALL)
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that takes no abbreviations, and whose errors are one line."""
+    """A parser that accepts no abbreviations and prints errors on one line."""
 
-    def __init__(self, **options) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
@@ -23,54 +34,137 @@ class Parser(argparse.ArgumentParser):
 
 
 def normalise_flag(word: str) -> str:
-    """--batch-size=4 -> --batch_size=4; words that are not flags stay as they are."""
+    """Return the flag with underscores: --batch-size=4 -> --batch_size=4; words that are not flags stay as they are."""
     if not _FLAG.fullmatch(word):
         return word
     name, equals, value = word.partition("=")
     return f"--{name[2:].replace('-', '_')}{equals}{value}"
 
 
-def positive_int(text: str) -> int:
-    """A whole number from 1."""
-    value = _parse(int, text, "a whole number")
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, got {value}")
-    return value
+def integer(low: int, high: int | None = None) -> Callable[[str], int]:
+    """Return an argument type: a whole number from `low`, up to `high` where one is given."""
+
+    def parse(text: str) -> int:
+        value = _parse(int, text, "a whole number")
+        if value < low or (high is not None and value > high):
+            raise argparse.ArgumentTypeError(f"must be {_range(low, high)}, got {value}")
+        return value
+
+    return parse
 
 
-def whole_number(text: str) -> int:
-    """A whole number from 0."""
-    value = _parse(int, text, "a whole number")
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must be 0 or more, got {value}")
-    return value
-
-
-def seed_number(text: str) -> int:
-    """A whole number from 0 to 2^63 - 1."""
-    value = _parse(int, text, "a whole number")
-    if not 0 <= value < 2**63:
-        raise argparse.ArgumentTypeError(f"must be from 0 to {2**63 - 1}, got {value}")
-    return value
+positive_int = integer(1)
+whole_number = integer(0)
+seed_number = integer(0, 2**63 - 1)
 
 
 def a_path(text: str) -> Path:
-    """A path that is not empty: an empty one, as of a shell's variable that is not set, would be the current folder."""
+    """Parse a path; an empty one, as from an unset shell variable, is an error: it would mean the current folder."""
     if not text:
         raise argparse.ArgumentTypeError("must not be empty")
     return Path(text)
 
 
 def positive_float(text: str) -> float:
-    """A finite number above 0."""
+    """Parse a finite number above 0."""
     value = _parse(float, text, "a number")
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
     return value
 
 
-def _parse(kind: type, text: str, name: str):
+def _parse(kind: Callable[[str], Any], text: str, name: str) -> Any:
     try:
         return kind(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be {name}, got {text!r}") from None
+
+
+# -- flags made from the fields of a dataclass
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def setting(
+    default: Any = dataclasses.MISSING,
+    help: str = "",
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    alias: str = "",
+    **options: Any,
+) -> Any:
+    """Return a dataclass field from which `add_dataclass_flags` makes a flag.
+
+    The flag's type follows from the annotation: int, float, str, Path (also with `| None`), or bool, which makes a
+    switch. Values lie from `low` to `high` and among the `choices` of `options`, if given; see `check_fields`.
+    `options` are those of `add_argument` and take precedence. `alias` is an older name that still works but is not
+    listed.
+    """
+    limits = {"low": low, "high": high, "choices": options.get("choices")}
+    return dataclasses.field(default=default, metadata={"help": help, "alias": alias, "options": options} | limits)
+
+
+def check_fields(settings: Any) -> None:
+    """Raise UserError if a field made by `setting` is out of its range or not among its choices; None is allowed."""
+    for field in dataclasses.fields(settings):
+        value, limits = getattr(settings, field.name), field.metadata
+        if "options" not in limits or value is None:
+            continue
+        if limits["choices"] is not None and value not in limits["choices"]:
+            raise UserError(f"{field.name} must be one of {', '.join(map(str, limits['choices']))}, got {value!r}")
+        low, high = limits["low"], limits["high"]
+        if (low is not None and not value >= low) or (high is not None and not value <= high):
+            raise UserError(f"{field.name} must be {_range(low, high)}, got {value}")
+
+
+def add_dataclass_flags(
+    parser: argparse.ArgumentParser, cls: type, only: Collection[str] | None = None, **defaults: Any
+) -> None:
+    """Add a flag for every field of the dataclass `cls` that was made by `setting`, or for those named in `only`.
+
+    `defaults` replace the fields' defaults on the command line. A default that is a number or a word is added to the
+    help.
+    """
+    annotations = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        if "options" not in field.metadata or not (only is None or field.name in only):
+            continue
+        default = defaults.get(field.name, field.default)
+        options = _flag_options(annotations[field.name], default, field.metadata) | field.metadata["options"]
+        note = f" (default {default})" if type(default) in (int, float, str, Path) else ""
+        parser.add_argument(f"--{field.name}", help=(field.metadata["help"] + note).replace("%", "%%"), **options)
+        if alias := field.metadata["alias"]:
+            hidden = options | {"dest": field.name, "default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+            parser.add_argument(f"--{alias}", **hidden | {"required": False})
+
+
+def from_flags(cls: type[T], args: argparse.Namespace, **values: Any) -> T:
+    """Build the dataclass `cls` from `values` and, for the fields not among them, the flags of the same name."""
+    names = [field.name for field in dataclasses.fields(cls) if hasattr(args, field.name)]  # type: ignore[arg-type]
+    return cls(**{name: getattr(args, name) for name in names} | values)
+
+
+def _flag_options(annotation: Any, default: Any, limits: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of `add_argument` that follow from a field's annotation, default and limits."""
+    if annotation is bool:
+        return {"action": "store_true"}
+    kinds = [kind for kind in typing.get_args(annotation) if kind is not types.NoneType] or [annotation]
+    parsers: dict[Any, Callable[[str], Any]] = {int: _any_integer, float: _any_number, Path: a_path}
+    parse = parsers.get(kinds[0], str)
+    if kinds[0] is int and limits["low"] is not None:
+        parse = integer(limits["low"], limits["high"])
+    return {"type": parse} | ({"required": True} if default is dataclasses.MISSING else {"default": default})
+
+
+def _range(low: float | None, high: float | None) -> str:
+    if low is None:
+        return f"{high} or less"
+    return f"{low} or more" if high is None else f"from {low} to {high}"
+
+
+def _any_integer(text: str) -> int:
+    return _parse(int, text, "a whole number")
+
+
+def _any_number(text: str) -> float:
+    return _parse(float, text, "a number")

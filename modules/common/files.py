@@ -1,4 +1,4 @@
-"""Files that people are given: written whole or not at all."""
+"""Files and folders written completely or not at all."""
 
 from __future__ import annotations
 
@@ -14,10 +14,7 @@ from modules.common.errors import UserError
 
 
 def check_writable(path: Path) -> None:
-    """Make the folder of `path`.
-
-    Raises UserError where no file can be written there, before any work is done for it.
-    """
+    """Make the folder of `path` and raise UserError if the file cannot be written there, before any work is done."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
@@ -25,13 +22,13 @@ def check_writable(path: Path) -> None:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror}): choose a writable output with free space") from None
+        raise _not_written(path, error) from None
 
 
 def write_whole(path: Path, content: bytes) -> Path:
-    """Write beside `path` and rename, so that no reader meets half a file.
+    """Write a file beside `path` and rename it, so that nobody reads half a file; return `path`.
 
-    Raises UserError where it cannot be written.
+    Raises UserError if it cannot be written.
     """
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
@@ -41,24 +38,15 @@ def write_whole(path: Path, content: bytes) -> Path:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise UserError(f"cannot write {path} ({error.strerror}): choose a writable output with free space") from error
+        raise _not_written(path, error) from error
     return path
 
 
-@contextlib.contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
-    """Tell in one sentence what the disk refuses."""
-    try:
-        yield
-    except OSError as error:
-        where = error.filename or folder
-        raise UserError(
-            f"{where}: {error.strerror or error}: make room or mend it; the same command goes on from there"
-        ) from error
-
-
 def replace_folder(folder: Path, new: Path) -> None:
-    """Move `new` to `folder`; what was there ends up beside `new` with the ending .old, or stays if the move fails."""
+    """Move `new` to `folder`.
+
+    A folder that was there is kept beside `new` with the ending .old, and put back if the move fails.
+    """
     old = new.with_suffix(".old")
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
@@ -69,3 +57,19 @@ def replace_folder(folder: Path, new: Path) -> None:
         if old.exists():
             old.rename(folder)
         raise
+
+
+@contextlib.contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turn an OSError in resumable work below `folder` into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or folder}: {error.strerror or error}: make room or repair it; the same command goes on"
+            " from there"
+        ) from error
+
+
+def _not_written(path: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write {path} ({error.strerror}): choose a writable output with free space")

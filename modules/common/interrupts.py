@@ -7,13 +7,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import FrameType
 
-ECHO_SECONDS = 1.0  # A launcher passes Ctrl-C on to workers that the terminal has told already.
+ECHO_SECONDS = 1.0  # A launcher forwards Ctrl-C to workers that already received it from the terminal.
 
 
 class Interrupted(Exception):
-    """The run was asked to stop, and has saved. `code` is the exit code: 128 + the signal's number."""
+    """A signal stopped the run, after it saved a checkpoint; `code` is the exit code, 128 + the signal's number."""
 
     def __init__(self, signal_number: int, checkpoint: Path | None) -> None:
         super().__init__(
@@ -24,11 +24,11 @@ class Interrupted(Exception):
 
 @contextmanager
 def stop_on_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list for the loop to read; a later second one ends the program at once."""
+    """Collect SIGINT and SIGTERM in a list that the training loop reads; a second one ends the program at once."""
     received: list[int] = []
     first = 0.0
 
-    def handle(number: int, frame: Any) -> None:
+    def handle(number: int, _frame: FrameType | None) -> None:
         nonlocal first
         if not received:
             first = time.monotonic()
@@ -46,9 +46,9 @@ def stop_on_signals() -> Iterator[list[int]]:
 
 @contextmanager
 def sigterm_as_ctrl_c() -> Iterator[None]:
-    """Inside, SIGTERM ends the program as Ctrl-C does, by a KeyboardInterrupt."""
+    """Raise KeyboardInterrupt on SIGTERM, as on Ctrl-C."""
 
-    def stop(number: int, frame: Any) -> None:
+    def stop(number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt(number)
 
     before = signal.signal(signal.SIGTERM, stop)
@@ -59,5 +59,5 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
 
 
 def exit_code(interrupt: KeyboardInterrupt) -> int:
-    """128 + the signal's number, as shells have it."""
+    """Return the exit code of an interrupt as shells define it: 128 + the signal's number."""
     return 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)

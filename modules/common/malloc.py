@@ -1,21 +1,19 @@
-"""How this process deals with freed memory."""
+"""glibc malloc tuning for CPU training and sampling."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # Of glibc's malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # From glibc's malloc.h.
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep the memory that tensors free: to give it back and fault it in anew took a fifth of an update on a
-    CPU.
+    """Make glibc keep memory that tensors free: returning it and faulting it in again took a fifth of a CPU update.
 
-    A setting of the whole process, so programs ask for it and the library does not. Elsewhere than with glibc it does
-    nothing.
+    This is a setting of the whole process, so programs call it and the library does not. Without glibc it does nothing.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, 2**25)  # The largest that it takes.
+        mallopt(M_MMAP_THRESHOLD, 2**25)  # The largest allowed value.
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a plain line now and then in a log file."""
+"""Progress of long work: a bar on a terminal, a line every 20 seconds in a log file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class ProgressLine:
-    """One piece of work of `total` units (None: nobody knows): what, how far, the time left, and a note."""
+    """Progress of one task of `total` units (None if unknown): description, units done, time left and a note."""
 
     def __init__(self, description: str, total: int | None, done: int = 0, visible: bool = True) -> None:
         self.description, self.total, self.done, self.note = description, total, done, ""
@@ -39,7 +39,7 @@ class ProgressLine:
         self._console = console
 
     def update(self, done: int, note: str = "") -> None:
-        """Tell that `done` units are done by now."""
+        """Show that `done` units are done."""
         self.done, self.note = done, note
         if self._bar is not None:
             self._bar.update(self._task, completed=done, note=note)
@@ -54,6 +54,7 @@ class ProgressLine:
             )
 
     def close(self) -> None:
+        """Remove the bar from the terminal."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
@@ -61,7 +62,7 @@ class ProgressLine:
 
 @contextmanager
 def progress_line(description: str, total: int, visible: bool = True) -> Iterator[ProgressLine]:
-    """A `ProgressLine` that is closed at the end."""
+    """Show a `ProgressLine`, and close it at the end."""
     line = ProgressLine(description, total, visible=visible)
     try:
         yield line
@@ -70,7 +71,7 @@ def progress_line(description: str, total: int, visible: bool = True) -> Iterato
 
 
 def track(description: str, parts: Sequence[T], visible: bool = True) -> Iterator[T]:
-    """Iterate over `parts` behind a progress line."""
+    """Iterate over `parts` and show the progress."""
     with progress_line(description, len(parts), visible) as line:
         for done, part in enumerate(parts, 1):
             yield part

@@ -1,55 +1,51 @@
-"""Stories on disk: a folder of `stories.jsonl` and pictures, checked whole when it is opened, and the batches of an
-epoch.
-"""
+"""A folder of stories: `stories.jsonl` and pictures, checked completely when it is opened."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from PIL import Image
 
 from modules.common.errors import UserError
-from modules.data.images import check_image, fit_image, load_image, to_rgb
-from modules.data.order import epoch_batches
-from modules.data.records import STORY_KEYS, RecordError, parse_line, parse_record, read_lines
+from modules.data.images import check_image, load_image
+from modules.data.records import MANIFEST, SPLITS, STORIES_FILE, RecordError, parse_line, read_lines
+from modules.data.windows import cut_story
 from modules.story import Story
 
-__all__ = ["StoryFolder", "cut_story", "epoch_batches", "fit_image", "hash_records", "open_split", "write_stories"]
-STORIES_FILE = "stories.jsonl"
-MANIFEST = "shards.json"  # Of stories that are packed.
-SPLITS = ("train", "val")
 MAX_NAMED_PROBLEMS = 5
 MAX_SKIPPED_SHARE = 0.1
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class _Entry:
     line: int
     story: Story  # Without pictures.
-    digest: str  # Of the line's bytes.
+    digest: str  # SHA-256 of the line.
 
 
 class StoryFolder:
-    """A `StoryDataset` over `folder/stories.jsonl`; every record and every picture is checked at construction, none is
-    kept open.
+    """A `StoryDataset` over `folder/stories.jsonl`; every record and every picture is checked at construction.
 
-    One line is one story: `{"id", "prompt", "steps": [{"text", "image_path", "attributes"}, ...]}`; `image_path` is
-    relative to the folder, a step may lack its text or its picture but not both (a blank text counts as none), other
+    One line is one story: `{"id", "prompt", "steps": [{"text", "image_path", "attributes"}, ...]}`. `image_path` is
+    relative to the folder. A step may lack its text or its picture but not both; a blank text counts as none. Other
     keys of a story go to `Story.extra`. The older one-step form `{"prompt", "story", "image_path"}` is read too.
 
     Args:
-        folder: where `stories.jsonl` is; `digests` holds the SHA-256 of every record kept, and of its pictures.
-        on_bad_record: "error" refuses the folder and names what is wrong; "skip" drops the whole record and counts it.
-        max_steps: longer stories are cut into consecutive windows, as even as possible, with ids "id#0", "id#1", ...
+        folder: the folder that contains `stories.jsonl`.
+        on_bad_record: "error" refuses the folder and names its faults; "skip" drops and counts bad records.
+        max_steps: longer stories are cut into windows, see `windows.py`.
+
+    Attributes:
+        digests: for every record kept, the SHA-256 of its line and of each of its pictures ("" where there is none).
+        skipped: the location and fault of every record left out.
 
     Raises:
         UserError: no such file, no stories in it, a bad record ("error"), or more than a tenth of the records bad
@@ -76,9 +72,7 @@ class StoryFolder:
         kept = [entry for entry in entries if entry.line not in duplicates]
         self._records = len(kept) + len(problems)
         _refuse_bad(self.skipped, self._records, on_bad_record)
-        self.digests = [
-            (entry.digest, *(digests.get(step.image_path, "") for step in entry.story.steps)) for entry in kept
-        ]
+        self.digests = [(entry.digest, *_picture_digests(entry.story, digests)) for entry in kept]
         self._fingerprint = hash_records(self.digests, max_steps)
 
     def __len__(self) -> int:
@@ -95,7 +89,7 @@ class StoryFolder:
 
     @property
     def lengths(self) -> list[int]:
-        """The number of steps of every story: what `epoch_batches` takes."""
+        """The number of steps of every story."""
         return [len(story.steps) for story in self._stories]
 
     def texts(self) -> Iterator[str]:
@@ -109,28 +103,28 @@ class StoryFolder:
         return self._stories[index]
 
     def fingerprint(self) -> str:
-        """Return a short hash of the records kept, of their pictures' bytes and of the windows; not of where the folder
-        lies.
-        """
+        """Return a short hash of the kept records, their pictures' bytes and `max_steps`; the path does not matter."""
         return self._fingerprint
 
     def report(self) -> str:
-        """Say in one line what was read and what was left out."""
+        """Return one line with the number of stories read and of records skipped."""
         read = self._records - len(self.skipped)
-        line = f"{self.name}: {len(self):,} stories of {sum(self.lengths):,} steps from {read:,} of {self._records:,} records"
-        if self.skipped:
-            line += f"; {len(self.skipped):,} skipped, the first: {self.skipped[0]}"
-        return line
+        counts = f"{len(self):,} stories of {sum(self.lengths):,} steps from {read:,} of {self._records:,} records"
+        skipped = f"; {len(self.skipped):,} skipped, the first: {self.skipped[0]}" if self.skipped else ""
+        return f"{self.name}: {counts}{skipped}"
 
 
 class MissingSplit(UserError):
-    """There is no such part of the data: one can do without it, as one cannot with a damaged one."""
+    """The data has no such split; unlike damaged data, this can often be worked around."""
 
 
 def split_folders(folder: Path) -> dict[str, Path]:
-    """The parts that a data folder has, by name; stories of no part are "train".
+    """Return the folder of each split that a data folder has.
 
-    Raises UserError where there are none.
+    A folder that contains `stories.jsonl` itself is the split that it is named after, else "train".
+
+    Raises:
+        UserError: there is no split.
     """
     if (folder / STORIES_FILE).is_file():
         name = folder.resolve().name
@@ -145,18 +139,24 @@ def split_folders(folder: Path) -> dict[str, Path]:
     return found
 
 
-def open_split(folder: str | Path, split: str, **options: Any) -> StoryFolder:
-    """Open the "train" or "val" part of a data folder; `options` go to `StoryFolder`.
-
-    A folder that holds `stories.jsonl` itself is one part: the one that it is named after, else "train". It never
-    stands for both, or validation would be scored on what was trained on.
-
-    Raises:
-        UserError: the folder or this part of it is missing, or as `StoryFolder`.
-    """
-    folder = Path(folder)
+def check_split_name(split: str) -> None:
+    """Raise UserError if `split` is not one of `SPLITS`."""
     if split not in SPLITS:
         raise UserError(f'a split is "train" or "val", got {split!r}')
+
+
+def open_split(folder: str | Path, split: str, **options: Any) -> StoryFolder:
+    """Open the "train" or "val" split of a data folder; `options` go to `StoryFolder`.
+
+    A folder with `stories.jsonl` directly in it is one split only, never both: otherwise validation would be scored on
+    training stories.
+
+    Raises:
+        UserError: the folder does not exist, or as `StoryFolder`.
+        MissingSplit: the folder has no such split.
+    """
+    folder = Path(folder)
+    check_split_name(split)
     if not folder.is_dir():
         raise UserError(f"the data folder {folder} does not exist; make one with download_data.py")
     parts = split_folders(folder)
@@ -165,39 +165,31 @@ def open_split(folder: str | Path, split: str, **options: Any) -> StoryFolder:
     return StoryFolder(parts[split], **options)
 
 
-def write_stories(folder: str | Path, stories: Iterable[Story]) -> int:
-    """Write stories as `stories.jsonl` and `images/*.png`, and return how many; a step whose `image` is None gets no
-    picture.
+def hash_records(digests: Iterable[Sequence[str]], max_steps: int | None) -> str:
+    """Return the fingerprint of records, each given as the SHA-256 of its line and pictures ("" for no picture)."""
+    digest = hashlib.sha256(f"max_steps={max_steps}".encode())
+    for record in digests:
+        digest.update("".join(record).encode())
+    return digest.hexdigest()[:16]
 
-    `stories.jsonl` appears last and at once, so that an interrupted run never leaves a file that names missing
-    pictures.
 
-    Raises:
-        UserError: the folder cannot be written, or a story could not be read back (empty step, repeated id, not JSON).
-    """
-    folder = Path(folder)
-    partial = folder / f"{STORIES_FILE}.partial"
-    ids: set[str] = set()
-    try:
-        (folder / "images").mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
-            for index, story in enumerate(stories):
-                if story.id in ids:
-                    raise UserError(f'two stories have the id "{story.id}"')
-                ids.add(story.id)
-                file.write(_encode_record(_write_pictures(folder, index, story), folder))
-        os.replace(partial, folder / STORIES_FILE)
-    except OSError as error:
-        raise UserError(f"stories cannot be written to {folder}: {error}") from None
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-    return len(ids)
+def picture_paths(stories: Iterable[Story]) -> list[Path]:
+    """Return the path of every picture of some stories, each once, in order."""
+    paths = (step.image_path for story in stories for step in story.steps)
+    return list(dict.fromkeys(path for path in paths if path is not None))
+
+
+def read_pictures(read: Callable[[Path], T], paths: Sequence[Path]) -> dict[Path, T]:
+    """Apply `read` to every picture file in several threads; Pillow's warning about huge pictures becomes an error."""
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return dict(zip(paths, pool.map(read, paths), strict=True))
 
 
 def _read_entries(path: Path) -> tuple[list[_Entry], dict[int, str]]:
-    """Return the records that parse, and for every other line what is wrong with it."""
-    entries, problems = [], {}
+    """Return the records that parse, and the fault of every other line by its number."""
+    entries: list[_Entry] = []
+    problems: dict[int, str] = {}
     try:
         for number, line in read_lines(path):
             try:
@@ -215,14 +207,13 @@ def _read_entries(path: Path) -> tuple[list[_Entry], dict[int, str]]:
 
 
 def _check_pictures(entries: list[_Entry]) -> tuple[dict[Path, str], dict[int, str]]:
-    """Decode every picture once, and return the hash of each good one and the first problem of each record with a bad
-    one.
+    """Decode every picture once.
+
+    Returns:
+        The SHA-256 of each good picture by path, and the first fault of each record with a bad one by line number.
     """
-    paths = list(dict.fromkeys(step.image_path for entry in entries for step in entry.story.steps if step.image_path))
-    with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        warnings.simplefilter("error", Image.DecompressionBombWarning)  # Too large is our own message to give.
-        results = dict(zip(paths, pool.map(_check_picture, paths), strict=True))
-    problems = {}
+    results = read_pictures(_check_picture, picture_paths(entry.story for entry in entries))
+    problems: dict[int, str] = {}
     for entry in entries:
         for number, step in enumerate(entry.story.steps, start=1):
             if step.image_path and isinstance(results[step.image_path], UserError):
@@ -237,9 +228,15 @@ def _check_picture(path: Path) -> str | UserError:
         return error
 
 
+def _picture_digests(story: Story, digests: Mapping[Path, str]) -> Iterator[str]:
+    return (digests[step.image_path] if step.image_path else "" for step in story.steps)
+
+
 def _cut_and_compare(entries: list[_Entry], max_steps: int | None) -> tuple[list[Story], dict[int, str]]:
-    """Cut long stories into windows, and leave out those whose id an earlier one has."""
-    stories, duplicates, owners = [], {}, {}
+    """Cut long stories into windows; leave out, and return by line, stories whose id was used before."""
+    stories: list[Story] = []
+    duplicates: dict[int, str] = {}
+    owners: dict[str, int] = {}
     for entry in entries:
         windows = cut_story(entry.story, max_steps)
         ids = {entry.story.id, *(window.id for window in windows)}
@@ -252,52 +249,10 @@ def _cut_and_compare(entries: list[_Entry], max_steps: int | None) -> tuple[list
     return stories, duplicates
 
 
-def cut_story(story: Story, max_steps: int | None) -> list[Story]:
-    """Cut a story of more than `max_steps` steps into consecutive windows, as even as possible."""
-    count = len(story.steps)
-    if max_steps is None or count <= max_steps:
-        return [story]
-    windows = -(-count // max_steps)
-    bounds = [window * count // windows for window in range(windows + 1)]
-    return [replace(story, id=f"{story.id}#{i}", steps=story.steps[bounds[i] : bounds[i + 1]]) for i in range(windows)]
-
-
 def _refuse_bad(problems: list[str], records: int, on_bad_record: str) -> None:
     if not problems or (on_bad_record == "skip" and len(problems) <= MAX_SKIPPED_SHARE * records):
         return
     named = "; ".join(problems[:MAX_NAMED_PROBLEMS])
-    more = f"; and {len(problems) - MAX_NAMED_PROBLEMS} more" if len(problems) > MAX_NAMED_PROBLEMS else ""
+    unnamed = f"; and {len(problems) - MAX_NAMED_PROBLEMS} more" if len(problems) > MAX_NAMED_PROBLEMS else ""
     too_many = ", too many to skip" if on_bad_record == "skip" else ""
-    raise UserError(f"{len(problems)} of {records} records cannot be used{too_many}: {named}{more}")
-
-
-def hash_records(digests: Iterable[Sequence[str]], max_steps: int | None) -> str:
-    """The fingerprint of records, each given as the SHA-256 of its line and of its pictures ("" where there is none)."""
-    digest = hashlib.sha256(f"max_steps={max_steps}".encode())
-    for record in digests:
-        digest.update("".join(record).encode())
-    return digest.hexdigest()[:16]
-
-
-def _write_pictures(folder: Path, index: int, story: Story) -> dict[str, Any]:
-    """Save the pictures of a story under its number (an id may hold anything) and return the record that names them."""
-    steps = []
-    for number, step in enumerate(story.steps):
-        record: dict[str, Any] = {"text": step.text, "image_path": None}
-        if step.image is not None:
-            record["image_path"] = f"images/{index:06d}_{number:02d}.png"
-            to_rgb(step.image).save(folder / record["image_path"])
-        if step.attributes is not None:
-            record["attributes"] = dict(step.attributes)
-        steps.append(record)
-    if clash := sorted(story.extra.keys() & set(STORY_KEYS)):
-        raise UserError(f'story "{story.id}": "{clash[0]}" cannot be a key of extra')
-    return {"id": story.id, "prompt": story.prompt, **story.extra, "steps": steps}
-
-
-def _encode_record(record: dict[str, Any], folder: Path) -> bytes:
-    try:
-        parse_record(record, record["id"], folder)
-        return json.dumps(record, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n"
-    except (RecordError, TypeError, ValueError, RecursionError) as error:
-        raise UserError(f'story "{record["id"]}" cannot be written: {error}') from None
+    raise UserError(f"{len(problems)} of {records} records cannot be used{too_many}: {named}{unnamed}")

@@ -1,4 +1,4 @@
-"""Pictures from files: read any common format and mode as RGB, refuse what is broken or huge, fit into a square."""
+"""Read image files of any common format and mode as RGB, reject broken or huge ones, and fit them into a square."""
 
 from __future__ import annotations
 
@@ -19,26 +19,25 @@ MAX_PIXELS = 50_000_000
 
 
 def load_image(path: str | Path) -> Image.Image:
-    """Read a picture as RGB: first frame, turned upright by its EXIF tag, transparency laid on white, 16 bits scaled to
-    8.
+    """Read an image file as RGB: its first frame, rotated by its EXIF tag, on white, with 16 bits scaled to 8.
 
     Raises:
-        UserError: the file is missing, broken, not one of `FORMATS`, or over `MAX_PIXELS`.
+        UserError: the file is missing, broken, not in one of `FORMATS`, or larger than `MAX_PIXELS`.
     """
     with _errors_named(path), _open_file(path) as file:
         return to_rgb(_upright(_open_checked(file)))
 
 
 def decode_image(content: bytes, name: str) -> Image.Image:
-    """As `load_image`, from a file's bytes; `name` tells which picture."""
+    """As `load_image`, from a file's bytes; `name` appears in errors."""
     with _errors_named(name):
         return to_rgb(_upright(_open_checked(io.BytesIO(content))))
 
 
 def check_image(path: str | Path) -> str:
-    """Read a picture to its last byte, so that a broken one is found before training, and return the file's SHA-256.
+    """Decode an image file completely, so that a broken one is found before training, and return its SHA-256.
 
-    `verify()` reads checksums (PNG) but not the body of a JPEG, so the picture is decoded too; a JPEG at an eighth of
+    `verify()` reads checksums (PNG) but not the body of a JPEG, so the image is decoded too; a JPEG at an eighth of
     its size, which still consumes the whole stream.
 
     Raises:
@@ -58,12 +57,12 @@ def check_image(path: str | Path) -> str:
 
 
 def store_image(content: bytes, name: str, max_side: int) -> tuple[bytes, str]:
-    """Make the file that a picture is kept as, sides at most `max_side`, and return its bytes and ending.
+    """Return the bytes and suffix of the file to store for an image, with sides of at most `max_side` pixels.
 
-    A JPEG or PNG that is small enough, upright and opaque is kept byte for byte: encoding it again could only spoil it.
+    A JPEG or PNG that is small enough, upright and opaque is kept byte for byte, since encoding it again loses quality.
 
     Raises:
-        UserError: as `load_image`; `name` tells which picture.
+        UserError: as `load_image`; `name` appears in errors.
     """
     with _errors_named(name):
         image = _open_checked(io.BytesIO(content))
@@ -83,7 +82,7 @@ def store_image(content: bytes, name: str, max_side: int) -> tuple[bytes, str]:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert a picture of any mode to RGB; what is transparent becomes white, as paper is."""
+    """Convert an image of any mode to RGB; transparent areas become white."""
     if image.mode.startswith(("I", "F")):
         image = _to_eight_bits(image)
     if image.has_transparency_data:
@@ -93,12 +92,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def fit_image(image: Image.Image, size: int) -> Image.Image:
-    """Fit a picture of any shape into a square (size, size) RGB: scale until it fits, pad with the colour of its
-    border.
+    """Fit an image of any shape into a (size, size) RGB square: scale it, then pad with the colour of its border.
 
-    Padding, not cropping: a page tells its story at the edges too (a second character, the thing that is looked at),
-    and a text that names what was cropped away would teach the model to write about what it cannot see. The border's
-    median colour continues the page's own background, so the pad adds no bars that the model would learn to draw.
+    Padding, not cropping: a second character often stands at the edge of a page, and a text that names what was cropped
+    away would teach the model to write about what it cannot see. The border's median colour continues the page's
+    background, so that the model does not learn to draw bars.
 
     Raises:
         ValueError: `size` is not positive.
@@ -122,13 +120,13 @@ def _border_colour(image: Image.Image) -> tuple[int, ...]:
 
 
 def _open_file(path: str | Path) -> IO[bytes]:
-    if not Path(path).is_file():  # Opening a pipe would block for ever.
+    if not Path(path).is_file():  # Opening a pipe would block forever.
         raise FileNotFoundError
     return open(path, "rb")
 
 
 def _open_checked(file: IO[bytes]) -> Image.Image:
-    image = Image.open(file, formats=FORMATS)  # Reads the header only: nothing is decoded before the size is known.
+    image = Image.open(file, formats=FORMATS)  # Reads only the header: nothing is decoded before the size is known.
     if image.width * image.height > MAX_PIXELS:
         raise Image.DecompressionBombError
     return image
@@ -137,7 +135,7 @@ def _open_checked(file: IO[bytes]) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except (SyntaxError, ValueError, KeyError, TypeError):  # An unreadable EXIF block says nothing about the pixels.
+    except (SyntaxError, ValueError, KeyError, TypeError):  # An unreadable EXIF block does not mean broken pixels.
         return image
 
 
@@ -146,7 +144,7 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
     peak = values.max()
     if image.mode.startswith("I;16"):
         white = 65535.0
-    else:  # Files of 32 bits do not say what white is: take the smallest usual level that holds the brightest pixel.
+    else:  # 32-bit files do not define white: take the lowest common level above the brightest pixel.
         levels = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
         white = next((level for level in levels if peak <= level), peak)
     return Image.fromarray(np.clip(values * (255.0 / white) + 0.5, 0, 255).astype(np.uint8))

@@ -9,17 +9,17 @@ import numpy as np
 
 
 def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Return the batches of one epoch, each of exactly `batch_size` indices into `lengths`; a pure function of its
-    arguments.
+    """Return the batches of one epoch, each of exactly `batch_size` indices into `lengths`.
 
-    Stories of the same number of steps share a batch, so that no padding is computed. What is left over of each length
-    is sorted by length and shares mixed batches; the last of these is completed from the start of the epoch's
-    permutation. So every story appears at least once an epoch, and none twice in a batch, unless there are fewer
-    stories than `batch_size`: these are repeated in turn. Any rank and any resumed run computes the same list.
+    Stories with the same number of steps share a batch, so that no padding is computed. The remainders of each length
+    are sorted by length and share mixed batches; the last of these is completed from the start of the epoch's
+    permutation. So every story appears at least once per epoch and never twice in a batch, unless there are fewer
+    stories than `batch_size`, which are then repeated in turn. A pure function: every rank and every resumed run
+    computes the same list.
 
     Args:
         lengths: the number of steps of every story.
-        seed: at least 0; with `epoch` it decides the permutation and the order of the batches.
+        seed: at least 0; with `epoch` it determines the permutation and the order of the batches.
 
     Raises:
         ValueError: no stories, or `batch_size` below 1.
@@ -49,7 +49,7 @@ def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int
 
 
 class BatchOrder:
-    """The order of stories, a pure function of (seed, step): a resumed run needs no state to go on where it was."""
+    """The order of stories as a pure function of (seed, step), so that resuming needs no saved state."""
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
         self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
@@ -57,21 +57,20 @@ class BatchOrder:
         self._epochs: dict[int, list[list[int]]] = {}
 
     def __getitem__(self, step: int) -> list[int]:
-        """The story indices of the global batch of one update."""
+        """Return the story indices of the global batch of one update."""
         epoch, position = divmod(step, self.batches_per_epoch)
         if epoch not in self._epochs:
-            kept = {
-                number: batches for number, batches in self._epochs.items() if abs(number - epoch) == 1
-            }  # Who looks ahead needs two.
+            # Reading ahead needs two epochs at a time.
+            kept = {number: batches for number, batches in self._epochs.items() if abs(number - epoch) == 1}
             self._epochs = kept | {epoch: epoch_batches(self.lengths, self.batch_size, self.seed, epoch)}
         return self._epochs[epoch][position]
 
     def stories(self, steps: Iterable[int], parts: Sequence[int], num_parts: int) -> Iterator[int]:
-        """The stories of some parts of some updates, in the order in which they are needed."""
+        """Yield the story indices of some parts of some updates in the order in which they are needed."""
         return (index for step in steps for part in parts for index in rows_of_part(self[step], part, num_parts))
 
 
 def rows_of_part(order: list[int], part: int, num_parts: int) -> list[int]:
-    """What part `part` of a global batch holds, when it is cut into `num_parts`."""
+    """Return part `part` of a global batch that is cut into `num_parts`."""
     size = len(order) // num_parts
     return order[part * size : (part + 1) * size]

@@ -1,8 +1,7 @@
-"""A folder of stories as Parquet shards with the pictures inside: few large files, for the datasets library and for
-training.
+"""Pack a folder of stories into Parquet shards with the pictures inside, for training and `datasets.load_dataset`.
 
-One row is one story. `train-00000-of-00003.parquet`, ... and `shards.json`, which lists them, appear at once, when all
-are written; a run that was stopped goes on after the last shard that was whole.
+One row is one story. The output folder (`train-00000-of-00003.parquet`, ... and `shards.json`, which lists them)
+appears when all shards are written. A stopped run resumes after the last complete shard.
 """
 
 from __future__ import annotations
@@ -17,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from modules.common.errors import UserError
 from modules.common.files import disk_errors, replace_folder, write_whole
 from modules.common.progress import progress_line
-from modules.data.folder import MANIFEST, StoryFolder, split_folders
+from modules.data.folder import StoryFolder, split_folders
+from modules.data.records import MANIFEST
 from modules.story import Story
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 FORMAT_VERSION = 1
-ROW_GROUP_BYTES = 1 << 20  # What one story costs to read at random: all pictures of its row group.
+ROW_GROUP_BYTES = 1 << 20  # Reading one story at random reads all pictures of its row group.
 COLUMNS = ("id", "prompt", "texts", "attributes", "sha256", "extra", "images")
 
 
@@ -39,41 +39,40 @@ class Shard:
 
 
 def staging_folder(output: Path) -> Path:
-    """Where shards are written until all are there."""
+    """Return the folder in which shards are written until all are complete."""
     return output.with_name(f".{output.name}.partial")
 
 
 def pack(folder: Path, output: Path, shard_bytes: int, overwrite: bool = False) -> dict[str, list[Shard]]:
-    """Write the splits of `folder` as shards of about `shard_bytes` into `output`; return the shards of each split.
+    """Write the splits of `folder` as shards of about `shard_bytes` bytes into `output`; return each split's shards.
 
     Raises:
-        UserError: as `StoryFolder`, or `output` is not empty, or the disk refuses.
+        UserError: as `StoryFolder`, or `output` is not empty, or it cannot be written.
     """
     output = output.resolve()
     _check_output(output, folder.resolve(), overwrite)
-    sources = {split: StoryFolder(part) for split, part in split_folders(folder).items()}
+    datasets = {split: StoryFolder(part) for split, part in split_folders(folder).items()}
     staging = staging_folder(output)
     with disk_errors(output):
-        run = json.dumps([shard_bytes, {split: source.fingerprint() for split, source in sources.items()}]).encode()
+        run = json.dumps([shard_bytes, {split: dataset.fingerprint() for split, dataset in datasets.items()}]).encode()
         if not (staging / "run.json").is_file() or (staging / "run.json").read_bytes() != run:
-            shutil.rmtree(staging, ignore_errors=True)  # Shards of other stories.
+            shutil.rmtree(staging, ignore_errors=True)  # Shards of other stories, or of another size.
             write_whole(staging / "run.json", run)
-        named = _named_keys(sources.values())
-        shards = {split: _write_split(staging, split, source, named, shard_bytes) for split, source in sources.items()}
+        named = _named_keys(datasets.values())
+        shards = {
+            split: _write_split(staging, split, dataset, named, shard_bytes) for split, dataset in datasets.items()
+        }
         (staging / "run.json").unlink()
-        told = {split: [asdict(shard) for shard in found] for split, found in shards.items()}
-        write_whole(
-            staging / MANIFEST, json.dumps({"format_version": FORMAT_VERSION, "splits": told}, indent=1).encode()
-        )
+        splits = {split: [asdict(shard) for shard in found] for split, found in shards.items()}
+        manifest = {"format_version": FORMAT_VERSION, "splits": splits}
+        write_whole(staging / MANIFEST, json.dumps(manifest, indent=1).encode())
         replace_folder(output, staging)
         shutil.rmtree(staging.with_suffix(".old"), ignore_errors=True)
     return shards
 
 
 def _check_output(output: Path, folder: Path, overwrite: bool) -> None:
-    """Raise UserError where `output` is in use by anything else than shards, or has to do with the `folder` that is
-    packed.
-    """
+    """Raise UserError if `output` contains anything but shards, or overlaps with the packed `folder`."""
     if output.is_relative_to(folder) or folder.is_relative_to(output):
         raise UserError(f"{output} holds, or lies in, the stories that are packed: choose another --output")
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
@@ -84,23 +83,25 @@ def _check_output(output: Path, folder: Path, overwrite: bool) -> None:
         raise UserError(f"{output} holds shards; add --overwrite to replace them, or choose another --output")
 
 
-def _write_split(staging: Path, split: str, source: StoryFolder, named: Sequence[str], shard_bytes: int) -> list[Shard]:
+def _write_split(
+    staging: Path, split: str, dataset: StoryFolder, named: Sequence[str], shard_bytes: int
+) -> list[Shard]:
     import pyarrow.parquet as pq
 
-    sizes = [_size(source.outline(index)) for index in range(len(source))]
-    ranges, schema, shards = runs_of(sizes, shard_bytes), _features(named).arrow_schema, []
-    with progress_line(f"packing {split}", len(source)) as progress:
+    sizes = [_size(dataset.outline(index)) for index in range(len(dataset))]
+    ranges, schema = runs_of(sizes, shard_bytes), _features(named).arrow_schema
+    shards: list[Shard] = []
+    with progress_line(f"packing {split}", len(dataset)) as progress:
         for number, rows in enumerate(ranges):
             path = staging / f"{split}-{number:05d}-of-{len(ranges):05d}.parquet"
             if not path.exists():
                 temporary = path.with_suffix(".tmp")
-                # Pictures are compressed already; without statistics a footer stays small, however many row groups
-                # there are.
+                # Pictures are compressed already; without statistics the footer stays small even with many row groups.
                 options = {"compression": "none", "use_dictionary": False, "write_statistics": False}
                 with pq.ParquetWriter(temporary, schema, **options) as writer:
                     for group in runs_of(sizes[rows.start : rows.stop], ROW_GROUP_BYTES):
                         chosen = range(rows.start + group.start, rows.start + group.stop)
-                        writer.write_table(_table([_row(source, index, named) for index in chosen], schema))
+                        writer.write_table(_table([_row(dataset, index, named) for index in chosen], schema))
                         progress.update(chosen.stop)
                 temporary.rename(path)
             progress.update(rows.stop)
@@ -109,7 +110,7 @@ def _write_split(staging: Path, split: str, source: StoryFolder, named: Sequence
 
 
 def runs_of(sizes: Sequence[int], limit: int) -> list[range]:
-    """Cut the indices into consecutive ranges whose sizes sum to `limit` at most, but for what is larger alone."""
+    """Cut the indices into consecutive ranges whose sizes sum to at most `limit`; a larger item gets its own range."""
     found, start, total = [], 0, 0
     for index, size in enumerate(sizes):
         if index > start and total + size > limit:
@@ -125,16 +126,14 @@ def _size(story: Story) -> int:
     return sum(len(text.encode()) for text in texts) + sum(pictures)
 
 
-def _named_keys(sources: Iterable[StoryFolder]) -> list[str]:
-    """Keys of the stories' own that hold a text wherever they are there: each gets a column; all others share one, as
-    JSON.
-    """
+def _named_keys(datasets: Iterable[StoryFolder]) -> list[str]:
+    """Return the extra keys whose values are always texts: each gets a column; all others share a JSON column."""
     kinds: dict[str, set[type]] = {}
-    for source in sources:
-        for index in range(len(source)):
-            for key, value in source.outline(index).extra.items():
+    for dataset in datasets:
+        for index in range(len(dataset)):
+            for key, value in dataset.outline(index).extra.items():
                 kinds.setdefault(key, set()).add(type(value))
-    return sorted(key for key, found in kinds.items() if found == {str} and key not in COLUMNS and "\0" not in key)
+    return sorted(key for key, types in kinds.items() if types == {str} and key not in COLUMNS and "\0" not in key)
 
 
 def _features(named: Sequence[str]) -> Features:
@@ -151,8 +150,8 @@ def _table(rows: list[dict[str, Any]], schema: Any) -> Any:
     return pa.Table.from_pylist(rows, schema=schema)
 
 
-def _row(source: StoryFolder, index: int, named: Sequence[str]) -> dict[str, Any]:
-    story = source.outline(index)
+def _row(dataset: StoryFolder, index: int, named: Sequence[str]) -> dict[str, Any]:
+    story = dataset.outline(index)
     rest = {key: value for key, value in story.extra.items() if key not in named}
     paths = [step.image_path for step in story.steps]
     return {
@@ -160,7 +159,7 @@ def _row(source: StoryFolder, index: int, named: Sequence[str]) -> dict[str, Any
         "prompt": story.prompt,
         "texts": [step.text for step in story.steps],
         "attributes": [_json(step.attributes) for step in story.steps],
-        "sha256": list(source.digests[index]),
+        "sha256": list(dataset.digests[index]),
         "extra": _json(rest or None),
         **{key: story.extra.get(key) for key in named},
         "images": [None if path is None else {"bytes": path.read_bytes(), "path": path.name} for path in paths],

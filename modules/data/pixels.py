@@ -1,4 +1,4 @@
-"""Pictures to tensors and back."""
+"""Convert PIL images to tensors and back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from modules.data.images import fit_image
 
 
 def to_pixels(images: Sequence[Image.Image], size: int) -> Tensor:
-    """Pictures of any shape -> (N,3,H,W) in [-1,1]."""
+    """Convert images of any shape to a tensor (N,3,H,W) in [-1,1]; see `fit_image`."""
     arrays = [
         np.asarray(image if image.size == (size, size) and image.mode == "RGB" else fit_image(image, size))
         for image in images
@@ -22,12 +22,12 @@ def to_pixels(images: Sequence[Image.Image], size: int) -> Tensor:
 
 
 def to_pictures(pixels: Tensor) -> list[Image.Image]:
-    """(N,3,H,W) in [-1,1] -> pictures."""
+    """Convert a tensor (N,3,H,W) in [-1,1] to images."""
     arrays = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(array) for array in arrays]
 
 
 def pixels_of(images: Sequence[Image.Image | None], size: int) -> Tensor:
-    """As `to_pixels`; an absent picture is black."""
+    """As `to_pixels`; a missing image is black."""
     blank = Image.new("RGB", (size, size))
     return to_pixels([image or blank for image in images], size)

@@ -1,4 +1,4 @@
-"""Stories with their pictures at the size of the model, some of them read before they are asked for."""
+"""Read stories ahead in threads, with pictures at the model's size."""
 
 from __future__ import annotations
 
@@ -13,37 +13,40 @@ from modules.story import Story, StoryDataset
 
 
 class ReadAhead:
-    """A source whose pictures are (size, size) RGB. Threads read what is expected next; what comes does not depend on
-    them.
+    """Stories of a dataset with (size, size) RGB pictures; `workers` threads read the expected ones ahead.
 
     Threads, not processes: Pillow decodes and resizes without holding the interpreter's lock, and nothing has to be
-    copied. With no `workers` everything is read when it is asked for.
+    copied. With `workers` 0 every story is read on access. The number of workers does not change the result.
     """
 
-    def __init__(self, source: StoryDataset, size: int, workers: int = 0) -> None:
-        self.source, self.size, self.workers = source, size, workers
+    def __init__(self, dataset: StoryDataset, size: int, workers: int = 0) -> None:
+        self.dataset, self.size, self.workers = dataset, size, workers
         self._pool = ThreadPoolExecutor(workers, "read_ahead") if workers else None
-        self._coming: dict[int, Future[Story]] = {}
+        self._futures: dict[int, Future[Story]] = {}
 
     def __len__(self) -> int:
-        return len(self.source)
+        return len(self.dataset)
 
     def __getitem__(self, index: int) -> Story:
-        coming = self._coming.get(index)
-        return self._read(index) if coming is None else coming.result()
+        future = self._futures.get(index)
+        return self._read(index) if future is None else future.result()
+
+    def outline(self, index: int) -> Story:
+        """Return one story without its pictures."""
+        return self.dataset.outline(index)
 
     def expect(self, indices: Iterable[int]) -> None:
-        """Read these stories, in this order, and keep them until other ones are expected; forget the others."""
+        """Start reading these stories in this order, and drop all others; they are kept until the next call."""
         if self._pool is None:
             return
-        before, self._coming = self._coming, {}
+        before, self._futures = self._futures, {}
         for index in dict.fromkeys(indices):
-            self._coming[index] = before.pop(index, None) or self._pool.submit(self._read, index)
-        for forgotten in before.values():
-            forgotten.cancel()
+            self._futures[index] = before.pop(index) if index in before else self._pool.submit(self._read, index)
+        for dropped in before.values():
+            dropped.cancel()
 
     def _read(self, index: int) -> Story:
-        story, size = self.source[index], (self.size, self.size)
+        story, size = self.dataset[index], (self.size, self.size)
         steps = (
             step
             if step.image is None or (step.image.size == size and step.image.mode == "RGB")
@@ -54,19 +57,19 @@ class ReadAhead:
 
 
 class Head:
-    """The first `count` stories of a source."""
+    """The first `count` stories of a dataset."""
 
-    def __init__(self, source: StoryDataset, count: int) -> None:
-        self.source, self.count = source, count
+    def __init__(self, dataset: StoryDataset, count: int) -> None:
+        self.dataset, self.count = dataset, count
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> Story:
-        return self.source[index]
+        return self.dataset[index]
 
 
-def iterate_pages(source: StoryDataset, indices: Sequence[int]) -> Iterator[Image.Image]:
-    """The pictures of some stories, in order; steps without one are left out."""
+def iterate_pages(dataset: StoryDataset | ReadAhead | Head, indices: Sequence[int]) -> Iterator[Image.Image]:
+    """Yield the pictures of some stories in order; steps without one are left out."""
     for index in indices:
-        yield from (step.image for step in source[index].steps if step.image is not None)
+        yield from (step.image for step in dataset[index].steps if step.image is not None)

@@ -1,4 +1,4 @@
-"""Lines of a stories.jsonl file: read without trusting them, parse into stories whose pictures are not loaded yet."""
+"""Parse and check the lines of a stories.jsonl file; pictures are not loaded."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from typing import Any
 
 from modules.story import Story, StoryStep
 
+SPLITS = ("train", "val")
+STORIES_FILE = "stories.jsonl"
+MANIFEST = "shards.json"  # Lists the shards of packed stories.
 MAX_LINE_BYTES = 10_000_000
 STORY_KEYS = ("id", "prompt", "steps")
 OLD_STORY_KEYS = ("id", "prompt", "story", "image_path")
 
 
 class RecordError(Exception):
-    """What is wrong with one record; whoever knows the file and the line adds them."""
+    """A fault of one record; the caller adds the file and the line."""
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield (line number from 1, bytes) of every line that is not blank; of an over-long line only its beginning.
+    """Yield (line number from 1, bytes) of every line that is not blank.
 
-    A line's beginning of more than `MAX_LINE_BYTES` is what `parse_line` refuses; the rest of the line is never held in
-    memory.
+    Of a line longer than `MAX_LINE_BYTES` only the beginning is kept in memory, which `parse_line` then refuses.
     """
     with open(path, "rb") as file:
         number = 0
@@ -38,7 +40,12 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def parse_line(line: bytes, number: int, folder: Path) -> Story:
-    """Parse one line; `folder` is where pictures are relative to, `number` names an older record that has no id.
+    """Parse one line.
+
+    Args:
+        line: one record as JSON.
+        number: the line number, which names an older record that has no id.
+        folder: the folder that picture paths are relative to.
 
     Raises:
         RecordError: as `decode_line` and `parse_record`.
@@ -65,7 +72,7 @@ def decode_line(line: bytes) -> Any:
 
 
 def parse_record(record: Any, default_id: str, folder: Path) -> Story:
-    """Turn a decoded record of either form into a `Story` whose steps hold `image_path` but no picture yet.
+    """Turn a decoded record of either form into a `Story` whose steps have an `image_path` but no picture yet.
 
     Raises:
         RecordError: a wrong type, no steps, an empty step, or a picture's path that leaves `folder`.
@@ -81,10 +88,8 @@ def parse_record(record: Any, default_id: str, folder: Path) -> Story:
         }
     try:
         json.dumps(record, ensure_ascii=False).encode("utf-8")
-    except (
-        UnicodeEncodeError
-    ):  # JSON's \ud800 escapes can spell half a character, which no tokenizer takes and no file holds.
-        raise RecordError("it holds half of a surrogate pair") from None
+    except UnicodeEncodeError:  # JSON's \ud800 escapes can spell half a character, which no file can store.
+        raise RecordError("it contains half of a surrogate pair") from None
     except (TypeError, ValueError, RecursionError) as error:
         raise RecordError(f"it cannot be written as JSON ({error})") from None
     for key in STORY_KEYS:
@@ -114,13 +119,13 @@ def _parse_step(step: Any, where: str, folder: Path) -> StoryStep:
     if attributes is not None and not isinstance(attributes, dict):
         raise RecordError(f'{where}: "attributes" must be an object, got {_kind(attributes)}')
     if text is None and image_path is None:
-        raise RecordError(f"{where}: holds neither a text nor a picture")
+        raise RecordError(f"{where}: has neither a text nor a picture")
     path = None if image_path is None else _path_inside(folder, _text(image_path, f'{where}: "image_path"'), where)
     return StoryStep(text=text, attributes=attributes, image_path=path)
 
 
 def _path_inside(folder: Path, image_path: str, where: str) -> Path:
-    # Read as a Windows path too, whose separators include the other kind: data is checked the same on every system.
+    # A Windows path accepts both kinds of separators, so data is checked the same on every system.
     parts = PureWindowsPath(image_path)
     if not image_path or parts.drive or parts.root or ".." in parts.parts:
         raise RecordError(f'{where}: "image_path" must be a path inside the folder of its file, got {image_path!r}')
@@ -134,9 +139,9 @@ def _path_inside(folder: Path, image_path: str, where: str) -> Path:
     return path
 
 
-def _text(value: Any, what: str) -> str:
+def _text(value: Any, key: str) -> str:
     if not isinstance(value, str):
-        raise RecordError(f"{what} must be a text, got {_kind(value)}")
+        raise RecordError(f"{key} must be a text, got {_kind(value)}")
     return value
 
 

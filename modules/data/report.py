@@ -1,14 +1,12 @@
-"""What is in a folder of stories: every fault of it, its counts, its lengths, and what is there twice."""
+"""Validate and measure a folder of stories: faults, counts, lengths, licences and near-duplicates."""
 
 from __future__ import annotations
 
 import io
 import os
 import re
-import warnings
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,29 +14,29 @@ import numpy as np
 from PIL import Image
 
 from modules.common.errors import UserError
-from modules.data.folder import STORIES_FILE, split_folders
+from modules.data.folder import picture_paths, read_pictures, split_folders
 from modules.data.images import check_image, load_image
-from modules.data.records import RecordError, parse_line, read_lines
+from modules.data.records import STORIES_FILE, RecordError, parse_line, read_lines
 from modules.story import Story
 
 HASH_SIDE, BAND_BITS, NEAR_BITS = 8, 16, 3
-MAX_BUCKET = 200  # Plain pages agree by the hundred: pairs of these say nothing, and would be a square of them.
+MAX_BUCKET = 200  # Hundreds of plain pages share a band; their pairs are meaningless and quadratic in number.
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture's file as it was found; `problem` is None where it is whole."""
+    """A picture file as read; `problem` is None if it is intact."""
 
     path: Path
     digest: str = ""
     size: tuple[int, int] = (0, 0)
-    look: int = 0  # 64 bits: which of two neighbouring cells of 8 x 9 is the brighter (dHash).
+    hash: int = 0  # dHash, 64 bits: which of two neighbouring cells of an 8 x 9 grid is brighter.
     problem: str | None = None
 
 
 @dataclass(frozen=True)
 class Split:
-    """A split as it was found: stories that parse, pictures by path, and what is wrong, by line."""
+    """A split as read: the stories that parse, the pictures by path, and every fault."""
 
     name: str
     folder: Path
@@ -53,7 +51,7 @@ class Split:
 
 
 def read_splits(folder: Path) -> list[Split]:
-    """Read the train and val of a folder, or the one set of stories in it, to the last byte of the last picture.
+    """Read every record and decode every picture of a folder's splits.
 
     Raises:
         UserError: there are no stories.
@@ -62,34 +60,36 @@ def read_splits(folder: Path) -> list[Split]:
 
 
 def _read_split(folder: Path, name: str) -> Split:
-    stories, problems, ids = [], [], set()
+    stories: list[Story] = []
+    problems: list[str] = []
+    ids: set[str] = set()
     try:
         for number, line in read_lines(folder / STORIES_FILE):
             try:
                 story = parse_line(line, number, folder)
                 if story.id in ids:
-                    raise RecordError(f'the id "{story.id}" was there before')
+                    raise RecordError(f'the id "{story.id}" was used before')
                 ids.add(story.id)
                 stories.append(story)
             except RecordError as error:
                 problems.append(f"{folder / STORIES_FILE} line {number}: {error}")
     except OSError as error:
-        raise UserError(f"{folder / STORIES_FILE} cannot be read ({error.strerror}): mend that first") from None
-    paths = list(dict.fromkeys(step.image_path for story in stories for step in story.steps if step.image_path))
-    with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        pictures = dict(zip(paths, pool.map(_look_at, paths), strict=True))
+        raise UserError(
+            f"{folder / STORIES_FILE} cannot be read ({error.strerror}): check its permissions and the disk"
+        ) from None
+    paths = picture_paths(stories)
+    pictures = read_pictures(_inspect_picture, paths)
     for story in stories:
         for number, step in enumerate(story.steps, start=1):
             if step.image_path and pictures[step.image_path].problem:
                 problems.append(f'story "{story.id}" step {number}: {pictures[step.image_path].problem}')
     named = {os.path.normpath(path) for path in paths}
-    there = sorted(path for path in (folder / "images").rglob("*") if path.is_file())
-    unused = tuple(path for path in there if os.path.normpath(path) not in named)
+    files = sorted(path for path in (folder / "images").rglob("*") if path.is_file())
+    unused = tuple(path for path in files if os.path.normpath(path) not in named)
     return Split(name, folder, tuple(stories), pictures, tuple(problems), unused)
 
 
-def _look_at(path: Path) -> Picture:
+def _inspect_picture(path: Path) -> Picture:
     try:
         digest = check_image(path)
         image = load_image(path)
@@ -101,7 +101,7 @@ def _look_at(path: Path) -> Picture:
 
 
 def faults(splits: Sequence[Split]) -> list[str]:
-    """What must not be: bad records and pictures, an id or a picture in two splits."""
+    """Return every fault: bad records and pictures, an id or a picture in two splits."""
     found = [problem for split in splits for problem in split.problems]
     if len(splits) == 2:
         train, val = splits
@@ -114,45 +114,44 @@ def faults(splits: Sequence[Split]) -> list[str]:
 
 
 def remarks(splits: Sequence[Split]) -> list[str]:
-    """What may be meant so: stories without prompt or licence, steps without text or picture, pictures that are not
-    used.
-    """
+    """Return what may be intended: missing prompts, licences, texts or pictures, and unused pictures."""
     found = []
     for split in splits:
         steps = [step for story in split.stories for step in story.steps]
         counts = {
             "stories without a prompt": sum(not story.prompt.strip() for story in split.stories),
-            "stories that name no licence": sum(not story.extra.get("license") for story in split.stories),
+            "stories without a licence": sum(not story.extra.get("license") for story in split.stories),
             "steps without a text": sum(step.text is None for step in steps),
             "steps without a picture": sum(step.image_path is None for step in steps),
-            "pictures that no story names": len(split.unused),
+            "pictures that no story uses": len(split.unused),
         }
-        found += [f"{split.name}: {count:,} {what}" for what, count in counts.items() if count]
+        found += [f"{split.name}: {count:,} {remark}" for remark, count in counts.items() if count]
     return found
 
 
-def near_pairs(looks: Sequence[int]) -> list[tuple[int, int]]:
-    """Pairs of indices whose 64 bits differ in at most `NEAR_BITS`: such agree in one of four bands of 16 bits at
-    least.
+def near_pairs(hashes: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the pairs of indices whose hashes differ in at most `NEAR_BITS` bits.
+
+    Such hashes agree in at least one of four bands of 16 bits, so only pairs within a band's bucket are compared.
     """
     pairs: set[tuple[int, int]] = set()
     for band in range(64 // BAND_BITS):
         buckets: dict[int, list[int]] = {}
-        for index, look in enumerate(looks):
-            buckets.setdefault(look >> band * BAND_BITS & (1 << BAND_BITS) - 1, []).append(index)
+        for index, value in enumerate(hashes):
+            buckets.setdefault(value >> band * BAND_BITS & (1 << BAND_BITS) - 1, []).append(index)
         for bucket in buckets.values():
             for position, one in enumerate(bucket if len(bucket) <= MAX_BUCKET else ()):
                 pairs.update(
                     (one, other)
                     for other in bucket[position + 1 :]
-                    if (looks[one] ^ looks[other]).bit_count() <= NEAR_BITS
+                    if (hashes[one] ^ hashes[other]).bit_count() <= NEAR_BITS
                 )
     return sorted(pairs)
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Figures of a folder; the lists are what the histograms are drawn of."""
+    """Statistics of a folder; the histograms are drawn from the lists."""
 
     stories: dict[str, int]
     steps: list[int]  # Of each story.
@@ -160,74 +159,69 @@ class Statistics:
     sides: list[int]  # The longer side of each picture, pixels.
     licenses: dict[str, int]
     vocabulary: int
-    same_texts: int  # Texts that an earlier one equals but for case and punctuation.
-    near_pictures: list[tuple[Path, Path]]  # Those between two splits first.
-    near_across: int  # Of these, between two splits.
+    same_texts: int  # Texts that equal an earlier one except for case and punctuation.
+    near_pictures: list[tuple[Path, Path]]  # Pairs across splits come first.
+    near_across: int  # The number of pairs across splits.
 
 
 def measure(splits: Sequence[Split]) -> Statistics:
-    """Count what is there, and what is there twice or nearly so."""
+    """Compute the statistics of some splits; faulty records and pictures are left out."""
     stories = [story for split in splits for story in split.stories]
     texts = [
-        re.findall(r"\w+(?:[’']\w+)?", step.text.lower()) for story in stories for step in story.steps if step.text
+        re.findall(r"\w+(?:[\u2019']\w+)?", step.text.lower()) for story in stories for step in story.steps if step.text
     ]
     pictures = [
         (split.name, picture) for split in splits for picture in split.pictures.values() if picture.problem is None
     ]
-    plain = [
-        (name, picture) for name, picture in pictures if picture.look
-    ]  # A blank picture is like every other blank one.
-    pairs = sorted(
-        near_pairs([picture.look for _, picture in plain]), key=lambda pair: plain[pair[0]][0] == plain[pair[1]][0]
-    )
+    hashed = [(name, picture) for name, picture in pictures if picture.hash]  # All blank pictures look alike.
+    pairs = near_pairs([picture.hash for _, picture in hashed])
+    pairs.sort(key=lambda pair: hashed[pair[0]][0] == hashed[pair[1]][0])
     return Statistics(
         stories={split.name: len(split.stories) for split in splits},
         steps=[len(story.steps) for story in stories],
         words=[len(words) for words in texts],
         sides=[max(picture.size) for _, picture in pictures],
-        licenses=dict(Counter(str(story.extra.get("license") or "not named") for story in stories).most_common()),
+        licenses=dict(Counter(str(story.extra.get("license") or "not stated") for story in stories).most_common()),
         vocabulary=len({word for words in texts for word in words}),
         same_texts=len(texts) - len({tuple(words) for words in texts}),
-        near_pictures=[(plain[one][1].path, plain[other][1].path) for one, other in pairs],
-        near_across=sum(plain[one][0] != plain[other][0] for one, other in pairs),
+        near_pictures=[(hashed[one][1].path, hashed[other][1].path) for one, other in pairs],
+        near_across=sum(hashed[one][0] != hashed[other][0] for one, other in pairs),
     )
 
 
 def describe(statistics: Statistics) -> list[str]:
-    """The figures as lines for people."""
+    """Format the statistics as lines of text."""
 
     def spread(values: list[int]) -> str:
         low, middle, high = np.percentile(values, (5, 50, 95)).round().astype(int) if values else (0, 0, 0)
-        return f"{middle:,} in the middle, {low:,} to {high:,} for nine in ten, {max(values, default=0):,} at most"
+        return f"median {middle:,}, 90 % from {low:,} to {high:,}, maximum {max(values, default=0):,}"
 
     return [
         "stories: " + ", ".join(f"{count:,} in {split}" for split, count in statistics.stories.items()),
-        f"steps: {sum(statistics.steps):,}; of a story {spread(statistics.steps)}",
-        f"words: {sum(statistics.words):,}, {statistics.vocabulary:,} different; of a text {spread(statistics.words)}",
-        f"pictures: {len(statistics.sides):,}; longer side {spread(statistics.sides)}",
+        f"steps: {sum(statistics.steps):,}; per story: {spread(statistics.steps)}",
+        f"words: {sum(statistics.words):,}, {statistics.vocabulary:,} different; per text: {spread(statistics.words)}",
+        f"pictures: {len(statistics.sides):,}; longer side in pixels: {spread(statistics.sides)}",
         "licences: " + ", ".join(f"{name} {count:,}" for name, count in list(statistics.licenses.items())[:8]),
-        f"texts that are there before: {statistics.same_texts:,}",
-        f"pairs of pictures that look alike: {len(statistics.near_pictures):,}, {statistics.near_across:,} of them across splits",
+        f"repeated texts: {statistics.same_texts:,}",
+        f"similar pictures: {len(statistics.near_pictures):,} pairs, {statistics.near_across:,} of them across splits",
     ]
 
 
 def draw_histograms(statistics: Statistics) -> bytes:
-    """A PNG: steps of a story, words of a text, longer side of a picture."""
+    """Return a PNG of three histograms: steps per story, words per text, longer side of a picture."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 3.4), facecolor="#fffaf0", layout="constrained")
     panels = (
-        ("steps of a story", statistics.steps),
-        ("words of a text", statistics.words),
+        ("steps per story", statistics.steps),
+        ("words per text", statistics.words),
         ("longer side, pixels", statistics.sides),
     )
     for axes, (title, values) in zip(figure.subplots(1, 3), panels, strict=True):
         low, high = (min(values), int(np.percentile(values, 99.5))) if values else (0, 1)
         bins = np.arange(low, high + 2) - 0.5 if high - low < 60 else np.linspace(low, high + 1, 50)
-        axes.hist(
-            np.clip(values, low, high), bins, color="#b4552d", rwidth=0.9
-        )  # The last bar holds the few that lie beyond.
+        axes.hist(np.clip(values, low, high), bins, color="#b4552d", rwidth=0.9)  # The last bar includes outliers.
         axes.set_title(title, color="#35291d", fontsize=12)
         axes.set_facecolor("#fffaf0")
         axes.locator_params(integer=True)

@@ -42,12 +42,9 @@ def cache_key(model: StoryModel, source: StoryDataset) -> dict[str, str]:
     keeps them.
     """
     board = model.config.storyboard
-    settings = {
-        "autoencoder": asdict(model.config.autoencoder),
-        "pictures": board.pictures if model.storyboard is not None else None,
-    }
+    settings = {"autoencoder": asdict(model.config.autoencoder), "pictures": model.pictures}
     weights = hashlib.sha256(_digest(model.autoencoder))
-    for name, encoder in _frozen_encoders(model).items():
+    for name, encoder in model.frozen_encoders().items():
         settings[name] = asdict(getattr(board, name))
         weights.update(_digest(encoder))
     told = json.dumps(settings, sort_keys=True).encode()
@@ -67,32 +64,19 @@ def _digest(module: nn.Module) -> bytes:
     return digest.digest()
 
 
-def _frozen_encoders(model: StoryModel) -> dict[str, nn.Module]:
-    """The pretrained encoders of the storyboard no layer of which trains, by the name of their config."""
-    board = model.config.storyboard
-    wanted = (("image_encoder", board.pictures == "pretrained"), ("text_encoder", bool(board.text_encoder.source)))
-    if model.storyboard is None:
-        return {}
-    return {
-        name: getattr(model.storyboard, name)
-        for name, is_there in wanted
-        if is_there and not getattr(board, name).trainable_layers
-    }
-
-
 @torch.no_grad()
 def _encode(model: StoryModel, images: Sequence[Image.Image | None], texts: Sequence[str | None]) -> dict[str, Tensor]:
     """The rows of up to ENCODE_BATCH steps."""
     size, device, frozen = (
         model.config.autoencoder.image_size,
         model.autoencoder.latent_mean.device,
-        _frozen_encoders(model),
+        model.frozen_encoders(),
     )
     image_mask = torch.tensor([image is not None for image in images])
     rows = {"latents": encode_pictures(images, model.autoencoder, size), "image_mask": image_mask}
     if "image_encoder" in frozen:
         rows["image_features"] = frozen["image_encoder"](pixels_of(images, size).to(device)).half().cpu()
-    elif model.storyboard is not None and model.config.storyboard.pictures != "latents":
+    elif model.reads_pixels:
         rows["pixels"] = ((pixels_of(images, size) + 1) * 127.5).round().to(torch.uint8)
     if "text_encoder" in frozen:
         encoder = frozen["text_encoder"]

@@ -9,10 +9,12 @@ from modules.common.progress import track
 from modules.encoded.stories import EncodedStories
 from modules.story_model import StoryModel
 
+BATCH_SIZE = 128  # Steps of one call.
+
 
 @torch.no_grad()
 def cache_codes(model: StoryModel, stories: EncodedStories, visible: bool = True) -> Tensor:
-    """Codes of every step from both modalities, text alone and picture alone: (3, N, S).
+    """Return the codes of every step from both modalities, text alone and image alone: (3, N, S).
 
     Where a step lacks one modality, all three come from the other.
     """
@@ -20,12 +22,9 @@ def cache_codes(model: StoryModel, stories: EncodedStories, visible: bool = True
     variants = []
     for name, keep_image, keep_text in (("both", True, True), ("the text", False, True), ("the picture", True, False)):
         codes = []
-        for start in track(f"codes from {name}", range(0, len(stories.text_mask), 128), visible):
-            rows = slice(start, start + 128)
-            steps = {name: value.to(device) for name, value in stories.steps(rows).items()}
-            has_text, has_image = steps["text_mask"].any(1), steps["image_mask"]
-            steps["text_mask"] = steps["text_mask"] & (keep_text | ~has_image)[:, None]
-            steps["image_mask"] = has_image & (keep_image | ~has_text)
-            codes.append(model.storyboard(**steps).codes.cpu())
+        for start in track(f"codes from {name}", range(0, len(stories.text_mask), BATCH_SIZE), visible):
+            rows = slice(start, start + BATCH_SIZE)
+            steps = stories.steps(rows).to(device).keep(text=keep_text, image=keep_image)
+            codes.append(model.storyboard(steps).codes.cpu())
         variants.append(torch.cat(codes))
     return torch.stack(variants)

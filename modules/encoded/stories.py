@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from modules.batch import FEATURES, READ_OF_STEPS, PlanBatch, StoryBatch
+from modules.batch import FEATURES, STEP_FIELDS, PlanBatch, StepInputs, StoryBatch
 from modules.data.pixels import pixels_of
 from modules.data.read_ahead import ReadAhead
 from modules.encoded.rows import ShardedRows
@@ -39,8 +39,7 @@ def tokenize_steps(texts: Sequence[str | None], model: StoryModel, tokenizer: Vo
     words = [text or "" for text in texts]
     ids, mask = tokenizer.encode_batch(words, model.config.text_decoder.max_length)
     tokens = {"input_ids": ids, "text_mask": mask & torch.tensor([text is not None for text in texts])[:, None]}
-    if model.storyboard is not None and model.config.storyboard.text_encoder.source:
-        tokens["encoder_ids"], tokens["encoder_mask"] = model.storyboard.text_encoder.tokenizer.encode_batch(words)
+    tokens |= model.tokenize(words)
     if model.image_decoder.text_encoder is not None:
         tokens["caption_ids"] = model.image_decoder.tokenize(words)
     return tokens
@@ -66,7 +65,7 @@ class EncodedStories:
         self.config, self.lengths, self.attributes = model.config, [], []
         self.source = ReadAhead(source, self.config.autoencoder.image_size, workers)
         self.prompts, self.texts, self._cached = [], [], cached or {}
-        self._has_pixels = model.storyboard is not None and self.config.storyboard.pictures != "latents"
+        self._has_pixels = model.reads_pixels
         self.latents, self.image_mask = (
             self._read_cached(progress) if cached else self._read(model.autoencoder, progress)
         )
@@ -77,7 +76,7 @@ class EncodedStories:
 
     def _read_cached(self, progress: Callable[[int], None]) -> tuple[ShardedRows, Tensor]:
         for index in range(len(self.source)):
-            self._take(self.source.source.outline(index))
+            self._take(self.source.outline(index))
             progress(index + 1)
         return self._cached["latents"], self._cached["image_mask"][:]
 
@@ -112,11 +111,13 @@ class EncodedStories:
         """(N,L) bool, of all steps."""
         return self.tokens["text_mask"]
 
-    def steps(self, rows: Tensor | slice) -> dict[str, Tensor]:
-        """What the encoder reads of the steps of some row numbers (...): its inputs by name (..., *)."""
-        inputs = self._decoded(rows) | {
-            name: value[rows] for name, value in self.tokens.items() if name in READ_OF_STEPS
-        }
+    def steps(self, rows: Tensor | slice) -> StepInputs:
+        """Return the encoder's inputs for the steps of row numbers (n,)."""
+        return StepInputs(**self._inputs(rows))
+
+    def _inputs(self, rows: Tensor | slice) -> dict[str, Tensor]:
+        """Return the fields of `StepInputs` for row numbers (...), each (..., *)."""
+        inputs = self._decoded(rows) | {name: value[rows] for name, value in self.tokens.items() if name in STEP_FIELDS}
         inputs |= {name: self._cached[name][rows].float() for name in FEATURES if name in self._cached}
         if self._has_pixels and "image_features" not in inputs:
             inputs["pixels"] = self._pixels(torch.arange(len(self.texts))[rows])
@@ -171,7 +172,7 @@ class EncodedStories:
         Where codes are cached they are given too; `variant` (B,T) says which of them, default 0: from both modalities.
         """
         rows, step_mask = self._padded(indices, num_steps)
-        steps = self.steps(rows) if self.codes is None else self._decoded(rows)
+        steps = self._inputs(rows) if self.codes is None else self._decoded(rows)
         steps["text_mask"], steps["image_mask"] = (
             steps["text_mask"] & step_mask[..., None],
             steps["image_mask"] & step_mask,

@@ -21,7 +21,7 @@ from modules.data.pixels import to_pictures, to_pixels
 from modules.evaluation.metrics.statistics import bootstrap_mean
 from modules.evaluation.results_table import ResultsTable
 from modules.evaluation.scorers import Scorer
-from modules.generation import MAX_NUM_STEPS, check_sampling, check_settings
+from modules.generation import MAX_NUM_STEPS, GenerationSettings
 from modules.pipeline import StoryPipeline
 from modules.saving.model_folder import TRAINING_ONLY
 from modules.story import Story, StoryDataset
@@ -69,7 +69,7 @@ class AblationGrid:
                     f"{name} must be one or more different numbers, got {','.join(map(str, values)) or 'none'}"
                 )
         for steps, cfg in itertools.product(self.steps, self.guidance_scales):
-            check_settings(0, 0.0, 1.0, cfg, steps, "ddim", "greedy")
+            GenerationSettings(guidance_scale=cfg, num_inference_steps=steps)
         for strength in self.strengths:
             if not 0 < strength <= 1:
                 raise UserError(f"--strength must be above 0 and at most 1, got {strength}")
@@ -147,7 +147,7 @@ def _plan_next_page(pipeline: StoryPipeline, story: Story) -> Tensor:
     to_come = min(
         len(story.steps) - NUM_GIVEN, MAX_NUM_STEPS
     )  # All, because the plan depends on how many pages are left.
-    if pipeline.model.prior is None:
+    if not pipeline.model.has_codes:
         return pipeline.predict(story.prompt, to_come, given)[0]
     return pipeline.embed(pipeline.plan(story.prompt, to_come, temperature=0, codes=pipeline.encode(given)).codes[0, 0])
 
@@ -199,7 +199,7 @@ def run_ablation(
     stories' texts, ceiling: true pictures with true texts), and the seconds that a page took. Cells that are there
     already are kept. Raises UserError on a CSV of other settings, and on too few stories.
     """
-    check_sampling(seed, 0, 1)
+    GenerationSettings(seed=seed)  # Raises UserError.
     identity = {
         "scorer": scorer.name,
         "num_examples": grid.num_examples,

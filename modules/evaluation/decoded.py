@@ -62,7 +62,7 @@ def plan_next_steps(
         first, length = stories.rows(index)[0], stories.lengths[index]
         if length > NUM_GIVEN:
             rows.append(first + NUM_GIVEN)
-            if pipeline.model.prior is None:
+            if not pipeline.model.has_codes:
                 plans.append(codes[rows[-1]])
                 continue
             plan = pipeline.plan(

@@ -90,7 +90,7 @@ def evaluate(
         "seed": seed,
         "bound": measure_bound(pipeline, stories, codes, seed),
     }
-    if pipeline.model.prior is not None:
+    if pipeline.model.has_codes:
         report["next_step"] = rank_next_steps(pipeline, stories, codes, seed)
         report["codebook"] = _usage(codes, pipeline.config.storyboard.codebook_size)
     report |= _texts(pipeline, stories, sources, seed)
@@ -105,7 +105,7 @@ def _sources(pipeline: StoryPipeline, stories: EncodedStories) -> dict[str, Tens
     """What every step is decoded from, by name: its codes (N,S), those of both modalities first; of a baseline, vectors
     (N,S,d).
     """
-    if pipeline.model.prior is None:
+    if not pipeline.model.has_codes:
         return {"what came before": condition_steps(pipeline.model, stories)}
     return dict(zip(VARIANTS, cache_codes(pipeline.model, stories), strict=True))
 
@@ -162,7 +162,7 @@ def _drawn(
     if next_rows:
         pages["next step"] = decode_pages(pipeline, next_codes, next_rows, [1] * len(next_rows), "next steps", seed)
         pages |= _trivial(stories, images, next_rows, seed)
-    if pipeline.model.prior is None:
+    if not pipeline.model.has_codes:
         pages["whole story"] = tell_stories(pipeline, stories, count, seed)
     else:
         pages = _from_codes(pipeline, stories, sources, count, seed) | pages
@@ -279,7 +279,7 @@ def score_quickly(
     """
     stories = _encode(pipeline, Head(source, num_stories))
     codes, unknown = next(iter(_sources(pipeline, stories).values())), dict.fromkeys(("value", "low", "high"))
-    has_codes = pipeline.model.prior is not None
+    has_codes = pipeline.model.has_codes
     figures = measure_bound(pipeline, stories, codes, seed, max_vlb_steps=0)
     figures = {name: figures.get(name, unknown) for name in QUICK_FIGURES}  # The same columns for all.
     if has_attributes(stories):

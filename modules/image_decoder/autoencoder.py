@@ -1,40 +1,45 @@
-"""Pictures <-> latents: an AutoencoderKL trained on the same data, then frozen (latent diffusion, arXiv 2112.10752)."""
+"""Images <-> latents: an AutoencoderKL trained on the same data, then frozen (latent diffusion, arXiv 2112.10752)."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
-from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from modules.common.errors import UserError
+from modules.common.outputs import REQUIRED
 from modules.image_decoder.config import AutoencoderConfig
 from modules.image_decoder.stable_diffusion import load_vae
+from modules.pretrained.libraries import AutoencoderKL, DiagonalGaussianDistribution
+from modules.pretrained.part import PretrainedPart
+from modules.pretrained.source import PretrainedSource
 
 
 @dataclass
 class AutoencoderOutput(ModelOutput):
-    """`loss` () and its named terms."""
+    """`loss` () and its named terms `losses`, each ()."""
 
-    loss: Tensor = None
-    losses: dict[str, Tensor] = None
+    loss: Tensor
+    losses: dict[str, Tensor] = REQUIRED
 
 
 class PictureAutoencoder(nn.Module):
-    """AutoencoderKL over folded pixels, with a linear path around it; latents leave with zero mean and unit variance a
-    channel.
+    """AutoencoderKL over folded pixels, with a linear path around it; every latent channel has zero mean and unit
+    variance.
     """
 
     def __init__(self, config: AutoencoderConfig) -> None:
+        """Raises ValueError where the config describes no autoencoder."""
         super().__init__()
         if config.image_size % config.downsampling:
             raise ValueError(
-                f"image_size {config.image_size} is not a multiple of {config.downsampling}, the pixels a side of one cell"
+                f"image_size {config.image_size} is not a multiple of {config.downsampling},"
+                " the pixels a side of one latent cell"
             )
         if config.latent_noise <= 0:
             raise ValueError(f"latent_noise must be above 0, got {config.latent_noise}")
@@ -52,21 +57,24 @@ class PictureAutoencoder(nn.Module):
             mid_block_add_attention=False,
             sample_size=config.image_size // config.unshuffle,
         )
-        # A linear path around the network, patch by patch: it starts as principal components (`fit_shortcut`) and the
-        # network, which starts at zero, learns the rest. In 30 CPU-seconds that is 21.5 dB in place of 16.7.
+        # A linear path around the network, patch by patch, starts as principal components (`fit_shortcut`); the network
+        # starts at zero and learns the rest. After 30 CPU-seconds that gives 21.5 dB instead of 16.7.
         patch = 3 * config.downsampling**2
-        self.to_latent, self.to_patch = (
-            nn.Conv2d(patch, config.latent_channels, 1),
-            nn.Conv2d(config.latent_channels, patch, 1),
-        )
+        self.to_latent = nn.Conv2d(patch, config.latent_channels, 1)
+        self.to_patch = nn.Conv2d(config.latent_channels, patch, 1)
         for layer in (self.vae.quant_conv, self.vae.decoder.conv_out):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
+        self.latent_mean: Tensor
+        self.latent_std: Tensor
         self.register_buffer("latent_mean", torch.zeros(config.latent_channels, 1, 1))
         self.register_buffer("latent_std", torch.ones(config.latent_channels, 1, 1))
 
     def forward(self, images: Tensor, noise: Tensor) -> AutoencoderOutput:
-        """images (N,3,H,W) in [-1,1], noise (N,c,h,w) -> absolute error, edge error (differences of neighbours) and KL."""
+        """Return absolute error, edge error (of the differences of neighbours) and KL.
+
+        images (N,3,H,W) in [-1,1], noise (N,c,h,w).
+        """
         posterior = self._posterior(images)
         decoded = self._to_pixels(posterior.mean + posterior.std * noise).float()
         losses = {
@@ -83,7 +91,7 @@ class PictureAutoencoder(nn.Module):
 
     @torch.no_grad()
     def fit_shortcut(self, images: Tensor) -> None:
-        """Set the linear path to the principal components of the patches of pictures (N,3,H,W), at unit variance."""
+        """Set the linear path to the principal components of the patches of images (N,3,H,W), at unit variance."""
         patches = F.pixel_unshuffle(images, self.config.downsampling).permute(0, 2, 3, 1).flatten(0, 2)
         mean = patches.mean(0)
         covariance = (patches - mean).T @ (patches - mean) / len(patches)
@@ -97,19 +105,19 @@ class PictureAutoencoder(nn.Module):
 
     @torch.no_grad()
     def fit_statistics(self, images: Tensor) -> None:
-        """Measure the latents' mean and standard deviation a channel on pictures (N,3,H,W), for `encode` and `decode`."""
+        """Measure every latent channel's mean and standard deviation on images (N,3,H,W), for `encode` and `decode`."""
         mean = self._posterior(images).mean.float()
         self.latent_mean.copy_(mean.mean((0, 2, 3))[:, None, None])
         self.latent_std.copy_(mean.std((0, 2, 3))[:, None, None])
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """(N,3,H,W) in [-1,1] -> latents (N,c,h,w), standardised."""
+        """Encode images (N,3,H,W) in [-1,1] to standardised latents (N,c,h,w)."""
         return (self._posterior(images).mean.float() - self.latent_mean) / self.latent_std
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """(N,c,h,w) -> pictures (N,3,H,W) in [-1,1]."""
+        """Decode latents (N,c,h,w) to images (N,3,H,W) in [-1,1]."""
         return self._to_pixels(latents * self.latent_std + self.latent_mean).float().clamp(-1, 1)
 
     def _posterior(self, images: Tensor) -> DiagonalGaussianDistribution:
@@ -124,36 +132,35 @@ class PictureAutoencoder(nn.Module):
         return decoded + F.pixel_shuffle(self.to_patch(raw_latents), self.config.downsampling)
 
 
-class PretrainedAutoencoder(nn.Module):
-    """The AutoencoderKL of a Stable Diffusion folder, frozen; latents leave at the scale that its UNet is used to.
+class PretrainedAutoencoder(PretrainedPart):
+    """The AutoencoderKL of a Stable Diffusion folder, frozen; latents have the scale that its UNet expects.
 
-    It works in float32 under autocast too: its activations are too large for float16, and pictures would come out
-    black.
+    It computes in float32 under autocast too: its activations are too large for float16, and images would be black.
     """
 
-    def __init__(self, config: AutoencoderConfig, *, offline: bool = False, random: bool = False) -> None:
+    def __init__(self, config: AutoencoderConfig, source: PretrainedSource | None = None) -> None:
+        """`source` is by default the one that the config names.
+
+        Raises UserError where the autoencoder is missing or its latents have another shape than the config's.
+        """
         super().__init__()
         self.config = config
-        self.vae = load_vae(config.source, "autoencoder.source", offline=offline, random=random).requires_grad_(False)
+        source = source or PretrainedSource(config.source, "autoencoder.source")
+        _check_shape(config, source)
+        self.vae = load_vae(source).requires_grad_(False)
         settings = self.vae.config
-        for name, given, found in (
-            ("latent_channels", config.latent_channels, settings.latent_channels),
-            ("downsampling", config.downsampling, 2 ** (len(settings.block_out_channels) - 1)),
-        ):
-            if given != found:
-                raise UserError(
-                    f"autoencoder.source: the {name} of the VAE in {config.source} is {found}, the config's is {given}: set {found}"
-                )
-        if config.image_size % config.downsampling:
-            raise UserError(
-                f"autoencoder.image_size must be a multiple of {config.downsampling}, got {config.image_size}"
-            )
         shape = (settings.latent_channels, 1, 1)
+        self.latent_mean: Tensor
+        self.latent_std: Tensor
         self.register_buffer("latent_mean", torch.full(shape, float(settings.shift_factor or 0)), persistent=False)
         self.register_buffer("latent_std", torch.full(shape, 1 / settings.scaling_factor), persistent=False)
 
+    def pretrained_names(self) -> Iterator[str]:
+        """Yield the names of all parameters."""
+        return (name for name, _ in self.named_parameters(remove_duplicate=False))
+
     def save_memory(self, slicing: bool = True, tiling: bool = False) -> None:
-        """Work picture by picture (the same result) and, tiling, on overlapping parts of large pictures (nearly the
+        """Work image by image (the same result) and, with `tiling`, on overlapping parts of large images (nearly the
         same).
         """
         for chosen, enable, disable in (
@@ -164,12 +171,27 @@ class PretrainedAutoencoder(nn.Module):
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """(N,3,H,W) in [-1,1] -> latents (N,c,h,w), the posterior's means."""
+        """Encode images (N,3,H,W) in [-1,1] to latents (N,c,h,w), the posterior's means."""
         with torch.autocast(images.device.type, enabled=False):
             return (self.vae.encode(images.float()).latent_dist.mean - self.latent_mean) / self.latent_std
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """(N,c,h,w) -> pictures (N,3,H,W) in [-1,1]."""
+        """Decode latents (N,c,h,w) to images (N,3,H,W) in [-1,1]."""
         with torch.autocast(latents.device.type, enabled=False):
             return self.vae.decode(latents.float() * self.latent_std + self.latent_mean).sample.clamp(-1, 1)
+
+
+def _check_shape(config: AutoencoderConfig, source: PretrainedSource) -> None:
+    """Raise UserError where a source's latents have another shape than the config's."""
+    settings = source.part("vae").settings_for(AutoencoderKL)
+    for name, given, found in (
+        ("latent_channels", config.latent_channels, settings.get("latent_channels", 4)),
+        ("downsampling", config.downsampling, 2 ** (len(settings.get("block_out_channels", (64,))) - 1)),
+    ):
+        if given != found:
+            raise UserError(
+                f"{source.what}: the {name} of the VAE in {source.id} is {found}, the config's is {given}: set {found}"
+            )
+    if config.image_size % config.downsampling:
+        raise UserError(f"autoencoder.image_size must be a multiple of {config.downsampling}, got {config.image_size}")

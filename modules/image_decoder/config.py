@@ -12,25 +12,25 @@ from modules.common.errors import UserError
 class AutoencoderConfig:
     image_size: int = 96
     latent_channels: int = 12
-    unshuffle: int = (
-        4  # Pixels are folded into channels first: on a CPU the full-resolution convolutions would cost most.
-    )
+    # Pixels are folded into channels first: on a CPU, convolutions at full resolution would cost most.
+    unshuffle: int = 4
     block_out_channels: tuple[int, ...] = (96, 128)
     layers_per_block: int = 1
     norm_num_groups: int = 16
     kl_weight: float = 1e-5
-    latent_noise: float = 0.15  # The posterior's deviation: the decoder learns to forgive what the UNet gets wrong.
+    latent_noise: float = 0.15  # The posterior's deviation: the decoder learns to tolerate errors of the UNet.
     edge_weight: float = 0.2
-    # A Stable Diffusion folder or Hub id, for `PretrainedAutoencoder`: unfolded (1) and of the shape given here.
+    # A Stable Diffusion folder or Hub id, for `PretrainedAutoencoder`, with unshuffle 1 and the shape given here.
     source: str = ""
 
     @property
     def downsampling(self) -> int:
-        """Pixels a side of the patch that one latent cell stands for."""
+        """Pixels a side of the patch of one latent cell."""
         return self.unshuffle * 2 ** (len(self.block_out_channels) - 1)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
+        """c, h, w of an image's latents."""
         size = self.image_size // self.downsampling
         return self.latent_channels, size, size
 
@@ -43,20 +43,17 @@ TUNINGS = ("full", "lora", "frozen")
 @dataclass(frozen=True)
 class ImageDecoderConfig:
     block_out_channels: tuple[int, ...] = (128, 128, 144)
-    attention_levels: tuple[bool, ...] = (
-        False,
-        True,
-        True,
-    )  # Cross-attention to the codes; at full size it would double the cost.
+    # Levels with cross-attention to the codes; at full size it would double the cost.
+    attention_levels: tuple[bool, ...] = (False, True, True)
     layers_per_block: int = 1
     num_heads: int = 4
     cross_attention_dim: int = 256
     norm_num_groups: int = 16
     num_train_timesteps: int = 1000
-    # A Stable Diffusion folder or Hub id; the settings of the UNet's shape above are for one trained from scratch.
+    # A Stable Diffusion folder or Hub id; the shape above is that of a UNet from scratch.
     source: str = ""
-    condition: str = "codes"  # With a source: alone, in the text's place, or beside it.
-    tuning: str = "full"  # Of a source's UNet; what reads the codes always trains.
+    condition: str = "codes"  # Codes in the text's place or, with a source, beside the text ("codes_and_text").
+    tuning: str = "full"  # Of a source's UNet; the layers that read the codes always train.
     lora_rank: int = 16
 
     def __post_init__(self) -> None:

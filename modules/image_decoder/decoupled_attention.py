@@ -1,4 +1,4 @@
-"""Attention to two contexts at once, each with keys and values of its own (decoupled cross-attention, IP-Adapter, arXiv
+"""Attention to two contexts, each with its own keys and values (decoupled cross-attention, IP-Adapter, arXiv
 2308.06721).
 """
 
@@ -6,18 +6,17 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import Attention
 from einops import rearrange
 from torch import Tensor, nn
 
+from modules.pretrained.libraries import Attention, UNet2DConditionModel
+
 
 class DecoupledAttention(nn.Module):
-    """A processor for diffusers' `Attention`: the last `num_extra` vectors of its context are attended to apart from
-    the others.
+    """A processor for diffusers' `Attention` that attends separately to the last `num_extra` vectors of the context.
 
-    What they bring is added behind a gate a channel, which starts at zero: a pretrained network starts as it was. Their
-    keys and values start as copies of the others', which already speak the layer's language.
+    The result is added through a gate a channel, which starts at zero: a pretrained network starts unchanged. The extra
+    keys and values start as copies of the layer's own projections.
     """
 
     def __init__(self, attention: Attention, num_extra: int) -> None:
@@ -30,11 +29,10 @@ class DecoupledAttention(nn.Module):
             self.to_k_extra.weight.copy_(attention.to_k.weight)
             self.to_v_extra.weight.copy_(attention.to_v.weight)
 
-    def forward(
-        self, attention: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask: None = None
-    ) -> Tensor:
-        """hidden_states (N,P,D), encoder_hidden_states (N,L+num_extra,W) -> (N,P,D); as in Stable Diffusion nothing is
-        masked.
+    def forward(self, attention: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor, **_: None) -> Tensor:
+        """Attend from hidden_states (N,P,D) to encoder_hidden_states (N,L+num_extra,W): (N,P,D).
+
+        As in Stable Diffusion nothing is masked: diffusers passes an attention_mask of None.
         """
         usual, extra = encoder_hidden_states.tensor_split([-self.num_extra], dim=1)
         query = attention.to_q(hidden_states)
@@ -49,10 +47,18 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor
     return rearrange(F.scaled_dot_product_attention(query, key, value), "n h l d -> n l (h d)")
 
 
+def is_decoupled(name: str) -> bool:
+    """Return whether a UNet's parameter of this name was added by `decouple_cross_attention`."""
+    return ".processor." in name
+
+
+def is_gate(name: str) -> bool:
+    """Return whether a UNet's parameter of this name is the gate of a `DecoupledAttention`."""
+    return name.endswith(".processor.gate")
+
+
 def decouple_cross_attention(unet: UNet2DConditionModel, num_extra: int) -> None:
-    """Let every cross-attention of a UNet take the last `num_extra` vectors of its context apart, as
-    `DecoupledAttention` does.
-    """
+    """Make every cross-attention of a UNet read the last `num_extra` vectors of its context separately."""
     for module in unet.modules():
         if isinstance(module, Attention) and module.is_cross_attention:
             module.set_processor(DecoupledAttention(module, num_extra))

@@ -2,58 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerDiscreteScheduler,
-    SchedulerMixin,
-    UNet2DConditionModel,
-    UniPCMultistepScheduler,
-)
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from modules.common.errors import UserError
 from modules.image_decoder.config import ImageDecoderConfig, SchedulerName
-from modules.image_decoder.decoupled_attention import decouple_cross_attention
+from modules.image_decoder.decoupled_attention import decouple_cross_attention, is_decoupled, is_gate
+from modules.image_decoder.schedules import NOISE_SCHEDULE, make_scheduler
 from modules.image_decoder.stable_diffusion import (
-    add_lora,
+    add_attention_lora,
     load_schedule,
     load_text_encoder,
-    load_text_tokenizer,
     load_unet,
+    text_width,
+    unet_settings,
 )
-
-SCHEDULERS = {
-    "ddim": DDIMScheduler,
-    "dpmsolver++": DPMSolverMultistepScheduler,
-    "unipc": UniPCMultistepScheduler,
-    "euler": EulerDiscreteScheduler,
-}
+from modules.pretrained.libraries import SchedulerMixin, UNet2DConditionModel
+from modules.pretrained.lora import is_lora
+from modules.pretrained.part import PretrainedPart
+from modules.pretrained.source import PretrainedSource
 
 
 @dataclass
 class ImageDecoderOutput(ModelOutput):
-    """`loss` (N,): mean squared error of the predicted velocity or, where that is what a source's UNet predicts, noise."""
+    """`loss` (N,): mean squared error of the predicted velocity or, for a UNet that predicts it, noise."""
 
-    loss: Tensor = None
+    loss: Tensor
 
 
-class ImageDecoder(nn.Module):
+class ImageDecoder(PretrainedPart):
     """UNet2DConditionModel on the autoencoder's latents: from scratch, or Stable Diffusion's (arXiv 2112.10752).
 
     From scratch: v-prediction (arXiv 2202.00512), zero terminal SNR (arXiv 2305.08891); the codes enter by
-    cross-attention and, flattened, with the time embedding. With `config.source`: what the folder's scheduler says; the
-    codes enter by cross-attention in the text's place, or beside it by one of their own (`DecoupledAttention`), which
-    leaves the first outputs as they were.
-
-    With `offline` the Hub is not asked; with `random` a source gives the architecture alone: random weights, and no
-    tokenizer.
+    cross-attention and, flattened, with the time embedding. With `config.source`: the schedule of the folder; the codes
+    enter by cross-attention in the text's place, or beside the text (`DecoupledAttention`), which leaves the first
+    outputs unchanged.
     """
 
     def __init__(
@@ -62,36 +50,32 @@ class ImageDecoder(nn.Module):
         latent_shape: tuple[int, int, int],
         num_slots: int,
         code_dim: int,
-        *,
-        offline: bool = False,
-        random: bool = False,
+        source: PretrainedSource | None = None,
     ) -> None:
+        """`source` is where the UNet and the text encoder are read from, by default the source that the config names;
+        a random one has no tokenizer.
+        """
         super().__init__()
         self.config, self.latent_shape = config, latent_shape
-        unet = (
-            load_unet(config.source, "image_decoder.source", offline=offline, random=random) if config.source else None
-        )
-        width = config.cross_attention_dim if unet is None else unet.config.cross_attention_dim
+        self.noise_schedule: dict[str, Any] = {**NOISE_SCHEDULE, "num_train_timesteps": config.num_train_timesteps}
+        self.text_encoder = self.tokenizer = None
+        pretrained = None
+        if config.source:
+            source = source or PretrainedSource(config.source, "image_decoder.source")
+            self.noise_schedule = self._check_source(source)
+            pretrained = load_unet(source)
+        width = config.cross_attention_dim if pretrained is None else pretrained.config.cross_attention_dim
         self.to_context = nn.Linear(code_dim, width)
         self.slot_position = nn.Parameter(torch.randn(num_slots, width) * 0.02)
         self.null_codes = nn.Parameter(torch.zeros(num_slots, code_dim))
-        # A pretrained UNet is used to the text encoder's output, which ends in a norm too.
-        self.context_norm = nn.Identity() if unet is None else nn.LayerNorm(width)
-        self.unet = self._small_unet(num_slots * code_dim) if unet is None else unet
-        self.text_encoder = self.tokenizer = None
-        self.noise_schedule = {
-            "num_train_timesteps": config.num_train_timesteps,
-            "beta_schedule": "scaled_linear",
-            "prediction_type": "v_prediction",
-            "rescale_betas_zero_snr": True,
-            "timestep_spacing": "trailing",
-        }
+        # A pretrained UNet expects the text encoder's output, which ends in a norm.
+        self.context_norm = nn.Identity() if pretrained is None else nn.LayerNorm(width)
+        self.unet = self._small_unet(num_slots * code_dim) if pretrained is None else pretrained
         if config.source:
-            self.noise_schedule = load_schedule(config.source, "image_decoder.source", offline=offline)
-            self._check_source()
             if config.condition == "codes_and_text":
-                self._add_text(num_slots, offline, random)
+                self._add_text(source, num_slots)
             self._choose_trained()
+        self.alphas_cumprod: Tensor
         self.register_buffer("alphas_cumprod", self.make_scheduler("ddim").alphas_cumprod.clone(), persistent=False)
 
     def _small_unet(self, embedding_dim: int) -> UNet2DConditionModel:
@@ -113,62 +97,80 @@ class ImageDecoder(nn.Module):
             projection_class_embeddings_input_dim=embedding_dim,
         )
 
-    def _check_source(self) -> None:
-        config, channels = self.config, self.unet.config.in_channels
-        if channels != self.latent_shape[0]:
+    def _check_source(self, source: PretrainedSource) -> dict[str, Any]:
+        """Return the source's noise schedule. Raises UserError where the source does not fit; reads no weights."""
+        settings, config = unet_settings(source), self.config
+        channels, latent_channels = settings.get("in_channels", 4), self.latent_shape[0]
+        if channels != latent_channels:
             raise UserError(
-                f"image_decoder.source: the UNet in {config.source} draws latents of {channels} channels, the autoencoder's have "
-                f"{self.latent_shape[0]}: take both from one folder"
+                f"{source.what}: the UNet in {source.id} draws latents of {channels} channels, the autoencoder's have"
+                f" {latent_channels}: take both from one folder"
             )
-        timesteps = self.noise_schedule.get("num_train_timesteps", 1000)
+        schedule = load_schedule(source)
+        timesteps = schedule.get("num_train_timesteps", 1000)
         if timesteps != config.num_train_timesteps:
             raise UserError(
-                f"image_decoder.num_train_timesteps is {config.num_train_timesteps}, in {config.source} it is {timesteps}: set that"
+                f"image_decoder.num_train_timesteps is {config.num_train_timesteps}, in {source.id} it is {timesteps}:"
+                " set that"
             )
+        if config.condition == "codes_and_text":
+            width, expected = text_width(source), settings.get("cross_attention_dim", 1280)
+            if width != expected:
+                raise UserError(
+                    f"{source.what}: the text encoder in {source.id} is {width} wide, its UNet reads {expected}:"
+                    " give a complete folder"
+                )
+        return schedule
 
-    def _add_text(self, num_slots: int, offline: bool, random: bool) -> None:
-        """Take the source's text encoder too, and let the codes enter beside its output."""
-        source = self.config.source
-        encoder = load_text_encoder(source, "image_decoder.source", offline=offline, random=random)
-        self.text_encoder = encoder.requires_grad_(False)
-        width, expected = encoder.config.hidden_size, self.unet.config.cross_attention_dim
-        if width != expected:
-            raise UserError(
-                f"image_decoder.source: the text encoder in {source} is {width} wide, its UNet reads {expected}: give a whole folder"
-            )
+    def _add_text(self, source: PretrainedSource, num_slots: int) -> None:
+        """Load the source's text encoder, and let the codes enter beside its output."""
+        encoder = load_text_encoder(source).requires_grad_(False)
+        self.text_encoder = encoder
         decouple_cross_attention(self.unet, num_slots)
-        if random:
+        if source.random:
             empty = torch.zeros(1, encoder.config.max_position_embeddings, dtype=torch.long)
         else:
-            self.tokenizer = load_text_tokenizer(source, "image_decoder.source", offline=offline)
+            self.tokenizer = source.part("tokenizer").tokenizer
             empty = self.tokenize([""])
+        self.null_text: Tensor
         self.register_buffer("null_text", self.encode_text(empty)[0], persistent=False)
 
     def _choose_trained(self) -> None:
         if self.config.tuning == "lora":
-            add_lora(self.unet, self.config.lora_rank)
+            add_attention_lora(self.unet, self.config.lora_rank)
         for name, parameter in self.unet.named_parameters():
-            parameter.requires_grad_(self.config.tuning == "full" or ".lora_" in name or ".processor." in name)
+            parameter.requires_grad_(self.config.tuning == "full" or is_lora(name) or is_decoupled(name))
+
+    def pretrained_names(self) -> Iterator[str]:
+        """Yield the names of the pretrained parameters of the UNet and of the text encoder."""
+        if self.config.source:
+            for name, _ in self.named_parameters(remove_duplicate=False):
+                if name.startswith(("unet.", "text_encoder.")) and not (is_lora(name) or is_decoupled(name)):
+                    yield name
+
+    def gate_names(self) -> Iterator[str]:
+        """Yield the names of the gates through which the codes enter beside the text."""
+        return (name for name, _ in self.named_parameters() if is_gate(name))
 
     @property
     def prediction_type(self) -> str:
-        """What the UNet predicts: "v_prediction" or "epsilon"."""
+        """The UNet's target: "v_prediction" or "epsilon"."""
         return self.noise_schedule.get("prediction_type", "epsilon")
 
     def make_scheduler(self, name: SchedulerName) -> SchedulerMixin:
-        """A diffusers scheduler with this model's noise schedule."""
-        options: dict[str, Any] = (
-            {"clip_sample": False} if name == "ddim" else {}
-        )  # Latents are not bounded as pixels are.
-        return SCHEDULERS[name].from_config(self.noise_schedule, **options)
+        """Return a diffusers scheduler with this model's noise schedule."""
+        return make_scheduler(name, self.noise_schedule, from_source=bool(self.config.source))
 
     def enable_gradient_checkpointing(self) -> None:
-        """Keep less of the UNet's forward pass in memory, and compute it again in the backward pass."""
+        """Recompute parts of the UNet's forward pass in the backward pass, which saves memory."""
         self.unet.enable_gradient_checkpointing()
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Texts -> token ids (N,L) of the source's text encoder, cut and padded to its length."""
-        if self.tokenizer is None:
+        """Return token ids (N,L) for the source's text encoder, cut and padded to its length.
+
+        Raises ValueError where there is no tokenizer.
+        """
+        if self.tokenizer is None or self.text_encoder is None:
             raise ValueError("this image decoder has no tokenizer: its condition is 'codes', or its weights are random")
         length = self.text_encoder.config.max_position_embeddings
         return self.tokenizer(
@@ -177,7 +179,8 @@ class ImageDecoder(nn.Module):
 
     @torch.no_grad()
     def encode_text(self, input_ids: Tensor) -> Tensor:
-        """Token ids (N,L) -> the source's frozen text encoder's states (N,L,D), which `forward` and `sample` take."""
+        """Return the frozen text encoder's states (N,L,D) of token ids (N,L), for `forward` and `sample`."""
+        assert self.text_encoder is not None, "this image decoder reads no text"
         return self.text_encoder(input_ids.to(self.slot_position.device)).last_hidden_state
 
     def forward(
@@ -189,8 +192,9 @@ class ImageDecoder(nn.Module):
         null: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
     ) -> ImageDecoderOutput:
-        """code_embeds (N,S,d), latents and noise (N,c,h,w), timesteps (N,), null (N,) bool, text (N,L,D) -> losses
-        (N,).
+        """Return the losses (N,) of denoising latents.
+
+        code_embeds (N,S,d), latents and noise (N,c,h,w), timesteps (N,), null (N,) bool, text states (N,L,D).
         """
         alpha = self.alphas_cumprod[timesteps].sqrt()[:, None, None, None]
         sigma = (1 - self.alphas_cumprod[timesteps]).sqrt()[:, None, None, None]
@@ -206,10 +210,10 @@ class ImageDecoder(nn.Module):
         null: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
     ) -> Tensor:
-        """noisy (N,c,h,w), code_embeds (N,S,d), text (N,L,D) or none -> velocity or noise (N,c,h,w), as
-        `prediction_type` says.
+        """Return velocity or noise (N,c,h,w), by `prediction_type`.
 
-        Rows where `null` (N,) is True get the learned null codes and the empty text.
+        noisy (N,c,h,w), code_embeds (N,S,d), text states (N,L,D) or None. Rows where `null` (N,) is True get the
+        learned null codes and the empty text. Raises ValueError for text states that the UNet does not read.
         """
         if null is not None:
             code_embeds = torch.where(null[:, None, None], self.null_codes.to(code_embeds.dtype), code_embeds)
@@ -222,7 +226,7 @@ class ImageDecoder(nn.Module):
         return self.unet(noisy, timesteps, context, class_labels=labels).sample
 
     def _text(self, num_rows: int, null: Tensor | None, states: Tensor | None) -> Tensor:
-        """The text states (N,L,D) of every row: the empty text's where there are none or the row is null."""
+        """Return the text states (N,L,D) of every row: those of the empty text where a row is null or has no text."""
         empty = self.null_text.expand(num_rows, -1, -1)
         if states is None or null is None:
             return empty if states is None else states
@@ -238,13 +242,14 @@ class ImageDecoder(nn.Module):
         generator: torch.Generator | None = None,
         init_latents: Tensor | None = None,
         strength: float = 1.0,
-        on_step: Callable[[Tensor], None] = lambda latents: None,
+        on_step: Callable[[Tensor], None] | None = None,
         encoder_hidden_states: Tensor | None = None,
     ) -> Tensor:
-        """Denoise the pictures of N steps in one batch: code_embeds (N,S,d), text (N,L,D) or none -> latents (N,c,h,w).
+        """Denoise the images of N steps in one batch and return their latents (N,c,h,w).
 
-        With `init_latents` (N,c,h,w) only the last `strength` of the steps are taken, at least one, from those latents
-        with that much noise (SDEdit, arXiv 2108.01073). `on_step` is given the latents after every step.
+        code_embeds (N,S,d), text states (N,L,D) or None. With `init_latents` (N,c,h,w) only the last `strength` of the
+        denoising steps are taken, at least one, from those latents with that much noise (SDEdit, arXiv 2108.01073).
+        `on_step` is called with the latents after every denoising step.
         """
         noise_schedule = self.make_scheduler(scheduler)
         noise_schedule.set_timesteps(num_inference_steps)
@@ -255,20 +260,24 @@ class ImageDecoder(nn.Module):
         else:
             skipped = num_inference_steps - max(1, int(num_inference_steps * strength))
             timesteps = timesteps[skipped * noise_schedule.order :]
-            if hasattr(noise_schedule, "set_begin_index"):  # Schedulers that count steps, which DDIM does not.
+            if hasattr(noise_schedule, "set_begin_index"):  # DDIM does not count steps.
                 noise_schedule.set_begin_index(skipped * noise_schedule.order)
             latents = noise_schedule.add_noise(init_latents, noise, timesteps[:1])
         for timestep in timesteps:
             scaled = noise_schedule.scale_model_input(latents, timestep)
             predicted = self._guided(scaled, timestep, code_embeds, guidance_scale, encoder_hidden_states)
             latents = noise_schedule.step(predicted.float(), timestep, latents, return_dict=False)[0]
-            on_step(latents)
+            if on_step is not None:
+                on_step(latents)
         return latents
 
     def _guided(
         self, noisy: Tensor, timestep: Tensor, code_embeds: Tensor, guidance_scale: float, text: Tensor | None
     ) -> Tensor:
-        """Classifier-free guidance (arXiv 2207.12598) against the null codes and the empty text; a scale of 1 is none."""
+        """Predict with classifier-free guidance (arXiv 2207.12598) against the null codes and the empty text.
+
+        A scale of 1 is no guidance.
+        """
         if guidance_scale == 1.0:
             return self.predict(noisy, timestep, code_embeds, encoder_hidden_states=text)
         null = torch.arange(2 * len(noisy), device=noisy.device) >= len(noisy)

@@ -6,97 +6,116 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from accelerate import cpu_offload_with_hook
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import nn
-from transformers import CLIPTextModel, PreTrainedTokenizerBase
 
 from modules.common.errors import UserError
-from modules.pretrained.loading import load_config, load_pretrained, load_tokenizer
+from modules.pretrained.libraries import AutoencoderKL, UNet2DConditionModel
+from modules.pretrained.lora import add_lora
+from modules.pretrained.source import PretrainedSource
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel
 
 ATTENTION_PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
-LORA_FILES = {
+LORA_FILES = {  # By the prefix of their keys: for diffusers, for peft.
     "unet": "pytorch_lora_weights.safetensors",
     "base_model.model": "adapter_model.safetensors",
-}  # By their keys' prefix.
+}
 
 
-def load_unet(source: str, what: str, *, offline: bool = False, random: bool = False) -> UNet2DConditionModel:
-    """The UNet of Stable Diffusion 1.x or 2.x.
+def unet_settings(source: PretrainedSource) -> dict[str, Any]:
+    """Return the config of the UNet of Stable Diffusion 1.x or 2.x.
 
     Raises:
-        UserError: there is none, or it needs more than latents, a timestep and a text (Stable Diffusion XL, inpainting,
+        UserError: There is none, or it needs more than latents, a timestep and a text (Stable Diffusion XL, inpainting,
         ...).
     """
-    unet = load_pretrained(UNet2DConditionModel, source, what, offline=offline, random=random, subfolder="unet")
-    settings = unet.config
+    settings = source.part("unet").settings_for(UNet2DConditionModel)
     needs = [
         f"{name} {settings[name]}"
         for name in ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type")
-        if settings[name]
+        if settings.get(name)
     ]
-    if settings.in_channels != settings.out_channels:
-        needs.append(f"{settings.in_channels} channels in, {settings.out_channels} out")
+    channels_in, channels_out = settings.get("in_channels", 4), settings.get("out_channels", 4)
+    if channels_in != channels_out:
+        needs.append(f"{channels_in} channels in, {channels_out} out")
     if needs:
         raise UserError(
-            f"{what}: the UNet in {source} is another model's ({needs[0]}): give a text-to-image Stable Diffusion 1.x or 2.x"
+            f"{source.what}: the UNet in {source.id} is another model's ({needs[0]}):"
+            " give a text-to-image Stable Diffusion 1.x or 2.x"
         )
-    return unet
+    return settings
 
 
-def load_vae(source: str, what: str, *, offline: bool = False, random: bool = False) -> AutoencoderKL:
-    return load_pretrained(AutoencoderKL, source, what, offline=offline, random=random, subfolder="vae")
+def load_unet(source: PretrainedSource) -> UNet2DConditionModel:
+    """Return the UNet. Raises UserError as `unet_settings` does, and where its weights are missing or broken."""
+    unet_settings(source)
+    return cast(UNet2DConditionModel, source.part("unet").load(UNet2DConditionModel))
 
 
-def load_text_encoder(source: str, what: str, *, offline: bool = False, random: bool = False) -> CLIPTextModel:
-    return load_pretrained(CLIPTextModel, source, what, offline=offline, random=random, subfolder="text_encoder")
+def load_vae(source: PretrainedSource) -> AutoencoderKL:
+    """Return the autoencoder. Raises UserError where there is none."""
+    return cast(AutoencoderKL, source.part("vae").load(AutoencoderKL))
 
 
-def load_text_tokenizer(source: str, what: str, *, offline: bool = False) -> PreTrainedTokenizerBase:
-    return load_tokenizer(source, what, offline=offline, subfolder="tokenizer")
+def text_width(source: PretrainedSource) -> int:
+    """Return the width of the text encoder's states. Raises UserError where there is no text encoder."""
+    from transformers import CLIPTextModel
+
+    return source.part("text_encoder").config_for(CLIPTextModel).hidden_size
 
 
-def load_schedule(source: str, what: str, *, offline: bool = False) -> dict[str, Any]:
-    """The settings of the folder's scheduler, for `from_config` of any diffusers scheduler.
+def load_text_encoder(source: PretrainedSource) -> CLIPTextModel:
+    """Return the text encoder. Raises UserError where there is none."""
+    from transformers import CLIPTextModel
+
+    return cast("CLIPTextModel", source.part("text_encoder").load(CLIPTextModel))
+
+
+def load_schedule(source: PretrainedSource) -> dict[str, Any]:
+    """Return the settings of the folder's scheduler, for `from_config` of any diffusers scheduler.
 
     Raises:
-        UserError: there are none, or the UNet predicts neither noise nor velocity.
+        UserError: There are none, or the UNet predicts neither noise nor velocity.
     """
-    schedule = load_config(DDIMScheduler, source, what, offline=offline, subfolder="scheduler")
-    if (predicted := schedule.get("prediction_type", "epsilon")) not in ("epsilon", "v_prediction"):
+    schedule = source.part("scheduler").schedule
+    predicted = schedule.get("prediction_type", "epsilon")
+    if predicted not in ("epsilon", "v_prediction"):
         raise UserError(
-            f"{what}: the UNet in {source} predicts {predicted!r}: give one that predicts noise (epsilon) or v_prediction"
+            f"{source.what}: the UNet in {source.id} predicts {predicted!r}:"
+            " give one that predicts noise (epsilon) or v_prediction"
         )
     return schedule
 
 
-def add_lora(unet: UNet2DConditionModel, rank: int) -> None:
-    """Low-rank updates of every attention's projections (LoRA, arXiv 2106.09685), zero at the start; the scale is 1."""
-    targets = list(ATTENTION_PROJECTIONS)
-    unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=targets))
+def add_attention_lora(unet: UNet2DConditionModel, rank: int) -> None:
+    """Freeze the UNet and add low-rank updates to every attention's projections, zero at the start, of scale 1."""
+    add_lora(unet, rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(ATTENTION_PROJECTIONS))
 
 
 def save_lora(unet: UNet2DConditionModel, folder: Path) -> None:
     """Write the LoRA alone, twice: for diffusers' `load_lora_weights` (pytorch_lora_weights.safetensors) and for peft
     (adapter_*).
     """
+    from peft import get_peft_model_state_dict
+
     weights = {name: tensor.contiguous() for name, tensor in get_peft_model_state_dict(unet).items()}
     unet.peft_config["default"].save_pretrained(str(folder))
     for prefix, name in LORA_FILES.items():
-        save_file(
-            {f"{prefix}.{key}": tensor for key, tensor in weights.items()}, folder / name, metadata={"format": "pt"}
-        )
+        prefixed = {f"{prefix}.{key}": tensor for key, tensor in weights.items()}
+        save_file(prefixed, folder / name, metadata={"format": "pt"})
 
 
 def offload(parts: Sequence[nn.Module], device: torch.device) -> None:
     """Keep parts that are called in turn in main memory: each moves to the device for its calls, and back when the next
-    one's begin.
+    part is called.
     """
+    from accelerate import cpu_offload_with_hook
+
     hook = None
     for part in parts:
         _, hook = cpu_offload_with_hook(part, device, hook)

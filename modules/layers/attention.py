@@ -1,4 +1,4 @@
-"""Multi-head attention: to the sequence itself, with optional rotary positions and key-value cache, and to another one."""
+"""Multi-head self-attention, with optional rotary positions and key-value cache, and cross-attention."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from modules.layers.rope import rotary_angles, rotate
 class Attention(nn.Module):
     """Self-attention with normalised queries and keys (QK-norm, arXiv 2302.05442).
 
-    With `num_kv_heads` below `num_heads`, groups of query heads share a head of keys and values (arXiv 2305.13245): the
-    cache is that much smaller.
+    With `num_kv_heads` below `num_heads`, groups of query heads share a head of keys and values (arXiv 2305.13245),
+    which makes the cache smaller.
     """
 
     def __init__(self, dim: int, num_heads: int, num_kv_heads: int | None = None) -> None:
+        """Raises ValueError where `dim` cannot be divided into so many heads."""
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"dim {dim} is not a multiple of num_heads {num_heads}")
@@ -34,9 +35,9 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, mask: Tensor | None, positions: Tensor | None = None, cache: LayerCache | None = None
     ) -> Tensor:
-        """(B, L, D) -> (B, L, D).
+        """Attend within x (B,L,D): (B,L,D).
 
-        `mask` (B or 1, 1, L, L') is True where a query may look; `positions` (L') of all keys, for RoPE.
+        `mask` (B or 1, 1, L, L') is True where a query may attend; `positions` (L',) are those of all keys, for RoPE.
         """
         parts = self.to_qkv(x).split(self.widths, dim=-1)
         heads = (self.num_heads, self.num_kv_heads, self.num_kv_heads)
@@ -56,11 +57,10 @@ class Attention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attention of one sequence to another, of its own width, with normalised queries and keys (QK-norm, arXiv
-    2302.05442).
-    """
+    """Attention of one sequence to another of any width, with normalised queries and keys (arXiv 2302.05442)."""
 
     def __init__(self, dim: int, context_dim: int, num_heads: int) -> None:
+        """Raises ValueError where `dim` is not a multiple of `num_heads`."""
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"dim {dim} is not a multiple of num_heads {num_heads}")
@@ -72,15 +72,16 @@ class CrossAttention(nn.Module):
         self.key_norm = nn.LayerNorm(dim // num_heads)
 
     def forward(self, x: Tensor, context: Tensor, context_mask: Tensor | None = None) -> Tensor:
-        """x (B, L, D), context (B, P, D'), its mask (B, P) True where it may be read -> (B, L, D); zeros where nothing
-        may be.
+        """Attend from x (B,L,D) to context (B,P,D'): (B,L,D).
+
+        `context_mask` (B,P) is True where the context may be read; a row without any gets zeros.
         """
         query = rearrange(self.to_query(x), "b l (h d) -> b h l d", h=self.num_heads)
         key, value = rearrange(self.to_key_value(context), "b p (two h d) -> two b h p d", two=2, h=self.num_heads)
         query, key = self.query_norm(query).to(value.dtype), self.key_norm(key).to(value.dtype)
         if context_mask is None:
             out = F.scaled_dot_product_attention(query, key, value)
-        else:  # A softmax over nothing has no value on some devices.
+        else:  # A softmax over nothing is undefined on some devices.
             has_context = context_mask.any(1)[:, None, None, None]
             mask = context_mask[:, None, None, :] | ~has_context
             out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask) * has_context

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class FeedForward(nn.Module):
-    """SwiGLU: the hidden width is `mult * dim`."""
+    """SwiGLU with a hidden width of `mult * dim`."""
 
     def __init__(self, dim: int, mult: float = 2.0) -> None:
         super().__init__()
@@ -16,6 +16,6 @@ class FeedForward(nn.Module):
         self.to_out = nn.Linear(hidden, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., D)."""
+        """Map (..., D) to (..., D)."""
         value, gate = self.to_hidden(x).chunk(2, dim=-1)
         return self.to_out(value * F.silu(gate))

@@ -11,8 +11,8 @@ from modules.layers.rope import rotary_angles, rotate
 class LayerCache:
     """Preallocated keys and values (B, heads, capacity, head_dim) of one attention layer.
 
-    Keys are kept rotated: turning all of them anew at every step took two fifths of the time of many plans. Rotations
-    add up, so a window that slides turns the keys that it keeps once, by the distance: as if they were kept unrotated.
+    Keys are stored rotated: rotating all of them at every step took two fifths of the time of many plans. Rotations
+    add up, so a sliding window rotates the keys that it keeps once, by the distance.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -21,14 +21,14 @@ class LayerCache:
         self.values: Tensor | None = None
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Add keys and values (B, heads, L, head_dim) and return all that are held.
+        """Add keys and values (B, heads, L, head_dim) and return all that are cached.
 
-        Raises when the capacity is passed.
+        Raises ValueError where they exceed the capacity.
         """
         start, end = self.length, self.length + keys.shape[2]
         if end > self.capacity:
-            raise ValueError(f"the cache holds {self.capacity} tokens, {end} were asked of it")
-        if self.keys is None:
+            raise ValueError(f"the cache has room for {self.capacity} tokens, got {end}")
+        if self.keys is None or self.values is None:
             shape = (keys.shape[0], keys.shape[1], self.capacity, keys.shape[3])
             self.keys, self.values = keys.new_empty(shape), values.new_empty(shape)
         self.keys[:, :, start:end], self.values[:, :, start:end] = keys, values
@@ -36,9 +36,8 @@ class LayerCache:
         return self.keys[:, :, :end], self.values[:, :, :end]
 
     def forget(self, start: int, count: int) -> None:
-        """Drop `count` tokens from `start` on; those behind them move up, and get the positions of where they then
-        stand.
-        """
+        """Drop `count` tokens from `start` on; later tokens move up and get the positions of their new places."""
+        assert self.keys is not None and self.values is not None, "the cache is empty"
         end, kept = self.length - count, slice(start + count, self.length)
         back = rotary_angles(torch.tensor([-count], device=self.keys.device), self.keys.shape[-1])
         self.keys[:, :, start:end] = rotate(self.keys[:, :, kept], back)
@@ -46,22 +45,24 @@ class LayerCache:
         self.length = end
 
     def expand(self, batch_size: int) -> None:
-        """Repeat a cache that was filled for one story for `batch_size` stories."""
+        """Repeat the contents for one story for `batch_size` stories."""
+        assert self.keys is not None and self.values is not None, "the cache is empty"
         self.keys = self.keys.expand(batch_size, -1, -1, -1).contiguous()
         self.values = self.values.expand(batch_size, -1, -1, -1).contiguous()
 
 
 class KVCache:
-    """One `LayerCache` a layer; `length` is the number of tokens held."""
+    """One `LayerCache` a layer."""
 
     def __init__(self, num_layers: int, capacity: int) -> None:
         self.layers = [LayerCache(capacity) for _ in range(num_layers)]
 
     @property
     def length(self) -> int:
+        """The number of cached tokens."""
         return self.layers[0].length
 
     def expand(self, batch_size: int) -> None:
-        """Repeat the contents (batch of one) for `batch_size` stories."""
+        """Repeat the contents for one story for `batch_size` stories."""
         for layer in self.layers:
             layer.expand(batch_size)

@@ -1,4 +1,4 @@
-"""Sequences that begin with a prompt: [prompt tokens, padding leftmost | blocks of tokens, each seeing what came before
+"""Sequences that start with a prompt: [padding, prompt tokens | blocks of tokens, each of which sees the blocks before
 it].
 """
 
@@ -9,9 +9,7 @@ from torch import Tensor
 
 
 def padding_left(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Prompts (B, Lp) and their masks (B, Lp) with the padding moved to the left: what follows a prompt stands right
-    behind it.
-    """
+    """Move the padding of prompts (B,Lp) and of their masks (B,Lp) to the left, so that a prompt ends the row."""
     order = mask.long().argsort(dim=1, stable=True)
     return ids.gather(1, order), mask.gather(1, order)
 
@@ -19,11 +17,10 @@ def padding_left(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 def prefix_attention(
     prompt_mask: Tensor, length: int, block: int = 1, queries: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Who may look at whom, (B, 1, queries, length), and positions (length,) with 0 behind the prompt, which lies left
-    of it.
+    """Return the attention mask (B, 1, queries, length) and positions (length,), which are negative within the prompt.
 
-    Prompt tokens see each other; behind them every token sees the prompt, its own block of `block` tokens and the
-    blocks before. With `queries`, only the last ones' rows.
+    Prompt tokens see each other; every later token sees the prompt, its own block of `block` tokens and the blocks
+    before it. With `queries`, the mask has the rows of the last `queries` tokens only.
     """
     prompt_length = prompt_mask.shape[1]
     positions = torch.arange(length, device=prompt_mask.device) - prompt_length
@@ -34,6 +31,6 @@ def prefix_attention(
 
 
 def at_least_one(mask: Tensor) -> Tensor:
-    """mask (N,V) with the first place True in rows that have none: attention over nothing would be NaN."""
+    """Return mask (N,V) with the first place True in rows without any: attention over nothing would be NaN."""
     nothing = ~mask.any(1, keepdim=True) & (torch.arange(mask.shape[1], device=mask.device) == 0)
     return mask | nothing

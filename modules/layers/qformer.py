@@ -10,8 +10,8 @@ from modules.layers.feed_forward import FeedForward
 
 
 class QFormerBlock(nn.Module):
-    """The queries read each other, then the features, then think; each branch enters by a learned scale a channel,
-    small at first.
+    """The queries attend to each other, then to the features, then pass a feed-forward layer; each branch has a learned
+    scale a channel, small at first.
     """
 
     def __init__(self, dim: int, feature_dim: int, num_heads: int, dropout: float, layer_scale: float) -> None:
@@ -26,7 +26,7 @@ class QFormerBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, position: Tensor, features: Tensor, mask: Tensor | None) -> Tensor:
-        """Queries (N, Q, D) and their positions (Q, D), features (N, P, D'), mask (N, P) -> (N, Q, D)."""
+        """Update the queries x (N,Q,D), with positions (Q,D), from features (N,P,D') and their mask (N,P): (N,Q,D)."""
         x = x + self.dropout(self.attention_scale * self.attention(self.attention_norm(x + position), None))
         x = x + self.dropout(
             self.cross_attention_scale * self.cross_attention(self.cross_attention_norm(x + position), features, mask)
@@ -35,12 +35,12 @@ class QFormerBlock(nn.Module):
 
 
 class QFormer(nn.Module):
-    """`num_queries` vectors read out of a sequence of any length.
+    """`num_queries` vectors read from a sequence of any length.
 
-    Queries have positions, added anew in every block (as in DETR, arXiv 2005.12872), and branches LayerScale (arXiv
-    2103.17239). What leaves is normalised over channels or, with `num_groups` above 0, over groups of channels and all
-    queries of an image (GroupNorm, arXiv 1803.08494), which keeps how much queries differ in strength. No norm reaches
-    across images.
+    Queries have positions, added in every block (as in DETR, arXiv 2005.12872), and branches have LayerScale (arXiv
+    2103.17239). The output is normalised over channels or, with `num_groups` above 0, over groups of channels and all
+    queries of an image (GroupNorm, arXiv 1803.08494), which preserves differences of strength between queries. No norm
+    spans several images.
     """
 
     def __init__(
@@ -67,9 +67,9 @@ class QFormer(nn.Module):
                 nn.init.normal_(parameter, std=0.02)
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
-        """features (N, P, D'), mask (N, P) True where there is one, None: everywhere -> (N, Q, D).
+        """Read features (N,P,D') where mask (N,P) is True, by default everywhere: (N,Q,D).
 
-        An image of which nothing may be seen leaves what the queries hold by themselves.
+        A row without any feature depends on the queries alone.
         """
         features = self.feature_norm(features)
         x = self.queries.expand(len(features), -1, -1)

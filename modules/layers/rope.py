@@ -7,14 +7,14 @@ from torch import Tensor
 
 
 def rotary_angles(positions: Tensor, head_dim: int, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, each (L, head_dim/2), of integer positions (L,), which may be negative."""
+    """Return cosines and sines, each (L, head_dim/2), of integer positions (L,), which may be negative."""
     frequencies = base ** (-torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim)
     angles = positions.float()[:, None] * frequencies
     return angles.cos(), angles.sin()
 
 
 def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotate queries or keys (B, heads, L, head_dim) by their positions' angles; scores then depend on distances alone."""
+    """Rotate queries or keys (B, heads, L, head_dim) by their positions' angles: scores depend on distances only."""
     cos, sin = (angle.to(x.dtype) for angle in angles)
     even, odd = x.chunk(2, dim=-1)
     return torch.cat([even * cos - odd * sin, even * sin + odd * cos], dim=-1)

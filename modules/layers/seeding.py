@@ -1,4 +1,4 @@
-"""Randomness of libraries that take no generator."""
+"""Seeds: for libraries that take no generator, and one for every purpose."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import torch
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Inside, torch's global randomness starts from `seed`; afterwards it is as it was, on every device."""
+    """Seed torch's global generators inside the block and restore them afterwards, on every device."""
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         yield
 
 
 def derive_seed(*key: int | str) -> int:
-    """A seed of its own for every key such as (seed, "noise", step): a resumed run draws what it would have drawn."""
+    """Return the seed of a key such as (seed, "noise", step): a resumed run draws the same numbers."""
     digest = hashlib.sha256(repr(key).encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1

@@ -1,4 +1,4 @@
-"""A cache that does not grow: attention sinks and a window (StreamingLLM, arXiv 2309.17453; for stories, arXiv
+"""A cache of constant size: attention sinks and a window (StreamingLLM, arXiv 2309.17453; for stories, arXiv
 2407.08683).
 """
 
@@ -8,9 +8,9 @@ from modules.layers.kv_cache import KVCache
 
 
 class SinkCache(KVCache):
-    """The first `num_sinks` tokens stay for good, behind them the latest ones; for attention with rotary positions.
+    """Keeps the first `num_sinks` tokens and the latest ones; for attention with rotary positions.
 
-    Positions are counted within the cache, so that a sequence of any length is read at the distances of one that fits.
+    Positions are counted within the cache, so distances never exceed its capacity, however long the sequence.
     """
 
     def __init__(self, num_layers: int, capacity: int, num_sinks: int) -> None:
@@ -18,13 +18,16 @@ class SinkCache(KVCache):
         self.capacity, self.num_sinks = capacity, num_sinks
 
     def make_room(self, num_tokens: int) -> None:
-        """Drop the oldest tokens behind the sinks until `num_tokens` more fit; to be called before these are read."""
+        """Drop the oldest tokens after the sinks until `num_tokens` more fit; call it before they are added.
+
+        Raises ValueError where they can never fit.
+        """
         surplus = self.length + num_tokens - self.capacity
         if surplus <= 0:
             return
         if surplus > self.length - self.num_sinks:
             raise ValueError(
-                f"{num_tokens} tokens do not fit behind {self.num_sinks} sinks in a cache of {self.capacity}"
+                f"{num_tokens} tokens do not fit after {self.num_sinks} sinks in a cache of {self.capacity}"
             )
         for layer in self.layers:
             layer.forget(self.num_sinks, surplus)

@@ -1,4 +1,4 @@
-"""Temporal transformer: what the steps of a story so far say together."""
+"""Temporal transformer: a causal summary of the steps of a story so far."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from modules.layers.transformer import Transformer
 
 
 class TemporalTransformer(nn.Module):
-    """A causal transformer over one vector a step, with rotary positions (arXiv 2104.09864): any number of steps, by
-    distance alone.
-    """
+    """A causal transformer over any number of steps, one vector each, with rotary positions (arXiv 2104.09864)."""
 
     def __init__(self, input_dim: int, dim: int, num_layers: int, num_heads: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -23,14 +21,12 @@ class TemporalTransformer(nn.Module):
         self.transformer = Transformer(dim, num_layers, num_heads, dropout)
 
     def forward(self, steps: Tensor, step_mask: Tensor) -> Tensor:
-        """steps (B, T, D'), step_mask (B, T) -> (B, T, D): entry t has read steps 0 to t and conditions the step that
-        follows.
+        """Summarise steps (B,T,D') with step_mask (B,T): entry t of (B,T,D) has read steps 0 to t.
 
-        Padding may stand anywhere and is never read; what comes out at a padded step means nothing.
+        Padding may be anywhere and is never read; the output at a padded step is undefined.
         """
         order = torch.arange(steps.shape[1], device=steps.device)
         past, itself = order[None, :] <= order[:, None], order[None, :] == order[:, None]
-        mask = past & (
-            step_mask[:, None, None, :] | itself
-        )  # A padded step reads itself: a softmax over nothing has no value.
+        # A padded step reads itself: a softmax over nothing is undefined.
+        mask = past & (step_mask[:, None, None, :] | itself)
         return self.transformer(self.from_steps(steps), mask, order)

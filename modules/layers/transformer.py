@@ -18,17 +18,19 @@ from modules.layers.moe import MixtureOfExperts, MixtureOutput
 
 @dataclass
 class TransformerOutput(ModelOutput):
-    """`hidden` (B, L, D). With experts, also the mean of the layers' `load_balancing_loss` and `router_z_loss`, each ()
-    and unweighted, and the layers' `loads` (layers, E); else None.
+    """`hidden` (B,L,D). With experts, also the layers' mean `load_balancing_loss` and `router_z_loss`, each () and
+    unweighted, and the layers' `loads` (layers,E); else None.
     """
 
-    hidden: Tensor = None
+    hidden: Tensor
     load_balancing_loss: Tensor | None = None
     router_z_loss: Tensor | None = None
     loads: Tensor | None = None
 
 
 class TransformerBlock(nn.Module):
+    """Self-attention and a feed-forward layer, each after a LayerNorm and beside a residual connection."""
+
     def __init__(
         self,
         dim: int,
@@ -52,7 +54,7 @@ class TransformerBlock(nn.Module):
         cache: LayerCache | None,
         token_mask: Tensor | None = None,
     ) -> tuple[Tensor, MixtureOutput | None]:
-        """(B, L, D) -> (B, L, D), and what became of the experts where there are some."""
+        """Return (B,L,D) and, with experts, their output."""
         x = x + self.dropout(self.attention(self.attention_norm(x), mask, positions, cache))
         hidden = self.feed_forward_norm(x)
         mixture = self.feed_forward(hidden, token_mask) if self.has_experts else None
@@ -60,10 +62,10 @@ class TransformerBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """`num_layers` blocks and a final norm; bidirectional or causal by the mask that it is given.
+    """`num_layers` blocks and a final norm; bidirectional or causal, depending on the mask.
 
-    `experts` are the keyword arguments of `MixtureOfExperts`; None: dense layers. Where `gradient_checkpointing` is
-    set, training keeps each block's input alone and computes the rest again for the backward pass (arXiv 1604.06174).
+    `experts` are the keyword arguments of `MixtureOfExperts`; None gives dense layers. With `gradient_checkpointing`,
+    training stores only each block's input and recomputes the rest in the backward pass (arXiv 1604.06174).
     """
 
     def __init__(
@@ -84,7 +86,7 @@ class Transformer(nn.Module):
         self._init_weights(num_layers)
 
     def _init_weights(self, num_layers: int) -> None:
-        """Normal(0.02), and the branches' last layers smaller by sqrt(2 * layers), as in GPT-2."""
+        """Initialise with Normal(0.02), the branches' last layers smaller by sqrt(2 * layers), as in GPT-2."""
         for name, parameter in self.named_parameters():
             if parameter.ndim >= 2:
                 nn.init.normal_(parameter, std=0.02 / (2 * num_layers) ** 0.5 if "to_out" in name else 0.02)
@@ -92,7 +94,7 @@ class Transformer(nn.Module):
     def forward(
         self, x: Tensor, mask: Tensor | None = None, positions: Tensor | None = None, cache: KVCache | None = None
     ) -> Tensor:
-        """(B, L, D) -> (B, L, D); with a cache, x holds the new tokens only and mask and positions reach over all keys."""
+        """Map (B,L,D) to (B,L,D); with a cache, x contains the new tokens only, mask and positions cover all keys."""
         return self.forward_with_losses(x, mask, positions, cache).hidden
 
     def forward_with_losses(
@@ -103,7 +105,9 @@ class Transformer(nn.Module):
         cache: KVCache | None = None,
         token_mask: Tensor | None = None,
     ) -> TransformerOutput:
-        """As `forward`, with the experts' losses and loads, of tokens where `token_mask` (B, L) is True; None: of all."""
+        """Return the output of `forward` with the experts' losses and loads of tokens where `token_mask` (B,L) is True,
+        by default of all.
+        """
         layers = cache.layers if cache is not None else [None] * len(self.blocks)
         mixtures = []
         for block, layer in zip(self.blocks, layers, strict=True):
@@ -125,8 +129,6 @@ class Transformer(nn.Module):
         )
 
     def update(self, loads: Tensor) -> None:
-        """Move the experts' biases after an update of the weights by its `loads` (layers, E): see
-        `MixtureOfExperts.update`.
-        """
+        """Move the experts' biases by the `loads` (layers,E) of an update; see `MixtureOfExperts.update`."""
         for block, load in zip(self.blocks, loads, strict=True):
             block.feed_forward.update(load)

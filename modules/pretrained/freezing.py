@@ -1,4 +1,4 @@
-"""Which layers of a pretrained encoder train: none, the last few or all; the rest stays exactly as it was."""
+"""Freezing of pretrained encoders: none, the last few or all of their layers train."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ ALL = -1
 
 
 def prepare_training(
-    model: PreTrainedModel, num_layers: int, gradient_checkpointing: bool, what: str
+    model: PreTrainedModel, num_layers: int, gradient_checkpointing: bool, part: str
 ) -> list[nn.Module]:
-    """Let the last `num_layers` layers train (0: nothing, -1: the whole model) and return the modules that train.
+    """Make the last `num_layers` layers trainable (0: none, -1: the whole model) and return the modules that train.
 
-    Raises UserError, which calls the model `what`, where it has not so many layers or cannot be checkpointed.
+    Raises UserError, starting with `part`, where the model has fewer layers or cannot be checkpointed.
     """
     layers = _layers(model)
     if not ALL <= num_layers <= len(layers):
         raise UserError(
-            f"{what}: trainable_layers must be from 0 to the {len(layers)} that it has, or -1 for all of it, got {num_layers}"
+            f"{part}: trainable_layers must be from 0 to {len(layers)}, the number of layers, or -1 for all of them,"
+            f" got {num_layers}"
         )
     if gradient_checkpointing:
         if not model.supports_gradient_checkpointing:
             raise UserError(
-                f"{what}: a {model.config.model_type} has no gradient checkpointing: set gradient_checkpointing to false"
+                f"{part}: a {model.config.model_type} has no gradient checkpointing:"
+                " set gradient_checkpointing to false"
             )
         enable_checkpointing(model)
     trained = [model] if num_layers == ALL else layers[len(layers) - num_layers :]
@@ -38,17 +40,17 @@ def prepare_training(
 
 
 def enable_checkpointing(model: PreTrainedModel) -> None:
-    """Let a model of transformers compute its layers again for the backward pass."""
-    # The second is its name in older versions of the library.
+    """Make a transformers model recompute its layers in the backward pass."""
+    # Older versions of transformers have the second name.
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})
 
 
 def set_modes(model: nn.Module, trained: list[nn.Module], training: bool) -> None:
-    """Put `trained` into training mode, everything else into eval mode: no dropout there, and no statistics that move.
+    """Put `trained` into training mode and everything else into eval mode, without dropout or moving statistics.
 
-    BatchNorm keeps the statistics of its pretraining unless the whole model trains: those of a small batch, its blank
-    pictures included, are worse.
+    BatchNorm keeps its pretrained statistics unless the whole model trains: those of a small batch with blank images
+    are worse.
     """
     model.eval()
     for module in trained:
@@ -60,6 +62,6 @@ def set_modes(model: nn.Module, trained: list[nn.Module], training: bool) -> Non
 
 
 def _layers(model: nn.Module) -> list[nn.Module]:
-    """In their order: transformer layers or, of a ResNet, stages."""
+    """Return the transformer layers in order; of a ResNet, its stages."""
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     return layers or list(model.encoder.stages)

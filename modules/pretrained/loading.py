@@ -1,6 +1,4 @@
-"""Pretrained parts: a Hub id such as "gpt2-xl" or a local folder, read by the libraries' own `from_pretrained`, from
-safetensors alone.
-"""
+"""Loading of pretrained parts by the libraries' own `from_pretrained`, from safetensors only."""
 
 from __future__ import annotations
 
@@ -8,30 +6,29 @@ import inspect
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
-from transformers import (
-    CONFIG_MAPPING,
-    AutoConfig,
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     AutoModelForCausalLM,
     AutoModelForTextEncoding,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedTokenizerBase,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
 from modules.common.errors import UserError
-from modules.pretrained.hub import CONFIG, find_config, find_file, find_weights, read_json
+from modules.common.versions import version_problem
+from modules.pretrained.source import CONFIG, PretrainedSource, read_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TOKENIZER = "tokenizer.json"
-
 
 # A tokenizer older than tokenizer.json is made from one of these.
 VOCABULARIES = ("vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
@@ -40,7 +37,7 @@ _AUTO_KINDS = {
     AutoModelForCausalLM: "a causal language model (gpt2, llama, ...)",
     AutoModelForTextEncoding: "a text encoder (bert, ...)",
 }
-_BROKEN = (  # What the libraries raise over a broken file.
+_BROKEN = (  # The errors that the libraries raise on a broken file.
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -55,157 +52,142 @@ _BROKEN = (  # What the libraries raise over a broken file.
 )
 
 
-def load_pretrained(
-    auto_class: type,
-    source: str,
-    what: str,
-    *,
-    offline: bool = False,
-    random: bool = False,
-    subfolder: str = "",
-    dtype: torch.dtype = torch.float32,
-    **kwargs: Any,
+def load_model(
+    model_class: Any, source: PretrainedSource, dtype: torch.dtype = torch.float32, **kwargs: Any
 ) -> nn.Module:
-    """A transformers or diffusers model, in eval mode; with `random`, its architecture with random weights, also on the
-    meta device.
-
-    `kwargs` go to the library; `add_pooling_layer` only to the models that know it.
+    """Return a transformers or diffusers model in eval mode; see `PretrainedSource.load`.
 
     Raises:
-        UserError: there is no such model, it is of another kind, or its weights are absent, broken or another model's;
-        calls it `what`.
+        UserError: There is no such model, it is of another kind, or its weights are missing, broken or another model's.
     """
-    where = f"{source}/{subfolder}" if subfolder else source
-    if random:
-        path = find_config(source, what, offline=offline, subfolder=subfolder)
+    if not source.random:  # The config beside the weights, not one of the assets.
+        path = source.find(CONFIG)
+        settings = source.settings if path == source.config_path else read_json(path, source.what)
     else:
-        path = find_file(source, f"{subfolder}/{CONFIG}" if subfolder else CONFIG, what, offline=offline)
-    _check_kind(auto_class, read_json(path, what), where, what)
-    if not random:
-        stem = "diffusion_pytorch_model" if _is_diffusers(auto_class) else "model"
-        find_weights(source, stem, what, offline=offline, subfolder=subfolder)
-    with _reading(f"{what}: the model in {where}"):
-        if random:
-            return _build(auto_class, path.parent, dtype, kwargs).eval()
-        model, info = _read(auto_class, path.parent, dtype, kwargs)
+        path, settings = source.config_path, source.settings
+    check_kind(model_class, settings, source)
+    if not source.random:
+        source.find_weights("diffusion_pytorch_model" if _is_diffusers(model_class) else "model")
+    with _one_line_errors(f"{source.what}: the model in {source.where}"):
+        if source.random:
+            return _build(model_class, source, dtype, kwargs).eval()
+        model, info = _read(model_class, source, dtype, kwargs)
     missing = sorted(info["missing_keys"])
     if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UserError(
-            f"{what}: the weights in {where} lack {missing[0]}{more}: they are another model's, or a part; give a whole one"
+            f"{source.what}: the weights in {source.where} lack {missing[0]}{others}:"
+            " they belong to another model or are incomplete; give a complete one"
         )
     return model.eval()
 
 
-def load_config(
-    auto_class: type, source: str, what: str, *, offline: bool = False, subfolder: str = ""
-) -> PreTrainedConfig | dict:
-    """The config of what `load_pretrained` would load; for a diffusers class, schedulers included, a dict for its
-    `from_config`.
-
-    Raises UserError as `load_pretrained` does.
-    """
-    path = find_config(
-        source, what, offline=offline, subfolder=subfolder, name=getattr(auto_class, "config_name", CONFIG)
-    )
-    settings = read_json(path, what)
-    _check_kind(auto_class, settings, f"{source}/{subfolder}" if subfolder else source, what)
-    if _is_diffusers(auto_class):
-        return settings
-    with _reading(f"{what}: the config in {source}"):
-        return _config_class(auto_class).from_pretrained(path.parent, local_files_only=True)
+def load_config(source: PretrainedSource) -> PreTrainedConfig:
+    """Return the config of a transformers model of any kind. Raises UserError where there is none."""
+    check_kind(AutoConfig, source.settings, source)
+    with _one_line_errors(f"{source.what}: the config in {source.id}"):
+        config = CONFIG_MAPPING[source.settings["model_type"]].from_dict(dict(source.settings))
+        config.name_or_path = str(source.config_path.parent)
+        return config
 
 
-def load_tokenizer(source: str, what: str, *, offline: bool = False, subfolder: str = "") -> PreTrainedTokenizerBase:
-    """The tokenizer of a Hub id or folder. Raises UserError where there is none that can be read."""
-    prefix = f"{subfolder}/" if subfolder else ""
-
-    def find(name: str, required: bool = False) -> Path | None:
-        return find_file(source, prefix + name, what, offline=offline, required=required)
-
-    found = (
-        find(TOKENIZER)
-        or next((path for name in VOCABULARIES if (path := find(name))), None)
-        or find(TOKENIZER, required=True)
-    )
+def load_tokenizer(source: PretrainedSource) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a source. Raises UserError where there is none, or it cannot be read."""
+    found = source.find_optional(TOKENIZER)
+    for name in VOCABULARIES:
+        found = found or source.find_optional(name)
+    found = found or source.find(TOKENIZER)  # Raises with the reason.
     for name in TOKENIZER_EXTRAS:
-        find(name)
-    with _reading(f"{what}: the tokenizer in {source}"):
+        source.find_optional(name)
+    with _one_line_errors(f"{source.what}: the tokenizer in {source.id}"):
+        from transformers import AutoTokenizer
+
         return AutoTokenizer.from_pretrained(found.parent, local_files_only=True, trust_remote_code=False)
 
 
-def _is_diffusers(cls: type) -> bool:
-    return cls.__module__.startswith("diffusers.")
+def check_kind(model_class: Any, settings: dict[str, Any], source: PretrainedSource) -> None:
+    """Raise UserError where a config belongs to a model that `model_class` cannot load.
 
-
-def _is_auto(cls: type) -> bool:
-    return cls is AutoConfig or hasattr(cls, "_model_mapping")
-
-
-def _config_class(cls: type) -> type:
-    return AutoConfig if _is_auto(cls) else cls.config_class
-
-
-def _check_kind(cls: type, settings: dict[str, Any], where: str, what: str) -> None:
-    """Raise UserError where a config is of a model that `cls` is not made for; the libraries would build one that is
-    half random.
+    The libraries would build a model that is partly random.
     """
     found = settings.get("_class_name") or settings.get("model_type")
-    if _is_diffusers(cls):
-        wanted, fits = cls.__name__, found == cls.__name__ or (cls.has_compatibles and "_class_name" in settings)
-    elif cls is AutoConfig:
+    if _is_diffusers(model_class):
+        wanted, fits = model_class.__name__, found == model_class.__name__
+    elif model_class is AutoConfig:
         wanted, fits = "a model of transformers", found in CONFIG_MAPPING
-    elif _is_auto(cls):
-        # Its two-way attention would see the words that it is to guess; the library only warns.
+    elif _is_auto(model_class):
+        # The two-way attention of a masked language model would see the words that it predicts; the library only warns.
         two_way = (
-            cls is AutoModelForCausalLM
+            model_class is AutoModelForCausalLM
             and found in MODEL_FOR_MASKED_LM_MAPPING_NAMES
             and not settings.get("is_decoder")
         )
-        wanted = _AUTO_KINDS.get(cls, f"a model for {cls.__name__}")
-        fits = found in CONFIG_MAPPING and CONFIG_MAPPING[found] in cls._model_mapping and not two_way
+        wanted = _AUTO_KINDS.get(model_class, f"a model for {model_class.__name__}")
+        fits = found in CONFIG_MAPPING and CONFIG_MAPPING[found] in model_class._model_mapping and not two_way
     else:
-        wanted = cls.config_class.model_type
-        section = settings.get(cls.config_class.base_config_key)  # CLIP's vision model lies in a CLIP.
+        wanted = model_class.config_class.model_type
+        section = settings.get(model_class.config_class.base_config_key)  # A CLIP config contains its vision model's.
         fits = found == wanted or (isinstance(section, dict) and section.get("model_type", wanted) == wanted)
     if not fits:
         raise UserError(
-            f"{what}: {where} holds {found or 'a model of no known kind'}, wanted is {wanted}: give a folder or id of that kind"
+            f"{source.what}: {source.where} contains {found or 'a model of no known kind'}, expected {wanted}:"
+            " give a folder or id of that kind"
         )
 
 
-def _options(cls: type, folder: Path, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """`kwargs` without `add_pooling_layer` where the model that will be built has no such argument."""
+def _is_diffusers(model_class: type) -> bool:
+    return model_class.__module__.startswith("diffusers.")
+
+
+def _is_auto(model_class: Any) -> bool:
+    return model_class is AutoConfig or hasattr(model_class, "_model_mapping")
+
+
+def config_of(model_class: Any, source: PretrainedSource) -> PreTrainedConfig:
+    """Return the config that `model_class` is built from; of a CLIP's vision model, a part of the source's."""
+    if _is_auto(model_class) or isinstance(source.config, model_class.config_class):
+        return source.config
+    return model_class.config_class.from_pretrained(source.config_path.parent, local_files_only=True)
+
+
+def _options(model_class: Any, config: PreTrainedConfig, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return `kwargs`, without `add_pooling_layer` where the model has no such argument."""
     if "add_pooling_layer" not in kwargs:
         return kwargs
-    if _is_auto(cls):
-        cls = cls._model_mapping[type(AutoConfig.from_pretrained(folder, local_files_only=True))]
-    known = inspect.signature(cls.__init__).parameters
+    if _is_auto(model_class):
+        model_class = model_class._model_mapping[type(config)]
+    known = inspect.signature(model_class.__init__).parameters
     return {name: value for name, value in kwargs.items() if name != "add_pooling_layer" or name in known}
 
 
-def _build(cls: type, folder: Path, dtype: torch.dtype, kwargs: dict[str, Any]) -> nn.Module:
-    if _is_diffusers(cls):
-        return cls.from_config(cls.load_config(folder), **kwargs).to(dtype)
-    config = _config_class(cls).from_pretrained(folder, local_files_only=True)
-    build = cls.from_config if _is_auto(cls) else cls._from_config
-    return build(config, dtype=dtype, **_options(cls, folder, kwargs))
+def _build(model_class: Any, source: PretrainedSource, dtype: torch.dtype, kwargs: dict[str, Any]) -> nn.Module:
+    if _is_diffusers(model_class):
+        return model_class.from_config(source.settings, **kwargs).to(dtype)
+    config = config_of(model_class, source)
+    build = model_class.from_config if _is_auto(model_class) else model_class._from_config
+    return build(config, dtype=dtype, **_options(model_class, config, kwargs))
 
 
-def _read(cls: type, folder: Path, dtype: torch.dtype, kwargs: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+def _read(
+    model_class: Any, source: PretrainedSource, dtype: torch.dtype, kwargs: dict[str, Any]
+) -> tuple[nn.Module, dict[str, Any]]:
+    folder = source.find(CONFIG).parent
     shared = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
-    if _is_diffusers(cls):
-        return cls.from_pretrained(folder, torch_dtype=dtype, **shared, **kwargs)
-    return cls.from_pretrained(folder, dtype=dtype, trust_remote_code=False, **shared, **_options(cls, folder, kwargs))
+    if _is_diffusers(model_class):
+        return model_class.from_pretrained(folder, torch_dtype=dtype, **shared, **kwargs)
+    if folder == source.config_path.parent:
+        shared["config"] = config = config_of(model_class, source)
+    else:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    options = _options(model_class, config, kwargs)
+    return model_class.from_pretrained(folder, dtype=dtype, trust_remote_code=False, **shared, **options)
 
 
 @contextmanager
-def _reading(thing: str) -> Iterator[None]:
-    """Tell what the libraries raise in one line, and keep their bars and their tables of left-over weights to
-    themselves.
-    """
+def _one_line_errors(thing: str) -> Iterator[None]:
+    """Report errors of the libraries in one line; silence their progress bars and their tables of unused weights."""
     loggers = [logging.getLogger(name) for name in ("transformers", "diffusers")]
-    levels, had_bar = [logger.level for logger in loggers], transformers_logging.is_progress_bar_enabled()
+    levels, showed_bars = [logger.level for logger in loggers], transformers_logging.is_progress_bar_enabled()
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     transformers_logging.disable_progress_bar()
@@ -213,9 +195,11 @@ def _reading(thing: str) -> Iterator[None]:
         yield
     except _BROKEN as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{thing} cannot be read ({reason}): copy or fetch it anew") from error
+        raise UserError(
+            version_problem(error) or f"{thing} cannot be read ({reason}): copy or fetch it anew"
+        ) from error
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-        if had_bar:
+        if showed_bars:
             transformers_logging.enable_progress_bar()

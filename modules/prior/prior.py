@@ -96,7 +96,7 @@ class Prior(nn.Module):
         prompt_ids: Tensor,
         prompt_mask: Tensor,
         step_mask: Tensor,
-        own_share: float | Tensor = 0.0,
+        own_share: float = 0.0,
         own_draws: Tensor | None = None,
     ) -> PriorOutput:
         """codes (B,T,S), prompt (B,Lp), step_mask (B,T) -> nll of every code, p(z_1) included. Padded steps' values
@@ -111,7 +111,7 @@ class Prior(nn.Module):
             passes.append(self._transform(history, prompt_ids, prompt_mask, step_mask))
             return self._split_steps(self._to_logits(passes[-1].hidden))
 
-        scored = two_pass_nll(predict, codes, float(own_share), own_draws)
+        scored = two_pass_nll(predict, codes, own_share, own_draws)
         last = passes[-1]
         return PriorOutput(
             nll=scored.nll,

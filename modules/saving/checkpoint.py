@@ -3,11 +3,11 @@
 A run's folder holds ``step_00001234/`` folders, each complete in itself:
 
     <name>.safetensors   one file for each dictionary of tensors (model, optimizer, ...)
-    state.json           everything else that a resume needs
-    ...                  whatever `extra` wrote, e.g. a ``model/`` folder to generate from
+    state.json           the rest of the state for resuming
+    ...                  files that `extra` wrote, such as a ``model/`` folder to generate from
     manifest.json        the size and SHA-256 of every file above
 
-Nothing is ever unpickled, and only what the manifest vouches for is opened.
+Nothing is ever unpickled, and only files of the manifest are opened.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ def save_checkpoint(
     keep_last: int,
     extra: Callable[[Path], None] | None = None,
 ) -> Path:
-    """Write ``run_dir/step_N`` so that at every instant a complete checkpoint exists, then prune older ones.
+    """Write ``run_dir/step_N``, with a complete checkpoint on disk at every instant, then prune older ones.
 
     Args:
-        run_dir: The run's folder, created if absent. Hold a `RunLock` on it: one writer at a time.
+        run_dir: The run folder, created if absent. Take a `RunLock` on it first: one writer at a time.
         step: The step N that names the folder; an existing folder of the same step is replaced.
         tensors: For each name, a flat dictionary of tensors of any shape, dtype, device or stride.
-        metadata: JSON-able state; floats come back exactly.
+        metadata: JSON-able state; floats are restored exactly.
         keep_last: How many checkpoints to keep, this one included; 0 or less keeps all. Later steps are never pruned.
-        extra: Called with the unpublished folder to add files of its own, which the manifest then covers.
+        extra: Called with the unpublished folder, to add files, which the manifest then covers.
 
     Returns:
         The published folder.
@@ -64,7 +64,7 @@ def save_checkpoint(
     """
     for name in tensors:
         if not _GROUP_NAME.fullmatch(name):
-            raise ValueError(f"checkpoint tensors named {name!r}: a name may hold letters, digits, '_', '.' and '-'")
+            raise ValueError(f"checkpoint tensors named {name!r}: a name may contain letters, digits, '_', '.' and '-'")
     state = json.dumps(metadata, indent=1)
     target = Path(run_dir) / f"step_{step:08d}"
     temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}")
@@ -92,7 +92,7 @@ def save_checkpoint(
 
 
 def latest_checkpoint(run_dir: Path) -> Path | None:
-    """Return the newest checkpoint of `run_dir` that verifies, or None; each one passed over is named in a warning."""
+    """Return the newest valid checkpoint of `run_dir`, or None; a warning names each invalid one."""
     for path in _checkpoints(Path(run_dir)):
         problem = verify_checkpoint(path)
         if problem is None:
@@ -102,7 +102,7 @@ def latest_checkpoint(run_dir: Path) -> Path | None:
 
 
 def verify_checkpoint(path: Path) -> str | None:
-    """Return what is wrong with the checkpoint folder `path`, or None if every file is as its manifest says."""
+    """Return the problem of the checkpoint folder `path`, or None if every file matches the manifest."""
     try:
         for name, entry in _read_manifest(path).items():
             file = path / name
@@ -120,10 +120,10 @@ def verify_checkpoint(path: Path) -> str | None:
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """Return the tensors (on the CPU) and the metadata of a checkpoint folder, as they were given to `save_checkpoint`.
+    """Return the tensors (on the CPU) and the metadata that `save_checkpoint` wrote to a folder.
 
     Raises:
-        UserError: `path` is no checkpoint of this program, or it is damaged.
+        UserError: `path` is not a checkpoint of this program, or it is damaged.
     """
     path = Path(path)
     problem = verify_checkpoint(path)
@@ -136,7 +136,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str,
 
 
 def _storable(group: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors as safetensors wants them: contiguous, no two in one storage. Copies only where it must."""
+    """Return contiguous tensors that share no storage, as safetensors requires; copies only where needed."""
     storable: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in group.items():
@@ -149,7 +149,7 @@ def _storable(group: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _seal(folder: Path) -> None:
-    """Bring every file of `folder` to the disk and write the manifest that vouches for them."""
+    """Flush every file of `folder` to disk and write the manifest with their sizes and hashes."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     for file in files:
         _sync(file)
@@ -163,9 +163,9 @@ def _seal(folder: Path) -> None:
 
 
 def _publish(temporary: Path, target: Path) -> None:
-    """Give the finished folder its name.
+    """Rename the finished folder to `target`.
 
-    A folder cannot replace a full one: the old steps aside, still readable, till then.
+    A folder cannot replace a non-empty one: an old `target` is renamed first, and stays readable until then.
     """
     aside = target.with_name(f"{target.name}.old-{os.getpid()}")
     if target.exists():
@@ -176,7 +176,7 @@ def _publish(temporary: Path, target: Path) -> None:
 
 
 def _clear_leftovers(run_dir: Path) -> None:
-    """Undo what runs that died in the middle of a save left behind."""
+    """Remove or restore the leftovers of runs that died during a save."""
     for path in run_dir.iterdir():
         match = _LEFTOVER.fullmatch(path.name)
         if match is None or _is_another_running(int(match[3])):
@@ -207,7 +207,7 @@ def _prune(newest: Path, keep_last: int) -> None:
 
 
 def _checkpoints(run_dir: Path) -> list[Path]:
-    """Checkpoint folders, newest first; one that had stepped aside when its run died comes after its replacement."""
+    """Return checkpoint folders, newest first; a renamed old folder comes after its replacement."""
     folders: list[Path] = []
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         folders = [path for path in run_dir.iterdir() if _STEP.fullmatch(path.name)]
@@ -221,13 +221,13 @@ def _step_of(path: Path) -> int:
 def _read(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     state = json.loads((path / STATE).read_text(encoding="utf-8"))
     if not isinstance(state, dict):
-        raise TypeError(f"{STATE} holds no object")
+        raise TypeError(f"{STATE} contains no object")
     files = [path / name for name in _read_manifest(path) if "/" not in name and name.endswith(".safetensors")]
     return {file.stem: load_file(file, device="cpu") for file in files}, state
 
 
 def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
-    """The manifest's entries by relative path; ValueError says what is wrong with it."""
+    """Return the manifest's entries by relative path. Raises ValueError where it is broken."""
     if not (path / MANIFEST).is_file():
         raise ValueError(f"{MANIFEST} is missing")
     manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))

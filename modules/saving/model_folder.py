@@ -1,8 +1,8 @@
-"""The `model/` folder, what one generates with: config.json, model.safetensors, tokenizer.json, words.json.
+"""The `model/` folder, from which stories are generated: config.json, model.safetensors, tokenizer.json, words.json.
 
-With a pretrained language model, its tokenizer is in tokenizer/. Of pretrained parts that train in full no weight is
-left at the source; their architecture is here too (tokenizer/config.json, unet/config.json,
-scheduler/scheduler_config.json).
+The tokenizer of a pretrained language model is in tokenizer/. Of a pretrained part that trains in full, the folder has
+all weights and the architecture (tokenizer/config.json, unet/config.json, scheduler/scheduler_config.json), so the
+source is not needed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,14 +19,15 @@ from torch import Tensor
 
 from modules.common.errors import UserError
 from modules.config import StoryConfig, load_config
-from modules.pretrained.hub import find_file
+from modules.pretrained.source import PretrainedSource
 from modules.saving.checkpoint import latest_checkpoint
 from modules.story_model import StoryModel, build_model
+from modules.storyboard.quantizer import TRAINING_STATE
 from modules.text_decoder.tokenizers import FOLDER, Vocabulary, load_vocabulary
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 LANGUAGE_MODEL, UNET, SCHEDULER = f"{FOLDER}/config.json", "unet/config.json", "scheduler/scheduler_config.json"
-OPTIONAL = (  # What of a model folder there is depends on its config.
+OPTIONAL = (  # Files that some configs have.
     "tokenizer.json",
     "words.json",
     *(f"{FOLDER}/{name}.json" for name in ("tokenizer", "tokenizer_config", "special_tokens_map")),
@@ -37,13 +37,8 @@ OPTIONAL = (  # What of a model folder there is depends on its config.
 )
 
 
-# Not needed to generate, and left as it is initialised in a model that is loaded.
-TRAINING_ONLY = (
-    "aids.",
-    "contrastive.",
-    "storyboard.quantizer.library._codebook.cluster_size",
-    "storyboard.quantizer.library._codebook.embed_avg",
-)
+# Not needed to generate; a loaded model has their initial values.
+TRAINING_ONLY = ("aids.", "contrastive.", *(f"storyboard.quantizer.{name}" for name in TRAINING_STATE))
 _PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
 _NAMES_A_STEP = re.compile(r"(?:ckpt|step)_?([0-9]+)(?:\.(?:pt|pth|ckpt|bin|safetensors))?")
 _NAMES_A_SOURCE = re.compile(r"[a-z_.]+\.source: ")
@@ -56,8 +51,10 @@ def save_model(
     tokenizer: Vocabulary,
     architectures: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a model folder, without what only training needs, and tied weights once. Floats become float16, but the
-    codebook's, whose nearest code must not change. `architectures` are those of `architectures_of`.
+    """Write a model folder, without the weights that only training needs, and with tied weights once.
+
+    Floats become float16, except the codebook's, whose nearest code must not change. `architectures` are those of
+    `architectures_of`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(config.to_json(), encoding="utf-8")
@@ -75,31 +72,28 @@ def save_model(
 
 
 def load_model(path: str | Path, *, offline: bool = False) -> tuple[StoryModel, Vocabulary]:
-    """Read a model from a model folder, a step's folder, a run's folder or a Hub id, in float32, ready to generate;
-    pretrained parts come from their sources, with `offline` from the local cache.
+    """Load a model in float32, ready to generate, from a model folder, a step folder, a run folder or a Hub id.
 
-    Raises UserError where there is none, or where it is not one of ours.
+    Pretrained parts are read from their sources, with `offline` from the local cache only. Raises UserError where there
+    is no model, or it is not one of this program.
     """
     folder = resolve_model_folder(Path(path), offline=offline)
     config = load_config(folder / CONFIG)
     model = _build(config, folder, offline)
     try:
-        state = load_file(folder / WEIGHTS)
-        state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+        state = load_file(folder / WEIGHTS)  # Mapped; loading copies it into the model, and float16 to float32.
         fresh = model.state_dict()
         model.load_own_state({name: fresh[name] for name in _left_out(fresh)} | state)
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{folder / WEIGHTS} does not hold this model's weights ({reason}); copy the folder anew"
+            f"{folder / WEIGHTS} does not contain this model's weights ({reason}): copy the folder anew"
         ) from error
-    return model, load_vocabulary(folder, config)
+    return model, load_vocabulary(folder, config.text_decoder)
 
 
 def architectures_of(model: StoryModel) -> dict[str, str]:
-    """The configs of pretrained parts that train in full, as texts by their names in a model folder, which then needs
-    no source.
-    """
+    """Return the configs of pretrained parts that train in full, as texts by their file names in a model folder."""
     config, found = model.config, {}
     if _language_model_is_ours(config):
         found[LANGUAGE_MODEL] = model.text_decoder.language_model.config.to_json_string()
@@ -110,41 +104,38 @@ def architectures_of(model: StoryModel) -> dict[str, str]:
 
 
 def _build(config: StoryConfig, folder: Path, offline: bool) -> StoryModel:
-    """The model of a folder; parts whose architecture is there get random weights, to be overwritten, instead of their
-    source's.
+    """Return the model of a folder, before its weights are loaded.
+
+    A part whose architecture is in the folder gets random weights instead of its source's: all of them are overwritten.
     """
-    local, awaited = config, []
+    sources = {}
     if _language_model_is_ours(config) and (folder / LANGUAGE_MODEL).is_file():
-        local = replace(local, text_decoder=replace(local.text_decoder, source=str(folder / FOLDER)))
-        awaited.append("text_decoder")
+        sources["text_decoder"] = PretrainedSource(str(folder / FOLDER), "text_decoder.source", offline, random=True)
     if _unet_is_ours(config) and (folder / UNET).is_file():
-        local = replace(local, image_decoder=replace(local.image_decoder, source=str(folder)))
-        awaited.append("image_decoder")
+        sources["image_decoder"] = PretrainedSource(str(folder), "image_decoder.source", offline, random=True)
     try:
-        model = build_model(local, str(folder / CONFIG), offline=offline, awaited=awaited).eval()
+        return build_model(config, str(folder / CONFIG), offline=offline, sources=sources).eval()
     except UserError as error:
         if not _NAMES_A_SOURCE.match(str(error)):
             raise
         raise UserError(f"{folder / CONFIG}, {error}") from error
-    model.config = config
-    return model
 
 
 def _language_model_is_ours(config: StoryConfig) -> bool:
-    """Whether no weight of the language model is left at its source."""
+    """Return whether a model folder contains every weight of the pretrained language model."""
     return bool(config.text_decoder.source) and config.text_decoder.tuning == "full"
 
 
 def _unet_is_ours(config: StoryConfig) -> bool:
-    """Whether no weight of the image decoder is left at its source; a text encoder would be, it is always frozen."""
+    """Return whether a model folder contains every weight of a pretrained image decoder; a text encoder is frozen."""
     decoder = config.image_decoder
     return bool(decoder.source) and decoder.tuning == "full" and decoder.condition == "codes"
 
 
 def load_autoencoder(path: Path, config: StoryConfig, *, offline: bool = False) -> dict[str, Tensor]:
-    """The weights of a checkpoint's autoencoder, for a model of `config`.
+    """Return the weights of a checkpoint's autoencoder, for a model of `config`.
 
-    Raises UserError where they do not belong there.
+    Raises UserError where they do not fit.
     """
     if config.autoencoder.source:
         raise UserError(f"this preset has the autoencoder of {config.autoencoder.source}: leave {path} out")
@@ -157,7 +148,7 @@ def load_autoencoder(path: Path, config: StoryConfig, *, offline: bool = False) 
 
 
 def _left_out(state: Mapping[str, Tensor]) -> set[str]:
-    """The names that a model folder does without: what only training needs, and second names of tied weights."""
+    """Return the names left out of a model folder: weights that only training needs, second names of tied weights."""
     seen: set[int] = set()
     tied = {
         name
@@ -168,38 +159,32 @@ def _left_out(state: Mapping[str, Tensor]) -> set[str]:
 
 
 def resolve_model_folder(path: Path, *, offline: bool = False) -> Path:
-    """The model folder that `path` means: of a run's folder, its newest checkpoint's; of `ckpt_N.pt` that is not there,
-    step N's beside it; of a Hub id, where the Hub's cache has it. Raises UserError where nothing is found. Nothing is
-    unpickled.
+    """Return the model folder for `path`: a model folder, a step folder, a run folder (its newest checkpoint), a Hub id
+    (fetched to its cache), or a missing `ckpt_N.pt` (the folder of step N beside it).
+
+    Nothing is unpickled. Raises UserError where no model is found.
     """
     if path.is_file():
         kind = "a pickle, which could run any code and is not opened" if path.suffix in _PICKLES else "a file"
-        raise UserError(
-            f"{path} is {kind}, and not a checkpoint of this program: give a run's folder, a step's or a model folder"
-        )
+        raise UserError(f"{path} is {kind}, and not a checkpoint of this program: give a run, step or model folder")
     if not path.exists():
         step = _NAMES_A_STEP.fullmatch(path.name)
         if step is None and _is_hub_id(path):
             return _fetch(path.as_posix(), offline)
         if step is None or not (found := _step_beside(path, int(step[1]))).is_dir():
-            raise UserError(
-                f"no checkpoint at {path}: give a run's folder, a step's folder, a model folder or a Hub id"
-            )
+            raise UserError(f"no checkpoint at {path}: give a run folder, a step folder, a model folder or a Hub id")
         path = found
     latest = latest_checkpoint(path)
     for folder in (path, *([latest / "model"] if latest else []), path / "model"):
         if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
             return folder
     raise UserError(
-        f"{path} is not a checkpoint of this program: it holds no {CONFIG} with {WEIGHTS} (has the run saved yet?)"
+        f"{path} is not a checkpoint of this program: it contains no {CONFIG} with {WEIGHTS} (has the run saved yet?)"
     )
 
 
 def _step_beside(path: Path, step: int) -> Path:
-    """The folder of a run's step, in the folder that `path` would lie in.
-
-    Raises UserError, with the steps there are, without one.
-    """
+    """Return the folder of a run's step beside `path`. Raises UserError where the run has only other steps."""
     folder = path.parent / f"step_{step:08d}"
     others = sorted(int(other.name[5:]) for other in path.parent.glob("step_*") if other.name[5:].isdigit())
     if others and not folder.is_dir():
@@ -210,15 +195,14 @@ def _step_beside(path: Path, step: int) -> Path:
 
 
 def _is_hub_id(path: Path) -> bool:
-    """Whether `path`, which is not there, may be an id: a name in a folder that is here is a mistake, and not for the
-    Hub.
-    """
+    """Return whether a missing `path` may be a Hub id; a name within an existing folder is a mistake."""
     return len(path.parts) == 2 and not path.is_absolute() and not Path(path.parts[0]).expanduser().exists()
 
 
-def _fetch(source: str, offline: bool) -> Path:
-    folder = find_file(source, CONFIG, "the checkpoint", offline=offline).parent
-    find_file(source, WEIGHTS, "the checkpoint", offline=offline)
+def _fetch(repo_id: str, offline: bool) -> Path:
+    source = PretrainedSource(repo_id, "the checkpoint", offline)
+    folder = source.find(CONFIG).parent
+    source.find(WEIGHTS)
     for name in OPTIONAL:
-        find_file(source, name, "the checkpoint", offline=offline, required=False)
+        source.find_optional(name)
     return folder

@@ -34,10 +34,10 @@ def flatten_optimizer(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str
 
 
 def restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Put what `flatten_optimizer` returned into `optimizer`, bit for bit, on the devices of its parameters.
+    """Restore the result of `flatten_optimizer` bit for bit, on the devices of the optimizer's parameters.
 
     Raises:
-        UserError: The optimizer that was saved has other parameter groups.
+        UserError: The saved optimizer has other parameter groups.
     """
     state = {
         int(index): {key: _decode(value) for key, value in entries.items()}
@@ -58,7 +58,7 @@ def restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor], metad
 
 
 def _encode(value: Any) -> Any:
-    """Plain data as JSON keeps it; tuples are marked, because betas must come back as one."""
+    """Return plain data for JSON; tuples are marked, because betas must be restored as a tuple."""
     if isinstance(value, tuple):
         return {"tuple": [_encode(item) for item in value]}
     if isinstance(value, list):
@@ -75,7 +75,7 @@ def _decode(value: Any) -> Any:
 
 
 def _restore_dtypes(optimizer: Optimizer, state: Mapping[int, Mapping[str, Any]], groups: list[dict[str, Any]]) -> None:
-    """torch casts state to its parameter's dtype on loading; fp32 moments of bf16 weights must stay fp32."""
+    """Restore the dtypes of the state: on loading, torch casts fp32 moments of bf16 weights to bf16."""
     indices = [index for group in groups for index in group["params"]]
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, parameter in zip(indices, parameters, strict=True):

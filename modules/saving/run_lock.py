@@ -1,4 +1,4 @@
-"""One process at a time writes into a run's folder."""
+"""A lock on a run folder: one process writes at a time."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from modules.common.errors import UserError
 
 
 class RunLock:
-    """Context manager that holds a run's folder for one process; the system lets go of it however the process ends.
+    """Context manager that locks a run folder for one process; the system releases it however the process ends.
 
     Raises:
-        UserError: Another process holds the folder, or it cannot be written.
+        UserError: Another process has locked the folder, or it cannot be written.
     """
 
     _held: ClassVar[set[int]] = set()
@@ -23,7 +23,7 @@ class RunLock:
         self.path = Path(run_dir) / ".lock"
 
     def __enter__(self) -> Self:
-        import fcntl  # Here, because Windows lacks it: there one can still read checkpoints.
+        import fcntl  # Windows lacks it, but can still read checkpoints.
 
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,9 +39,7 @@ class RunLock:
             raise UserError(
                 f"Another process is training into {self.path.parent}: stop it or choose another output folder."
             ) from error
-        except (
-            OSError
-        ) as error:  # Some cluster file systems have no locks; that alone should not forbid training on them.
+        except OSError as error:  # Some cluster file systems have no locks; training on them is allowed.
             warnings.warn(
                 f"{self.path.parent} cannot be locked ({error.strerror}): take care to start one training only",
                 stacklevel=2,
@@ -56,7 +54,7 @@ class RunLock:
 
     @classmethod
     def _forget(cls) -> None:
-        """Close a forked child's copies: an orphaned data worker would otherwise keep a dead run's folder locked."""
+        """Close the locks in a forked child: an orphaned data worker would keep a dead run's folder locked."""
         while cls._held:
             os.close(cls._held.pop())
 

@@ -25,10 +25,7 @@ from modules.storyboard.config import AidsConfig
 
 PATCH = 2  # Cells a side of what a visual word stands for.
 WORDS_A_TEXT = 20  # About: a guess to start from.
-OF_PICTURES = (
-    "bag_of_visual_words_loss",
-    "draft_loss",
-)  # Means over pages with a picture; the others' are over all pages.
+IMAGE_AIDS = ("bag_of_visual_words_loss", "draft_loss")  # Means over steps with an image; the others: over all steps.
 
 
 @dataclass

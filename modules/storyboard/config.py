@@ -77,5 +77,6 @@ class StoryboardConfig:
                 raise UserError(f"storyboard.{name} must be one of {', '.join(known)}, got {value!r}")
         if (self.pictures == "pretrained") != bool(self.image_encoder.source):
             raise UserError(
-                'storyboard.pictures "pretrained" and storyboard.image_encoder.source, a folder or Hub id, need each other'
+                'storyboard.pictures "pretrained" and storyboard.image_encoder.source, a folder or Hub id, need each'
+                " other"
             )

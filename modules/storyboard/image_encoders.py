@@ -4,92 +4,102 @@ scratch.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, CLIPVisionModel, PreTrainedModel, ResNetModel, SiglipVisionModel, ViTModel
-from transformers.image_utils import (
-    IMAGENET_DEFAULT_MEAN,
-    IMAGENET_DEFAULT_STD,
-    IMAGENET_STANDARD_MEAN,
-    IMAGENET_STANDARD_STD,
-    OPENAI_CLIP_MEAN,
-    OPENAI_CLIP_STD,
-)
 
 from modules.common.errors import UserError
 from modules.layers.transformer import Transformer
 from modules.pretrained.freezing import prepare_training, set_modes
-from modules.pretrained.hub import find_file, read_json
-from modules.pretrained.loading import load_config, load_pretrained
+from modules.pretrained.part import PretrainedPart
+from modules.pretrained.source import PretrainedSource, read_json
 from modules.storyboard.config import ImageEncoderConfig, ScratchImageEncoderConfig
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 PART = "storyboard.image_encoder"
-WHAT = f"{PART}.source"  # What errors call what is read from there.
 PREPROCESSOR = "preprocessor_config.json"
 RESNET_SIZE = 224
 RESNET_STEM_STRIDE = 4
 
 
 class _Kind(NamedTuple):
-    """How a family of encoders is read: pixels in [0, 1] are normalised by `mean` and `std` where the folder does not
-    say.
+    """How a family of encoders is read.
+
+    Pixels in [0, 1] are normalised by `mean` and `std` where the folder contains no preprocessor config.
     """
 
     model: type[PreTrainedModel]
-    mean: list[float]
-    std: list[float]
+    mean: Sequence[float]
+    std: Sequence[float]
+    has_class_token: bool = False
     beside_tokens: str = ""  # A module that the token sequence does not pass through.
+    options: Mapping[str, Any] = {}
 
 
-_CLIP = _Kind(CLIPVisionModel, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, "post_layernorm")
-_SIGLIP = _Kind(SiglipVisionModel, IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD, "head")
-KINDS = {
-    "resnet": _Kind(ResNetModel, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
-    "vit": _Kind(ViTModel, IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD),
-    "clip": _CLIP,
-    "clip_vision_model": _CLIP,
-    "siglip": _SIGLIP,
-    "siglip_vision_model": _SIGLIP,
-}
+def _kinds() -> dict[str, _Kind]:
+    """Return the families by the model type in their config."""
+    from transformers import CLIPVisionModel, ResNetModel, SiglipVisionModel, ViTModel, image_utils
+
+    half = image_utils.IMAGENET_STANDARD_MEAN, image_utils.IMAGENET_STANDARD_STD
+    imagenet = image_utils.IMAGENET_DEFAULT_MEAN, image_utils.IMAGENET_DEFAULT_STD
+    openai = image_utils.OPENAI_CLIP_MEAN, image_utils.OPENAI_CLIP_STD
+    clip = _Kind(CLIPVisionModel, *openai, has_class_token=True, beside_tokens="post_layernorm")
+    siglip = _Kind(SiglipVisionModel, *half, beside_tokens="head")
+    return {
+        "resnet": _Kind(ResNetModel, *imagenet),
+        "vit": _Kind(ViTModel, *half, has_class_token=True, options={"add_pooling_layer": False}),
+        "clip": clip,
+        "clip_vision_model": clip,
+        "siglip": siglip,
+        "siglip_vision_model": siglip,
+    }
 
 
-class PretrainedImageEncoder(nn.Module):
+class PretrainedImageEncoder(PretrainedPart):
     """A picture's tokens from a pretrained encoder, which resizes and normalises for itself; frozen layers never leave
     eval mode.
-
-    Raises UserError where the encoder cannot be had; with `random`, its weights are random.
     """
 
-    def __init__(self, config: ImageEncoderConfig, *, offline: bool = False, random: bool = False) -> None:
+    def __init__(self, config: ImageEncoderConfig, source: PretrainedSource | None = None) -> None:
+        """`source` is by default the one that the config names. Raises UserError where it cannot be loaded."""
         super().__init__()
-        self.config = config
-        found = load_config(AutoConfig, config.source, WHAT, offline=offline).model_type
-        if found not in KINDS:
-            kinds = "a ResNet, ViT, CLIP or SigLIP"
+        self.config, source = config, source or PretrainedSource(config.source, f"{PART}.source")
+        kinds, found = _kinds(), source.config.model_type
+        if found not in kinds:
             raise UserError(
-                f"{WHAT}: {config.source} holds {found}, wanted is {kinds}: give a folder or id of that kind"
+                f"{source.what}: {source.id} contains {found}, expected a ResNet, ViT, CLIP or SigLIP:"
+                " give a folder or id of that kind"
             )
-        kind = KINDS[found]
-        options = {"add_pooling_layer": False} if kind.model is ViTModel else {}
-        self.model = load_pretrained(kind.model, config.source, WHAT, offline=offline, random=random, **options)
+        kind = kinds[found]
+        self.has_class_token = kind.has_class_token
+        self.model = cast("PreTrainedModel", source.load(kind.model, **kind.options))
         self.trained = prepare_training(self.model, config.trainable_layers, config.gradient_checkpointing, PART)
         for name, parameter in self.model.named_parameters():
             if kind.beside_tokens in name.split("."):  # It would wait for gradients that never come.
                 parameter.requires_grad_(False)
-        self._read_preprocessing(kind, offline=offline or random)
+        self._read_preprocessing(kind, source)
 
-    def _read_preprocessing(self, kind: _Kind, offline: bool) -> None:
-        path = find_file(self.config.source, PREPROCESSOR, WHAT, offline=offline, required=False)
-        preprocessor = read_json(path, WHAT) if path is not None else {}
+    def pretrained_names(self) -> Iterator[str]:
+        """Yield the names of all parameters."""
+        return (name for name, _ in self.named_parameters(remove_duplicate=False))
+
+    def _read_preprocessing(self, kind: _Kind, source: PretrainedSource) -> None:
+        path = replace(source, offline=source.offline or source.random).find_optional(PREPROCESSOR)
+        preprocessor = read_json(path, source.what) if path is not None else {}
         self.image_size = getattr(self.model.config, "image_size", None) or _input_size(preprocessor)
         mean, std = preprocessor.get("image_mean", kind.mean), preprocessor.get("image_std", kind.std)
         if not (_are_channels(mean) and _are_channels(std) and min(std) > 0):
-            raise UserError(f"{WHAT}: {path} has no image_mean and image_std of three channels: copy or fetch it anew")
+            raise UserError(
+                f"{source.what}: {path} has no image_mean and image_std of three channels: copy or fetch it anew"
+            )
         mean, std = torch.tensor(mean), torch.tensor(std)
         # From [-1, 1] to [0, 1], then to zero mean and unit deviation.
         self.register_buffer("scale", (0.5 / std)[:, None, None], persistent=False)
@@ -97,18 +107,18 @@ class PretrainedImageEncoder(nn.Module):
 
     @property
     def width(self) -> int:
-        """D', of the vectors that `forward` gives."""
+        """D', the width of the vectors that `forward` returns."""
         config = self.model.config
-        return config.hidden_sizes[-1] if isinstance(self.model, ResNetModel) else config.hidden_size
+        return config.hidden_sizes[-1] if hasattr(config, "hidden_sizes") else config.hidden_size
 
     @property
     def num_tokens(self) -> int:
         """P, class token included."""
         config = self.model.config
-        if isinstance(self.model, ResNetModel):
+        if hasattr(config, "hidden_sizes"):  # A ResNet: its last map.
             halvings = len(config.depths) - 1 + config.downsample_in_first_stage
             return (-(-self.image_size // (RESNET_STEM_STRIDE * 2**halvings))) ** 2
-        return (self.image_size // config.patch_size) ** 2 + (not isinstance(self.model, SiglipVisionModel))
+        return (self.image_size // config.patch_size) ** 2 + self.has_class_token
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(N,3,H,W) in [-1,1], of any size -> the whole token sequence (N,P,D'); of a ResNet, the last feature map's

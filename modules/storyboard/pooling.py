@@ -1,4 +1,4 @@
-"""Other ways from a step's vectors to S slots: a Q-Former that reads them, and their mean."""
+"""Alternative poolings of a step's vectors into S slots: a Q-Former, their mean, and a majority vote of codes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modules.batch import StepInputs
 from modules.layers.prefix import at_least_one
 from modules.layers.qformer import QFormer
 from modules.storyboard.config import StoryboardConfig
@@ -15,11 +16,11 @@ from modules.storyboard.storyboard import Storyboard, StoryboardOutput
 
 
 class QFormerStoryboard(Storyboard):
-    """The vectors of a step see each other first; then learned queries, one a slot, read them by cross-attention alone."""
+    """A step's vectors attend to each other; then learned queries, one a slot, read them by cross-attention alone."""
 
     def __init__(self, config: StoryboardConfig, *args: Any, **options: Any) -> None:
         super().__init__(config, *args, **options)
-        self.queries = None  # The Q-Former has its own.
+        self.queries = None  # The Q-Former has queries of its own.
         self.qformer = QFormer(
             config.dim,
             config.dim,
@@ -29,23 +30,23 @@ class QFormerStoryboard(Storyboard):
             num_groups=config.qformer_groups,
         )
 
-    def encode(self, *inputs: Tensor, **more: Tensor) -> Tensor:
-        """What `sequence` takes -> slots (N,S,d)."""
-        vectors, mask = self.sequence(*inputs, **more)
+    def encode(self, steps: StepInputs) -> Tensor:
+        """Return the slots (N,S,d) of N steps."""
+        vectors, mask = self.sequence(steps)
         return self.to_slots(self.qformer(self.fusion(vectors, at_least_one(mask)[:, None, None, :]), mask))
 
 
 class MeanStoryboard(Storyboard):
-    """Every slot is a linear view of one vector, the mean of the step's vectors: the baseline of learned queries."""
+    """Every slot is a linear view of the mean of the step's vectors: the baseline of the learned queries."""
 
     def __init__(self, config: StoryboardConfig, *args: Any, **options: Any) -> None:
         super().__init__(config, *args, **options)
         self.queries = None
         self.to_slots = nn.Linear(config.dim, config.num_slots * config.codebook_dim)
 
-    def encode(self, *inputs: Tensor, **more: Tensor) -> Tensor:
-        """What `sequence` takes -> slots (N,S,d)."""
-        vectors, mask = self.sequence(*inputs, **more)
+    def encode(self, steps: StepInputs) -> Tensor:
+        """Return the slots (N,S,d) of N steps."""
+        vectors, mask = self.sequence(steps)
         mask = at_least_one(mask)
         weights = mask[..., None].to(vectors.dtype)
         mean = (self.fusion(vectors, mask[:, None, None, :]) * weights).sum(1) / weights.sum(1)
@@ -53,35 +54,32 @@ class MeanStoryboard(Storyboard):
 
 
 class MajorityVoteStoryboard(Storyboard):
-    """The tokens that a step has, its text's and then its patches, are cut into S equal chunks; a chunk's code is its
-    tokens' mode.
+    """A step's tokens, text before patches, are cut into S equal chunks; a chunk's code is the mode of its tokens'.
 
-    An index has no gradient. As with one vector, the code's stands in on the way forward; on the way back the gradient
-    goes to the tokens that voted for it. Before there are codes, the mean of the chunk is its slot.
+    An index has no gradient: the forward pass uses the winning code's vector, the backward pass sends the gradient to
+    the tokens that voted for it. While the quantiser is inactive, a chunk's slot is its mean.
     """
 
     def __init__(self, config: StoryboardConfig, *args: Any, **options: Any) -> None:
         super().__init__(config, *args, **options)
-        self.queries = None  # Every token speaks for itself.
+        self.queries = None  # Tokens are quantised one by one.
 
-    def read(self, *inputs: Tensor, **more: Tensor) -> tuple[Tensor, Tensor]:
-        """As `encode`, but -> one vector for each of V tokens and patches (N,V,d), and which of them are there (N,V),
-        at least one.
+    def read(self, steps: StepInputs) -> tuple[Tensor, Tensor]:
+        """Return one vector for each of V tokens and patches (N,V,d), and which of them are present (N,V): at least
+        one.
         """
-        vectors, mask = self.sequence(*inputs, **more)
+        vectors, mask = self.sequence(steps)
         mask = at_least_one(mask)
         return self.to_slots(self.fusion(vectors, mask[:, None, None, :])), mask
 
-    def encode(self, *inputs: Tensor, **more: Tensor) -> Tensor:
-        """As `forward`, but -> slots (N,S,d) alone."""
-        return self(*inputs, **more).slots
+    def encode(self, steps: StepInputs) -> Tensor:
+        """Return the slots (N,S,d) of N steps."""
+        return self(steps).slots
 
-    def forward(self, *inputs: Tensor, **more: Tensor) -> StoryboardOutput:
-        """Read N steps and count their votes."""
-        vectors, mask = self.read(*inputs, **more)
-        with torch.autocast(
-            vectors.device.type, enabled=False
-        ):  # In bf16 a code's vector would not be that of `embed`.
+    def forward(self, steps: StepInputs) -> StoryboardOutput:
+        """Encode N steps and elect one code a chunk."""
+        vectors, mask = self.read(steps)
+        with torch.autocast(vectors.device.type, enabled=False):  # In bf16 a code's vector would differ from `embed`'s.
             members, tokens = chunks(mask, self.config.num_slots), self.quantizer(vectors)
             if tokens.codes is None:
                 slots = mean_over(members, tokens.embeds)
@@ -101,10 +99,9 @@ class MajorityVoteStoryboard(Storyboard):
 
 
 def chunks(mask: Tensor, num_chunks: int) -> Tensor:
-    """mask (N,V) -> which of the tokens that are there belong to which of S chunks (N,S,V), whose sizes differ by one
-    at most.
+    """Assign the present tokens of mask (N,V) to S chunks (N,S,V) whose sizes differ by one at most.
 
-    Where there are fewer tokens than chunks, neighbouring chunks share one; none is empty.
+    With fewer tokens than chunks, neighbouring chunks share one; no chunk is empty.
     """
     place, count = mask.cumsum(1) - 1, mask.sum(1, keepdim=True)
     edges = torch.arange(num_chunks + 1, device=mask.device) * count // num_chunks  # (N,S+1)
@@ -113,19 +110,19 @@ def chunks(mask: Tensor, num_chunks: int) -> Tensor:
 
 
 def elect(codes: Tensor, distances: Tensor, members: Tensor, codebook_size: int) -> tuple[Tensor, Tensor]:
-    """Votes (N,V), how far each is from its code (from 0 to 4), chunks (N,S,V) -> the winners (N,S) and who voted for
-    them (N,S,V).
+    """Elect each chunk's code: tokens' codes (N,V), their distances from those codes (N,V), in 0..4, and members
+    (N,S,V) -> the winners (N,S) and the tokens that voted for them (N,S,V).
 
-    Most chunks end in a tie when the codebook is large: it goes to the code whose voters are nearer to it. The smallest
-    index decides between equal distances only; had it decided between all, small indices would have most of the slots.
+    With a large codebook most chunks end in a tie: the code whose voters are nearer wins. The smallest index decides
+    between equal distances only; deciding every tie by it would give small indices most of the slots.
     """
-    weights = 1 - distances.detach() / (8 * codes.shape[1])  # All that can be taken off a chunk is less than one vote.
+    weights = 1 - distances.detach() / (8 * codes.shape[1])  # A chunk loses less than one vote in all.
     ballots = F.one_hot(codes, codebook_size).to(weights.dtype) * weights[..., None]
     winners = (members.to(weights.dtype) @ ballots).argmax(-1)
     return winners, members & (codes[:, None] == winners[..., None])
 
 
 def mean_over(members: Tensor, values: Tensor) -> Tensor:
-    """The mean over the members (N,S,V) of each chunk of values (N,V,d): (N,S,d)."""
+    """Return the mean of values (N,V,d) over each chunk's members (N,S,V): (N,S,d)."""
     weights = members.to(values.dtype)
     return weights @ values / weights.sum(-1, keepdim=True)

@@ -1,14 +1,17 @@
-"""q(z | s, x): a step's text and picture, fused and quantised into S storyboard codes."""
+"""q(z | s, x): a step's text and image, fused and quantised into S storyboard codes."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
+from modules.batch import StepInputs
 from modules.layers.transformer import Transformer
+from modules.pretrained.source import PretrainedSource
 from modules.storyboard.config import StoryboardConfig
 from modules.storyboard.image_encoders import LatentPatchEncoder, PretrainedImageEncoder, ScratchImageEncoder
 from modules.storyboard.quantizer import VectorQuantizer
@@ -17,13 +20,13 @@ from modules.storyboard.text_encoders import PretrainedTextEncoder, TokenEncoder
 
 @dataclass
 class StoryboardOutput(ModelOutput):
-    """`code_embeds` (N,S,d) straight-through; `slots` (N,S,d) before quantising; `codes` and `commitment_loss` (N,S)
-    once active.
+    """The decoders' input `code_embeds` (N,S,d), straight-through, and where it comes from.
 
-    The codebook is placed on and follows `vectors` (N,V,d) where `vector_mask` (N,V) is True.
+    `slots` (N,S,d) before quantising; `codes` and `commitment_loss` (N,S), None while the quantiser is inactive. The
+    codebook is fitted to, and follows, `vectors` (N,V,d) where `vector_mask` (N,V) is True.
     """
 
-    code_embeds: Tensor = None
+    code_embeds: Tensor
     slots: Tensor | None = None
     codes: Tensor | None = None
     commitment_loss: Tensor | None = None
@@ -32,7 +35,7 @@ class StoryboardOutput(ModelOutput):
 
 
 class Storyboard(nn.Module):
-    """Learned queries read picture and text in one bidirectional transformer; each query's output is one slot.
+    """Learned queries read image and text in one bidirectional transformer; each query's output is one slot.
 
     Pooling comes before quantising, so the quantiser needs no mask and every code has seen both modalities.
     """
@@ -43,26 +46,27 @@ class Storyboard(nn.Module):
         vocab_size: int,
         max_text_length: int,
         latent_shape: tuple[int, int, int],
-        *,
-        offline: bool = False,
-        random: bool = False,
+        sources: Mapping[str, PretrainedSource] | None = None,
     ) -> None:
-        """With `offline` the Hub is not asked for pretrained encoders; with `random` their weights are random."""
+        """`sources` are those of pretrained encoders, by their name in a config; by default those that it names."""
         super().__init__()
-        self.config = config
-        self.from_image = self.from_text = nn.Identity()
+        self.config, sources = config, sources or {}
+        self.image_encoder: LatentPatchEncoder | PretrainedImageEncoder | ScratchImageEncoder
+        self.text_encoder: TokenEncoder | PretrainedTextEncoder
+        self.from_image: nn.Module = nn.Identity()
+        self.from_text: nn.Module = nn.Identity()
         if config.pictures == "latents":
             self.image_encoder = LatentPatchEncoder(latent_shape, config.patch_size, config.dim)
         else:
             pretrained = config.pictures == "pretrained"
             self.image_encoder = (
-                PretrainedImageEncoder(config.image_encoder, offline=offline, random=random)
+                PretrainedImageEncoder(config.image_encoder, sources.get("storyboard.image_encoder"))
                 if pretrained
                 else ScratchImageEncoder(config.pixel_encoder)
             )
             self.from_image = nn.Linear(self.image_encoder.width, config.dim)
         if config.text_encoder.source:
-            self.text_encoder = PretrainedTextEncoder(config.text_encoder, offline=offline, random=random)
+            self.text_encoder = PretrainedTextEncoder(config.text_encoder, sources.get("storyboard.text_encoder"))
             self.from_text = nn.Linear(self.text_encoder.width, config.dim)
         else:
             self.text_encoder = TokenEncoder(vocab_size, max_text_length, config.dim)
@@ -74,51 +78,59 @@ class Storyboard(nn.Module):
             config.codebook_dim, config.codebook_size, config.codebook_decay, config.dead_code_threshold
         )
 
-    def sequence(
-        self,
-        latents: Tensor,
-        image_mask: Tensor,
-        input_ids: Tensor,
-        text_mask: Tensor,
-        pixels: Tensor | None = None,
-        encoder_ids: Tensor | None = None,
-        encoder_mask: Tensor | None = None,
-        image_features: Tensor | None = None,
-        text_features: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """A step's text and then its picture as V vectors (N,V,D), and which of them are there (N,V).
+    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Return the fields of `StepInputs` that this encoder reads of N texts beside the text decoder's tokens."""
+        if not isinstance(self.text_encoder, PretrainedTextEncoder):
+            return {}
+        ids, mask = self.text_encoder.tokenizer.encode_batch(texts)
+        return {"encoder_ids": ids, "encoder_mask": mask}
 
-        latents (N,c,h,w) or, where `pictures` are read otherwise, pixels (N,3,H,W), with image_mask (N,); input_ids and
-        text_mask (N,L) and, for a pretrained text encoder, its own tokens encoder_ids and encoder_mask (N,Le). What
-        frozen encoders say of both may be given in advance: image_features (N,P,D'), text_features (N,Le,D').
-        """
-        if self.config.text_encoder.source:
-            features = self.text_encoder(encoder_ids, encoder_mask) if text_features is None else text_features
-            tokens = self.from_text(features)
-            text_mask = encoder_mask & text_mask.any(1, keepdim=True)
-        else:
-            tokens = self.text_encoder(input_ids)
-        if image_features is None:
-            image_features = self.image_encoder(latents if self.config.pictures == "latents" else pixels)
-        patches = self.from_image(image_features)
-        mask = torch.cat([text_mask, image_mask[:, None].expand(patches.shape[:2])], dim=1)
+    def frozen_encoders(self) -> dict[str, PretrainedImageEncoder | PretrainedTextEncoder]:
+        """Return the pretrained encoders none of whose layers train, by the name of their config."""
+        encoders = {"image_encoder": self.image_encoder, "text_encoder": self.text_encoder}
+        return {
+            name: encoder
+            for name, encoder in encoders.items()
+            if isinstance(encoder, PretrainedImageEncoder | PretrainedTextEncoder)
+            and not encoder.config.trainable_layers
+        }
+
+    def sequence(self, steps: StepInputs) -> tuple[Tensor, Tensor]:
+        """Return each step's text followed by its image as V vectors (N,V,D), and which of them are present (N,V)."""
+        tokens, text_mask = self._tokens(steps)
+        patches = self._patches(steps)
+        mask = torch.cat([text_mask, steps.image_mask[:, None].expand(patches.shape[:2])], dim=1)
         dtype = self.to_slots.weight.dtype
         return torch.cat([tokens.to(dtype), patches.to(dtype)], dim=1), mask
 
-    def encode(self, *inputs: Tensor, **more: Tensor) -> Tensor:
-        """What `sequence` takes -> slots (N,S,d). A masked modality is never looked at."""
-        vectors, mask = self.sequence(*inputs, **more)
+    def _tokens(self, steps: StepInputs) -> tuple[Tensor, Tensor]:
+        """Return the text's vectors (N,L,D) and their mask; a frozen encoder's output may have been computed before."""
+        if not isinstance(self.text_encoder, PretrainedTextEncoder):
+            return self.text_encoder(steps.input_ids), steps.text_mask
+        assert steps.encoder_mask is not None
+        features = steps.text_features
+        if features is None:
+            features = self.text_encoder(steps.encoder_ids, steps.encoder_mask)
+        return self.from_text(features), steps.encoder_mask & steps.text_mask.any(1, keepdim=True)
+
+    def _patches(self, steps: StepInputs) -> Tensor:
+        """Return the image's vectors (N,P,D); a frozen encoder's output may have been computed before."""
+        if steps.image_features is not None:
+            return self.from_image(steps.image_features)
+        pictures = steps.latents if self.config.pictures == "latents" else steps.pixels
+        return self.from_image(self.image_encoder(pictures))
+
+    def encode(self, steps: StepInputs) -> Tensor:
+        """Return the slots (N,S,d) of N steps. A masked modality is never looked at."""
+        vectors, mask = self.sequence(steps)
         queries = self.queries.expand(len(vectors), -1, -1)
         mask = torch.cat([mask.new_ones(queries.shape[:2]), mask], dim=1)
         fused = self.fusion(torch.cat([queries, vectors], dim=1), mask[:, None, None, :])
         return self.to_slots(fused[:, : self.config.num_slots])
 
-    def forward(self, *inputs: Tensor, **more: Tensor) -> StoryboardOutput:
-        """Encode N steps, as `sequence` takes them, and quantise.
-
-        The codebook is not changed here: see `VectorQuantizer.update`.
-        """
-        slots = self.encode(*inputs, **more)
+    def forward(self, steps: StepInputs) -> StoryboardOutput:
+        """Encode N steps and quantise them. The codebook is not changed here: see `VectorQuantizer.update`."""
+        slots = self.encode(steps)
         quantized = self.quantizer(slots)
         return StoryboardOutput(
             code_embeds=quantized.embeds,
@@ -130,5 +142,5 @@ class Storyboard(nn.Module):
         )
 
     def embed(self, codes: Tensor) -> StoryboardOutput:
-        """What the decoders get for given codes (N, S)."""
+        """Return the decoders' input for given codes (N,S)."""
         return StoryboardOutput(code_embeds=self.quantizer.embed(codes), codes=codes)

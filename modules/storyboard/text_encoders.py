@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForTextEncoding
 
 from modules.common.errors import UserError
 from modules.pretrained.freezing import prepare_training, set_modes
-from modules.pretrained.loading import load_config, load_pretrained, load_tokenizer
+from modules.pretrained.part import PretrainedPart
+from modules.pretrained.source import PretrainedSource
 from modules.storyboard.config import TextEncoderConfig
 
 PART = "storyboard.text_encoder"
-WHAT = f"{PART}.source"  # What errors call what is read from there.
 
 
-class PretrainedTextEncoder(nn.Module):
-    """A text's tokens from a pretrained encoder, each having seen the whole text; frozen layers never leave eval mode.
+class PretrainedTextEncoder(PretrainedPart):
+    """A text's tokens from a pretrained encoder, each having seen the whole text; frozen layers never leave eval mode."""
 
-    Raises UserError where the encoder cannot be had; with `random`, its weights are random.
-    """
-
-    def __init__(self, config: TextEncoderConfig, *, offline: bool = False, random: bool = False) -> None:
+    def __init__(self, config: TextEncoderConfig, source: PretrainedSource | None = None) -> None:
+        """`source` is by default the one that the config names. Raises UserError where it cannot be loaded."""
         super().__init__()
-        self.config, self.offline = config, offline
-        self.model = load_pretrained(
-            AutoModelForTextEncoding, config.source, WHAT, offline=offline, random=random, add_pooling_layer=False
-        )
+        self.config, self.source = config, source or PretrainedSource(config.source, f"{PART}.source")
+        from transformers import AutoModelForTextEncoding
+
+        self.model = self.source.load(AutoModelForTextEncoding, add_pooling_layer=False)
         self.trained = prepare_training(self.model, config.trainable_layers, config.gradient_checkpointing, PART)
+
+    def pretrained_names(self) -> Iterator[str]:
+        """Yield the names of all parameters."""
+        return (name for name, _ in self.named_parameters(remove_duplicate=False))
 
     @property
     def width(self) -> int:
@@ -39,8 +40,8 @@ class PretrainedTextEncoder(nn.Module):
 
     @cached_property
     def tokenizer(self) -> EncoderTokenizer:
-        """The one that belongs to it. Raises UserError where it cannot be had."""
-        return EncoderTokenizer(self.config, offline=self.offline)
+        """The tokenizer of the same source. Raises UserError where it cannot be loaded."""
+        return EncoderTokenizer(self.config, self.source)
 
     def forward(self, input_ids: Tensor, text_mask: Tensor) -> Tensor:
         """Ids of `EncoderTokenizer` (N,L) and their mask (N,L) bool -> (N,L,D'); what stands where the mask is False
@@ -60,15 +61,14 @@ class PretrainedTextEncoder(nn.Module):
 
 
 class EncoderTokenizer:
-    """The tokenizer that belongs to a pretrained text encoder.
+    """The tokenizer that belongs to a pretrained text encoder."""
 
-    Raises UserError where it cannot be had or does not fit.
-    """
+    def __init__(self, config: TextEncoderConfig, source: PretrainedSource | None = None) -> None:
+        """`source` is by default the one that the config names. Raises UserError where the tokenizer does not fit."""
+        from transformers import AutoModelForTextEncoding
 
-    def __init__(self, config: TextEncoderConfig, *, offline: bool = False) -> None:
-        self.config = config
-        self.tokenizer = load_tokenizer(config.source, WHAT, offline=offline)
-        model = load_config(AutoModelForTextEncoding, config.source, WHAT, offline=offline)
+        self.config, source = config, source or PretrainedSource(config.source, f"{PART}.source")
+        self.tokenizer, model = source.tokenizer, source.config_for(AutoModelForTextEncoding)
         longest = min(getattr(model, "max_position_embeddings", config.max_length), self.tokenizer.model_max_length)
         if config.max_length > longest:
             raise UserError(
@@ -76,12 +76,12 @@ class EncoderTokenizer:
             )
         if len(self.tokenizer) > model.vocab_size:
             raise UserError(
-                f"{WHAT}: {config.source} has a tokenizer of {len(self.tokenizer)} tokens and weights for {model.vocab_size}:"
+                f"{source.what}: {config.source} has a tokenizer of {len(self.tokenizer)} tokens and weights for {model.vocab_size}:"
                 " they do not belong together; copy or fetch it anew"
             )
         if self.tokenizer.pad_token is None:
             raise UserError(
-                f"{WHAT}: the tokenizer in {config.source} has no padding token: choose an encoder whose tokenizer has one"
+                f"{source.what}: the tokenizer in {config.source} has no padding token: choose an encoder whose tokenizer has one"
             )
 
     def encode_batch(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:

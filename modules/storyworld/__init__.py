@@ -1,4 +1,4 @@
-"""The story world: picture stories without end, drawn and told from a seed."""
+"""The story world: an endless supply of picture stories, written and drawn from a seed."""
 
 from __future__ import annotations
 
@@ -20,10 +20,19 @@ __all__ = ["ACTIONS", "CHARACTERS", "COLORS", "NAMES", "OBJECTS", "PLACES", "WEA
 
 
 class StoryWorld:
-    """`num_stories` stories of a split; story `index` depends on seed, split and index alone, and is drawn when asked
-    for.
+    """A `StoryDataset` of generated stories; a story depends only on seed, split and index, and is drawn on access.
 
-    A story of several episodes is one hero's, who wears one colour in all of them; its prompt is that of the first.
+    All episodes of a story have the same hero in the same colour; the prompt describes the first one.
+
+    Args:
+        num_stories: the number of stories.
+        seed: stories of different seeds differ.
+        split: "train", "val", or any other name; splits share no random numbers.
+        image_size: the side of the square pictures, in pixels.
+        num_episodes: plots in a row that make up a story, each of 4 to 8 steps.
+
+    Raises:
+        UserError: an argument is too small.
     """
 
     name = "storyworld"
@@ -32,64 +41,57 @@ class StoryWorld:
         self, num_stories: int, seed: int = 0, split: str = "train", image_size: int = 96, num_episodes: int = 1
     ) -> None:
         if num_stories < 1:
-            raise UserError(f"The story world needs at least one story, not {num_stories}: raise num_stories.")
+            raise UserError(f"the story world needs at least one story, got {num_stories}: raise num_stories")
         if image_size < 16:
-            raise UserError(
-                f"Pictures of {image_size} pixels are too small for the story world: set image_size to 16 or more."
-            )
+            raise UserError(f"the story world needs pictures of at least 16 pixels, got {image_size}: raise image_size")
         if num_episodes < 1:
-            raise UserError(f"A story has at least one episode, not {num_episodes}: raise num_episodes.")
-        self.num_stories, self.seed, self.split, self.image_size, self.num_episodes = (
-            num_stories,
-            seed,
-            split,
-            image_size,
-            num_episodes,
-        )
+            raise UserError(f"a story needs at least one episode, got {num_episodes}: raise num_episodes")
+        self.num_stories, self.seed, self.split = num_stories, seed, split
+        self.image_size, self.num_episodes = image_size, num_episodes
 
     def __len__(self) -> int:
         return self.num_stories
 
     def __getitem__(self, index: int) -> Story:
-        """Return a story with its pictures."""
+        """Return one story with its pictures."""
         if not 0 <= index < self.num_stories:
             raise IndexError(f"story {index} of {self.num_stories}")
-        prompt, pages = self._tell(index)
+        prompt, pages = self._generate(index)
         steps = tuple(StoryStep(text, draw(page, self.image_size), page.attributes()) for text, page in pages)
         return Story(f"{self.split}-{index:06d}", prompt, steps)
 
     def outline(self, index: int) -> Story:
-        """Return a story without its pictures, undrawn."""
-        prompt, pages = self._tell(index)
-        return Story(
-            f"{self.split}-{index:06d}", prompt, tuple(StoryStep(text, None, page.attributes()) for text, page in pages)
-        )
+        """Return one story without drawing its pictures."""
+        prompt, pages = self._generate(index)
+        steps = tuple(StoryStep(text, None, page.attributes()) for text, page in pages)
+        return Story(f"{self.split}-{index:06d}", prompt, steps)
 
     @cached_property
     def lengths(self) -> list[int]:
         """The number of steps of every story."""
-        return [len(self._tell(index)[1]) for index in range(self.num_stories)]
+        return [len(self._generate(index)[1]) for index in range(self.num_stories)]
 
     def texts(self) -> Iterator[str]:
         """Yield every prompt and every step's text, without drawing."""
         for index in range(self.num_stories):
-            prompt, pages = self._tell(index)
+            prompt, pages = self._generate(index)
             yield prompt
             yield from (text for text, _ in pages)
 
     def fingerprint(self) -> str:
-        """Return a short hash of the settings and of a sample of what is told and drawn."""
+        """Return a short hash of the settings and of a sample of texts and pictures."""
         digest = hashlib.sha256(f"{self.num_stories}/{self.seed}/{self.split}/{self.image_size}".encode())
         digest.update(f"/{self.num_episodes}".encode() if self.num_episodes > 1 else b"")
         for index in range(min(64, self.num_stories)):
-            digest.update(repr(self._tell(index)).encode())
+            digest.update(repr(self._generate(index)).encode())
         for index in range(min(4, self.num_stories)):
-            for step in self[index].steps:
-                digest.update(step.image.tobytes())
+            for _, page in self._generate(index)[1]:
+                digest.update(draw(page, self.image_size).tobytes())
         return digest.hexdigest()[:16]
 
-    def _tell(self, index: int) -> tuple[str, list[tuple[str, Page]]]:
-        # A hash keeps the streams of two splits apart, whatever their seeds and lengths.
+    def _generate(self, index: int) -> tuple[str, list[tuple[str, Page]]]:
+        """Return the prompt and the written pages of a story."""
+        # Hashing separates the random streams of splits, whatever their seeds and lengths.
         key = hashlib.sha256(f"storyworld/{self.seed}/{self.split}/{index}".encode()).digest()
         rng = random.Random(int.from_bytes(key, "big"))
         plot = make_plot(rng)

@@ -1,4 +1,4 @@
-"""The characters: one body in the colour of its clothes, and a head for each kind."""
+"""Characters: one body in the colour of its clothes, with a head for each kind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from modules.storyworld.faces import draw_head
 from modules.storyworld.labels import GARMENTS
 from modules.storyworld.pen import INK, Color, Pen, shade
 
-WIDTH, HEIGHT, FEET = 46, 62, 60  # The canvas in units; the soles are at y = FEET.
+WIDTH, HEIGHT, FEET = 46, 62, 60  # The canvas in units; FEET is the y coordinate of the soles.
 CLOTH = {
     "red": (228, 38, 44),
     "blue": (36, 98, 232),
@@ -93,7 +93,7 @@ def _arms(pen: Pen, kind: str, cloth: Color, pose: str) -> None:
 
 @cache
 def character(kind: str, color: str, pose: str, face: str, flip: bool, image_size: int) -> Image.Image:
-    """Return a standing character; it looks to the right unless flipped."""
+    """Return the sprite of a standing character, which faces right unless flipped."""
     if flip:
         return ImageOps.mirror(character(kind, color, pose, face, False, image_size))
     pen, cloth = Pen(WIDTH, HEIGHT, image_size), CLOTH[color]
@@ -110,7 +110,7 @@ def character(kind: str, color: str, pose: str, face: str, flip: bool, image_siz
 
 @cache
 def sleeper(kind: str, color: str, image_size: int) -> Image.Image:
-    """Return a character asleep in a bed whose blanket has the colour of its clothes."""
+    """Return the sprite of a character asleep, under a blanket in the colour of its clothes."""
     pen, cloth = Pen(72, 50, image_size), CLOTH[color]
     pen.box(2, 16, 7, 48, (150, 92, 50), radius=2, edge=0.7)
     pen.box(65, 26, 70, 48, (150, 92, 50), radius=2, edge=0.7)

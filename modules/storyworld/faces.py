@@ -210,7 +210,7 @@ def _elephant(pen: Pen, x: float, y: float, face: str, fur: Color) -> None:
 
 
 def _finish(pen: Pen, x: float, y: float, face: str, iris: Color | None = None) -> None:
-    """Draw the plain face that girl and boy share."""
+    """Draw the face of girl and boy."""
     _cheeks(pen, x, y + 3.4)
     _eyes(pen, x, y - 0.6, face, iris=iris)
     _mouth(pen, x, y + 5, face)

@@ -1,4 +1,4 @@
-"""The vocabularies of the story world, and how to read them back from a text."""
+"""Vocabularies of the story world, and finding their words in a text."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ AT = {
 }
 
 
-# No word stands for two labels: "lost" is left out (a lost ball is being searched for), and so is "stars".
-_WORDS = {
+# No word belongs to two labels: "lost" is left out (one searches for a lost ball), and so is "stars".
+_WORDS: dict[str, dict[str, tuple[str, ...]]] = {
     "places": {"mountains": ("mountain",)},
     "weathers": {"sunny": ("sun", "sunshine"), "rain": ("rainy",), "snow": ("snowy",)},
     "actions": {
@@ -101,8 +101,8 @@ def _lexicon() -> dict[str, tuple[str, str]]:
         {f"{word}s": (group, word) for group in ("characters", "objects") for word in groups[group] if word != "star"}
     )
     words.update({name.lower(): ("characters", kind) for kind, name in NAMES.items()})
-    for group, labels in _WORDS.items():
-        words.update({word: (group, label) for label, others in labels.items() for word in others})
+    for group, forms in _WORDS.items():
+        words.update({word: (group, label) for label, others in forms.items() for word in others})
     return words
 
 
@@ -110,7 +110,7 @@ _LEXICON = _lexicon()
 
 
 def mentioned(text: str) -> dict[str, set[str]]:
-    """Return the labels that `text` names: characters (by kind or name), colors, places, objects, weathers and actions."""
+    """Return the labels that `text` mentions, by group; characters count by kind or name."""
     found: dict[str, set[str]] = {
         group: set() for group in ("characters", "colors", "places", "objects", "weathers", "actions")
     }
@@ -122,5 +122,5 @@ def mentioned(text: str) -> dict[str, set[str]]:
 
 
 def with_article(noun: str) -> str:
-    """Return the noun behind "a" or "an"."""
+    """Return the noun with "a" or "an"."""
     return f"{'an' if noun[0] in 'aeio' else 'a'} {noun}"

@@ -1,4 +1,4 @@
-"""The things that stories are about: each fills a square of 28 units and has its own colours and silhouette."""
+"""Objects that stories are about: each fills a square of 28 units, with distinct colours and silhouette."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ _DRAW = {
 
 @cache
 def thing(name: str, image_size: int) -> Image.Image:
-    """Return an object with a dark rim, so that it stands out from any ground."""
+    """Return the sprite of an object, with a dark outline that stands out from any background."""
     pen = Pen(SIZE, SIZE, image_size)
     _DRAW[name](pen)
     return pen.finish(outline=0.7)

@@ -1,4 +1,4 @@
-"""One page of a plot before it is written and drawn."""
+"""A page of a plot, before its text is written and its picture drawn."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Actor:
-    """A character in its clothes; both stay the same all through a story."""
+    """A character and the colour of its clothes, which is constant throughout a story."""
 
     kind: str
     color: str
@@ -16,9 +16,9 @@ class Actor:
 
 @dataclass(frozen=True)
 class Page:
-    """What happens: `event` says which words and which layout, the rest what they are filled with.
+    """The content of a page: `event` selects templates and layout, the other fields fill them.
 
-    The hero leads `cast`.
+    The first of `cast` is the hero.
     """
 
     event: str

@@ -1,6 +1,8 @@
-"""Drawing with soft edges: four times too large, an outline around the whole, then down to size."""
+"""Draw sprites with soft edges: at four times the size, with an outline, then reduced."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFilter
 
@@ -13,9 +15,9 @@ _OVERSAMPLE = 4
 
 def shade(color: Color, factor: float) -> Color:
     """Return the colour darker (below 1) or lighter (above 1)."""
-    if factor <= 1:
-        return tuple(round(channel * factor) for channel in color[:3])
-    return tuple(round(255 - (255 - channel) * (2 - factor)) for channel in color[:3])
+    start, scale = (0, factor) if factor <= 1 else (255, 2 - factor)
+    red, green, blue = (round(start - (start - channel) * scale) for channel in color[:3])
+    return red, green, blue
 
 
 class Pen:
@@ -43,11 +45,11 @@ class Pen:
             self.draw.rounded_rectangle(outer, (radius + edge) * self.k, fill=INK)
         self.draw.rounded_rectangle(self._scaled(x0, y0, x1, y1), radius * self.k, fill=fill)
 
-    def poly(self, points: list[Point], fill: Color) -> None:
+    def poly(self, points: Sequence[Point], fill: Color) -> None:
         """Draw a polygon."""
         self.draw.polygon([self._scaled(*point) for point in points], fill=fill)
 
-    def line(self, points: list[Point], fill: Color, width: float) -> None:
+    def line(self, points: Sequence[Point], fill: Color, width: float) -> None:
         """Draw a line with round joints and ends."""
         scaled = [self._scaled(*point) for point in points]
         self.draw.line(scaled, fill=fill, width=max(1, round(width * self.k)), joint="curve")

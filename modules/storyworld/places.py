@@ -1,4 +1,4 @@
-"""The backgrounds: a sky for each weather, the land of each place, and rain or snow in front."""
+"""Backgrounds: the sky of each weather, the land of each place, and rain or snow in front."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import cache
 
 from PIL import Image, ImageChops
 
-from modules.storyworld.pen import Pen, shade
+from modules.storyworld.pen import Pen, Point, shade
 
 _SKY = {
     "sunny": ((96, 192, 255), (206, 240, 255)),
@@ -24,8 +24,10 @@ def _sky(pen: Pen, weather: str) -> None:
     top, low = _SKY[weather]
     for row in range(64):
         mix = row / 63
-        pen.box(-1, row, 97, row + 1.5, tuple(round(a + (b - a) * mix) for a, b in zip(top, low, strict=True)))
+        red, green, blue = (round(a + (b - a) * mix) for a, b in zip(top, low, strict=True))
+        pen.box(-1, row, 97, row + 1.5, (red, green, blue))
     pen.box(-1, 64, 97, 97, low)
+    clouds: tuple[Point, ...]
     if weather == "sunny":
         pen.oval(15, 15, 12.5, 12.5, (255, 240, 150))
         pen.oval(15, 15, 9.5, 9.5, (255, 210, 40))
@@ -189,7 +191,7 @@ _LANDS = {
 
 
 def _lit(land: Image.Image, place: str, weather: str) -> Image.Image:
-    """Return the land in the light of the weather; a kitchen keeps its lamp on, and the moon is always dark."""
+    """Return the land in the light of the weather; a kitchen is always lit, and the moon is always dark."""
     tint = {"rain": (205, 214, 232), "night": (104, 112, 184)}.get(weather)
     if place == "kitchen":
         tint = (190, 184, 226) if weather == "night" else None

@@ -1,4 +1,4 @@
-"""The plots: what happens follows from who wants what, what was lost where, and what stands in the way."""
+"""Plots: sequences of pages in which every event follows from the ones before."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ OUTDOORS = ("beach", "forest", "farm", "city", "castle", "mountains")
 
 @dataclass
 class Plot:
-    """A story being made up: its cast, its two places, its object and its pages so far."""
+    """A plot under construction: its cast, its two places, its object and its pages so far."""
 
     rng: random.Random
     family: str
@@ -59,11 +59,11 @@ class Plot:
     pages: list[Page] = field(default_factory=list)
 
     def chance(self, probability: float) -> bool:
-        """Toss a coin."""
+        """Return True with probability 1/2."""
         return self.rng.random() < probability
 
     def add(self, event: str, action: str, place: str, together: bool = False, **details: Any) -> None:
-        """Append a page; it shows the friend too if `together`."""
+        """Append a page, which includes the friend if `together`."""
         cast = (self.hero, self.friend) if together and self.friend else (self.hero,)
         jitter = tuple(self.rng.randint(-2, 2) for _ in range(4))
         self.pages.append(
@@ -71,12 +71,12 @@ class Plot:
         )
 
     def befriend(self, kinds: tuple[str, ...]) -> None:
-        """Bring in the first of `kinds` who is not the hero, in another colour."""
+        """Add the first of `kinds` that is not the hero as the friend, in another colour."""
         kind = next(kind for kind in kinds if kind != self.hero.kind)
         self.friend = _dress(self.rng, kind, without=self.hero.color)
 
     def go(self) -> None:
-        """Let the hero get from home to the place: on foot, or with what leads there."""
+        """Move the hero from home to the place: on foot, or by the vehicle that goes there."""
         if "moon" in (self.home, self.place):
             vehicle = "rocket"
         elif self.place == "kitchen" or self.chance(0.4):
@@ -87,7 +87,7 @@ class Plot:
         self.add("travel", "travel", self.place, vehicle=vehicle)
 
     def end(self, sleep: float = 0.35) -> None:
-        """Celebrate where the story began, and perhaps go to bed there."""
+        """End the plot where it began with a celebration, and sometimes with a page of sleep."""
         event = "celebrate" if self.home == self.place else "return"
         self.add(event, "celebrate", self.home, together=True, object=self.object)
         if len(self.pages) < 8 and self.chance(sleep):
@@ -204,7 +204,7 @@ def _places(rng: random.Random, family: str) -> tuple[str, str]:
 
 
 def make_plot(rng: random.Random, hero: Actor | None = None) -> Plot:
-    """Make up a story, of `hero` if one is given."""
+    """Return a random plot, about `hero` if one is given."""
     family = rng.choices(list(_FAMILIES), [weight for weight, _ in _FAMILIES.values()])[0]
     home, place = _places(rng, family)
     weather = "night" if "moon" in (home, place) else rng.choice(("sunny", "sunny", "rain", "snow", "night"))

@@ -1,4 +1,4 @@
-"""The one line that asks for a story: who and what, often where, at times the colour or the friend."""
+"""Prompts: one line that names hero and object, often the place, sometimes the colour or the friend."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _call(rng: random.Random, actor: Actor) -> str:
 
 
 def write_prompt(rng: random.Random, plot: Plot) -> str:
-    """Return a prompt that the story of the plot keeps."""
+    """Return a random prompt that the plot fulfils."""
     happening = {page.action for page in plot.pages}
     forms = _FORMS[plot.family] if rng.random() < 0.65 else _ANY
     line = rng.choice([form for form in forms if _ACTIONS_IN[form] <= happening])

@@ -1,4 +1,4 @@
-"""What stands between heroes and their wishes, the tools that help, vehicles and signs such as bubbles and hearts."""
+"""Props: obstacles, tools, vehicles, and signs such as bubbles and hearts."""
 
 from __future__ import annotations
 

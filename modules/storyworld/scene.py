@@ -1,4 +1,4 @@
-"""From a page to its picture: who stands where, in which pose, with what around them."""
+"""Draw the picture of a page: one layout for each event."""
 
 from __future__ import annotations
 
@@ -8,53 +8,12 @@ from functools import cache
 
 from PIL import Image
 
-from modules.storyworld.characters import FEET, HEIGHT, character, sleeper
-from modules.storyworld.objects import thing
+from modules.storyworld.characters import sleeper
 from modules.storyworld.page import Page
-from modules.storyworld.pen import UNITS, Pen
-from modules.storyworld.places import background
-from modules.storyworld.props import prop
+from modules.storyworld.pen import Pen
+from modules.storyworld.stage import GROUND, Stage
 
-GROUND = 92  # Where the soles are.
 _CONFETTI = ((240, 50, 70), (40, 130, 250), (255, 210, 40), (50, 200, 100), (180, 80, 230), (255, 130, 200))
-
-
-class Stage:
-    """A picture in the making; positions are the middles of sprites, in units."""
-
-    def __init__(self, page: Page, image_size: int) -> None:
-        self.page, self.size = page, image_size
-        self.k = image_size / UNITS
-        self.picture = background(page.place, page.weather, page.jitter[0] % 3, image_size).copy()
-
-    def put(self, sprite: Image.Image, x: float, y: float) -> None:
-        """Lay a sprite over the picture."""
-        corner = round(x * self.k - sprite.width / 2), round(y * self.k - sprite.height / 2)
-        self.picture.paste(sprite, corner, sprite)
-
-    def prop(self, name: str, x: float, y: float) -> None:
-        """Lay a prop over the picture."""
-        self.put(prop(name, self.size), x, y)
-
-    def thing(self, x: float, y: float) -> None:
-        """Lay the page's object over the picture."""
-        dx, dy = self.page.jitter[2:]
-        self.put(thing(self.page.object, self.size), x + dx / 2, y + dy / 2)
-
-    def actor(self, index: int, x: float, pose: str, face: str, flip: bool = False, feet: float = GROUND) -> None:
-        """Draw a character of the cast; one who cries stands in a puddle of tears."""
-        who = self.page.cast[index]
-        x += self.page.jitter[index]
-        if feet == GROUND:
-            self.prop("puddle" if face == "cry" else "shadow", x, GROUND - 0.5)
-        self.put(character(who.kind, who.color, pose, face, flip, self.size), x, feet - FEET + HEIGHT / 2)
-
-    def bubble(self, x: float, y: float, dots: tuple[tuple[float, float], ...]) -> None:
-        """Draw a thought of the page's object."""
-        for dot in dots:
-            self.prop("dot", *dot)
-        self.prop("bubble", x, y)
-        self.put(thing(self.page.object, self.size), x, y)
 
 
 @cache
@@ -108,7 +67,7 @@ def _search(stage: Stage) -> None:
     stage.bubble(48, 19, ((36, 36), (33, 40)))
 
 
-_BARRIERS = {  # obstacle: the middle of its sprite, the place of the object
+_BARRIERS = {  # obstacle: the centres of its sprite and of the object
     "rock": ((76, 68), (76, 31)),
     "river": ((58, 76), (83, 74)),
     "box": ((74, 69), (74, 70)),
@@ -117,8 +76,10 @@ _BARRIERS = {  # obstacle: the middle of its sprite, the place of the object
 
 
 def _blocked(stage: Stage) -> None:
-    barrier, treasure = _BARRIERS[stage.page.obstacle]
-    stage.prop(stage.page.obstacle, *barrier)
+    obstacle = stage.page.obstacle
+    assert obstacle is not None, "a blocked page needs an obstacle"
+    barrier, treasure = _BARRIERS[obstacle]
+    stage.prop(obstacle, *barrier)
     stage.actor(0, 24, "stand", "cry")
     stage.thing(*treasure)
 
@@ -178,7 +139,7 @@ def _light_way(stage: Stage) -> None:
     stage.thing(48, 79)
 
 
-_USES: dict[tuple[str | None, str], Callable[[Stage], None]] = {  # by obstacle and tool
+_USES: dict[tuple[str | None, str | None], Callable[[Stage], None]] = {  # by obstacle and tool
     ("rock", "ladder"): _climb,
     ("river", "plank"): _cross,
     ("box", "key"): _unlock,
@@ -193,7 +154,7 @@ def _use(stage: Stage) -> None:
     _USES[stage.page.obstacle, stage.page.tool](stage)
 
 
-_HELD = {  # tool: the sprite that is shown around, and where
+_HELD = {  # tool: the sprite that the friend holds, and its centre
     "ladder": ("small ladder", 48, 72),
     "plank": ("plank", 48, 84),
     "key": ("key", 48, 70),

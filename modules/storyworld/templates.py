@@ -1,4 +1,4 @@
-"""What may be said of each event. The verb of a page's action is never used for another action."""
+"""Text templates of each event; the verb of an action appears in no template of another action."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The words of a page: a template for what happens, filled with who, where and what."""
+"""Write the text of a page: a template of its event, filled with characters, place and object."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ _SKY = {
     "snow": ("Soft snow is falling.", "The snow is white and cold."),
     "night": ("The night is dark and still.", "It is a quiet night."),
 }
-
-
-# Whoever is in the kitchen hears the weather outside.
+# In the kitchen the weather is outside.
 _INDOORS = {
     "sunny": ("The sun is at the window.",),
     "rain": ("Rain taps on the window.",),
@@ -28,15 +26,15 @@ _INDOORS = {
 
 
 class Writer:
-    """Writes the pages of one story in order; it remembers who has been introduced."""
+    """Writes the pages of one story in order, and introduces every character once."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
-        self.known: set[str] = set()
+        self.introduced: set[str] = set()
 
     def write(self, page: Page) -> str:
         """Return the text of a page."""
-        first = not self.known
+        first = not self.introduced
         template = self.rng.choice(TEMPLATES[_key(page)])
         sky = self.rng.choice((_INDOORS if page.place == "kitchen" else _SKY)[page.weather])
         fields = {
@@ -56,11 +54,11 @@ class Writer:
         return re.sub(r"(^|[.!?] )([a-z])", lambda match: match[1] + match[2].upper(), text)
 
     def _call(self, actor: Actor) -> str:
-        """Return what to call a character: all there is to say at first, less later on."""
+        """Return a phrase for a character: complete when it is introduced, shorter later."""
         name, worn = NAMES[actor.kind], f"{actor.color} {GARMENTS[actor.kind]}"
         his = "her" if actor.kind in SHE else "his"
-        if actor.kind not in self.known:
-            self.known.add(actor.kind)
+        if actor.kind not in self.introduced:
+            self.introduced.add(actor.kind)
             return self.rng.choice((f"{name} the {actor.kind} in {his} {worn}", f"{name} the {actor.kind} in a {worn}"))
         return self.rng.choice(
             (name, name, f"the {actor.kind}", f"{name} in {his} {worn}", f"the {actor.kind} in the {worn}")
@@ -68,7 +66,7 @@ class Writer:
 
 
 def _key(page: Page) -> str:
-    """Return which templates fit the page."""
+    """Return the key of the templates that fit the page."""
     if page.event in ("blocked", "use"):
         return f"{page.event} {page.obstacle or page.tool}"
     if page.event == "trouble":

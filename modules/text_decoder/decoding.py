@@ -1,6 +1,6 @@
-"""Steps of Hugging Face's `generate` that it does not have, or has no longer.
+"""Logits processors for `generate` of transformers: classifier-free guidance and contrastive search.
 
-They keep no cache, so beams may be reordered freely.
+They keep no cache, so beams may be reordered.
 """
 
 from __future__ import annotations
@@ -14,29 +14,26 @@ from transformers import LogitsProcessor
 
 
 class GuidanceLogitsProcessor(LogitsProcessor):
-    """Classifier-free guidance (arXiv 2306.17806): further away from what the model would say without its condition.
+    """Classifier-free guidance (arXiv 2306.17806): move away from the model's predictions without its condition.
 
-    `unconditional` maps the tokens so far (R, t), t >= 0, to the next one's logits (R, V).
+    `unconditional` maps the tokens so far (R,t), t >= 0, to the logits (R,V) of the next token.
     """
 
     def __init__(self, unconditional: Callable[[Tensor], Tensor], guidance_scale: float) -> None:
         self.unconditional, self.guidance_scale = unconditional, guidance_scale
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        conditional, unconditional = (
-            scores.log_softmax(-1),
-            self.unconditional(input_ids).to(scores.dtype).log_softmax(-1),
-        )
-        # Beam search adds these up: they must be the logarithms of probabilities again.
+        conditional = scores.log_softmax(-1)
+        unconditional = self.unconditional(input_ids).to(scores.dtype).log_softmax(-1)
+        # Beam search adds these up: they must be log-probabilities.
         return torch.lerp(unconditional, conditional, self.guidance_scale).log_softmax(-1)
 
 
 class ContrastiveLogitsProcessor(LogitsProcessor):
-    """Contrastive search (arXiv 2202.06417): of the `top_k` likeliest tokens, one that is likely and unlike all that
-    came before.
+    """Contrastive search (arXiv 2202.06417): of the `top_k` likeliest tokens, prefer one unlike all earlier tokens.
 
-    `hidden_states` maps tokens (R, t) to the vectors (R, t + 1, D) of <bos> and of them. The scores order tokens, and
-    are no more: for greedy search alone.
+    `hidden_states` maps tokens (R,t) to the vectors (R, t+1, D) of <bos> and of the tokens. The scores only order
+    tokens: they are for greedy search.
     """
 
     def __init__(self, hidden_states: Callable[[Tensor], Tensor], penalty_alpha: float, top_k: int) -> None:

@@ -1,7 +1,7 @@
 """A prefix that a pretrained language model reads through gates that start at zero (LLaMA-Adapter, arXiv 2303.16199).
 
-A zero vector at one more position would still take its share of every softmax. So text attends to text as though
-nothing stood before it, and what it reads from the prefix is added, times the tanh of one gate a layer and head.
+A zero vector at one more position would still take its share of every softmax. So text attends to text as if there
+were no prefix, and its attention to the prefix is added, times the tanh of one gate a layer and head.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ ATTENTION = "gated_prefix"
 
 
 class GatedPrefix(NamedTuple):
-    """`gate` (layers, heads) before tanh, and either the `length` S of a prefix that leads the sequence, hidden by the
-    attention mask, or `keys_values` (N, layers, 2, key-value heads, S, head_dim) of one that is no part of it.
+    """`gate` (layers, heads) before tanh, and either the `length` S of a prefix at the start of the sequence, hidden by
+    the attention mask, or the `keys_values` (N, layers, 2, key-value heads, S, head_dim) of a prefix outside it.
     """
 
     gate: Tensor
@@ -28,11 +28,11 @@ class GatedPrefix(NamedTuple):
 
 
 class GatedPrefixCache(DynamicCache):
-    """The cache of a text behind a prefix: `generate` hands on a cache, but no arguments of its caller's."""
+    """The cache of a text after a prefix: `generate` passes on a cache, but not its caller's other arguments."""
 
     def __init__(self, config: PretrainedConfig, prefix: GatedPrefix, num_beams: int = 1) -> None:
         super().__init__(config=config)
-        if prefix.keys_values is not None:  # Not in the cache itself, so `generate` does not repeat them for its beams.
+        if prefix.keys_values is not None:  # `generate` repeats the cache for its beams, not these.
             prefix = prefix._replace(keys_values=prefix.keys_values.repeat_interleave(num_beams, dim=0))
         self.prefix = prefix
 
@@ -46,7 +46,7 @@ def gated_prefix_attention(
     gated_prefix: GatedPrefix | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of queries, keys and values (N, heads, L, head_dim), in the form of transformers' AttentionInterface."""
+    """Attend with queries, keys and values (N, heads, L, head_dim); a function for transformers' AttentionInterface."""
     if gated_prefix is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     gate, length, keys_values = gated_prefix
@@ -55,7 +55,7 @@ def gated_prefix_attention(
         key, value = key[:, :, length:], value[:, :, length:]
     else:
         prefix = keys_values[:, module.layer_idx].to(query.dtype).unbind(1)
-    start = max(0, query.shape[2] - key.shape[2])  # The prefix itself asks only when it is read first.
+    start = max(0, query.shape[2] - key.shape[2])  # The prefix has queries only in the first pass.
     if attention_mask is not None:
         attention_mask = attention_mask[..., start:, length:]
     text, _ = sdpa_attention_forward(module, query[:, :, start:], key, value, attention_mask, **kwargs)
@@ -71,9 +71,9 @@ AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
 def admit_gated_prefix(language_model: PreTrainedModel) -> None:
-    """From now on the model may be called with `gated_prefix`, or with a GatedPrefixCache.
+    """Let the model be called with `gated_prefix`, or with a GatedPrefixCache.
 
-    Raises ValueError where it cannot.
+    Raises ValueError where its attention cannot be replaced.
     """
     language_model.set_attn_implementation(ATTENTION)
     if language_model.config._attn_implementation != ATTENTION:
@@ -81,6 +81,6 @@ def admit_gated_prefix(language_model: PreTrainedModel) -> None:
     language_model.register_forward_pre_hook(_take_from_cache, with_kwargs=True)
 
 
-def _take_from_cache(language_model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+def _take_from_cache(_model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
     cache = kwargs.get("past_key_values")
     return args, {**kwargs, "gated_prefix": cache.prefix} if isinstance(cache, GatedPrefixCache) else kwargs

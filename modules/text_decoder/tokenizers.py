@@ -1,4 +1,4 @@
-"""Text to tokens and back without loss: byte-level BPE trained on the stories, and the words that it was trained on."""
+"""Tokenizers: byte-level BPE trained on the stories, and those of pretrained language models."""
 
 from __future__ import annotations
 
@@ -13,30 +13,32 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor
 
 from modules.common.errors import UserError
-from modules.config import StoryConfig
-from modules.pretrained.loading import load_tokenizer
-from modules.text_decoder.text_decoder import WHAT, special_ids_of
+from modules.pretrained.source import PretrainedSource
+from modules.text_decoder.config import TextDecoderConfig
+from modules.text_decoder.language_model import special_ids_of
 
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>")
 MIN_VOCAB_SIZE = len(SPECIAL_TOKENS) + 256
 TOKENIZER_FILE = "tokenizer.json"
 WORDS_FILE = "words.json"
+FOLDER = "tokenizer"  # Of a pretrained tokenizer, in a model folder.
 _WORD = re.compile(r"\w+(?:'\w+)*")
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Train byte-level BPE on `texts`; the same texts give the same tokenizer.
 
-    All 256 bytes are in the alphabet, so nothing is ever unknown. A space is put before every text and taken off again,
-    so that a word has the same tokens at the start of a text as within it. A small corpus may give fewer tokens than
+    The alphabet contains all 256 bytes, so no text is unknown. A space is added before every text and removed again, so
+    a word has the same tokens at the start of a text as within it. A small corpus may give fewer tokens than
     `vocab_size`.
 
     Raises:
-        UserError: `vocab_size` leaves no room for the bytes and the special tokens.
+        UserError: `vocab_size` is too small for the bytes and the special tokens.
     """
     if vocab_size < MIN_VOCAB_SIZE:
         raise UserError(
-            f"vocab_size must be at least {MIN_VOCAB_SIZE} (256 bytes and {len(SPECIAL_TOKENS)} special tokens), got {vocab_size}"
+            f"vocab_size must be at least {MIN_VOCAB_SIZE} (256 bytes and {len(SPECIAL_TOKENS)} special tokens),"
+            f" got {vocab_size}"
         )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Prepend(" ")
@@ -53,15 +55,14 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def find_words(text: str) -> list[str]:
-    """Return the lower-case words of a text in order; an apostrophe, straight or curly, belongs to the word around it."""
-    return _WORD.findall(unicodedata.normalize("NFC", text).lower().replace("’", "'"))
+    """Return the lower-case words of a text in order; a straight or curly apostrophe belongs to its word."""
+    return _WORD.findall(unicodedata.normalize("NFC", text).lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
 
 
 class StoryTokenizer:
-    """A tokenizer with the three special tokens `<pad>` = 0, `<bos>` = 1, `<eos>` = 2, and the set of words it was
-    trained on.
+    """A tokenizer with the special tokens `<pad>` = 0, `<bos>` = 1, `<eos>` = 2, and the words of its training texts.
 
-    Special tokens that a text spells out are plain text: only `encode` itself places them.
+    A special token written out in a text is plain text: only `encode` adds special tokens.
     """
 
     pad_id, bos_id, eos_id = 0, 1, 2
@@ -73,19 +74,19 @@ class StoryTokenizer:
         tokenizer.encode_special_tokens = True
         self.tokenizer = tokenizer
         self.words = tuple(sorted(set(words)))
-        self._known = frozenset(self.words)
+        self._seen = frozenset(self.words)
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> StoryTokenizer:
-        """Train on `texts` in one pass, as `train_tokenizer`, and remember their words."""
+        """Train on `texts` in one pass, as `train_tokenizer` does, and remember their words."""
         words: set[str] = set()
 
-        def reading() -> Iterator[str]:
+        def collect_words() -> Iterator[str]:
             for text in texts:
                 words.update(find_words(text))
                 yield text
 
-        return cls(train_tokenizer(reading(), vocab_size), words)
+        return cls(train_tokenizer(collect_words(), vocab_size), words)
 
     @property
     def vocab_size(self) -> int:
@@ -108,8 +109,8 @@ class StoryTokenizer:
             raise UserError(f"the text {text!r} is not valid Unicode text") from None
         return [self.bos_id, *ids[: max_length - 2], self.eos_id]
 
-    def encode_batch(self, texts: Sequence[str], max_length: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return ids (B, L) int64 padded with `<pad>` to L = `max_length`, and their mask (B, L) bool, true on tokens."""
+    def encode_batch(self, texts: Sequence[str], max_length: int) -> tuple[Tensor, Tensor]:
+        """Return ids (N,L) int64 padded with `<pad>` to L = `max_length`, and their mask (N,L) bool, True on tokens."""
         ids = torch.full((len(texts), max_length), self.pad_id, dtype=torch.long)
         mask = torch.zeros(len(texts), max_length, dtype=torch.bool)
         for row, text in enumerate(texts):
@@ -118,22 +119,20 @@ class StoryTokenizer:
             mask[row, : len(encoded)] = True
         return ids, mask
 
-    def decode(self, ids: Sequence[int] | torch.Tensor) -> str:
+    def decode(self, ids: Sequence[int] | Tensor) -> str:
         """Return the text of one sequence of ids (L,): up to the first `<eos>`, without special tokens."""
-        ids = ids.tolist() if isinstance(ids, torch.Tensor) else list(ids)
+        ids = ids.tolist() if isinstance(ids, Tensor) else list(ids)
         if self.eos_id in ids:
             ids = ids[: ids.index(self.eos_id)]
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
     def unseen_words(self, text: str) -> list[str]:
-        """Return the words of `text` that training never showed, each once, in order; the possessive of a known word is
-        known.
-        """
+        """Return the words of `text` that the training texts lack, each once, in order; possessives do not count."""
         words = dict.fromkeys(find_words(text))
-        return [word for word in words if word not in self._known and word.removesuffix("'s") not in self._known]
+        return [word for word in words if word not in self._seen and word.removesuffix("'s") not in self._seen]
 
     def save(self, folder: str | Path) -> None:
-        """Write `tokenizer.json` and `words.json` into `folder`, which is made if need be.
+        """Write `tokenizer.json` and `words.json` into `folder`, which is created if it is missing.
 
         Raises:
             UserError: the folder cannot be written.
@@ -164,17 +163,12 @@ class StoryTokenizer:
         return cls(tokenizer, words)
 
 
-FOLDER = "tokenizer"
-
-
 class PretrainedVocabulary:
-    """A pretrained language model's tokenizer, with the verbs of `StoryTokenizer`.
+    """A pretrained language model's tokenizer, with the methods of `StoryTokenizer`."""
 
-    Raises UserError where it cannot be read.
-    """
-
-    def __init__(self, source: str, *, offline: bool = False) -> None:
-        self.tokenizer = load_tokenizer(source, WHAT, offline=offline)
+    def __init__(self, source: PretrainedSource) -> None:
+        """Read the tokenizer. Raises UserError where it is missing, broken or has no token for the end of a text."""
+        self.tokenizer = source.tokenizer
         self.pad_id, self.bos_id, self.eos_id = special_ids_of(self.tokenizer)
 
     @property
@@ -183,8 +177,9 @@ class PretrainedVocabulary:
         return len(self.tokenizer)
 
     def encode(self, text: str, max_length: int) -> list[int]:
-        """As `StoryTokenizer.encode`: `<bos>`, the tokens of `text`, `<eos>`, at most `max_length` ids; only the text's
-        end is lost.
+        """Return `<bos>`, the tokens of `text`, `<eos>`: at most `max_length` ids; a longer text loses its end.
+
+        Raises ValueError where `max_length` is below 2.
         """
         if max_length < 2:
             raise ValueError(f"max_length must be at least 2 for <bos> and <eos>, got {max_length}")
@@ -192,8 +187,9 @@ class PretrainedVocabulary:
         return [self.bos_id, *ids[: max_length - 2], self.eos_id]
 
     def encode_batch(self, texts: Sequence[str], max_length: int) -> tuple[Tensor, Tensor]:
-        """Texts -> ids (B,L) int64 padded to L = `max_length`, and their mask (B,L) bool; <bos> and <eos> may be the id
-        of padding.
+        """Return ids (N,L) int64 padded to L = `max_length`, and their mask (N,L) bool, True on tokens.
+
+        Padding may have the same id as <bos> and <eos>.
         """
         rows = [self.encode(text, max_length) for text in texts]
         ids = torch.full((len(rows), max_length), self.pad_id, dtype=torch.long)
@@ -203,36 +199,39 @@ class PretrainedVocabulary:
         return ids, torch.arange(max_length) < lengths[:, None]
 
     def decode(self, ids: Sequence[int] | Tensor) -> str:
-        """The text of one sequence of ids (L,): up to the first `<eos>` after its start, without special tokens."""
+        """Return the text of ids (L,) up to the first `<eos>` after the start, without special tokens."""
         ids = ids.tolist() if isinstance(ids, Tensor) else list(ids)
         ids = ids[1:] if ids[:1] == [self.bos_id] else ids
         if self.eos_id in ids:
             ids = ids[: ids.index(self.eos_id)]
         return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
 
-    def unseen_words(self, text: str) -> list[str]:
-        """None: it was trained on the web."""
+    def unseen_words(self, _text: str) -> list[str]:
+        """Return no words: a pretrained tokenizer was trained on texts of the web."""
         return []
 
     def save(self, folder: str | Path) -> None:
-        """Write the tokenizer's files into a folder of its own within `folder`."""
+        """Write the tokenizer's files into the subfolder `tokenizer` of `folder`."""
         self.tokenizer.save_pretrained(Path(folder) / FOLDER)
 
 
 Vocabulary = StoryTokenizer | PretrainedVocabulary
 
 
-def make_vocabulary(config: StoryConfig, texts: Iterable[str], *, offline: bool = False) -> Vocabulary:
-    """The pretrained language model's, or one trained on `texts`."""
-    if config.text_decoder.source:
-        return PretrainedVocabulary(config.text_decoder.source, offline=offline)
-    return StoryTokenizer.train(texts, config.vocab_size)
+def make_vocabulary(
+    config: TextDecoderConfig, vocab_size: int, texts: Iterable[str], source: PretrainedSource | None = None
+) -> Vocabulary:
+    """Return the vocabulary of the pretrained language model, or one of `vocab_size` tokens trained on `texts`.
+
+    `source` is by default the one that the config names.
+    """
+    if config.source:
+        return PretrainedVocabulary(source or PretrainedSource(config.source, "text_decoder.source"))
+    return StoryTokenizer.train(texts, vocab_size)
 
 
-def load_vocabulary(folder: Path, config: StoryConfig) -> Vocabulary:
+def load_vocabulary(folder: Path, config: TextDecoderConfig) -> Vocabulary:
     """Read what `save` wrote. Raises UserError where a file is missing or broken."""
-    return (
-        PretrainedVocabulary(str(folder / FOLDER), offline=True)
-        if config.text_decoder.source
-        else StoryTokenizer.load(folder)
-    )
+    if config.source:
+        return PretrainedVocabulary(PretrainedSource(str(folder / FOLDER), "text_decoder.source", offline=True))
+    return StoryTokenizer.load(folder)

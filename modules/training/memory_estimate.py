@@ -65,8 +65,7 @@ def joint_activations(config: StoryConfig, mixed: bool) -> int:
     model = build_on_meta(config)
     has_experts = config.prior.experts.num_experts > 0
     with pretended(model):
-        if model.storyboard is not None:
-            model.storyboard.quantizer.active = torch.tensor(model.prior is not None)
+        model.assume_ready()
         saved = saved_bytes(model, lambda: model(*full_batch(config)).loss, mixed or has_experts)
     return (
         saved if mixed or not has_experts else 2 * saved

@@ -139,9 +139,8 @@ class StoryPhase(Phase):
 
     def set_modes(self) -> None:
         self.model.requires_grad_(False).eval()
-        for name in self.trains:
-            if getattr(self.model, name) is not None:
-                getattr(self.model, name).requires_grad_(True).train()
+        for part in self.model.parts(self.trains).values():
+            part.requires_grad_(True).train()
         for name, parameter in self.model.named_parameters():
             if name in self.model.frozen:
                 parameter.requires_grad_(False)
@@ -225,7 +224,7 @@ class ConsolidationPhase(StoryPhase):
 
     def start(self) -> None:
         super().start()
-        if self.model.prior is not None and self.stories.codes is None:
+        if self.model.has_codes and self.stories.codes is None:
             with self.autocast():  # As it was trained, and five times as fast.
                 self.stories.codes = cache_codes(self.model.eval(), self.stories, self.visible)
         self.plan_order = BatchOrder(
@@ -252,7 +251,7 @@ class ConsolidationPhase(StoryPhase):
         lengths = [self.stories.lengths[index] for index in order]
         plans.num_steps = sum(lengths) / torch.tensor(float(num_parts))
         if self.training.own_codes:
-            plans.own_share = torch.tensor(self.training.own_codes * linear_ramp(step, self.num_steps))
+            plans.own_share = self.training.own_codes * linear_ramp(step, self.num_steps)
             draws = draw_mixing((len(order), max(lengths), plans.codes.shape[2]), self.generator("own codes", step))
             rows = rows_of_part(list(range(len(order))), part, num_parts)
             plans.own_draws = draws[:, rows, : plans.codes.shape[1]]

@@ -102,10 +102,15 @@ class Trainer:
         torch.manual_seed(derive_seed(self.args.seed, "weights"))
         self.model = build_model(self.config, "this config", offline=self.args.offline)
         if state is None:
-            self.tokenizer = make_vocabulary(self.config, self.source.texts(), offline=self.args.offline)
+            self.tokenizer = make_vocabulary(
+                self.config.text_decoder,
+                self.config.vocab_size,
+                self.source.texts(),
+                self.model.sources.get("text_decoder"),
+            )
         else:
             check_same_run(checkpoint, state["identity"], self.identity)
-            self.tokenizer = load_vocabulary(checkpoint / "model", self.config)
+            self.tokenizer = load_vocabulary(checkpoint / "model", self.config.text_decoder)
             self.model.load_own_state(tensors["model"])
             self.phase_name, self.step, self.global_step = state["phase"], state["step"], state["global_step"]
             self.skipped, self.skipped_in_a_row = state["skipped"], state["skipped_in_a_row"]
@@ -252,7 +257,7 @@ class Trainer:
 
     def _make_optimizer(self, phase: Phase) -> torch.optim.Optimizer:
         training = self.config.training
-        groups = parameter_groups(self.trained.named_parameters(), self.model.pretrained, training)
+        groups = parameter_groups(self.trained.named_parameters(), self.model.pretrained, self.model.gates, training)
         return torch.optim.AdamW(groups, lr=phase.learning_rate, betas=training.adam_betas, fused=True)
 
     def _update(self, phase: Phase, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:

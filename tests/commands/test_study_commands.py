@@ -42,7 +42,7 @@ def test_ablate_writes_a_row_a_cell_and_a_line_a_page(tiny_checkpoint, tmp_path,
     assert Image.open(tmp_path / "ablation.png").width > 100
 
 
-def test_a_sweep_trains_and_scores(reference, tmp_path, capsys):
+def test_a_sweep_trains_and_scores(reference, tmp_path):
     flags = ("--preset", "tiny", "--max_steps", 4, "--num_stories", 8, "--autoencoder", reference, "--num_evaluated", 3)
     assert run("ablate", "--sweep", "storyboard.codebook_size=8,16", *flags, "--output", tmp_path) == 0
     with (tmp_path / "sweep.csv").open() as file:

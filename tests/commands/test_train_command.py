@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from modules.common.errors import UserError
 from modules.config import load_config
-from modules.data.folder import write_stories
+from modules.data.writing import write_stories
 from modules.presets import TINY
 from modules.saving.checkpoint import latest_checkpoint, load_checkpoint
 from modules.saving.run_lock import RunLock

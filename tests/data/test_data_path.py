@@ -13,9 +13,9 @@ import pytest
 
 import story_generative_model
 from modules.data import pack as packing
-from modules.data.folder import write_stories
 from modules.data.pack import pack
 from modules.data.shards import StoryShards
+from modules.data.writing import write_stories
 from modules.presets import TINY
 from modules.storyworld import StoryWorld
 from modules.training.phases import JointPhase

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from modules.common.errors import UserError
-from modules.data.folder import StoryFolder, fit_image, open_split, write_stories
+from modules.data.folder import StoryFolder, open_split
+from modules.data.images import fit_image
 from modules.data.order import epoch_batches
+from modules.data.writing import write_stories
 from modules.story import Story, StoryStep
 from modules.text_decoder.tokenizers import StoryTokenizer
 from tests.support.story_folders import make_folder, page, picture, record

@@ -11,8 +11,8 @@ from PIL import Image
 
 from modules.common.errors import UserError
 from modules.data import images
-from modules.data.folder import StoryFolder, fit_image
-from modules.data.images import check_image, load_image
+from modules.data.folder import StoryFolder
+from modules.data.images import check_image, fit_image, load_image
 from tests.support.story_folders import make_folder, page, picture
 
 

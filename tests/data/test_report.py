@@ -66,7 +66,7 @@ def test_every_fault_is_named(folder, capsys):
         r'fault: story "c" step 1: the picture \S+cut.png is broken', err
     )
     assert "2 faults" in out and "train: 3 stories of 5 steps, 4 pictures" in out
-    assert "train: 1 steps without a picture" in out and "train: 1 pictures that no story names" in out
+    assert "train: 1 steps without a picture" in out and "train: 1 pictures that no story uses" in out
 
 
 def test_an_id_and_a_picture_in_two_splits_are_faults(folder):
@@ -94,7 +94,7 @@ def test_figures_and_what_is_there_twice(folder, capsys):
     assert download_data.main(["stats", str(folder), "--output", str(folder / "s.png")]) == 0
     assert Image.open(folder / "s.png").width > 800
     out = capsys.readouterr().out
-    assert "of a text 2 in the middle" in out and "pictures that look alike: 1, 0 of them across splits" in out
+    assert "per text: median 2" in out and "similar pictures: 1 pairs, 0 of them across splits" in out
 
 
 def test_near_pairs_are_all_pairs_within_three_bits():

@@ -17,8 +17,9 @@ import download_data
 from modules.common.errors import UserError
 from modules.data import pack as packing
 from modules.data import remote
-from modules.data.folder import MANIFEST, StoryFolder, open_split
+from modules.data.folder import StoryFolder, open_split
 from modules.data.pack import pack, runs_of
+from modules.data.records import MANIFEST
 from modules.data.shards import StoryShards, open_stories
 from modules.story import Story
 from tests.support.hub_server import Hub, serving
@@ -270,10 +271,10 @@ def test_a_stopped_run_goes_on_after_its_last_whole_shard(folder, packed, tmp_pa
 
     out = tmp_path / "out"
     monkeypatch.setattr(packing, "_row", stopped)
-    monkeypatch.setattr("modules.commands.inspect_data.MIB", 1)
+    monkeypatch.setattr("modules.commands.pack.MIB", 1)
     command = ["pack", str(folder), "--output", str(out), "--shard_size", "12000"]
     assert download_data.main(command) == 130
-    assert f"what is done stays in {tmp_path / '.out.partial'}" in capsys.readouterr().err and not out.exists()
+    assert f"the finished work stays in {tmp_path / '.out.partial'}" in capsys.readouterr().err and not out.exists()
     whole = {path.name for path in (tmp_path / ".out.partial").glob("*.parquet")}
     assert 0 < len(whole) < len(list(packed.glob("train-*")))
     assert download_data.main(command) == 0

@@ -28,11 +28,10 @@ PARQUET = "refs/convert/parquet/image-paragraph-captioning"
 RAW = "main/data/captioning/image_paragraph_captioning/image_paragraph_captioning_{}.jsonl"
 
 # Many commands in one process, for imports take longer than they; "die N" ends it within a write, as a power cut would,
-# and
-# "die unpacking N" within the writing of the N-th picture of an archive.
+# and "die unpacking N" within the writing of the N-th picture of an archive.
 RUN = """
 import contextlib, io, json, os, sys, time
-from modules import collect
+from modules.downloads import collect
 import download_data
 told = []
 for words in json.load(sys.stdin):
@@ -59,7 +58,7 @@ for words in json.load(sys.stdin):
         Path.write_bytes = die
         continue
     if words[0] == "patience":
-        from modules.sources import hub_files
+        from modules.downloads import hub_files
         hub_files.PATIENCE["start"] = float(words[1])
         continue
     out, err, start = io.StringIO(), io.StringIO(), time.monotonic()
@@ -292,7 +291,7 @@ def test_m3it_is_the_default_and_comes_by_its_parquet_copy(told):
 def test_a_story_that_shares_a_picture_with_train_leaves_val(told):
     train = stories(told, "m3it", "train")
     assert [story.steps[0].text for story in train] == [paragraph(n) for n in (0, 1, 2, 3, 4, 3)]
-    assert "1 stories of val went to train" in told["m3it"][2]
+    assert "1 stories moved from val to train" in told["m3it"][2]
 
 
 def test_m3it_comes_by_its_raw_lines_where_the_copy_is_gone(told):
@@ -415,7 +414,7 @@ def test_a_run_that_was_cut_off_goes_on_without_a_gap_or_a_duplicate(hub, told, 
         [*tables, "--resume"],
         [*tables, "--overwrite", "--resume"],
     )
-    assert [answer[0] for answer in answers] == [0, 0, 2] and "no run of m3it that was stopped" in answers[2][2]
+    assert [answer[0] for answer in answers] == [0, 0, 2] and "no stopped run of m3it" in answers[2][2]
     assert files(tmp_path / "lines") == files(told["m3it raw"][4]) and files(tmp_path / "tables") == files(
         told["m3it"][4]
     )

@@ -313,9 +313,7 @@ def many(folder: Path, count: int = 60) -> Path:
 def test_a_stopped_run_goes_on_and_gives_the_same_files(tmp_path, number):
     table = many(tmp_path / "in")
     collected(tmp_path / "whole", "jsonl", table)
-    slowly = (
-        "import signal, sys, time; from modules import collect; import download_data; store = collect.store_image\n"
-    )
+    slowly = "import signal, sys, time; from modules.downloads import collect; import download_data; store = collect.store_image\n"
     # Who starts tests in the background may have it ignored.
     slowly += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     slowly += (
@@ -409,7 +407,7 @@ def test_pictures_are_kept_as_they_are_or_made_smaller(tmp_path):
         (["csv", "tests"], "there is no .csv file in tests"),
         (["folder", "modules"], "holds no stories.jsonl"),
         (["m3it", "--splits", "test"], "must be train, val or train,val"),
-        (["m3it", "--image_size", "5"], "must be from 16 to 4,096"),
+        (["m3it", "--image_size", "5"], "must be from 16 to 4096"),
         (["african-storybook", "--texts", "no", "--images", "no"], "clone global-asp/asp-source"),
         (["validate", "nowhere"], "holds"),
         (["bookdash", "--clone", "no"], "clone bookdash/bookdash-books"),

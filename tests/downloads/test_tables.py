@@ -7,7 +7,8 @@ import os
 
 import pytest
 
-from modules.data.folder import open_split, write_stories
+from modules.data.folder import open_split
+from modules.data.writing import write_stories
 from modules.storyworld import StoryWorld
 from tests.support.downloads import collected, paint, run, texts
 

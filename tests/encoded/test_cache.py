@@ -92,7 +92,7 @@ def test_cached_batches_are_those_from_pictures(configs, world, tmp_path, monkey
         EncodedStories(world, model, tokenizer),
     )
     assert (
-        with_cache.steps(slice(0, 70))["latents"].stride() == without.steps(slice(0, 70))["latents"].stride()
+        with_cache.steps(slice(0, 70)).latents.stride() == without.steps(slice(0, 70)).latents.stride()
     )  # Kernels round by it.
     indices = [29, 0, 17]
     one, other = with_cache.batch(indices), without.batch(indices)
@@ -103,7 +103,7 @@ def test_cached_batches_are_those_from_pictures(configs, world, tmp_path, monkey
             assert torch.equal(one[field], value), field
     torch.testing.assert_close(model.encode(one).slots, model.encode(other).slots, atol=8e-3, rtol=8e-3)
     torch.testing.assert_close(
-        with_cache.steps(slice(50, 99))["latents"], without.steps(slice(50, 99))["latents"], atol=5e-3, rtol=5e-3
+        with_cache.steps(slice(50, 99)).latents, without.steps(slice(50, 99)).latents, atol=5e-3, rtol=5e-3
     )
 
 

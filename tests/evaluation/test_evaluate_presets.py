@@ -21,7 +21,7 @@ from modules.evaluation.ablation import Cell, draw_pages, predict_next_pages
 from modules.evaluation.bound import measure_bound, plan_nats
 from modules.evaluation.codebook.interventions import remove_codes
 from modules.pipeline import StoryPipeline
-from modules.presentation.visualize.tellings import aimed_at, denoise, signal_levels
+from modules.presentation.visualize.denoising import denoise, predicted_clean, signal_levels
 from modules.saving.model_folder import save_model
 from modules.story_model import StoryModel
 from modules.storyworld import StoryWorld
@@ -48,12 +48,12 @@ def build(tmp_path_factory: pytest.TempPathFactory, world: StoryWorld) -> Callab
         with torch.random.fork_rng():
             torch.manual_seed(0)
             model = StoryModel(config, offline=True)
-            if model.prior is not None:
+            if model.has_codes:
                 model.storyboard.quantizer.fit(torch.randn(640, config.storyboard.codebook_dim), seed=0)
             model.image_decoder.null_codes.data.normal_()
         if config.text_decoder.source:
             model.text_decoder.language_model.get_input_embeddings().weight.data[0].neg_()  # The end of a text.
-        return StoryPipeline(model, make_vocabulary(config, world.texts(), offline=True))
+        return StoryPipeline(model, make_vocabulary(config.text_decoder, config.vocab_size, world.texts()))
 
     return pipeline
 
@@ -185,7 +185,7 @@ def test_an_update_aims_at_what_the_predicted_noise_leaves(pipeline, codes, upda
             noise = decoder.predict(latents[index], scheduler.timesteps[index], embeds)
         expected = (latents[index] - math.sqrt(1 - before) * noise) / math.sqrt(before)
         torch.testing.assert_close(
-            aimed_at(latents[index], latents[index + 1], before, after), expected, atol=1e-3, rtol=1e-3
+            predicted_clean(latents[index], latents[index + 1], before, after), expected, atol=1e-3, rtol=1e-3
         )
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 import story_generative_model
 from modules.config import StoryConfig
-from modules.data.folder import write_stories
+from modules.data.writing import write_stories
 from modules.evaluation.judge.attributes import GROUPS, score_texts
 from modules.evaluation.judge.judge import Judge
 from modules.evaluation.metrics.statistics import bootstrap_mean, jackknife, rows_of_other_stories
@@ -232,7 +232,7 @@ def test_json_that_cannot_be_written_is_told(tiny_checkpoint, bare_folder, tmp_p
 
 def texts_and_lengths(num_stories: int) -> tuple[list[str], list[int]]:
     world = StoryWorld(num_stories, seed=5, image_size=32)
-    stories = [world._tell(index)[1] for index in range(num_stories)]
+    stories = [world._generate(index)[1] for index in range(num_stories)]
     return [text for pages in stories for text, _ in pages], [len(pages) for pages in stories]
 
 

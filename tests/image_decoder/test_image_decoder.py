@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor
 
-from modules.image_decoder.image_decoder import SCHEDULERS, ImageDecoder
+from modules.image_decoder.config import SchedulerName
+from modules.image_decoder.image_decoder import ImageDecoder
 from tests.support.tensors import CLOSE, differ, generator
 
 
@@ -19,7 +21,7 @@ class Oracle(ImageDecoder):
         self.latents, self.asked, self.spread = latents, [], []
         return self
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, code_embeds: Tensor, *_: Tensor | None, **__: None) -> Tensor:
+    def predict(self, noisy: Tensor, timesteps: Tensor, *_: Tensor | None, **__: None) -> Tensor:
         """v = alpha * noise - sigma * x0, with the noise that x_t and x0 imply."""
         self.asked.append(timesteps)
         signal = self.alphas_cumprod[timesteps.long()].view(-1, 1, 1, 1).double()
@@ -97,7 +99,7 @@ def test_null_rows_of_the_picture_do_not_depend_on_the_codes(painter, codes):
 
 @pytest.mark.parametrize("num_inference_steps", [1, 4, 20])
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("scheduler", get_args(SchedulerName))
 def test_every_scheduler_finds_the_picture_that_the_model_knows(
     oracle, codes, scheduler, guidance_scale, num_inference_steps
 ):
@@ -138,7 +140,7 @@ def test_guidance_scale_zero_is_the_null_path_alone(painter, codes):
     torch.testing.assert_close(ignored, painter.sample(null, 3, 1.0, generator=generator()), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("scheduler", get_args(SchedulerName))
 def test_strength_one_is_a_picture_from_noise_alone(painter, codes, scheduler):
     """The schedule ends at pure noise (zero terminal SNR): nothing of the first picture is left."""
     plain = painter.sample(codes, 6, 2.0, scheduler, generator(5))
@@ -146,7 +148,7 @@ def test_strength_one_is_a_picture_from_noise_alone(painter, codes, scheduler):
     torch.testing.assert_close(again, plain, atol=1e-2, rtol=0)
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("scheduler", get_args(SchedulerName))
 def test_strength_is_the_share_of_steps_and_one_at_least(painter, codes, scheduler):
     start, far = latents_like(3, seed=9), []
     for strength, count in ((0.01, 1), (0.35, 3), (1.0, 10)):

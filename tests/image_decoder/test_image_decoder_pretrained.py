@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -16,10 +16,12 @@ from diffusers.models.attention_processor import Attention
 from peft import PeftModel
 from torch import Tensor
 
-from modules.image_decoder.config import CONDITIONS, TUNINGS, ImageDecoderConfig
+from modules.image_decoder.config import CONDITIONS, TUNINGS, ImageDecoderConfig, SchedulerName
 from modules.image_decoder.decoupled_attention import DecoupledAttention
-from modules.image_decoder.image_decoder import SCHEDULERS, ImageDecoder
+from modules.image_decoder.image_decoder import ImageDecoder
+from modules.image_decoder.schedules import scheduler_class
 from modules.image_decoder.stable_diffusion import offload, save_lora
+from modules.pretrained.source import PretrainedSource
 from tests.support.tensors import CLOSE, generator
 from tests.support.tiny_stable_diffusion import write_stable_diffusion, write_tokenizer
 
@@ -139,13 +141,13 @@ def test_first_output_is_the_plain_unets(folder, plain, codes, tuning):
         assert (decoder.predict(noisy, TIMES, codes, encoder_hidden_states=text) - expected).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("scheduler", get_args(SchedulerName))
 def test_first_pictures_are_the_pipelines(folder, codes, scheduler):
     """Guidance too: the gates hide the null codes as well, and what is left is the empty text."""
     decoder, pipe = build(folder), pipeline_of(folder)
     text = read(decoder)
     torch.testing.assert_close(text, pipe.encode_prompt(TEXTS, "cpu", 1, False)[0], atol=1e-6, rtol=0)
-    pipe.scheduler = SCHEDULERS[scheduler].from_config(pipe.scheduler.config)
+    pipe.scheduler = scheduler_class(scheduler).from_config(pipe.scheduler.config)
     expected = pipe(
         TEXTS, num_inference_steps=5, guidance_scale=3.0, generator=generator(5), output_type="latent"
     ).images
@@ -156,7 +158,7 @@ def test_first_pictures_are_the_pipelines(folder, codes, scheduler):
 @pytest.mark.parametrize("strength", [0.2, 0.5, 1.0])
 def test_first_redrawn_pictures_are_the_pipelines(velocity_folder, codes, strength):
     decoder, pipe = build(velocity_folder), pipeline_of(velocity_folder, StableDiffusionImg2ImgPipeline)
-    pipe.scheduler = SCHEDULERS["ddim"].from_config(pipe.scheduler.config)
+    pipe.scheduler = scheduler_class("ddim").from_config(pipe.scheduler.config)
     options = {"num_inference_steps": 6, "guidance_scale": 3.0, "generator": generator(5), "strength": strength}
     expected = pipe(TEXTS, image=latents_like(1), output_type="latent", **options).images
     options["generator"] = generator(5)
@@ -301,7 +303,7 @@ def test_full_size_unet_has_the_published_number_of_parameters(tmp_path):
     (tmp_path / "text_encoder" / "config.json").write_text(json.dumps(settings | sizes))
     config = ImageDecoderConfig(source=str(tmp_path), condition="codes_and_text", tuning="frozen")
     with torch.device("meta"):
-        decoder = ImageDecoder(config, (4, 64, 64), 8, 32, random=True)
+        decoder = ImageDecoder(config, (4, 64, 64), 8, 32, PretrainedSource(str(tmp_path), "the part", random=True))
     counts = {True: 0, False: 0}
     for parameter in decoder.unet.parameters():
         counts[parameter.requires_grad] += parameter.numel()

@@ -13,6 +13,7 @@ from modules.common.errors import UserError
 from modules.image_decoder.autoencoder import PretrainedAutoencoder
 from modules.image_decoder.config import AutoencoderConfig, ImageDecoderConfig
 from modules.image_decoder.image_decoder import ImageDecoder
+from modules.pretrained.source import PretrainedSource
 from tests.support.tiny_stable_diffusion import write_stable_diffusion
 
 
@@ -28,7 +29,9 @@ def copied(folder: Path, tmp_path: Path) -> Path:
 
 def build(source: Path | str, latent_channels: int = 4, offline: bool = False, **settings: int) -> ImageDecoder:
     config = ImageDecoderConfig(source=str(source), condition="codes_and_text", tuning="frozen", **settings)
-    return ImageDecoder(config, (latent_channels, 8, 8), 8, 8, offline=offline)
+    return ImageDecoder(
+        config, (latent_channels, 8, 8), 8, 8, PretrainedSource(str(source), "image_decoder.source", offline=offline)
+    )
 
 
 def autoencoder(source: Path, **settings: int) -> PretrainedAutoencoder:
@@ -77,12 +80,12 @@ def test_offline_asks_nobody():
 def test_another_class_in_a_subfolder_is_refused(copied):
     shutil.rmtree(copied / "unet")
     shutil.copytree(copied / "vae", copied / "unet")
-    assert "holds AutoencoderKL, wanted is UNet2DConditionModel" in told(lambda: build(copied))
+    assert "contains AutoencoderKL, expected UNet2DConditionModel" in told(lambda: build(copied))
 
 
 def test_another_text_encoder_is_refused(copied):
     rewrite(copied / "text_encoder" / "config.json", model_type="bert")
-    assert "holds bert, wanted is clip_text_model" in told(lambda: build(copied))
+    assert "contains bert, expected clip_text_model" in told(lambda: build(copied))
 
 
 @pytest.mark.parametrize("part", ["unet/diffusion_pytorch_model", "text_encoder/model"])
@@ -104,7 +107,8 @@ def test_absent_and_broken_weights_are_refused(copied, part):
 )
 def test_other_kinds_of_unet_are_refused(tmp_path, changes, message):
     source = write_stable_diffusion(tmp_path, unet=changes)
-    pytest.raises(UserError, build, source).match(message)
+    with pytest.raises(UserError, match=message):
+        build(source)
 
 
 def test_latents_of_other_channels_are_refused(tmp_path):

@@ -184,7 +184,7 @@ def test_an_expanded_cache_goes_on_for_many(transformer, x):
 def test_a_full_cache_says_so():
     cache = LayerCache(4)
     cache.append(torch.zeros(1, 1, 3, 2), torch.zeros(1, 1, 3, 2))
-    with pytest.raises(ValueError, match="holds 4 tokens, 5"):
+    with pytest.raises(ValueError, match="has room for 4 tokens, got 5"):
         cache.append(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2))
     assert cache.length == 3
 

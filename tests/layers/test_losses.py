@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -68,7 +70,7 @@ def test_learning_rate_rises_then_falls_to_its_floor():
     assert factors[0] == pytest.approx(0.1) and factors[9] == factors[10] == 1
     assert factors[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
     assert factors[55] == pytest.approx((1 + 0.05) / 2) and factors[100] == pytest.approx(0.05)
-    assert all(first > second for first, second in zip(factors[10:], factors[11:], strict=False))
+    assert all(first > second for first, second in pairwise(factors[10:]))
     assert cosine_with_warmup(500, 100, 10, 0.05) == pytest.approx(0.05)
 
 

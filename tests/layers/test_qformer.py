@@ -83,7 +83,7 @@ def test_without_its_scales_a_block_passes_the_queries_on():
 
 
 def test_group_norm_keeps_what_layer_norm_takes_away():
-    """Entries of an image have unit variance in each group of channels, over all queries; a query of its own need not."""
+    """Entries of an image have unit variance in each group of channels over all queries; one query need not."""
     out = qformer(num_groups=4)(drawn(3, PATCHES))
     groups = out.view(3, QUERIES, 4, 4)
     torch.testing.assert_close(groups.mean((1, 3)), torch.zeros(3, 4), **CLOSE)

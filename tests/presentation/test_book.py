@@ -9,8 +9,10 @@ import pytest
 from PIL import Image, ImageChops, PngImagePlugin
 
 from modules.common.errors import UserError
-from modules.presentation.story.book import Page, code_color, write_book, write_pages, write_png, write_story_json
-from modules.presentation.story.contact_sheet import contact_sheet
+from modules.presentation.images import write_png
+from modules.presentation.story.book import BookPage, write_book, write_pages, write_story_json
+from modules.presentation.story.sheet import contact_sheet
+from modules.presentation.theme import code_color
 from tests.support.html_pages import Collector
 
 NASTY = "<script>alert(\"1\")</script> & 'quotes'"
@@ -30,8 +32,8 @@ def picture(size=(96, 96), mode="RGB") -> Image.Image:
     return Image.linear_gradient("L").resize(size).convert(mode)
 
 
-def story(texts=("Once upon a time.", "They lived happily.")) -> list[Page]:
-    return [Page(picture(), text, [7, 511, 0, 4095, 12, 12, 300, 99], 31.25) for text in texts]
+def story(texts=("Once upon a time.", "They lived happily.")) -> list[BookPage]:
+    return [BookPage(picture(), text, [7, 511, 0, 4095, 12, 12, 300, 99], 31.25) for text in texts]
 
 
 def book(tmp_path, title="A star", pages=None, details=None, **kwargs) -> tuple[str, Collector]:
@@ -78,7 +80,7 @@ def test_book_escapes_everything(tmp_path):
 
 
 def test_book_without_plan_or_pages(tmp_path):
-    _, seen = book(tmp_path, pages=[Page(picture(), "Only words")])
+    _, seen = book(tmp_path, pages=[BookPage(picture(), "Only words")])
     assert "details" not in seen.tags
     assert "i" not in seen.tags
     assert "A picture story in 1 page" in seen.text
@@ -112,7 +114,7 @@ def test_same_story_same_bytes(tmp_path):
     ("size", "expected"), [((96, 96), (384, 384)), ((48, 96), (192, 384)), ((512, 512), (512, 512))]
 )
 def test_pages_are_enlarged_and_never_shrunk(tmp_path, size, expected):
-    (path,) = write_pages(tmp_path, [Page(picture(size), "")])
+    (path,) = write_pages(tmp_path, [BookPage(picture(size), "")])
     assert path == tmp_path / "page_01.png"
     assert Image.open(path).size == expected
 
@@ -121,7 +123,7 @@ def test_pages_are_enlarged_and_never_shrunk(tmp_path, size, expected):
 def test_pages_of_any_mode_become_rgb_without_metadata(tmp_path, mode):
     image = picture(mode=mode)
     image.info |= {"icc_profile": b"profile", "comment": "taken at home", "dpi": (72, 72)}
-    (path,) = write_pages(tmp_path, [Page(image, "")])
+    (path,) = write_pages(tmp_path, [BookPage(image, "")])
     with Image.open(path) as written:
         assert (written.mode, written.info) == ("RGB", {})
         assert {kind for kind, *_ in chunks(path)} == {b"IHDR", b"IDAT", b"IEND"}
@@ -140,7 +142,7 @@ def chunks(path):
 
 
 def test_many_pages_sort_by_name(tmp_path):
-    paths = write_pages(tmp_path, [Page(picture((4, 4)), "")] * 100)
+    paths = write_pages(tmp_path, [BookPage(picture((4, 4)), "")] * 100)
     assert paths == sorted(paths)
     assert paths[0].name == "page_001.png"
 

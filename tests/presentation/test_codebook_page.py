@@ -16,7 +16,8 @@ from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 
 from modules.common.errors import UserError
 from modules.config import StoryConfig
-from modules.data.folder import StoryFolder, write_stories
+from modules.data.folder import StoryFolder
+from modules.data.writing import write_stories
 from modules.evaluation.codebook import analysis as codebook
 from modules.pipeline import StoryPipeline
 from modules.presentation.codebook.page import analyze
@@ -129,7 +130,7 @@ def test_projector_files_belong_together(report_folder):
     (embedding,) = config.embeddings
     metadata = [line.split("\t") for line in (folder / embedding.metadata_path).read_text().splitlines()]
     _, _, report = parts(report_folder)
-    assert metadata[0] == ["code", "uses", "slot", "tells", "words"]
+    assert metadata[0] == ["code", "uses", "slot", "attribute", "words"]
     assert [int(line[0]) for line in metadata[1:]] == [card["code"] for card in report["cards"]]
     tensors = (folder / embedding.tensor_path).read_text().splitlines()
     assert len(tensors) == len(report["cards"]) and len(tensors[0].split("\t")) == 8
@@ -191,7 +192,7 @@ def test_one_modality_is_enough(tiny_pipeline, tmp_path, keep):
             )
 
     analyze(tiny_pipeline, Half(2, image_size=32), Half(2, split="val", image_size=32), 2, 0, tmp_path)
-    document, seen, report = parts(tmp_path)
+    _, seen, report = parts(tmp_path)
     lost = "diffusion_loss" if keep == "text" else "text_nats"
     assert {figure["value"] for figure in report["removal"][lost]} == {None}
     assert ("pictures" in report["swaps"]) == (keep == "image")

@@ -18,33 +18,24 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from modules.common.errors import UserError
-from modules.data.folder import StoryFolder, write_stories
+from modules.data.folder import StoryFolder
+from modules.data.writing import write_stories
 from modules.pipeline import StoryPipeline
-from modules.presentation.plots.curves import DARK, Curve, draw_curves, group_curves, read_curves, smooth, stage_starts
-from modules.presentation.visualize.page import visualize, write_page
-from modules.presentation.visualize.panels import (
-    TEXT,
-    draw_denoising,
-    draw_predictions,
-    draw_timeline,
-    stack,
-    text_width,
-    wrap,
-)
-from modules.presentation.visualize.tellings import (
-    Cell,
-    Run,
-    Study,
-    Telling,
-    Trail,
-    aimed_at,
+from modules.presentation.plots.curve_files import Curve, phase_starts, read_curves
+from modules.presentation.plots.curves import draw_curves, group_curves, smooth
+from modules.presentation.theme import DARK
+from modules.presentation.visualize.canvas import TEXT, text_width, wrap_text
+from modules.presentation.visualize.denoising import (
+    DenoisingTrace,
     denoise,
     denoise_one,
-    repeated_codes,
+    predicted_clean,
     signal_levels,
-    slot_runs,
-    study_story,
 )
+from modules.presentation.visualize.drawings import draw_denoising, draw_predictions, draw_timeline, stack
+from modules.presentation.visualize.page import visualize, write_page
+from modules.presentation.visualize.timeline import CodeRun, repeated_codes, slot_runs
+from modules.presentation.visualize.versions import Comparison, PageView, Version, compare_versions
 from modules.story import Story, StoryStep
 from modules.storyworld import StoryWorld
 from tests.support.runs import trace
@@ -59,8 +50,8 @@ def story() -> Story:
 
 
 @pytest.fixture(scope="module")
-def study(tiny_pipeline: StoryPipeline, story: Story) -> Study:
-    return study_story(tiny_pipeline, story, num_given=3, seed=5, num_inference_steps=STEPS)
+def comparison(tiny_pipeline: StoryPipeline, story: Story) -> Comparison:
+    return compare_versions(tiny_pipeline, story, num_given=3, seed=5, num_inference_steps=STEPS)
 
 
 @pytest.fixture(scope="module")
@@ -85,12 +76,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 writer.add_scalar("skipped_updates", 0, step)
                 if step >= 10:
                     writer.add_scalar("joint/prior_nll", 2.0, step)
+        # Files are read in the order of their names, which is that of their seconds; these are of one second.
+        (written,) = (folder / "tensorboard").glob("events.out.*")
+        written.rename(written.with_name(f"{attempt}.tfevents"))
     return folder
 
 
-def board(*rows: list[int]) -> Study:
+def board(*rows: list[int]) -> Comparison:
     """A story of codes alone, given page by page."""
-    return Study("A prompt", [Telling("True pages", "note", [Cell(None, "text", row, 1.0) for row in rows])])
+    return Comparison("A prompt", [Version("True pages", "note", [PageView(None, "text", row, 1.0) for row in rows])])
 
 
 def tags(document: str, tag: str) -> list[dict[str, str]]:
@@ -104,39 +98,39 @@ def tags(document: str, tag: str) -> list[dict[str, str]]:
 # A story told several ways
 
 
-def test_tellings_are_those_of_the_pipeline(tiny_pipeline, story, study):
-    true, own, predicted, told = study.tellings
+def test_tellings_are_those_of_the_pipeline(tiny_pipeline, story, comparison):
+    true, own, predicted, told = comparison.versions
     count = len(story.steps)
     assert count > 3
     codes = tiny_pipeline.encode(story.steps)
-    assert [cell.codes for cell in true.cells] == [cell.codes for cell in own.cells] == codes.tolist()
-    assert [cell.text for cell in true.cells] == [step.text for step in story.steps]
+    assert [page.codes for page in true.pages] == [page.codes for page in own.pages] == codes.tolist()
+    assert [page.text for page in true.pages] == [step.text for step in story.steps]
     texts, images = tiny_pipeline.render(codes, seed=5, num_inference_steps=STEPS)
-    assert [cell.text for cell in own.cells] == texts
-    assert [cell.image.tobytes() for cell in own.cells] == [image.tobytes() for image in images]
+    assert [page.text for page in own.pages] == texts
+    assert [page.image.tobytes() for page in own.pages] == [image.tobytes() for image in images]
     options = {"seed": 5, "num_inference_steps": STEPS}
     next_pages = tiny_pipeline.continue_story(story.prompt, story.steps[:3], count - 3, **options)
     whole = tiny_pipeline(story.prompt, count, **options)
-    assert [cell.is_given for cell in predicted.cells] == [True] * 3 + [False] * (count - 3)
-    for cells, expected in ((predicted.cells[3:], next_pages), (told.cells, whole)):
-        assert [cell.codes for cell in cells] == expected.codes.tolist()
-        assert [cell.text for cell in cells] == expected.texts
-        assert [cell.bits for cell in cells] == pytest.approx(expected.bits, rel=1e-5)
+    assert [page.is_given for page in predicted.pages] == [True] * 3 + [False] * (count - 3)
+    for pages, expected in ((predicted.pages[3:], next_pages), (told.pages, whole)):
+        assert [page.codes for page in pages] == expected.codes.tolist()
+        assert [page.text for page in pages] == expected.texts
+        assert [page.bits for page in pages] == pytest.approx(expected.bits, rel=1e-5)
 
 
-def test_bits_of_the_true_pages_are_those_of_a_plan_that_draws_them(tiny_pipeline, story, study):
+def test_bits_of_the_true_pages_are_those_of_a_plan_that_draws_them(tiny_pipeline, story, comparison):
     """The prior's own sample, taken for a true story, costs by `forward` what sampling said."""
     plan = tiny_pipeline.plan(story.prompt, len(story.steps), seed=5)
     ids, mask = tiny_pipeline.tokenizer.encode_batch([story.prompt], tiny_pipeline.config.max_prompt_length)
-    true_codes = torch.tensor([[cell.codes for cell in study.cells]])
+    true_codes = torch.tensor([[page.codes for page in comparison.pages]])
     everything = torch.ones(1, len(story.steps), dtype=torch.bool)
     with torch.no_grad():
         costs = [
             tiny_pipeline.model.prior(codes, ids, mask, everything).nll.sum(-1)[0] / math.log(2)
             for codes in (plan.codes, true_codes)
         ]
-    assert [cell.bits for cell in study.tellings[-1].cells] == pytest.approx(costs[0].tolist(), rel=1e-4)
-    assert [cell.bits for cell in study.cells] == pytest.approx(costs[1].tolist(), rel=1e-4)
+    assert [page.bits for page in comparison.versions[-1].pages] == pytest.approx(costs[0].tolist(), rel=1e-4)
+    assert [page.bits for page in comparison.pages] == pytest.approx(costs[1].tolist(), rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -144,33 +138,33 @@ def test_bits_of_the_true_pages_are_those_of_a_plan_that_draws_them(tiny_pipelin
 )
 def test_short_stories_with_gaps_are_told_as_far_as_they_go(tiny_pipeline, gaps, index, titles):
     story = gaps[index]
-    study = study_story(tiny_pipeline, story, num_inference_steps=2)
-    middle = [telling.title for telling in study.tellings[2:-1]]
+    comparison = compare_versions(tiny_pipeline, story, num_inference_steps=2)
+    middle = [version.title for version in comparison.versions[2:-1]]
     assert middle == ([] if titles is None else [titles])
-    assert all(len(telling.cells) == len(story.steps) for telling in study.tellings)
-    for cell, step in zip(study.cells, story.steps, strict=True):
-        assert (cell.text, cell.image is None) == (step.text, step.image is None)
-        assert cell.image is None or cell.image.size == (32, 32)
+    assert all(len(version.pages) == len(story.steps) for version in comparison.versions)
+    for page, step in zip(comparison.pages, story.steps, strict=True):
+        assert (page.text, page.image is None) == (step.text, step.image is None)
+        assert page.image is None or page.image.size == (32, 32)
     assert all(
-        cell.image and cell.text is not None
-        for telling in study.tellings[1:]
-        for cell in telling.cells
-        if not cell.is_given
+        page.image and page.text is not None
+        for version in comparison.versions[1:]
+        for page in version.pages
+        if not page.is_given
     )
 
 
-def test_matches_count_slot_by_slot(study):
-    guess = Cell(None, None, [study.cells[1].codes[0], -1, *study.cells[1].codes[2:]])
-    assert study.matches(1, guess) == [True, False, True, True, True, True, True, True]
+def test_matches_count_slot_by_slot(comparison):
+    guess = PageView(None, None, [comparison.pages[1].codes[0], -1, *comparison.pages[1].codes[2:]])
+    assert comparison.matches(1, guess) == [True, False, True, True, True, True, True, True]
 
 
-# The trail
+# The trace
 
 
 @pytest.mark.parametrize("updates", [1, 5, 7])  # 7 does not divide the 1000 timesteps of training.
-def test_what_an_update_aims_at_is_what_the_model_predicts(tiny_pipeline, study, updates):
+def test_what_an_update_aims_at_is_what_the_model_predicts(tiny_pipeline, comparison, updates):
     decoder, config = tiny_pipeline.model.image_decoder, tiny_pipeline.config
-    embeds = tiny_pipeline.model.storyboard.embed(torch.tensor([study.cells[0].codes])).code_embeds
+    embeds = tiny_pipeline.model.storyboard.embed(torch.tensor([comparison.pages[0].codes])).code_embeds
     latents = [torch.randn(1, *config.autoencoder.latent_shape, generator=torch.Generator().manual_seed(1))]
     final = decoder.sample(embeds, updates, 1.0, "ddim", torch.Generator().manual_seed(1), on_step=latents.append)
     scheduler = decoder.make_scheduler("ddim")
@@ -181,21 +175,27 @@ def test_what_an_update_aims_at_is_what_the_model_predicts(tiny_pipeline, study,
             velocity = decoder.predict(latents[index], timestep, embeds)
         expected = math.sqrt(before) * latents[index] - math.sqrt(1 - before) * velocity
         torch.testing.assert_close(
-            aimed_at(latents[index], latents[index + 1], before, after), expected, atol=1e-4, rtol=1e-3
+            predicted_clean(latents[index], latents[index + 1], before, after), expected, atol=1e-4, rtol=1e-3
         )
     left_in = math.sqrt(1 - levels[-1][1])  # Where timesteps come out even, the last update leaves no noise in.
-    torch.testing.assert_close(aimed_at(latents[-2], latents[-1], *levels[-1]), final, atol=1e-4 + left_in, rtol=0)
+    torch.testing.assert_close(
+        predicted_clean(latents[-2], latents[-1], *levels[-1]), final, atol=1e-4 + left_in, rtol=0
+    )
 
 
-def test_trail_goes_from_noise_alone_to_the_page(tiny_pipeline, study):
-    trail = denoise(tiny_pipeline, study.cells[0], torch.tensor([study.cells[0].codes]), seed=5, num_inference_steps=20)
-    assert (trail.steps[0], trail.steps[-1], len(trail.steps)) == (1, 20, 7)
-    assert trail.signal[0] == pytest.approx(0, abs=1e-6)
-    assert trail.signal == sorted(trail.signal)
-    _, (picture,) = tiny_pipeline.render(torch.tensor([study.cells[0].codes]), seed=5, num_inference_steps=20)
-    difference = np.asarray(trail.guesses[-1], int) - np.asarray(picture, int)
+def test_trail_goes_from_noise_alone_to_the_page(tiny_pipeline, comparison):
+    trace = denoise(
+        tiny_pipeline, comparison.pages[0], torch.tensor([comparison.pages[0].codes]), seed=5, num_inference_steps=20
+    )
+    assert (trace.steps[0], trace.steps[-1], len(trace.steps)) == (1, 20, 7)
+    assert trace.signal[0] == pytest.approx(0, abs=1e-6)
+    assert trace.signal == sorted(trace.signal)
+    _, (picture,) = tiny_pipeline.render(torch.tensor([comparison.pages[0].codes]), seed=5, num_inference_steps=20)
+    difference = np.asarray(trace.guesses[-1], int) - np.asarray(picture, int)
     assert np.abs(difference).max() <= 1
-    short = denoise(tiny_pipeline, study.cells[0], torch.tensor([study.cells[0].codes]), num_inference_steps=1)
+    short = denoise(
+        tiny_pipeline, comparison.pages[0], torch.tensor([comparison.pages[0].codes]), num_inference_steps=1
+    )
     assert (short.steps, len(short.noisy), len(short.guesses)) == ([1], 1, 1)
 
 
@@ -203,20 +203,27 @@ def test_trail_goes_from_noise_alone_to_the_page(tiny_pipeline, study):
 
 
 def test_runs_and_repeats():
-    assert slot_runs([7, 7, 3, 7, 3]) == [Run(7, 0, 1, None), Run(3, 2, 2, None), Run(7, 3, 3, 1), Run(3, 4, 4, 2)]
-    study = board([1, 2], [3, 1], [4, 5])
-    assert repeated_codes(study.cells) == {1}  # In whichever slot.
+    assert slot_runs([7, 7, 3, 7, 3]) == [
+        CodeRun(7, 0, 1, None),
+        CodeRun(3, 2, 2, None),
+        CodeRun(7, 3, 3, 1),
+        CodeRun(3, 4, 4, 2),
+    ]
+    comparison = board([1, 2], [3, 1], [4, 5])
+    assert repeated_codes([page.codes for page in comparison.pages]) == {1}  # In whichever slot.
 
 
 def test_timeline_ties_what_comes_back(tmp_path):
     """Codes 1 2 2 1 in one slot: three tiles, one of them two pages wide, and a line from the first one through to the
     last.
     """
-    trail = Trail(Cell(None, "text", [1]), [1], [0.0], [Image.new("RGB", (8, 8))], [Image.new("RGB", (8, 8))])
-    document = write_page(tmp_path / "page.html", [board([1], [2], [2], [1])], trail, None, {}).read_text()
-    cells = [cell for cell in tags(document, "td") if "colspan" in cell]
-    assert [cell["colspan"] for cell in cells] == ["1", "2", "1"]
-    assert [re.findall(r"\) (0|100%) 50%/(50%|100%) ", cell["style"]) for cell in cells] == [
+    trace = DenoisingTrace(
+        PageView(None, "text", [1]), [1], [0.0], [Image.new("RGB", (8, 8))], [Image.new("RGB", (8, 8))]
+    )
+    document = write_page(tmp_path / "page.html", [board([1], [2], [2], [1])], trace, None, {}).read_text()
+    pages = [page for page in tags(document, "td") if "colspan" in page]
+    assert [page["colspan"] for page in pages] == ["1", "2", "1"]
+    assert [re.findall(r"\) (0|100%) 50%/(50%|100%) ", page["style"]) for page in pages] == [
         [("100%", "50%")],
         [("0", "100%")],
         [("0", "50%")],
@@ -233,16 +240,16 @@ def test_resumed_run_gives_every_update_once_as_it_was_made_last(run):
     assert loss.values.astype(int).tolist()[1:] == [0] * 5 + [1] * 9 + [2] * 25
     assert 3 not in curves["gradient_norm/prior"].steps  # What is no number cannot be drawn.
     assert read_curves(run / "tensorboard").keys() == curves.keys()
-    assert stage_starts(curves) == {"joint": 0, "joint, quantised": 10}
+    assert phase_starts(curves) == {"joint": 0, "joint, quantised": 10}
     assert [panel.title for panel in group_curves(curves)] == ["Losses: joint phase", "Gradient norms"]
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda folder: None, "does not exist"),
-        (lambda folder: folder.mkdir(), "holds no TensorBoard files"),
-        (lambda folder: SummaryWriter(folder / "tensorboard").close(), "hold no curves yet"),
+        (lambda _: None, "does not exist"),
+        (lambda folder: folder.mkdir(), "contains no TensorBoard files"),
+        (lambda folder: SummaryWriter(folder / "tensorboard").close(), "contain no curves yet"),
     ],
 )
 def test_folder_without_curves_is_a_user_error(tmp_path, make, message):
@@ -276,13 +283,13 @@ def test_smoothing_lags_behind_nothing():
     assert smooth(noise).std() < 0.3 * noise.std()
 
 
-def test_drawing_leaves_matplotlib_as_it_was_and_heeds_none_of_its_settings(run, study):
-    before = draw_curves(read_curves(run)).tobytes(), draw_timeline(study).tobytes()
+def test_drawing_leaves_matplotlib_as_it_was_and_heeds_none_of_its_settings(run, comparison):
+    before = draw_curves(read_curves(run)).tobytes(), draw_timeline(comparison).tobytes()
     with matplotlib.rc_context(
         {"font.size": 30, "axes.facecolor": "red", "lines.linewidth": 9, "image.interpolation": "nearest"}
     ):
         settings = dict(matplotlib.rcParams)
-        assert (draw_curves(read_curves(run)).tobytes(), draw_timeline(study).tobytes()) == before
+        assert (draw_curves(read_curves(run)).tobytes(), draw_timeline(comparison).tobytes()) == before
         assert dict(matplotlib.rcParams) == settings
     assert draw_curves(read_curves(run), DARK).getpixel((0, 0)) == (0x26, 0x20, 0x19)
 
@@ -293,21 +300,21 @@ def test_drawing_leaves_matplotlib_as_it_was_and_heeds_none_of_its_settings(run,
 @pytest.mark.filterwarnings("ignore:Glyph")
 def test_wrapped_lines_fit_and_say_where_text_is_left_out():
     for text in ("a little bear " * 40, "从前有一只小兔子" * 40, "x" * 500):
-        lines = wrap(text, 148, TEXT, max_lines=5)
+        lines = wrap_text(text, 148, TEXT, max_lines=5)
         assert len(lines) == 5
         assert lines[-1].endswith("…")
         assert all(text_width(line, TEXT) <= 148 for line in lines)
-    assert wrap("one\n two", 148, TEXT) == ["one two"]
-    assert wrap("", 148, TEXT) == []
-    assert "".join(wrap("y" * 60, 148, TEXT)) == "y" * 60
+    assert wrap_text("one\n two", 148, TEXT) == ["one two"]
+    assert wrap_text("", 148, TEXT) == []
+    assert "".join(wrap_text("y" * 60, 148, TEXT)) == "y" * 60
 
 
 def test_any_text_and_any_gap_can_be_drawn(tiny_pipeline, gaps):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        studies = [study_story(tiny_pipeline, gaps[index], num_inference_steps=1) for index in range(3)]
-        sheets = [draw(study) for study in studies for draw in (draw_predictions, draw_timeline)]
-        sheets.append(draw_denoising(denoise_one(tiny_pipeline, studies, num_inference_steps=2)))
+        comparisons = [compare_versions(tiny_pipeline, gaps[index], num_inference_steps=1) for index in range(3)]
+        sheets = [draw(comparison) for comparison in comparisons for draw in (draw_predictions, draw_timeline)]
+        sheets.append(draw_denoising(denoise_one(tiny_pipeline, comparisons, num_inference_steps=2)))
     assert len({sheet.width for sheet in sheets[:2]}) == 1  # One column a page in both.
     together = stack(sheets)
     assert together.size == (max(sheet.width for sheet in sheets), sum(sheet.height for sheet in sheets))

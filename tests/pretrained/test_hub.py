@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from huggingface_hub import constants
 from transformers import GPT2LMHeadModel
 
 from modules.common.errors import UserError
-from modules.pretrained.loading import load_pretrained
+from modules.pretrained.source import PretrainedSource
 from tests.support.hub_folders import write_gpt2
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +34,7 @@ class StandIn(BaseHTTPRequestHandler):
     """The few answers of the Hub that matter here; `root` holds its repositories."""
 
     root: Path
-    refusals = {
+    refusals: ClassVar = {
         "a/gated": (403, "GatedRepo"),
         "a/login": (401, "GatedRepo"),
         "a/down": (503, ""),
@@ -71,13 +72,14 @@ class StandIn(BaseHTTPRequestHandler):
 FETCH = """
 import json, sys, time
 time.sleep = lambda seconds: None
-from modules.hub import find_file, find_weights
-from modules.story import UserError
+from modules.pretrained.source import PretrainedSource
+from modules.common.errors import UserError
 said = {}
 for source in sys.argv[1:]:
+    part = PretrainedSource(source, "the part")
     try:
-        find_file(source, "config.json", "the part")
-        said[source] = str(find_weights(source, "model", "the part"))
+        part.find("config.json")
+        said[source] = str(part.find_weights("model"))
     except UserError as error:
         said[source] = str(error)
 print(json.dumps(said))
@@ -141,11 +143,11 @@ def fetched(gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tu
     [
         ("tiny/gpt2", r"model\.safetensors"),
         ("tiny/gpt2 without a network", r"model\.safetensors"),
-        ("tiny/pickled", r"the part: tiny/pickled has its weights in pytorch_model\.bin alone, a pickle"),
+        ("tiny/pickled", r"the part: tiny/pickled has its weights only in pytorch_model\.bin, a pickle"),
         ("tiny/config-only", r"the part: tiny/config-only on the Hub has no model\.safetensors"),
         ("a/gated", r"the part: a/gated is gated: accept its terms at http\S*/a/gated, log in"),
         ("a/login", "a/login is gated"),
-        ("a/unknown", "the part: a/unknown is neither a folder here nor a public model on the Hub"),
+        ("a/unknown", "the part: a/unknown is neither a local folder nor a public model on the Hub"),
         ("unknown", "unknown is neither"),
         ("a/down", "the part: the Hub answers 503 for a/down: try again later"),
         ("tiny/other without a network", "the part: the Hub cannot be reached and tiny/other is not in the cache"),
@@ -157,7 +159,7 @@ def test_what_the_hub_answers_is_told_in_one_line(source, said, fetched):
 
 def test_what_was_fetched_loads_offline_and_nothing_else_does(fetched, gpt2, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(fetched[1]))
-    weights = load_pretrained(GPT2LMHeadModel, "tiny/gpt2", "the part", offline=True).state_dict()
+    weights = PretrainedSource("tiny/gpt2", "the part", offline=True).load(GPT2LMHeadModel).state_dict()
     assert all(
         torch.equal(value, weights[name]) for name, value in GPT2LMHeadModel.from_pretrained(gpt2).state_dict().items()
     )
@@ -167,4 +169,4 @@ def test_what_was_fetched_loads_offline_and_nothing_else_does(fetched, gpt2, mon
         ("gpt2-xl", "config.json"),
     ):
         with pytest.raises(UserError, match=f"the part: {file} of {source} is not in the cache and offline mode is on"):
-            load_pretrained(GPT2LMHeadModel, source, "the part", offline=True)
+            PretrainedSource(source, "the part", offline=True).load(GPT2LMHeadModel)

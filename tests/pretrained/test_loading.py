@@ -4,6 +4,8 @@ one line.
 
 from __future__ import annotations
 
+import builtins
+import io
 import pickle
 import re
 import shutil
@@ -17,6 +19,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForTextEncoding,
     BertModel,
@@ -25,13 +28,14 @@ from transformers import (
     CLIPVisionModel,
     GPT2LMHeadModel,
     LlamaForCausalLM,
+    PreTrainedTokenizerBase,
     ResNetModel,
     SiglipVisionModel,
     ViTModel,
 )
 
 from modules.common.errors import UserError
-from modules.pretrained.loading import load_config, load_pretrained, load_tokenizer
+from modules.pretrained.source import PretrainedSource
 from tests.support import hub_folders
 
 STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -53,7 +57,12 @@ def copied(hub: Path, tmp_path: Path) -> Callable[[str], Path]:
 
 
 def load(model_class: type, source: Path | str, **options: object) -> nn.Module:
-    return load_pretrained(model_class, str(source), "the part", **options)
+    chosen = {name: options.pop(name) for name in ("offline", "random", "subfolder") if name in options}
+    return PretrainedSource(str(source), "the part", **chosen).load(model_class, **options)
+
+
+def load_tokenizer(source: Path | str, subfolder: str = "") -> PreTrainedTokenizerBase:
+    return PretrainedSource(str(source), "the part", subfolder=subfolder).tokenizer
 
 
 def same_weights(first: nn.Module, second: nn.Module) -> bool:
@@ -91,12 +100,12 @@ def test_weights_in_shards_load_the_same(hub, copied):
     GPT2LMHeadModel.from_pretrained(hub / "gpt2").save_pretrained(folder, max_shard_size="50KB")
     assert same_weights(load(GPT2LMHeadModel, folder), GPT2LMHeadModel.from_pretrained(hub / "gpt2"))
     next(folder.glob("model-00001-*")).unlink()
-    with pytest.raises(UserError, match=r"the part: the folder .* holds no model-00001-of-.*\.safetensors"):
+    with pytest.raises(UserError, match=r"the part: the folder .* contains no model-00001-of-.*\.safetensors"):
         load(GPT2LMHeadModel, folder)
 
 
-@pytest.mark.parametrize(("asked", "plain", "name", "subfolder"), PARTS)
-def test_random_weights_need_the_config_alone(asked, plain, name, subfolder, hub, tmp_path):
+@pytest.mark.parametrize(("asked", "_plain", "name", "subfolder"), PARTS)
+def test_random_weights_need_the_config_alone(asked, _plain, name, subfolder, hub, tmp_path):
     shutil.copytree(hub / name, tmp_path / name, ignore=shutil.ignore_patterns("*.safetensors"))
     model, pretrained = (
         load(asked, tmp_path / name, subfolder=subfolder, random=True),
@@ -143,7 +152,7 @@ def test_the_published_sizes_without_a_hub(model_class, source, subfolder, count
 
 def test_a_scheduler_is_built_from_its_config(hub):
     for source in (str(hub / "stable_diffusion"), STABLE_DIFFUSION):
-        settings = load_config(DDIMScheduler, source, "the scheduler", subfolder="scheduler", offline=True)
+        settings = PretrainedSource(source, "the scheduler", offline=True).part("scheduler").schedule
         scheduler = DDIMScheduler.from_config(settings)
         assert scheduler.config.beta_schedule == "scaled_linear" and scheduler.config.steps_offset == 1
 
@@ -152,29 +161,29 @@ def test_a_scheduler_is_built_from_its_config(hub):
     ("name", "subfolder"), [("gpt2", ""), ("llama", ""), ("bert", ""), ("stable_diffusion", "tokenizer")]
 )
 def test_tokenizers_read_and_write(name, subfolder, hub):
-    tokenizer = load_tokenizer(str(hub / name), "the part", subfolder=subfolder)
+    tokenizer = load_tokenizer(hub / name, subfolder)
     text = "rusty the fox"
     assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
 
 
 def test_a_tokenizer_older_than_tokenizer_json_loads(hub, copied):
     folder = copied("bert")
-    vocabulary = load_tokenizer(str(folder), "the part").get_vocab()
+    vocabulary = load_tokenizer(folder).get_vocab()
     (folder / "tokenizer.json").unlink()
     (folder / "vocab.txt").write_text("\n".join(sorted(vocabulary, key=vocabulary.get)))
-    old, new = (load_tokenizer(str(source), "the part") for source in (folder, hub / "bert"))
+    old, new = (load_tokenizer(source) for source in (folder, hub / "bert"))
     assert old("Rusty the fox").input_ids == new("Rusty the fox").input_ids
 
 
 WRONG_KINDS = [
-    (GPT2LMHeadModel, "bert", "", "holds bert, wanted is gpt2"),
-    (AutoModelForCausalLM, "bert", "", "holds bert, wanted is a causal"),
-    (AutoModelForTextEncoding, "vit", "", "holds vit, .* a text encoder"),
-    (CLIPVisionModel, "gpt2", "", "holds gpt2, wanted is clip"),
-    (CLIPVisionModel, "siglip", "", "holds siglip, wanted is clip"),
-    (BertModel, "stable_diffusion", "unet", "holds UNet2D.* is bert"),
-    (AutoencoderKL, "stable_diffusion", "unet", "holds UNet2D.*wanted is AutoencoderKL"),
-    (UNet2DConditionModel, "gpt2", "", "holds gpt2"),
+    (GPT2LMHeadModel, "bert", "", "contains bert, expected gpt2"),
+    (AutoModelForCausalLM, "bert", "", "contains bert, expected a causal"),
+    (AutoModelForTextEncoding, "vit", "", "contains vit, .* a text encoder"),
+    (CLIPVisionModel, "gpt2", "", "contains gpt2, expected clip"),
+    (CLIPVisionModel, "siglip", "", "contains siglip, expected clip"),
+    (BertModel, "stable_diffusion", "unet", "contains UNet2D.*expected bert"),
+    (AutoencoderKL, "stable_diffusion", "unet", "contains UNet2D.*expected AutoencoderKL"),
+    (UNet2DConditionModel, "gpt2", "", "contains gpt2"),
 ]
 
 
@@ -214,7 +223,7 @@ def reshape_a_weight(path: Path) -> None:
 
 
 BREAKAGES = [
-    (Path.unlink, r"holds no \S*model\.safetensors"),
+    (Path.unlink, r"contains no \S*model\.safetensors"),
     (cut, "cannot be read"),
     (drop_a_weight, "lack"),
     (reshape_a_weight, "cannot be"),
@@ -247,7 +256,7 @@ def test_pickles_are_never_opened(copied, monkeypatch, tmp_path):
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(
-        UserError, match=r"the part: .* has its weights in pytorch_model\.bin alone, a pickle.* model\.safetensors"
+        UserError, match=r"the part: .* has its weights only in pytorch_model\.bin, a pickle.* model\.safetensors"
     ):
         load(GPT2LMHeadModel, folder)
     assert not Path("exploded").exists()
@@ -259,14 +268,34 @@ def test_pickles_are_never_opened(copied, monkeypatch, tmp_path):
 def test_a_broken_config_is_told(content, copied):
     folder = copied("gpt2")
     (folder / "config.json").write_text(content)
-    with pytest.raises(UserError, match=r"the part: \S*gpt2|the part: the model in \S*gpt2"):
+    with pytest.raises(UserError, match=r"the part: \S*gpt2|the part: the (config|model) in \S*gpt2"):
         load(AutoModelForCausalLM, folder)
 
 
 def test_tokenizers_that_are_absent_or_broken_are_told(hub, copied):
-    with pytest.raises(UserError, match=r"holds no tokenizer\.json"):
-        load_tokenizer(str(hub / "vit"), "the part")
+    with pytest.raises(UserError, match=r"contains no tokenizer\.json"):
+        load_tokenizer(hub / "vit")
     folder = copied("gpt2")
     cut(folder / "tokenizer.json")
-    with pytest.raises(UserError, match="the tokenizer in .* cannot be read"):
-        load_tokenizer(str(folder), "the part")
+    with pytest.raises(UserError, match=r"the tokenizer in .* cannot be read"):
+        load_tokenizer(folder)
+
+
+def test_files_of_a_source_are_read_once(hub, monkeypatch):
+    opened: list[str] = []
+    plain = io.open
+
+    def counting(file, *args, **kwargs):
+        opened.append(str(file))
+        return plain(file, *args, **kwargs)
+
+    for owner in (builtins, io):
+        monkeypatch.setattr(owner, "open", counting)
+    source = PretrainedSource(str(hub / "gpt2"), "the part")
+    assert source.config_for(AutoModelForCausalLM).vocab_size == source.config.vocab_size
+    assert source.load(AutoModelForCausalLM).config.vocab_size == source.config.vocab_size
+    assert source.tokenizer is source.tokenizer and source.config is source.config
+    assert source.config.to_dict() == AutoConfig.from_pretrained(hub / "gpt2").to_dict()
+    monkeypatch.undo()
+    assert sum(name == str(hub / "gpt2" / "config.json") for name in opened) <= 3  # Ours, the tokenizer's, the test's.
+    assert sum(name == str(hub / "gpt2" / "tokenizer.json") for name in opened) <= 1

@@ -270,7 +270,7 @@ def test_it_trains_by_the_same_command_and_never_quantises(run, pipeline):
     ):
         parts = {name.split(".")[0] for name in moved(tensors_at(run, start), tensors_at(run, end))}
         assert parts == trained - still
-    if pipeline.model.storyboard is not None:
+    if pipeline.model.reads_steps:
         assert not pipeline.model.storyboard.quantizer.is_active
     told = events(run)
     assert "stories/0" in told.Tags()["images"] and "held_out/text_nll_own" in told.Tags()["scalars"]
@@ -342,7 +342,7 @@ def test_pages_are_decoded_from_what_training_predicts(pipeline, steps):
     batch.prompt_ids, batch.prompt_mask = pipeline._prompt(PROMPT)
     with torch.no_grad():
         expected = pipeline.model.condition(batch).code_embeds
-    reads = pipeline.model.storyboard is not None
+    reads = pipeline.model.reads_steps
     for given in range(len(steps)):
         vectors = pipeline.predict(PROMPT, len(steps) - given, steps[:given])
         torch.testing.assert_close(vectors, expected[given : given + 1] if reads else expected[given:], **CLOSE)

@@ -92,7 +92,7 @@ def test_a_thousand_steps_hold_as_much_as_a_few():
 def test_what_can_never_fit_says_so():
     cache = SinkCache(1, capacity=5, num_sinks=3)
     transformer(1)(torch.zeros(1, 4, DIM), None, torch.arange(4), cache)
-    with pytest.raises(ValueError, match="3 tokens do not fit behind 3 sinks in a cache of 5"):
+    with pytest.raises(ValueError, match="3 tokens do not fit after 3 sinks in a cache of 5"):
         cache.make_room(3)
 
 

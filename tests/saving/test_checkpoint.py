@@ -299,7 +299,8 @@ def test_pickles_are_never_opened(tmp_path):
 def test_kill_in_the_middle_of_a_save_leaves_the_previous_one(tmp_path):
     save(tmp_path, 1)
     code = (
-        "import os, signal, sys, torch; from pathlib import Path; from modules.saving.checkpoint import save_checkpoint\n"
+        "import os, signal, sys, torch; from pathlib import Path\n"
+        "from modules.saving.checkpoint import save_checkpoint\n"
         "kill = lambda folder: os.kill(os.getpid(), signal.SIGKILL)\n"
         "save_checkpoint(Path(sys.argv[1]), 2, {'model': {'w': torch.zeros(9)}}, {}, 1, kill)"
     )
@@ -323,7 +324,7 @@ def test_disk_full_at_any_sync_leaves_the_previous_one(tmp_path, monkeypatch, al
 
     monkeypatch.setattr(os, "fsync", fsync)
     if allowed < 5:  # Two files, the manifest, the folder, its parent.
-        with pytest.raises(UserError, match="step_00000002 .No space left on device"):
+        with pytest.raises(UserError, match=r"step_00000002 .No space left on device"):
             save(tmp_path, 2, keep_last=1)
         assert "step_00000001" in steps(tmp_path)
     else:
@@ -347,7 +348,7 @@ def test_disk_full_while_tensors_are_written(tmp_path):
 
 
 def test_errors_of_extra_pass_through_and_leave_nothing(tmp_path):
-    def extra(folder: Path) -> None:
+    def extra(_: Path) -> None:
         raise KeyError("config")
 
     with pytest.raises(KeyError, match="config"):

@@ -19,7 +19,6 @@ from transformers import AutoModelForCausalLM
 import story_generative_model
 from modules.common.errors import UserError
 from modules.pipeline import StoryPipeline
-from modules.saving import export
 from modules.story_model import StoryModel
 from modules.text_decoder.tokenizers import make_vocabulary
 from tests.support.tiny_presets import tiny_preset, write_hub
@@ -33,8 +32,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tuned(hub, tmp_path_factory: pytest.TempPathFactory) -> StoryPipeline:
-    """gpt2-sd15 at toy size, with codes in use and a LoRA that says something."""
+def tuned(hub) -> StoryPipeline:
+    """gpt2-sd15 at toy size, with codes in use and a LoRA that has an effect."""
     config = tiny_preset("gpt2-sd15", hub)
     torch.manual_seed(0)
     model = StoryModel(config, offline=True)
@@ -43,7 +42,7 @@ def tuned(hub, tmp_path_factory: pytest.TempPathFactory) -> StoryPipeline:
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.1)
-    return StoryPipeline(model, make_vocabulary(config, [], offline=True))
+    return StoryPipeline(model, make_vocabulary(config.text_decoder, config.vocab_size, []))
 
 
 def same_story(first: StoryPipeline, second: StoryPipeline) -> bool:
@@ -67,7 +66,7 @@ def test_pretrained_parts_are_not_copied(tuned, tmp_path):
     StoryPipeline.from_pretrained(folder, offline=True)
 
 
-def test_a_lora_alone_is_read_by_peft_and_diffusers(tuned, hub, tmp_path):
+def test_a_lora_alone_is_read_by_peft_and_diffusers(tuned, tmp_path):
     text, image = tuned.save_lora(tmp_path)
     source = tuned.config.text_decoder.source
     plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(source), text).eval()
@@ -126,7 +125,7 @@ def test_push_to_hub_uploads_the_folder(tiny_pipeline, monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), StandIn)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     endpoint = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(export, "HfApi", lambda: HfApi(endpoint=endpoint, token="hf_x"))
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: HfApi(endpoint=endpoint, token="hf_x"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     try:
         assert tiny_pipeline.push_to_hub("me/mine").endswith("me/mine")

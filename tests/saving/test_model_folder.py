@@ -12,6 +12,7 @@ import torch
 
 from modules.common.errors import UserError
 from modules.presets import TINY
+from modules.pretrained.source import PretrainedSource
 from modules.saving.checkpoint import save_checkpoint
 from modules.saving.model_folder import architectures_of, load_model, resolve_model_folder, save_model
 from modules.story_model import StoryModel
@@ -88,7 +89,13 @@ def test_a_folder_whose_parts_trained_in_full_needs_no_source(tmp_path):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(parameter.half())  # As they are saved.
-    save_model(folder, config, model.own_state(), PretrainedVocabulary(str(gpt2)), architectures_of(model))
+    save_model(
+        folder,
+        config,
+        model.own_state(),
+        PretrainedVocabulary(PretrainedSource(str(gpt2), "the part")),
+        architectures_of(model),
+    )
     shutil.rmtree(hub)
     loaded, tokenizer = load_model(folder, offline=True)
     assert loaded.config == config and tokenizer.decode(tokenizer.encode("Rusty", 9)) == "Rusty"

@@ -16,6 +16,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from modules.common.errors import UserError
 from modules.config import config_from_dict
+from modules.pretrained.source import PretrainedSource
 from modules.storyboard.config import ImageEncoderConfig, ScratchImageEncoderConfig
 from modules.storyboard.image_encoders import PretrainedImageEncoder, ScratchImageEncoder
 from tests.support import hub_folders
@@ -112,7 +113,9 @@ def test_any_size_of_picture_gives_the_same_tokens(size, hub):
 )
 def test_the_full_sizes_by_their_ids(source, tokens, width):
     with torch.device("meta"):
-        model = PretrainedImageEncoder(ImageEncoderConfig(source), offline=True, random=True)
+        model = PretrainedImageEncoder(
+            ImageEncoderConfig(source), PretrainedSource(source, "the part", offline=True, random=True)
+        )
         assert model(torch.zeros(2, 3, 256, 256)).shape == (2, tokens, width)
     assert (model.num_tokens, model.width) == (tokens, width)
 
@@ -181,13 +184,13 @@ def test_checkpointing_computes_layers_twice_and_the_same_gradients(name, hub, p
 def test_what_cannot_be_is_refused(hub):
     with pytest.raises(
         UserError,
-        match="storyboard.image_encoder: trainable_layers must be from 0 to the 3 that it has, or -1 .* got 4",
+        match="storyboard.image_encoder: trainable_layers must be from 0 to 3, the number of layers, or -1 .* got 4",
     ):
         encoder(hub, "vit", 4)
     with pytest.raises(UserError, match="storyboard.image_encoder: a resnet has no gradient checkpointing"):
         encoder(hub, "resnet", 1, gradient_checkpointing=True)
     with pytest.raises(
-        UserError, match="storyboard.image_encoder.source: .*bert holds bert, wanted is a ResNet, ViT, CLIP or SigLIP"
+        UserError, match="storyboard.image_encoder.source: .*bert contains bert, expected a ResNet, ViT, CLIP or SigLIP"
     ):
         encoder(hub, "bert")
 

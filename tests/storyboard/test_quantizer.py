@@ -135,15 +135,14 @@ def test_fit_finds_the_groups():
         if quantizer(vectors).codes[:4].unique().numel() == 4:
             break
     assert ((centres @ quantizer.codebook.T).amax(-1) > 0.999).all()
-    torch.testing.assert_close(quantizer.library._codebook.cluster_size, torch.ones(1, 4))
+    torch.testing.assert_close(quantizer.cluster_size, torch.ones(4))
 
 
 def test_fit_leaves_the_averages_of_its_groups():
     quantizer, vectors = make(active=False), F.normalize(draw(400), dim=-1)
     quantizer.fit(vectors, seed=0)
-    book = quantizer.library._codebook
-    assert book.cluster_size.std() > 0.1 and book.cluster_size.mean().item() == pytest.approx(1)
-    torch.testing.assert_close(book.embed_avg, book.embed * book.cluster_size[..., None])
+    assert quantizer.cluster_size.std() > 0.1 and quantizer.cluster_size.mean().item() == pytest.approx(1)
+    torch.testing.assert_close(quantizer.embed_avg, quantizer.codebook * quantizer.cluster_size[:, None])
     before = quantizer.codebook.clone()
     quantizer.update(vectors, seed=0, revive=False)
     assert F.cosine_similarity(quantizer.codebook, before).min() > 0.99  # Its own vectors hardly move it.
@@ -182,12 +181,12 @@ def test_update_moves_codes_towards_their_vectors():
 
 def test_update_is_an_exponential_average_of_counts_and_sums():
     quantizer, z = make(decay=0.75), F.normalize(draw(32, seed=1), dim=-1)
-    book, codes = quantizer.library._codebook, quantizer(z).codes
+    codes = quantizer(z).codes
     counts = torch.bincount(codes, minlength=SIZE) * SIZE / 32
     sums = torch.zeros(SIZE, DIM).index_add(0, codes, z) * SIZE / 32
-    expected = 0.75 * book.cluster_size[0] + 0.25 * counts, 0.75 * book.embed_avg[0] + 0.25 * sums
+    expected = 0.75 * quantizer.cluster_size + 0.25 * counts, 0.75 * quantizer.embed_avg + 0.25 * sums
     quantizer.update(z, seed=0, revive=False)
-    torch.testing.assert_close((book.cluster_size[0], book.embed_avg[0]), expected)
+    torch.testing.assert_close((quantizer.cluster_size, quantizer.embed_avg), expected)
     torch.testing.assert_close(quantizer.codebook, F.normalize(expected[1], dim=-1))
 
 
@@ -228,7 +227,7 @@ def test_dead_codes_are_revived_when_asked(revive):
     quantizer.update(z, seed=9, revive=revive)
     from_batch = (quantizer.codebook[unused] @ z.T).amax(-1) > 0.9999
     assert from_batch.all() if revive else not from_batch.any()
-    alive = (quantizer.library._codebook.cluster_size[0, unused] == 1).all()
+    alive = (quantizer.cluster_size[unused] == 1).all()
     assert alive == revive
 
 
@@ -245,3 +244,35 @@ def test_a_copy_is_independent():
     other, before = copy.deepcopy(quantizer), buffers(quantizer)
     other.update(draw(64, seed=1), seed=0, revive=True)
     assert same(quantizer, before) and not same(other, before)
+
+
+# --- state
+
+
+def old_state(quantizer: VectorQuantizer, prefix: str = "") -> dict[str, Tensor]:
+    """The state as checkpoints had it when the library's module held the buffers."""
+    names = {"codebook": "embed", "cluster_size": "cluster_size", "embed_avg": "embed_avg"}
+    state = {f"{prefix}library._codebook.{old}": buffers(quantizer)[name][None] for name, old in names.items()}
+    initted = {f"{prefix}library._codebook.initted": torch.tensor(True)}
+    return {**state, **initted, f"{prefix}active": quantizer.active.clone()}
+
+
+def test_state_has_the_quantisers_own_names():
+    assert set(make().state_dict()) == {"codebook", "cluster_size", "embed_avg", "active"}
+
+
+@pytest.mark.parametrize("active", [True, False])
+def test_older_checkpoints_are_read(active):
+    quantizer, state = make(), old_state(make(active))
+    quantizer.load_state_dict(state)
+    assert same(quantizer, make(active)) and quantizer.is_active == active
+    owner = torch.nn.ModuleDict({"quantizer": make(active=not active)})
+    owner.load_state_dict(old_state(make(active), "quantizer."))
+    assert same(owner["quantizer"], make(active)) and owner["quantizer"].is_active == active
+
+
+def test_older_checkpoints_with_missing_keys_are_refused():
+    state = old_state(make())
+    del state["library._codebook.embed"]
+    with pytest.raises(RuntimeError, match="codebook"):
+        make().load_state_dict(state)

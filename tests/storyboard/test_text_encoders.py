@@ -12,6 +12,7 @@ from transformers import BertModel
 
 from modules.common.errors import UserError
 from modules.config import config_from_dict
+from modules.pretrained.source import PretrainedSource
 from modules.storyboard.config import TextEncoderConfig
 from modules.storyboard.text_encoders import EncoderTokenizer, PretrainedTextEncoder
 from tests.support.hub_folders import TEXTS, WIDTH, write_bert, write_gpt2, write_stable_diffusion
@@ -90,7 +91,10 @@ def test_another_text_encoder_is_read_by_the_same_code(tmp_path):
 
 def test_the_full_size_by_its_id():
     with torch.device("meta"):
-        model = PretrainedTextEncoder(TextEncoderConfig(source="bert-base-uncased"), offline=True, random=True)
+        model = PretrainedTextEncoder(
+            TextEncoderConfig(source="bert-base-uncased"),
+            PretrainedSource("bert-base-uncased", "the part", offline=True, random=True),
+        )
     pooler = 768 * 768 + 768
     assert sum(parameter.numel() for parameter in model.parameters()) == 109_482_240 - pooler and model.width == 768
 
@@ -114,7 +118,7 @@ def test_a_tokenizer_that_does_not_fit_is_refused(bert, tmp_path):
         UserError, match="storyboard.text_encoder.source: .* weights for 10: they do not belong together"
     ):
         EncoderTokenizer(config(folder))
-    with pytest.raises(UserError, match="storyboard.text_encoder.source: .*holds gpt2, wanted is a text encoder"):
+    with pytest.raises(UserError, match="storyboard.text_encoder.source: .*contains gpt2, expected a text encoder"):
         encoder(write_gpt2(tmp_path / "gpt2"))
 
 

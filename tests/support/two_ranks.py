@@ -119,7 +119,7 @@ def main(folder: Path) -> None:
     results["losses"], results["norms"] = accelerator.reduce(torch.stack(losses), "mean"), torch.stack(norms)
     quantizer = model.storyboard.quantizer
     with torch.no_grad():
-        quantizer.library._codebook.embed_avg.add_(rank)  # As if the processes had come apart.
+        quantizer.embed_avg.add_(rank)  # As if the processes had come apart.
     broadcast_buffers(quantizer)
     results |= {f"quantizer.{name}": buffer for name, buffer in quantizer.named_buffers()}
     results |= {f"whole.{name}": full(tensor) for name, tensor in model.state_dict().items()}

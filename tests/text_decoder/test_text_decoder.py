@@ -64,7 +64,7 @@ def test_text_is_causal_by_gradient(decoder, text):
     ids = text["input_ids"][:1, :9]
     words = []
     handle = decoder.language_model.transformer.wte.register_forward_hook(
-        lambda module, args, output: words.append(output)
+        lambda _module, _args, output: words.append(output)
     )
     nll = decoder(text["code_embeds"][:1].requires_grad_(), ids, text["text_mask"][:1, :9]).nll[0]
     handle.remove()

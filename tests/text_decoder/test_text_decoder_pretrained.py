@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from modules.common.errors import UserError
+from modules.pretrained.source import PretrainedSource
 from modules.text_decoder.config import TextDecoderConfig
 from modules.text_decoder.decoding import ContrastiveLogitsProcessor
 from modules.text_decoder.text_decoder import TextDecoder
@@ -71,6 +72,10 @@ def build(folders, family="gpt2", prefix="embeds", gate=0.0, **settings) -> Text
     return decoder
 
 
+def trained_names(decoder: TextDecoder) -> list[str]:
+    return [name for name, parameter in decoder.named_parameters() if parameter.requires_grad]
+
+
 def batch(rows: int = 4) -> dict[str, Tensor]:
     """Texts of several lengths, one of them none at all; what is masked is noise."""
     generator = torch.Generator().manual_seed(2)
@@ -99,7 +104,7 @@ def test_it_begins_as_the_plain_language_model(folders, family, prefix, tuning):
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_the_gates_learn_first_and_then_the_codes_matter(folders, family, prefix):
     decoder, text = build(folders, family, prefix, tuning="frozen").train(), batch()
-    optimizer = torch.optim.AdamW([decoder.get_parameter(name) for name in decoder.trained_names], lr=3e-2)
+    optimizer = torch.optim.AdamW([decoder.get_parameter(name) for name in trained_names(decoder)], lr=3e-2)
     losses = []
     for step in range(20):
         out = decoder(**text)
@@ -107,7 +112,7 @@ def test_the_gates_learn_first_and_then_the_codes_matter(folders, family, prefix
         optimizer.zero_grad()
         out.nll.sum().backward()
         assert all(
-            decoder.get_parameter(name).grad.isfinite().all() for name in decoder.trained_names if name != "null_codes"
+            decoder.get_parameter(name).grad.isfinite().all() for name in trained_names(decoder) if name != "null_codes"
         )
         if step == 0:
             assert (decoder.prefix_gate.grad != 0).all() and (decoder.to_prefix.weight.grad == 0).all()
@@ -245,7 +250,7 @@ def test_checkpointing_gives_equal_losses_and_gradients(folders, family, prefix,
         norm.register_forward_hook(lambda *_: reads.append(reads.pop() + 1))
         loss = decoder.train()(**batch()).nll.sum()
         loss.backward()
-        names = [name for name in decoder.trained_names if name != "null_codes"]
+        names = [name for name in trained_names(decoder) if name != "null_codes"]
         results.append([loss.detach(), *(decoder.get_parameter(name).grad for name in names)])
     assert reads == [1, 2]  # Read again on the way back.
     for without, with_checkpoints in zip(*results, strict=True):
@@ -264,7 +269,7 @@ def test_only_what_should_train_moves(folders, family, tuning):
     own = {"to_prefix.weight", "to_prefix.bias", "null_codes", "prefix_gate"}
     inside = {name for name in before if name.startswith("language_model.")}
     expected = {"full": inside, "lora": {name for name in inside if "lora_" in name}, "frozen": set()}[tuning]
-    assert set(decoder.trained_names) | ({"language_model.lm_head.weight"} & expected) == own | expected
+    assert set(trained_names(decoder)) | ({"language_model.lm_head.weight"} & expected) == own | expected
     assert moved == own | {name for name in expected if tuning == "full" or "lora_B" in name} | (moved & expected)
     assert tuning != "frozen" or torch.equal(decoder(**text).nll, decoder(**text).nll)  # GPT-2's dropout sleeps.
 
@@ -277,7 +282,7 @@ def test_a_lora_alone_is_what_peft_loads(folders, tmp_path, family, targets):
     decoder, text = build(folders, family, tuning="lora", lora_rank=2), batch()
     assert decoder.language_model.peft_config["default"].target_modules == targets
     with torch.no_grad():
-        for name in decoder.trained_names:
+        for name in trained_names(decoder):
             if "lora_" in name:
                 decoder.get_parameter(name).normal_()
     decoder.save_lora(tmp_path / "lora")
@@ -302,7 +307,7 @@ def test_special_ids_come_from_the_tokenizer(folders, tmp_path, tokens, expected
     words = Tokenizer(WordLevel({"a": 0, "<b>": 1, "<e>": 2}, unk_token="a"))
     PreTrainedTokenizerFast(tokenizer_object=words, **tokens).save_pretrained(tmp_path)
     AutoModelForCausalLM.from_pretrained(folders["llama"]).save_pretrained(tmp_path)
-    decoder = TextDecoder(TextDecoderConfig(source=str(tmp_path), max_length=LENGTH), 3, SLOTS, CODE_DIM, offline=True)
+    decoder = TextDecoder(TextDecoderConfig(source=str(tmp_path), max_length=LENGTH), 3, SLOTS, CODE_DIM)
     assert decoder.special_ids == expected == (decoder.pad_id, decoder.bos_id, decoder.eos_id)
     PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="no token for the end of a text"):
@@ -325,15 +330,15 @@ def test_what_cannot_be_a_text_decoder_is_said_in_one_sentence(folders, tmp_path
             2,
             4,
             (0, 1, 2),
-            offline=True,
+            PretrainedSource(str(source), "text_decoder.source", offline=True),
         )
 
     for source in (tmp_path / "missing", tmp_path / "vit", tmp_path / "pickled"):
         with pytest.raises(UserError, match=f"text_decoder.source: .*{source.name}"):
             decoder(source)
-    with pytest.raises(UserError, match="the vocabulary of .* is 40 tokens, 41 are asked of it"):
+    with pytest.raises(UserError, match=r"the vocabulary of .* is 40 tokens, 41 are needed"):
         decoder(folders["gpt2"], vocab_size=41)
-    with pytest.raises(UserError, match="the longest text of .* is 16 tokens, 17 are asked of it"):
+    with pytest.raises(UserError, match=r"the longest text of .* is 16 tokens, 17 are needed"):
         decoder(folders["gpt2"], max_length=17)
     for setting in ({"tuning": "half"}, {"prefix": "suffix"}, {"lora_rank": 0}):
         with pytest.raises(UserError, match=f"text_decoder.{next(iter(setting))} must be"):
@@ -342,7 +347,9 @@ def test_what_cannot_be_a_text_decoder_is_said_in_one_sentence(folders, tmp_path
 
 def test_random_weights_have_the_shape_of_the_loaded_ones(folders):
     config = TextDecoderConfig(source=folders["gpt2"], max_length=LENGTH)
-    decoder = TextDecoder(config, VOCABULARY, SLOTS, CODE_DIM, (0, 0, 0), random=True)
+    decoder = TextDecoder(
+        config, VOCABULARY, SLOTS, CODE_DIM, (0, 0, 0), PretrainedSource(folders["gpt2"], "the part", random=True)
+    )
     loaded = build(folders)
     shapes = [{name: value.shape for name, value in model.state_dict().items()} for model in (decoder, loaded)]
     assert shapes[0] == shapes[1]

@@ -29,7 +29,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, torch.Tens
     """What each of two processes found; they are started as the README says, but for the program."""
     folder = tmp_path_factory.mktemp("ranks")
     launch = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "two_cpus.yaml"), "--module"]
-    command = [sys.executable, *launch, "tests.two_ranks", str(folder)]
+    command = [sys.executable, *launch, "tests.support.two_ranks", str(folder)]
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
     )

@@ -30,7 +30,7 @@ def cut(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folders of `sharded_ranks`."""
     folder = tmp_path_factory.mktemp("cut")
     launch = ["-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/fsdp2.yaml", "--module"]
-    command = [sys.executable, *launch, "tests.sharded_ranks", str(folder)]
+    command = [sys.executable, *launch, "tests.support.sharded_ranks", str(folder)]
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=900
     )

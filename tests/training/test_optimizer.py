@@ -13,7 +13,7 @@ from tests.support.tiny_presets import tiny_preset, write_hub
 
 def groups_of(model: StoryModel) -> list[dict]:
     JointPhase(model, None, num_steps=1, learning_rate=1.0, global_batch=1, seed=0).set_modes()
-    return parameter_groups(model.named_parameters(), model.pretrained, model.config.training)
+    return parameter_groups(model.named_parameters(), model.pretrained, model.gates, model.config.training)
 
 
 def test_a_model_from_scratch_has_two_groups(tiny_config):

@@ -208,7 +208,13 @@ def test_two_processes_train_as_one_and_hold_the_same(reference, tmp_path, start
     command = words(tmp_path / "run", "--batch_size", 2)
     processes = [
         start(
-            "-m", "tests.two_processes", str(tmp_path / f"{rank}.json"), *command, RANK=rank, LOCAL_RANK=rank, **shared
+            "-m",
+            "tests.support.two_processes",
+            str(tmp_path / f"{rank}.json"),
+            *command,
+            RANK=rank,
+            LOCAL_RANK=rank,
+            **shared,
         )
         for rank in range(2)
     ]
@@ -227,10 +233,7 @@ def test_two_processes_train_as_one_and_hold_the_same(reference, tmp_path, start
         tolerance = 1e-3 if "prior_nll" in expected else 1e-5
         assert line == pytest.approx(expected, rel=tolerance, abs=1e-7)
         assert norm[0] == pytest.approx(norm[1], rel=20 * tolerance)
-    books = (
-        tensors_at(folder, END)["storyboard.quantizer.library._codebook.embed"]
-        for folder in (tmp_path / "run", reference)
-    )
+    books = (tensors_at(folder, END)["storyboard.quantizer.codebook"] for folder in (tmp_path / "run", reference))
     torch.testing.assert_close(*books, atol=1e-3, rtol=0)
 
 
@@ -351,7 +354,7 @@ def test_each_phase_moves_what_it_trains_and_nothing_else(reference):
     assert changes["joint"] & parameters == parameters - autoencoder
     codebook = changes["joint"] - parameters
     assert codebook < storyboard
-    assert {"storyboard.quantizer.active", "storyboard.quantizer.library._codebook.embed"} <= codebook
+    assert {"storyboard.quantizer.active", "storyboard.quantizer.codebook"} <= codebook
     assert changes["consolidation"] == parameters - autoencoder - storyboard - aids
     assert changes["planning"] == {name for name in parameters if name.startswith("prior.")}
     assert changes["illustration"] == {name for name in parameters if name.startswith("image_decoder.")}
@@ -389,10 +392,7 @@ def test_codes_are_placed_exactly_at_quantize_at_and_move_until_consolidation(re
         False,
         True,
     ]
-    books = [
-        tensors_at(reference, step)["storyboard.quantizer.library._codebook.embed"]
-        for step in (first + 3, JOINT_END, END)
-    ]
+    books = [tensors_at(reference, step)["storyboard.quantizer.codebook"] for step in (first + 3, JOINT_END, END)]
     assert not torch.equal(books[0], books[1])
     assert torch.equal(books[1], books[2])
 

@@ -73,7 +73,7 @@ def read_stories(pipeline: StoryPipeline, source: StoryDataset, count: int, what
     codes, fit = [], []
     for start in track(f"encoding {what}", range(0, len(stories.texts), ENCODE_BATCH)):
         rows = slice(start, start + ENCODE_BATCH)
-        board = model.storyboard(**{name: tensor.to(device) for name, tensor in stories.steps(rows).items()})
+        board = model.storyboard(stories.steps(rows).to(device))
         quantizer = model.storyboard.quantizer
         codes.append(board.codes.cpu())
         fit.append(

@@ -1,7 +1,6 @@
-"""analyze(): the analysis of a codebook as one self-contained page, the JSON behind it, and the TensorBoard projector's
-files.
+"""`analyze`: the analysis of a codebook as one self-contained page, as JSON, and for TensorBoard's projector.
 
-The same analysis gives the same bytes: nothing here knows the date.
+The same analysis gives the same bytes: no date is written.
 """
 
 from __future__ import annotations
@@ -19,15 +18,16 @@ from modules.evaluation.codebook.coded_stories import THUMBNAIL_PIXELS
 from modules.evaluation.codebook.interventions import ReadPictures
 from modules.pipeline import StoryPipeline
 from modules.presentation.codebook import sections
-from modules.presentation.codebook.figures import jpeg, range_plot, rank_plot
+from modules.presentation.codebook.plots import range_plot, rank_plot
 from modules.presentation.codebook.projector import write_projector
-from modules.presentation.markup import clean, fill_page
-from modules.presentation.story.story_files import prepare_output
+from modules.presentation.codebook.tables import number, percent
+from modules.presentation.images import jpeg_uri
+from modules.presentation.story.files import prepare_output
+from modules.presentation.templates import render
+from modules.presentation.text import clean
 from modules.story import StoryDataset
 
-SHEET_COLUMNS, SHEET_QUALITY = 32, 74
-SETS = {"train": "training stories", "held_out": "held-out stories", "prior": "plans of the prior"}
-_TEMPLATE = Path(__file__).with_name("codebook.html")
+SPRITE_COLUMNS, SPRITE_QUALITY = 32, 74
 
 
 def analyze(
@@ -58,55 +58,54 @@ def write_page(output: Path, analysis: CodebookAnalysis) -> Path:
     report = analysis.report
     rows = sorted({row for card in report["cards"] for row in card["pages"]})
     pictured = [row for row in rows if analysis.thumbnails[row] is not None]
-    slots = [f"slot {slot + 1}" for slot in range(report["num_slots"])]
+    same_page, next_page = sections.code_pairs(report)
     measures = {name: report["disentanglement"][name] for name in ("disentanglement", "completeness", "gap")}
-    document = fill_page(
-        _TEMPLATE,
-        "What the storyboard's codes hold",
-        about=sections.about(report),
+    document = render(
+        "codebook/codebook.html",
+        report=report,
+        number=number,
+        percent=percent,
+        slots=sections.slot_names(report),
         tiles=sections.tiles(report),
-        information=sections.information_table(report, slots),
-        roles=sections.roles_table(report),
-        specialise=range_plot(measures),
-        factors=", ".join(report["disentanglement"]["factors"]),
-        probes=sections.probe_table(report, slots),
-        examples=sections.swap_table(report, analysis.drawn),
-        effects=sections.effect_table(report, slots),
-        attributes=sections.legend(report["information"]),
-        slots=sections.legend(slots),
+        information=sections.information_table(report),
+        information_widths=sections.information_widths(report),
+        measures=range_plot(measures),
+        roles=sections.roles(report),
+        probes=sections.probe_table(report),
+        probe_widths=sections.probe_widths(report),
+        swapped=sections.swapped_pages(report, analysis.drawn),
+        effects=sections.effect_table(report),
+        tree=sections.code_tree(report),
         map=sections.code_map(report),
-        together=sections.code_matrices(report),
-        sets=sections.legend(SETS.values()),
+        same_page=same_page,
+        next_page=next_page,
         ranks=rank_plot(report["usage"]["counts"]),
-        usage=sections.usage_table(report, slots),
-        sheet=_sheet([analysis.thumbnails[row] for row in pictured]),
-        columns=SHEET_COLUMNS,
-        data=_data(report, rows, pictured),
+        usage=sections.usage_table(report),
+        sprite=_sprite([image for image in map(analysis.thumbnails.__getitem__, pictured) if image is not None]),
+        columns=SPRITE_COLUMNS,
+        data=_script_data(report, rows, pictured),
     )
-    return write_whole(output / "codebook.html", document.encode("utf-8", "replace"))
+    return write_whole(output / "codebook.html", document.encode())
 
 
-def _sheet(thumbnails: Sequence[Image.Image]) -> str:
-    """All small pictures in one, so that each travels once however many cards show it."""
+def _sprite(thumbnails: Sequence[Image.Image]) -> str | None:
+    """Return all thumbnails in one image, so that each is stored once however many cards show it."""
     if not thumbnails:
-        return "none"
+        return None
     side = THUMBNAIL_PIXELS
-    sheet = Image.new("RGB", (SHEET_COLUMNS * side, -(-len(thumbnails) // SHEET_COLUMNS) * side))
+    sprite = Image.new("RGB", (SPRITE_COLUMNS * side, -(-len(thumbnails) // SPRITE_COLUMNS) * side))
     for index, thumbnail in enumerate(thumbnails):
-        sheet.paste(thumbnail, (index % SHEET_COLUMNS * side, index // SHEET_COLUMNS * side))
-    return f"url({jpeg(sheet, SHEET_QUALITY)})"
+        sprite.paste(thumbnail, (index % SPRITE_COLUMNS * side, index // SPRITE_COLUMNS * side))
+    return jpeg_uri(sprite, SPRITE_QUALITY)
 
 
-def _data(report: Mapping[str, Any], rows: Sequence[int], pictured: Sequence[int]) -> str:
-    """What the script of the page reads: the cards, and the pages that they show."""
+def _script_data(report: Mapping[str, Any], rows: Sequence[int], pictured: Sequence[int]) -> dict[str, Any]:
+    """Return the data of the page's script: the cards, and the pages that they show."""
     place, steps = {row: index for index, row in enumerate(pictured)}, report["steps"]
     pages = {
         row: [place.get(row, -1), clean(steps[row]["text"] or ""), steps[row]["story"] + 1, steps[row]["step"] + 1]
         for row in rows
     }
-    looks = sections.code_looks(report)
-    cards = [card | {"colors": looks[card["code"]]} for card in report["cards"]]
-    text = json.dumps(
-        {"cards": cards, "pages": pages, "slots": report["num_slots"], "columns": SHEET_COLUMNS}, separators=(",", ":")
-    )
-    return text.replace("<", "\\u003c")
+    colors = sections.code_colors(report)
+    cards = [card | {"colors": colors[card["code"]]} for card in report["cards"]]
+    return {"cards": cards, "pages": pages, "slots": report["num_slots"], "columns": SPRITE_COLUMNS}

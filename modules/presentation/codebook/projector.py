@@ -16,7 +16,7 @@ from modules.evaluation.codebook.analysis import CodebookAnalysis
 
 TAG = "codebook"
 SPRITE_PIXELS = 48
-COLUMNS = ["code", "uses", "slot", "tells", "words"]
+COLUMNS = ["code", "uses", "slot", "attribute", "words"]
 
 
 def write_projector(log_dir: Path, analysis: CodebookAnalysis) -> Path:

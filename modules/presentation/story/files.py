@@ -1,17 +1,16 @@
-"""A story's folder: what `generate` writes for a person to open, and what `continue` reads again.
+"""Story folders: written by `generate`, read again by `continue`.
 
-book.html, generated.png    the whole story: to leaf through, and at a glance
+book.html, generated.png    the whole story as a book, and as a contact sheet
 page_01.png, ...            the pages' pictures, large
-story.json                  texts, codes and settings; it names the pictures in raw/
-raw/page_01.png, ...        the same pictures as the model made or saw them, pixel for pixel: read again, they give the
-same latents
+story.json                  texts, codes and settings, and the names of the pictures in raw/
+raw/page_01.png, ...        the same pictures at the model's size, which give the same latents when read again
 """
 
 from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +20,9 @@ from PIL import Image
 from modules.common.errors import UserError
 from modules.data.images import fit_image, load_image
 from modules.data.records import MAX_LINE_BYTES, RecordError, decode_line, parse_line, parse_record, read_lines
-from modules.presentation.story.book import Page, write_book, write_pages, write_png, write_story_json
-from modules.presentation.story.contact_sheet import contact_sheet
+from modules.presentation.images import write_png
+from modules.presentation.story.book import BookPage, write_book, write_pages, write_story_json
+from modules.presentation.story.sheet import contact_sheet
 from modules.story import Story
 
 if TYPE_CHECKING:
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 
 RAW = "raw"
-LARGEST_PAGE = 1024  # A given photo of many megapixels would make a book too large to open.
+LARGEST_PAGE = 1024  # Pixels. A given photo of many megapixels would make a book too large to open.
 _PAGE_FILE = re.compile(r"page_[0-9]{2,}\.png")
 
 
 def prepare_output(folder: Path) -> None:
-    """Make the folder and make sure that files can be written there. Raises UserError otherwise."""
+    """Make the folder and check that files can be written there. Raises UserError otherwise."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"the output {folder} is a file: give a folder, or move the file away")
     try:
@@ -49,49 +49,39 @@ def prepare_output(folder: Path) -> None:
 def write_story(
     folder: Path, story: StoryPipelineOutput, settings: Mapping[str, Any], given: StoryPipelineOutput | None = None
 ) -> list[Path]:
-    """Write a story's folder, the `given` pages first, and return the files for a person to open.
+    """Write a story's folder, the `given` pages first, and return the files for the user to open.
 
-    The same story and settings give the same bytes. What an earlier, longer story left in the folder is removed.
+    The same story and settings give the same bytes. Pages of an earlier, longer story in the folder are removed.
 
     Raises:
         UserError: a file cannot be written.
     """
     parts = [story] if given is None else [given, story]
-    images = [image for part in parts for image in part.images]
     pages = [page for part in parts for page in _pages(part)]
     total_bits = None if story.bits is None else round(sum(story.bits), 3)
+    details = {**settings, **({} if total_bits is None else {"bits": total_bits})}
     sheet = write_png(folder / "generated.png", contact_sheet(pages, story.prompt))
-    book = write_book(folder, story.prompt, pages, {**settings, **({} if total_bits is None else {"bits": total_bits})})
+    book = write_book(folder, story.prompt, pages, details)
     page_files = write_pages(folder, pages)
+    images = [image for part in parts for image in part.images]
     for file, image in zip(page_files, images, strict=True):
         write_png(folder / RAW / file.name, fit_image(image, story.images[0].width))
-    num_given = len(pages) - len(story.images)
-    steps = [
-        {
-            "text": page.text,
-            "image_path": f"{RAW}/{file.name}",
-            "codes": page.codes,
-            "bits": page.bits,
-            "given": index < num_given,
-        }
-        for index, (page, file) in enumerate(zip(pages, page_files, strict=True))
-    ]
-    record = write_story_json(
-        folder, {"prompt": story.prompt, "settings": dict(settings), "steps": steps, "total_bits": total_bits}
-    )
+    steps = _step_records(pages, page_files, num_given=len(pages) - len(story.images))
+    record = {"prompt": story.prompt, "settings": dict(settings), "steps": steps, "total_bits": total_bits}
+    json_file = write_story_json(folder, record)
     _remove_other_pages(folder, {file.name for file in page_files})
-    return [book, sheet, record, *page_files]
+    return [book, sheet, json_file, *page_files]
 
 
 def read_story(path: Path) -> Story:
-    """Read a story with its pictures: a `story.json`, a folder that holds one, or the first story of a `stories.jsonl`.
+    """Read a story with its pictures: a `story.json`, its folder, or the first story of a `stories.jsonl`.
 
     Raises:
         UserError: no such file, or it is malformed, or a picture is missing or broken; the file is named.
     """
-    file = _story_file(path)
+    file = _find_story(path)
     try:
-        story = _first_story(file) if file.suffix == ".jsonl" else _single_story(file)
+        story = _read_first(file) if file.suffix == ".jsonl" else _read_single(file)
     except RecordError as error:
         raise UserError(f"{file}: {error}") from None
     except OSError as error:
@@ -102,19 +92,33 @@ def read_story(path: Path) -> Story:
     return replace(story, steps=tuple(steps))
 
 
-def _pages(part: StoryPipelineOutput) -> list[Page]:
-    unknown = [None] * len(part.texts)
-    codes = unknown if part.codes is None else part.codes.tolist()
+def _pages(part: StoryPipelineOutput) -> list[BookPage]:
+    missing = [None] * len(part.texts)
+    codes = missing if part.codes is None else part.codes.tolist()
     return [
-        Page(_bounded(image), text, row, cost if cost is None else round(cost, 3))
-        for image, text, row, cost in zip(part.images, part.texts, codes, part.bits or unknown, strict=True)
+        BookPage(_shrink(image), text, row, None if bits is None else round(bits, 3))
+        for image, text, row, bits in zip(part.images, part.texts, codes, part.bits or missing, strict=True)
     ]
 
 
-def _bounded(image: Image.Image) -> Image.Image:
-    bounded = image.copy()
-    bounded.thumbnail((LARGEST_PAGE, LARGEST_PAGE), Image.Resampling.LANCZOS)  # Never enlarges.
-    return bounded
+def _shrink(image: Image.Image) -> Image.Image:
+    """Return a copy of at most `LARGEST_PAGE` pixels; smaller images keep their size."""
+    small = image.copy()
+    small.thumbnail((LARGEST_PAGE, LARGEST_PAGE), Image.Resampling.LANCZOS)
+    return small
+
+
+def _step_records(pages: Sequence[BookPage], files: Sequence[Path], num_given: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "text": page.text,
+            "image_path": f"{RAW}/{file.name}",
+            "codes": page.codes,
+            "bits": page.bits,
+            "given": index < num_given,
+        }
+        for index, (page, file) in enumerate(zip(pages, files, strict=True))
+    ]
 
 
 def _remove_other_pages(folder: Path, keep: set[str]) -> None:
@@ -126,17 +130,17 @@ def _remove_other_pages(folder: Path, keep: set[str]) -> None:
                 raise UserError(f"cannot remove {file}, a page of an earlier story: {error.strerror}") from None
 
 
-def _story_file(path: Path) -> Path:
+def _find_story(path: Path) -> Path:
     candidates = [path / "story.json", path / "stories.jsonl"] if path.is_dir() else [path]
     for file in candidates:
         if file.is_file():
             return file
     if path.is_dir():
-        raise UserError(f"{path} holds neither story.json nor stories.jsonl")
+        raise UserError(f"{path} contains neither story.json nor stories.jsonl")
     raise UserError(f"no story at {path}: give a story.json, or a folder with story.json or stories.jsonl")
 
 
-def _single_story(file: Path) -> Story:
+def _read_single(file: Path) -> Story:
     with open(file, "rb") as stream:
         content = stream.read(MAX_LINE_BYTES + 1).removeprefix(b"\xef\xbb\xbf")
     record = decode_line(content)
@@ -145,7 +149,7 @@ def _single_story(file: Path) -> Story:
     return parse_record(record, file.stem, file.parent)
 
 
-def _first_story(file: Path) -> Story:
+def _read_first(file: Path) -> Story:
     for number, line in read_lines(file):
         return parse_line(line, number, file.parent)
-    raise RecordError("holds no stories")
+    raise RecordError("contains no stories")

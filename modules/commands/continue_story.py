@@ -1,0 +1,47 @@
+"""`continue`: add pages to a story."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from modules.commands.generating import generation_flags, load_pipeline, print_story
+from modules.common.arguments import from_flags, positive_int
+from modules.generation import MAX_LONG_STORY, GenerationSettings, check_story
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--story",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="the story to continue: a story.json, or a folder with story.json or stories.jsonl (its first story)",
+    )
+    parser.add_argument(
+        "--prompt", metavar="TEXT", help="what the story is about, in one line (default: the prompt in --story)"
+    )
+    parser.add_argument(
+        "--num_steps", type=positive_int, default=2, metavar="N", help="number of pages to add (default 2)"
+    )
+    generation_flags(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from modules.presentation.story.files import prepare_output, read_story, write_story
+
+    given = read_story(args.story)
+    prompt = given.prompt if args.prompt is None else args.prompt
+    check_story(prompt, args.num_steps, MAX_LONG_STORY)
+    settings = from_flags(GenerationSettings, args)
+    prepare_output(args.output)
+    pipeline = load_pipeline(args, prompt, [step.text for step in given.steps if step.text is not None], args.num_steps)
+    started = time.perf_counter()
+    pages = pipeline.complete(prompt, given.steps, settings=settings)
+    story = pipeline.continue_story(prompt, given.steps, args.num_steps, settings=settings)
+    files = write_story(args.output, story, asdict(settings), pages)
+    texts = [*(f"(given) {text}" for text in pages.texts), *story.texts]
+    print_story(texts, files, time.perf_counter() - started)
+    return 0

@@ -1,0 +1,40 @@
+"""Flags and checks that several commands of download_data.py share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from modules.common.errors import UserError
+
+
+def folder_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="the data folder: contains train/ and val/, or stories.jsonl itself"
+    )
+
+
+def output_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("data"),
+        metavar="FOLDER",
+        help="folder in which train/ and val/ are made (default data)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace train/ and val/ if they exist")
+
+
+def check_output(output: Path, splits: Sequence[str], overwrite: bool) -> None:
+    """Refuse to replace existing files before any work is done.
+
+    Raises:
+        UserError: a split exists and is not empty, or a file has the folder's name.
+    """
+    for folder in (output, *(output / split for split in splits)):
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder} is a file; choose another --output")
+    for split in splits:
+        if not overwrite and (output / split).is_dir() and any((output / split).iterdir()):
+            raise UserError(f"{output / split} is not empty; add --overwrite to replace it, or choose another --output")

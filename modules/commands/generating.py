@@ -1,0 +1,89 @@
+"""What generate, continue, illustrate and caption share: flags, loading the model, printing the story."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modules.commands.shared import checkpoint_flag
+from modules.common.arguments import a_path, add_dataclass_flags
+from modules.generation import GenerationSettings, check_story
+
+if TYPE_CHECKING:
+    from modules.pipeline import StoryPipeline
+
+
+def device_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device",
+        metavar="NAME",
+        help="where to compute: cpu, cuda, cuda:1, mps (default: this machine's accelerator, or the CPU)",
+    )
+
+
+def generation_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the model, the device, every field of `GenerationSettings` and the output folder."""
+    checkpoint_flag(parser)
+    device_flag(parser)
+    add_dataclass_flags(parser, GenerationSettings)
+    parser.add_argument(
+        "--save_memory",
+        action="store_true",
+        help="need less memory and take longer: large parts of a pretrained model move to the device in turn",
+    )
+    parser.add_argument(
+        "--output",
+        type=a_path,
+        default=Path("out"),
+        metavar="FOLDER",
+        help="folder for book.html, generated.png, story.json and the pages; files of an earlier story in it are"
+        " replaced (default out)",
+    )
+
+
+def load_pipeline(
+    args: argparse.Namespace, prompt: str = "", texts: Sequence[str] = (), num_steps: int = 0
+) -> StoryPipeline:
+    """Load the model of `--ckpt` on `--device`; note unseen words and texts that are too long.
+
+    Raises UserError where it cannot generate `num_steps` pages.
+    """
+    from modules.pipeline import StoryPipeline
+
+    pipeline = StoryPipeline.from_pretrained(args.ckpt, offline=args.offline)
+    if num_steps:
+        check_story(prompt, num_steps, pipeline.longest_story)
+    pipeline.place(args.device, getattr(args, "save_memory", False))
+    for note in input_notes(pipeline, prompt, texts):
+        print(f"note: {note}", file=sys.stderr)
+    return pipeline
+
+
+def input_notes(pipeline: StoryPipeline, prompt: str, texts: Sequence[str]) -> list[str]:
+    """Return what the model cannot take into account in a prompt and in given pages' texts, a sentence each."""
+    tokenizer, config, notes = pipeline.tokenizer, pipeline.config, []
+    unseen = list(dict.fromkeys(word for text in (prompt, *texts) for word in tokenizer.unseen_words(text)))
+    if unseen:
+        notes.append(f"the model was not trained on {', '.join(unseen)}; the story may differ from the prompt there")
+    limits = (
+        ("the prompt", config.max_prompt_length, [prompt]),
+        ("a page's text", config.text_decoder.max_length, texts),
+    )
+    for name, length, given in limits:
+        if any(len(tokenizer.encode(text, sys.maxsize)) > length for text in given):
+            notes.append(f"the model reads the first {length - 2} tokens of {name}; the rest is ignored")
+    return notes
+
+
+def print_story(texts: Sequence[str], files: Sequence[Path], seconds: float) -> None:
+    """Print the story, a line per page, and to stderr where its files are."""
+    from modules.presentation.text import clean
+
+    for number, text in enumerate(texts, 1):
+        print(f"{number}. {' '.join(clean(text).split())}")
+    names = ", ".join(file.name for file in files)
+    count = "1 page" if len(texts) == 1 else f"{len(texts)} pages"
+    print(f"{count} in {seconds:.1f} s, in the folder {files[0].parent}: {names}", file=sys.stderr)

@@ -1,0 +1,117 @@
+"""Intermediate pictures of one page on its way from noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from modules.data.pixels import to_pictures
+from modules.pipeline import StoryPipeline
+from modules.presentation.visualize.versions import Comparison, PageView, nonempty_prompt
+
+SHOWN_STEPS = 7
+
+
+@dataclass(frozen=True)
+class DenoisingTrace:
+    """M moments of the denoising of `page`: before update `steps[i]`, the share `signal[i]` of the variance is signal.
+
+    `noisy[i]` is the picture that update starts from, `guesses[i]` the finished picture that it predicts; the last
+    guess is the result.
+    """
+
+    page: PageView
+    steps: list[int]
+    signal: list[float]
+    noisy: list[Image.Image]
+    guesses: list[Image.Image]
+
+
+def denoise_one(
+    pipeline: StoryPipeline, comparisons: Sequence[Comparison], seed: int = 0, num_inference_steps: int = 20
+) -> DenoisingTrace:
+    """Trace the first true page with a picture; without codes, the first page, drawn from the prompt alone."""
+    pages = [page for comparison in comparisons for page in comparison.pages]
+    if comparisons[0].has_codes:
+        page = next((page for page in pages if page.image is not None), pages[0])
+        return denoise(pipeline, page, torch.tensor([page.codes]), seed, num_inference_steps)
+    vectors = pipeline.predict(nonempty_prompt(comparisons[0].prompt), len(comparisons[0].pages))[:1]
+    return denoise(pipeline, pages[0], vectors, seed, num_inference_steps)
+
+
+@torch.no_grad()
+def denoise(
+    pipeline: StoryPipeline,
+    page: PageView,
+    codes: Tensor,
+    seed: int = 0,
+    num_inference_steps: int = 20,
+    guidance_scale: float = 2.0,
+) -> DenoisingTrace:
+    """Draw a page by DDIM (arXiv 2010.02502) and keep up to `SHOWN_STEPS` moments, the last update among them.
+
+    A decoder that also reads text is given the text generated from the same codes.
+
+    Args:
+        pipeline: The model.
+        page: Shown beside the trace.
+        codes: The page's codes (1, S), or vectors (1, S, D) in their place.
+        seed: Of the noise.
+        num_inference_steps: Updates.
+        guidance_scale: Of classifier-free guidance.
+    """
+    before, after = signal_levels(pipeline.model.image_decoder, num_inference_steps)
+    latents = _sample_latents(pipeline, codes, seed, num_inference_steps, guidance_scale)
+    shown = sorted({round(1 + part * (num_inference_steps - 1) / (SHOWN_STEPS - 1)) for part in range(SHOWN_STEPS)})
+    guesses = [predicted_clean(latents[step - 1], latents[step], before[step - 1], after[step - 1]) for step in shown]
+    pixels = pipeline.model.autoencoder.decode(torch.cat([*(latents[step - 1] for step in shown), *guesses]))
+    pictures = to_pictures(pixels)
+    # Sampling starts from pure noise, whatever the schedule's first level is.
+    signal = [before[step - 1] if step > 1 else 0.0 for step in shown]
+    return DenoisingTrace(page, shown, signal, pictures[: len(shown)], pictures[len(shown) :])
+
+
+def _sample_latents(
+    pipeline: StoryPipeline, codes: Tensor, seed: int, num_inference_steps: int, guidance_scale: float
+) -> list[Tensor]:
+    """Return the latents (1, C, H, W) before the first update and after each one."""
+    decoder, code_embeds = pipeline.model.image_decoder, pipeline.embed(codes)
+    token_ids = pipeline.model.text_decoder.generate(code_embeds)
+    captions = pipeline.captions([pipeline.tokenizer.decode(ids) for ids in token_ids])
+    noise = torch.randn(1, *decoder.latent_shape, generator=torch.Generator().manual_seed(seed))
+    latents = [noise.to(pipeline.device)]
+    decoder.sample(
+        code_embeds,
+        num_inference_steps,
+        guidance_scale,
+        "ddim",
+        torch.Generator().manual_seed(seed),  # The same noise again: `on_step` is called after updates only.
+        on_step=latents.append,
+        encoder_hidden_states=captions,
+    )
+    return latents
+
+
+def signal_levels(decoder: torch.nn.Module, num_inference_steps: int) -> tuple[list[float], list[float]]:
+    """Return the share of the variance that is signal before and after each of DDIM's updates."""
+    scheduler = decoder.make_scheduler("ddim")
+    scheduler.set_timesteps(num_inference_steps)
+    stride = scheduler.config.num_train_timesteps // num_inference_steps
+    levels, last = scheduler.alphas_cumprod.tolist(), float(scheduler.final_alpha_cumprod)
+    timesteps = scheduler.timesteps.tolist()
+    return [levels[t] for t in timesteps], [levels[t - stride] if t >= stride else last for t in timesteps]
+
+
+def predicted_clean(before: Tensor, after: Tensor, signal_before: float, signal_after: float) -> Tensor:
+    """Return the clean latents that a DDIM update predicted.
+
+    The latents before and after it are both alpha x + sigma eps of one x and eps, so two equations give x.
+    """
+    alpha, alpha_after = math.sqrt(signal_before), math.sqrt(signal_after)
+    sigma, sigma_after = math.sqrt(1 - signal_before), math.sqrt(1 - signal_after)
+    return (sigma * after - sigma_after * before) / (sigma * alpha_after - sigma_after * alpha)

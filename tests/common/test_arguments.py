@@ -1,0 +1,97 @@
+"""Argument types, and flags made from the fields of a dataclass."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from modules.common.arguments import Parser, add_dataclass_flags, check_fields, from_flags, setting
+from modules.common.errors import UserError
+
+
+@dataclass(frozen=True)
+class Settings:
+    count: int = setting(3, "how many, in 100% of the cases", low=1, high=9)
+    share: float = setting(0.5, "which part", low=0, high=1, alias="part")
+    mode: str = setting("fast", "how", choices=("fast", "exact"))
+    folder: Path | None = setting(None, "where")
+    offline: bool = setting(False, "use no network")
+    internal: str = "not a flag"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+def parse(*words: str, **options) -> argparse.Namespace:
+    parser = Parser(prog="program")
+    add_dataclass_flags(parser, Settings, **options)
+    return parser.parse_args(words)
+
+
+def test_flags_give_the_dataclass():
+    assert from_flags(Settings, parse()) == Settings()
+    words = ("--count", "4", "--share", "1", "--mode", "exact", "--folder", "a/b", "--offline")
+    assert from_flags(Settings, parse(*words)) == Settings(4, 1.0, "exact", Path("a/b"), True)
+    assert from_flags(Settings, parse(*words), mode="fast", internal="x") == Settings(
+        4, 1.0, "fast", Path("a/b"), True, "x"
+    )
+
+
+def test_defaults_of_a_command_replace_those_of_the_fields():
+    assert parse(count=5).count == 5
+    assert vars(parse(only=("mode", "share"))) == {"mode": "fast", "share": 0.5}
+    assert from_flags(Settings, parse(only=("mode",))) == Settings()
+
+
+def test_an_alias_works_and_is_not_listed(capsys):
+    assert parse("--part", "0.25").share == 0.25 and parse("--share", "0.25").share == 0.25
+    with pytest.raises(SystemExit, match="0"):
+        parse("--help")
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--share SHARE which part (default 0.5)" in text and "--part" not in text and "internal" not in text
+    assert "how many, in 100% of the cases (default 3)" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--count", "0"), "argument --count: must be from 1 to 9, got 0"),
+        (("--count", "10"), "must be from 1 to 9, got 10"),
+        (("--count", "1.5"), "must be a whole number, got '1.5'"),
+        (("--share", "half"), "argument --share: must be a number, got 'half'"),
+        (("--mode", "slow"), "argument --mode: invalid choice: 'slow'"),
+        (("--folder", ""), "argument --folder: must not be empty"),
+    ],
+)
+def test_bad_values_are_reported_on_one_line(capsys, words, message):
+    with pytest.raises(SystemExit, match="2"):
+        parse(*words)
+    assert message in capsys.readouterr().err
+
+
+def test_the_dataclass_checks_what_flags_give():
+    with pytest.raises(UserError, match="share must be from 0 to 1, got 2"):
+        from_flags(Settings, parse("--share", "2"))
+    for field, value, message in (
+        ("count", 10, "count must be from 1 to 9, got 10"),
+        ("share", float("nan"), "share must be from 0 to 1, got nan"),
+        ("mode", "slow", "mode must be one of fast, exact, got 'slow'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            Settings(**{field: value})
+
+
+def test_a_field_without_default_is_required(capsys):
+    @dataclass(frozen=True)
+    class Output:
+        output: Path = setting(help="a folder")
+
+    parser = Parser(prog="program")
+    add_dataclass_flags(parser, Output)
+    assert from_flags(Output, parser.parse_args(["--output", "a"])) == Output(Path("a"))
+    with pytest.raises(SystemExit, match="2"):
+        parser.parse_args([])
+    assert "the following arguments are required: --output" in capsys.readouterr().err

@@ -1,0 +1,185 @@
+"""Rules of the house that no linter checks: sizes of files and functions, docstrings, names of tests."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+FILE_LINES, FUNCTION_LINES, TEST_NAME_LENGTH = 300, 35, 60
+
+# What is still beyond the limits. These lists only get shorter.
+LONG_FILES: set[str] = {
+    "benchmarks/mechanisms.py",
+    "modules/evaluation/bound.py",
+    "modules/story_model.py",
+    "modules/training/trainer.py",
+    "tests/commands/test_cli.py",
+    "tests/data/test_folder.py",
+    "tests/downloads/test_hub_sources.py",
+    "tests/downloads/test_sources.py",
+    "tests/evaluation/test_ablation.py",
+    "tests/evaluation/test_bound.py",
+    "tests/evaluation/test_codebook.py",
+    "tests/evaluation/test_evaluation.py",
+    "tests/image_decoder/test_image_decoder_pretrained.py",
+    "tests/presentation/test_visualize.py",
+    "tests/pretrained/test_loading.py",
+    "tests/prior/test_predictor.py",
+    "tests/saving/test_checkpoint.py",
+    "tests/test_story_model.py",
+    "tests/text_decoder/test_text_decoder_pretrained.py",
+    "tests/training/test_training.py",
+}
+LONG_FUNCTIONS: set[str] = {
+    "benchmarks/data.py::make_works",
+    "benchmarks/full_size.py::measure",
+    "benchmarks/loading.py::waiting_shares",
+    "benchmarks/scale.py::measure",
+    "modules/commands/ablate.py::sweep_flags",
+    "modules/commands/evaluate.py::add_flags",
+    "modules/commands/evaluate.py::run",
+    "modules/commands/train.py::add_flags",
+    "modules/commands/train.py::run",
+    "modules/evaluation/codebook/code_cards.py::make_cards",
+    "modules/evaluation/judge/train_judge.py::train_judge",
+    "modules/prior/prior.py::__init__",
+    "modules/training/trainer.py::_update",
+    "tests/downloads/test_hub_sources.py::told",
+    "tests/downloads/test_sources.py::test_csv_jsonl_and_parquet_with_columns_named",
+    "tests/evaluation/test_ablation.py::test_a_sweep_trains_each_model_scores_it_and_goes_on",
+    "tests/saving/test_export.py::test_push_to_hub_uploads_the_folder",
+    "tests/support/hub_folders.py::write_stable_diffusion",
+    "tests/support/tiny_presets.py::tiny_preset",
+}
+LONG_TEST_NAMES: set[str] = {
+    "tests/commands/test_cli.py::test_continue_from_a_folder_of_stories_fills_what_a_page_lacks",
+    "tests/commands/test_cli.py::test_continue_shows_the_given_pages_first_and_can_go_on_from_itself",
+    "tests/commands/test_cli.py::test_every_generation_setting_is_a_flag_of_every_command_that_samples",
+    "tests/commands/test_cli.py::test_shorter_story_removes_the_pages_of_the_longer_one_and_no_other_file",
+    "tests/commands/test_cli.py::test_what_the_model_or_the_machine_cannot_do_is_told_in_one_line",
+    "tests/commands/test_train_command.py::test_dry_run_prints_a_plan_that_can_be_trained_by_and_writes_nothing",
+    "tests/commands/test_train_command.py::test_stories_that_lack_prompts_texts_and_pictures_are_trained_on",
+    "tests/data/test_data_path.py::test_training_with_a_cache_opens_no_picture_and_has_the_same_losses",
+    "tests/data/test_report.py::test_the_page_shows_pictures_and_texts_and_needs_nothing_else",
+    "tests/downloads/test_hub_sources.py::test_a_run_that_was_cut_off_goes_on_without_a_gap_or_a_duplicate",
+    "tests/downloads/test_sources.py::test_african_storybook_pairs_pages_with_the_pictures_after_the_cover",
+    "tests/evaluation/test_ablation.py::test_a_finished_run_measures_nothing_and_a_larger_grid_what_is_new",
+    "tests/evaluation/test_ablation.py::test_a_setting_that_cannot_be_is_told_before_anything_is_trained",
+    "tests/evaluation/test_ablation.py::test_another_model_is_refused_and_the_same_one_loaded_anew_is_not",
+    "tests/evaluation/test_bound.py::test_bound_of_the_exact_predictor_of_a_gaussian_is_the_analytic_one_above_its_entropy",
+    "tests/evaluation/test_bound.py::test_decoders_that_ignore_codes_have_no_gaps_and_codes_are_worth_minus_their_price",
+    "tests/evaluation/test_bound.py::test_stories_of_texts_or_of_pictures_alone_are_measured_as_far_as_they_go",
+    "tests/evaluation/test_bound.py::test_weights_are_those_of_the_divergence_between_posterior_and_reverse_step",
+    "tests/evaluation/test_codebook.py::test_an_independent_slot_tells_nothing_though_its_plug_in_bits_are_many",
+    "tests/evaluation/test_codebook.py::test_clustering_orders_every_used_code_once_with_neighbours_side_by_side",
+    "tests/evaluation/test_codebook.py::test_disentanglement_is_one_for_a_slot_each_and_zero_where_all_tell_the_same",
+    "tests/evaluation/test_codebook.py::test_divergence_of_one_distribution_is_its_floor_and_of_disjoint_ones_a_bit",
+    "tests/evaluation/test_codebook.py::test_probe_reads_what_is_there_and_falls_back_on_what_is_frequent",
+    "tests/evaluation/test_codebook.py::test_slots_with_a_role_stand_far_above_the_same_codes_dealt_at_random",
+    "tests/evaluation/test_codebook.py::test_steps_are_labelled_by_the_world_their_place_and_their_length",
+    "tests/evaluation/test_evaluate_presets.py::test_the_ceiling_of_a_text_is_a_guess_among_the_language_models_tokens",
+    "tests/evaluation/test_evaluation.py::test_a_score_counts_the_steps_whose_true_text_names_something",
+    "tests/evaluation/test_evaluation.py::test_report_holds_every_figure_with_interval_floor_and_ceiling",
+    "tests/evaluation/test_evaluation.py::test_stories_without_attributes_and_pictures_are_measured_as_far_as_they_go",
+    "tests/evaluation/test_image_metrics.py::test_frechet_distance_is_that_of_the_textbook_also_where_covariances_are_singular",
+    "tests/evaluation/test_image_metrics.py::test_frechet_distance_of_equal_distributions_falls_as_pictures_are_added",
+    "tests/evaluation/test_image_metrics.py::test_the_kernel_distance_without_a_group_is_that_of_the_others",
+    "tests/evaluation/test_judge.py::test_embeddings_are_unit_vectors_and_unknown_words_are_passed_over",
+    "tests/evaluation/test_ranking.py::test_possible_ranks_are_those_of_what_is_ahead_and_what_is_level",
+    "tests/evaluation/test_scorers.py::test_agreement_is_the_cosine_in_per_cent_and_never_below_zero",
+    "tests/evaluation/test_scorers.py::test_clip_scores_stand_between_other_stories_texts_and_true_pictures",
+    "tests/evaluation/test_scorers.py::test_embeddings_are_unit_vectors_that_do_not_depend_on_the_batch",
+    "tests/evaluation/test_text_metrics.py::test_corpus_scores_are_sacrebleus_and_say_how_they_were_computed",
+    "tests/image_decoder/test_autoencoder_pretrained.py::test_full_size_autoencoder_has_the_published_number_of_parameters",
+    "tests/layers/test_layers.py::test_cross_attention_is_softmax_of_normalised_queries_and_keys",
+    "tests/layers/test_layers.py::test_grouped_queries_are_full_attention_with_repeated_keys_and_values",
+    "tests/layers/test_moe.py::test_the_balancing_loss_is_one_where_all_are_equal_and_more_where_one_takes_all",
+    "tests/layers/test_moe.py::test_the_bias_moves_by_update_alone_and_chooses_without_weighing",
+    "tests/presentation/test_codebook_page.py::test_every_used_code_has_a_card_and_every_page_of_it_holds_the_code",
+    "tests/presentation/test_codebook_page.py::test_same_stories_and_seed_give_the_same_bytes_in_place_of_the_old",
+    "tests/presentation/test_codebook_page.py::test_what_cannot_be_analysed_or_written_is_told_before_any_work",
+    "tests/presentation/test_visualize.py::test_bits_of_the_true_pages_are_those_of_a_plan_that_draws_them",
+    "tests/presentation/test_visualize.py::test_drawing_leaves_matplotlib_as_it_was_and_heeds_none_of_its_settings",
+    "tests/prior/test_predictor.py::test_a_step_is_predicted_from_every_slot_before_it_and_from_no_other",
+    "tests/prior/test_prior.py::test_temperature_zero_takes_the_best_and_ignores_the_generator",
+    "tests/prior/test_sinks.py::test_a_plan_of_hundreds_of_steps_costs_the_same_at_every_step",
+    "tests/prior/test_sinks.py::test_experts_losses_and_loads_leave_the_prior_without_padding",
+    "tests/prior/test_sinks.py::test_prompt_first_step_and_window_are_seen_and_nothing_between",
+    "tests/prior/test_sinks.py::test_what_is_read_with_sinks_is_what_stands_in_the_cache_and_nowhere_else",
+    "tests/saving/test_checkpoint.py::test_a_damaged_checkpoint_is_named_and_the_one_before_is_used",
+    "tests/saving/test_checkpoint.py::test_death_between_the_two_renames_of_a_replacement_loses_nothing",
+    "tests/saving/test_checkpoint.py::test_leftovers_of_dead_runs_are_removed_and_those_of_living_ones_are_not",
+    "tests/saving/test_checkpoint.py::test_metadata_that_is_not_json_is_refused_before_anything_is_written",
+    "tests/storyboard/test_aids.py::test_visual_words_depend_on_the_seed_alone_and_on_no_order_of_cells",
+    "tests/storyboard/test_image_encoders.py::test_a_folder_without_a_preprocessor_is_normalised_as_its_kind_was_trained",
+    "tests/storyboard/test_image_encoders.py::test_checkpointing_computes_layers_twice_and_the_same_gradients",
+    "tests/storyboard/test_image_encoders.py::test_from_scratch_every_token_sees_the_whole_picture_and_no_other",
+    "tests/storyboard/test_image_encoders.py::test_from_scratch_with_checkpointing_gives_the_same_gradients",
+    "tests/storyboard/test_image_encoders.py::test_pictures_are_resized_and_normalised_as_the_processor_of_the_folder_does",
+    "tests/storyboard/test_image_encoders.py::test_the_frozen_layers_below_build_no_graph_and_have_no_dropout",
+    "tests/storyboard/test_quantizer.py::test_codes_are_the_nearest_and_their_embeddings_are_what_leaves",
+    "tests/storyboard/test_text_encoders.py::test_what_trains_gets_gradients_and_the_rest_stays_in_eval_mode",
+    "tests/test_story_model.py::test_continuous_model_trains_encoder_and_decoders_without_codes",
+    "tests/text_decoder/test_text_decoder.py::test_text_nll_is_what_the_language_model_says_without_padding",
+    "tests/text_decoder/test_text_decoder_pretrained.py::test_the_contrastive_penalty_weighs_likelihood_against_likeness",
+    "tests/text_decoder/test_tokenizers.py::test_training_is_deterministic_and_keeps_bytes_and_special_tokens",
+    "tests/training/test_distributed.py::test_contrastive_loss_and_gradients_are_those_of_the_joined_batch",
+    "tests/training/test_dry_run.py::test_activations_of_a_pass_on_nothing_are_those_of_a_real_one",
+    "tests/training/test_dry_run.py::test_measured_peak_of_an_update_is_within_a_fourth_of_the_estimate",
+    "tests/training/test_training.py::test_a_later_second_signal_ends_the_program_and_an_echo_does_not",
+    "tests/training/test_training.py::test_a_part_of_a_batch_gets_what_the_whole_batch_would_give_it",
+    "tests/training/test_training.py::test_codes_are_placed_exactly_at_quantize_at_and_move_until_consolidation",
+    "tests/training/test_training.py::test_finished_run_is_left_as_it_is_but_for_a_missing_model_folder",
+    "tests/training/test_training.py::test_signals_finish_the_step_save_and_the_rerun_ends_as_the_uninterrupted_one",
+    "tests/training/test_training.py::test_ten_non_finite_updates_in_a_row_end_the_run_and_its_checkpoints_are_sound",
+    "tests/training/test_writers.py::test_without_the_package_it_is_told_before_anything_is_written",
+}
+
+
+@cache
+def sources(*folders: str) -> dict[str, ast.Module]:
+    """Return the syntax trees of all Python files of the given folders by path; by default of the whole repository."""
+    paths = [path for folder in folders or ("modules", "benchmarks", "tests") for path in (ROOT / folder).rglob("*.py")]
+    paths += [] if folders else ROOT.glob("*.py")
+    return {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in sorted(paths)}
+
+
+def functions(*folders: str) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    for path, tree in sources(*folders).items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield f"{path}::{node.name}", node
+
+
+def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Return the lines of a function's body, signature and docstring left out."""
+    body = function.body[1:] if ast.get_docstring(function, clean=False) is not None else function.body
+    return body[-1].end_lineno - body[0].lineno + 1 if body else 0
+
+
+def test_files_are_short():
+    lengths = {path: len((ROOT / path).read_text(encoding="utf-8").splitlines()) for path in sources()}
+    assert {path for path, length in lengths.items() if length > FILE_LINES} <= LONG_FILES
+
+
+def test_functions_are_short():
+    lengths = {name: body_lines(node) for name, node in functions()}
+    assert {name for name, length in lengths.items() if length > FUNCTION_LINES} <= LONG_FUNCTIONS
+
+
+def test_every_file_has_a_docstring():
+    assert [path for path, tree in sources().items() if tree.body and not ast.get_docstring(tree)] == []
+
+
+def test_the_formatter_is_never_turned_off():
+    marks = [f"# fmt: {word}" for word in ("skip", "off")]
+    texts = {path: (ROOT / path).read_text(encoding="utf-8") for path in sources()}
+    assert [path for path, text in texts.items() if any(mark in text for mark in marks)] == []
+
+
+def test_names_of_tests_are_short():
+    names = {name for name, node in functions("tests") if node.name.startswith("test_")}
+    assert {name for name in names if len(name.partition("::")[2]) > TEST_NAME_LENGTH} <= LONG_TEST_NAMES
