@@ -37,8 +37,6 @@ LONG_FUNCTIONS: set[str] = {
     "benchmarks/loading.py::waiting_shares",
     "benchmarks/scale.py::measure",
     "modules/commands/ablate.py::sweep_flags",
-    "modules/commands/evaluate.py::add_flags",
-    "modules/commands/evaluate.py::run",
     "modules/commands/train.py::add_flags",
     "modules/commands/train.py::run",
     "modules/evaluation/codebook/code_cards.py::make_cards",
