@@ -16,7 +16,6 @@ LONG_FILES: set[str] = {
     "modules/evaluation/bound.py",
     "modules/story_model.py",
     "modules/training/trainer.py",
-    "tests/commands/test_cli.py",
     "tests/data/test_folder.py",
     "tests/downloads/test_hub_sources.py",
     "tests/downloads/test_sources.py",
@@ -38,8 +37,6 @@ LONG_FUNCTIONS: set[str] = {
     "benchmarks/loading.py::waiting_shares",
     "benchmarks/scale.py::measure",
     "modules/commands/ablate.py::sweep_flags",
-    "modules/commands/evaluate.py::add_flags",
-    "modules/commands/evaluate.py::run",
     "modules/commands/train.py::add_flags",
     "modules/commands/train.py::run",
     "modules/evaluation/codebook/code_cards.py::make_cards",
@@ -54,11 +51,6 @@ LONG_FUNCTIONS: set[str] = {
     "tests/support/tiny_presets.py::tiny_preset",
 }
 LONG_TEST_NAMES: set[str] = {
-    "tests/commands/test_cli.py::test_continue_from_a_folder_of_stories_fills_what_a_page_lacks",
-    "tests/commands/test_cli.py::test_continue_shows_the_given_pages_first_and_can_go_on_from_itself",
-    "tests/commands/test_cli.py::test_every_generation_setting_is_a_flag_of_every_command_that_samples",
-    "tests/commands/test_cli.py::test_shorter_story_removes_the_pages_of_the_longer_one_and_no_other_file",
-    "tests/commands/test_cli.py::test_what_the_model_or_the_machine_cannot_do_is_told_in_one_line",
     "tests/commands/test_train_command.py::test_dry_run_prints_a_plan_that_can_be_trained_by_and_writes_nothing",
     "tests/commands/test_train_command.py::test_stories_that_lack_prompts_texts_and_pictures_are_trained_on",
     "tests/data/test_data_path.py::test_training_with_a_cache_opens_no_picture_and_has_the_same_losses",
