@@ -36,7 +36,7 @@ ROWS = {  # Parts of the model, and how the table calls them.
 
 def trained_parts() -> dict[str, tuple[str, ...]]:
     """Return the parts that each phase trains, in the order of training."""
-    return {AutoencoderPhase.name: ("autoencoder",), **{name: phase.trains for name, phase in PHASES.items()}}
+    return {AutoencoderPhase.name: ("autoencoder",), **{phase.name: phase.trains for phase in PHASES}}
 
 
 def text(
@@ -138,7 +138,8 @@ def phases(y: float) -> str:
 
 def architecture_svg() -> str:
     """Return the whole figure as SVG."""
-    head = f'<marker id="head" markerWidth="9" markerHeight="8" refX="7" refY="4" orient="auto"><path d="M0,0 L8,4 L0,8 z" fill="{MUTED}"/></marker>'
+    tip = f'<path d="M0,0 L8,4 L0,8 z" fill="{MUTED}"/>'
+    head = f'<marker id="head" markerWidth="9" markerHeight="8" refX="7" refY="4" orient="auto">{tip}</marker>'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}"'
         ' font-family="Helvetica, Arial, sans-serif" role="img" aria-label="Architecture and training phases">'
