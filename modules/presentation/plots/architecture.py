@@ -36,7 +36,7 @@ ROWS = {  # Parts of the model, and how the table calls them.
 
 def trained_parts() -> dict[str, tuple[str, ...]]:
     """Return the parts that each phase trains, in the order of training."""
-    return {AutoencoderPhase.name: ("autoencoder",), **{name: phase.trains for name, phase in PHASES.items()}}
+    return {AutoencoderPhase.name: ("autoencoder",), **{phase.name: phase.trains for phase in PHASES}}
 
 
 def text(
