@@ -50,6 +50,7 @@ LONG_FILES = (
     "evaluation/test_ablation.py",
     "evaluation/test_judge.py",
     "training/test_dry_run.py",
+    "downloads/test_hub_library.py",
     "downloads/test_hub_sources.py",
 )
 
