@@ -374,12 +374,12 @@ def study_sinks(bench: Bench) -> Figures:
         config = replace(config, prior=replace(config.prior, attention_window=8 * window, num_sink_steps=sinks))
         variant = bench.model(config)
         variant.load_state_dict(model.state_dict())
-        found[name] = {**long_bits(bench, variant.eval(), long), **long_heroes(bench, variant, long)}
+        found[name] = {**long_bits(variant.eval(), long), **long_heroes(bench, variant, long)}
     return found
 
 
 @torch.no_grad()
-def long_bits(bench: Bench, model: StoryModel, stories: EncodedStories) -> dict[str, Estimate]:
+def long_bits(model: StoryModel, stories: EncodedStories) -> dict[str, Estimate]:
     """Bits a step within the length of training (steps 2 to 8) and at ten times it (steps 41 to 80)."""
     bits = []
     for index in track("long plans", range(len(stories))):
@@ -430,7 +430,8 @@ def table(results: Mapping[str, Figures]) -> str:
         for variant, figures in variants.items():
             for name, figure in figures.items():
                 lines.append(
-                    f"| {study} | {variant} | {name} | {figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}] |"
+                    f"| {study} | {variant} | {name} "
+                    f"| {figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}] |"
                 )
     return "\n".join(lines)
 

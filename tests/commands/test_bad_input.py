@@ -74,7 +74,7 @@ BAD_CHECKPOINTS = {
     ),
     "another program": (
         lambda folder: (folder / "config.json").write_text('{"model_type": "gpt2"}'),
-        "is no config of a story model",
+        "is not a story model's config",
     ),
     "no JSON": (
         lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe{"),
