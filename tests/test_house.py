@@ -34,7 +34,6 @@ LONG_FUNCTIONS: set[str] = {
     "benchmarks/full_size.py::measure",
     "benchmarks/loading.py::waiting_shares",
     "benchmarks/scale.py::measure",
-    "modules/commands/ablate.py::sweep_flags",
     "modules/presentation/plots/architecture.py::model",
     "tests/downloads/test_hub_sources.py::told",
     "tests/downloads/test_sources.py::test_csv_jsonl_and_parquet_with_columns_named",
