@@ -91,7 +91,7 @@ class Bench:
         phase.set_modes()
         phase.begin()
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        groups = parameter_groups(model.named_parameters(), model.pretrained, training)
+        groups = parameter_groups(model.named_parameters(), model.pretrained, model.gates, training)
         optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=training.adam_betas, fused=True)
         with progress_line(phase.name, updates) as progress:
             for step in range(updates):

@@ -134,8 +134,11 @@ def _fingerprint(
 ) -> str:
     """Return a short hash of everything that all models of a sweep share."""
     run = {
-        name: getattr(args, name)
-        for name in ("seed", "mixed_precision", "gradient_accumulation_steps", "stages", "autoencoder")
+        "seed": args.seed,
+        "mixed_precision": args.mixed_precision,
+        "gradient_accumulation_steps": args.gradient_accumulation_steps,
+        "stages": args.phases,  # The phases' older name: sweeps that were begun with it can be resumed.
+        "autoencoder": args.autoencoder,
     }
     common = [config.to_json(), run, [dataset.fingerprint() for dataset in data], dict(identity)]
     return hashlib.sha256(json.dumps(common, default=str).encode()).hexdigest()[:16]

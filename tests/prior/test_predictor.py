@@ -337,7 +337,7 @@ def test_a_story_is_told_without_codes(pipeline):
 
 
 def test_pages_are_decoded_from_what_training_predicts(pipeline, steps):
-    """Page after page, the predictor sees what it saw in training; other pages before lead elsewhere, if they are read."""
+    """Page by page, the predictor reads what it read in training; other earlier pages change it, if it reads any."""
     batch = pipeline._batch(steps)
     batch.prompt_ids, batch.prompt_mask = pipeline._prompt(PROMPT)
     with torch.no_grad():
@@ -393,7 +393,9 @@ def test_the_commands_write_a_story_and_continue_it(run, tmp_path, capsys):
     image = str(tmp_path / "a/page_01.png")
     assert story_generative_model.main(["caption", "--ckpt", str(run), "--image", image]) == 2
     plan = load_config(run / "model/config.json").plan
-    message = f'error: this model has no storyboard (its plan is "{plan}"): only `generate` and `continue` are supported'
+    message = (
+        f'error: this model has no storyboard (its plan is "{plan}"): only `generate` and `continue` are supported'
+    )
     assert capsys.readouterr().err.splitlines()[-1] == message
 
 

@@ -23,7 +23,7 @@ from modules.text_decoder.tokenizers import find_words
 
 SCORE_BATCH = 64
 NUM_REDRAWS = 20  # Attempts to draw another code; a slot with a single code has no other.
-ReadPictures = Callable[[list[Image.Image]], Sequence[Mapping[str, Any]]]
+ReadPictures = Callable[[Sequence[Image.Image]], Sequence[Mapping[str, Any]]]
 
 
 @dataclass(frozen=True)
