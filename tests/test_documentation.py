@@ -19,7 +19,9 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "modules").glob("*/README.md"), *ROOT.glob("benchmarks/*.md")])
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROGRAMS = ("story_generative_model.py", "download_data.py")
-COMMAND = re.compile(r"^(?:    |`)?(?:accelerate launch .*?|python )(story_generative_model\.py|download_data\.py)(.*)$")
+COMMAND = re.compile(
+    r"^(?:    |`)?(?:accelerate launch .*?|python )(story_generative_model\.py|download_data\.py)(.*)$"
+)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 # Flags that make a documented command quick; a later flag overrides an earlier one.
 SMALL = {
@@ -68,7 +70,8 @@ def test_every_documented_command_is_understood(document, monkeypatch):
 def test_the_readme_is_short_and_has_commands():
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= 115
-    assert {words[1] for words in commands(ROOT / "README.md")} >= {"generate", "continue", "train", "evaluate", "folder"}
+    documented = {words[1] for words in commands(ROOT / "README.md")}
+    assert documented >= {"generate", "continue", "train", "evaluate", "folder"}
 
 
 def test_the_architecture_figure_is_current():

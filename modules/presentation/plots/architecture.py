@@ -67,11 +67,8 @@ def arrow(*points: tuple[float, float], dashed: bool = False) -> str:
 
 def codes(x: float, y: float) -> str:
     """Return the eight codes of a page as a row of cells."""
-    cells = [
-        f'<rect x="{x + 17 * slot}" y="{y}" width="14" height="26" rx="3" fill="#6b4fa0" opacity="{0.45 + 0.07 * slot:.2f}"/>'
-        for slot in range(8)
-    ]
-    return "".join(cells)
+    cell = '<rect x="{}" y="{}" width="14" height="26" rx="3" fill="#6b4fa0" opacity="{:.2f}"/>'
+    return "".join(cell.format(x + 17 * slot, y, 0.45 + 0.07 * slot) for slot in range(8))
 
 
 def model(y: float) -> str:
@@ -143,7 +140,8 @@ def architecture_svg() -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}"'
         ' font-family="Helvetica, Arial, sans-serif" role="img" aria-label="Architecture and training phases">'
-        f'<defs>{head}</defs><rect width="{WIDTH}" height="{HEIGHT}" rx="14" fill="{PAPER}"/>{model(30)}{phases(290)}</svg>\n'
+        f'<defs>{head}</defs><rect width="{WIDTH}" height="{HEIGHT}" rx="14" fill="{PAPER}"/>'
+        f"{model(30)}{phases(290)}</svg>\n"
     )
 
 
