@@ -66,7 +66,7 @@ def test_download_refuses_to_overwrite(tmp_path, capsys):
 def test_ctrl_c_changes_nothing(tmp_path, monkeypatch, capsys):
     assert download("storyworld", "--stories", 1, "--output", tmp_path) == 0
 
-    def interrupt(self, index):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(StoryWorld, "__getitem__", interrupt)
@@ -85,8 +85,10 @@ def test_ctrl_c_changes_nothing(tmp_path, monkeypatch, capsys):
         ("storyworld", "--stories", "0"),
         ("storyworld", "--stories", "many"),
         ("storyworld", "--seed", "-1"),
-    ]
-    + [("storyworld", "--image_size", "5"), ("storyworld", "--colour", "red"), ("storyworld", "--output", __file__)],
+        ("storyworld", "--image_size", "5"),
+        ("storyworld", "--colour", "red"),
+        ("storyworld", "--output", __file__),
+    ],
 )
 def test_bad_input_is_one_sentence(arguments, capsys):
     assert download(*arguments) == 2
