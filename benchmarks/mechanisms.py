@@ -35,7 +35,7 @@ from modules.encoded.codes import cache_codes
 from modules.encoded.stories import EncodedStories
 from modules.evaluation.bound import plan_nats
 from modules.evaluation.decoded import decode_texts
-from modules.evaluation.metrics.statistics import Figure, bootstrap_mean
+from modules.evaluation.metrics.statistics import Estimate, bootstrap_mean
 from modules.pipeline import StoryPipeline
 from modules.prior.config import ExpertsConfig
 from modules.story import Story
@@ -128,12 +128,12 @@ class Bench:
 
     # -- figures
 
-    def by_story(self, sums: Tensor, counts: Tensor, stories: EncodedStories) -> Figure:
+    def by_story(self, sums: Tensor, counts: Tensor, stories: EncodedStories) -> Estimate:
         """sum / count over steps (N,), with an interval over stories."""
         return bootstrap_mean(*(np.add.reduceat(values.double().numpy(), stories.starts) for values in (sums, counts)))
 
     @torch.no_grad()
-    def text_nats(self, model: StoryModel, null: bool = False) -> Figure:
+    def text_nats(self, model: StoryModel, null: bool = False) -> Estimate:
         """Nats a token of the held-out texts, from the slots of their own pages."""
         stories, nats = self.held_out, []
         for rows in track("texts", torch.arange(len(stories.texts)).split(ROWS)):
@@ -143,7 +143,7 @@ class Bench:
             nats.append(model.text_decoder(embeds, steps.input_ids, steps.text_mask, is_null).nll.sum(1))
         return self.by_story(torch.cat(nats), stories.text_mask[:, 1:].sum(1), stories)
 
-    def plan_bits(self, model: StoryModel) -> Figure:
+    def plan_bits(self, model: StoryModel) -> Estimate:
         """Bits a step of the held-out stories' codes."""
         pipeline, stories = StoryPipeline(model, self.tokenizer), self.held_out
         codes = stories.codes[0]
@@ -154,7 +154,7 @@ class Bench:
         bits = torch.cat(nats) / math.log(2)
         return self.by_story(bits, torch.ones_like(bits), stories)
 
-    def told_figures(self, model: StoryModel) -> dict[str, Figure]:
+    def told_figures(self, model: StoryModel) -> dict[str, Estimate]:
         """Stories from the held-out prompts alone, at temperature 1: whether the texts name what the prompt names, and
         keep their hero.
         """
@@ -180,7 +180,7 @@ class Bench:
         }
 
     @torch.no_grad()
-    def retrieval(self, model: StoryModel) -> Figure:
+    def retrieval(self, model: StoryModel) -> Estimate:
         """R@1 of a picture's text among the held-out pages' (equal texts count as one), by the slots of each alone."""
         stories, images, texts = self.held_out, [], []
         rows = [row for row in range(len(stories.texts)) if stories.image_mask[row] and stories.texts[row] is not None]
@@ -199,7 +199,7 @@ class Bench:
 
 
 # The studies: each gives figures by variant and name.
-Figures = dict[str, dict[str, Figure]]
+Figures = dict[str, dict[str, Estimate]]
 
 
 def halved(config: StoryConfig) -> StoryConfig:
@@ -379,7 +379,7 @@ def study_sinks(bench: Bench) -> Figures:
 
 
 @torch.no_grad()
-def long_bits(bench: Bench, model: StoryModel, stories: EncodedStories) -> dict[str, Figure]:
+def long_bits(bench: Bench, model: StoryModel, stories: EncodedStories) -> dict[str, Estimate]:
     """Bits a step within the length of training (steps 2 to 8) and at ten times it (steps 41 to 80)."""
     bits = []
     for index in track("long plans", range(len(stories))):
@@ -394,7 +394,7 @@ def long_bits(bench: Bench, model: StoryModel, stories: EncodedStories) -> dict[
     }
 
 
-def long_heroes(bench: Bench, model: StoryModel, stories: EncodedStories, num_steps: int = 100) -> dict[str, Figure]:
+def long_heroes(bench: Bench, model: StoryModel, stories: EncodedStories, num_steps: int = 100) -> dict[str, Estimate]:
     """Stories of 100 pages from the prompts that name their hero: in how many of the pages that name anybody it is
     named.
     """

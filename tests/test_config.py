@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +72,7 @@ def test_what_is_missing_has_its_default(tmp_path):
         ({"training.adam_betas": 0.9}, "adam_betas: expected a list"),
         ({"image_decoder.attention_levels": [False, 1]}, "expected bool, got 1"),
         ({"format_version": FORMAT_VERSION + 1}, f"version {FORMAT_VERSION + 1}, this program reads {FORMAT_VERSION}"),
-        ({"format_version": None}, "is no config of a story model"),
+        ({"format_version": None}, "is not a story model's config"),
     ],
 )
 def test_a_file_that_does_not_fit_is_named(changes, message, tmp_path):
@@ -94,3 +96,50 @@ def test_configs_cannot_be_changed_in_place():
     with pytest.raises(dataclasses.FrozenInstanceError):
         PRESETS["tiny"].vocab_size = 3
     assert all(getattr(LossWeights(), field.name) >= 0 for field in dataclasses.fields(LossWeights))
+
+
+BAD_VALUES = [
+    ({"storyboard.codebook_size": 0}, "storyboard.codebook_size must be 1 or more, got 0"),
+    ({"storyboard.codebook_dim": 0}, "storyboard.codebook_dim must be 1 or more, got 0"),
+    ({"storyboard.qformer_groups": -1}, "storyboard.qformer_groups must be 0 or more, got -1"),
+    ({"storyboard.codebook_decay": 1.5}, "storyboard.codebook_decay must be from 0 to 1, got 1.5"),
+    ({"storyboard.image_encoder.trainable_layers": -2}, "trainable_layers must be -1 or more, got -2"),
+    ({"storyboard.pixel_encoder.stem_channels": []}, "storyboard.pixel_encoder.stem_channels must have at least one"),
+    ({"storyboard.text_encoder.max_length": 2}, "storyboard.text_encoder.max_length must be 3 or more, got 2"),
+    ({"prior.dropout": 1.0}, "prior.dropout must be from 0 to below 1, got 1.0"),
+    ({"prior.experts.mult": 0.0}, "prior.experts.mult must be above 0, got 0.0"),
+    ({"predictor.num_layers": 0}, "predictor.num_layers must be 1 or more, got 0"),
+    ({"text_decoder.max_length": 1}, "text_decoder.max_length must be 3 or more, got 1"),
+    ({"image_decoder.block_out_channels": [8, 0]}, "image_decoder.block_out_channels must be 1 or more, got [8, 0]"),
+    ({"autoencoder.latent_noise": -0.1}, "autoencoder.latent_noise must be 0 or more, got -0.1"),
+    ({"aids.draft_dim": 0}, "aids.draft_dim must be 1 or more, got 0"),
+    ({"loss_weights.text_nll": -1.0}, "loss_weights.text_nll must be 0 or more, got -1.0"),
+    ({"loss_weights.prior_nll": float("nan")}, "loss_weights.prior_nll must be 0 or more, got nan"),
+    ({"training.learning_rate": -1.0}, "training.learning_rate must be above 0, got -1.0"),
+    ({"training.learning_rate": float("inf")}, "training.learning_rate must be above 0, got inf"),
+    ({"training.adam_betas": [0.9]}, "training: adam_betas: expected 2 numbers, got [0.9]"),
+    ({"training.adam_betas": [0.9, 1.0]}, "training.adam_betas must be from 0 to below 1, got [0.9, 1.0]"),
+    ({"training.modality_dropout": 0.6}, "training.modality_dropout must be from 0 to 0.5, got 0.6"),
+    ({"training.planning_ratio": -0.1}, "training.planning_ratio must be 0 or more, got -0.1"),
+    ({"max_prompt_length": 1}, "max_prompt_length must be 3 or more, got 1"),
+    ({"max_steps": 0}, "max_steps must be 1 or more, got 0"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD_VALUES)
+def test_values_out_of_range_are_refused(changes, message, tmp_path):
+    with pytest.raises(UserError) as error:
+        load_config(write(tmp_path, **changes))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_values_are_checked_in_python_too():
+    with pytest.raises(UserError, match="codebook_size must be 1 or more, got 0"):
+        dataclasses.replace(StoryConfig().storyboard, codebook_size=0)
+    with pytest.raises(UserError, match="adam_betas must be two numbers, got .0.9."):
+        dataclasses.replace(StoryConfig().training, adam_betas=(0.9,))
+
+
+def test_configs_and_presets_import_no_torch():
+    code = "import sys, modules.presets; sys.exit(any(name in sys.modules for name in ('torch', 'numpy', 'PIL')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

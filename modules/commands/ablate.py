@@ -171,7 +171,7 @@ def sweep_trainings(args: argparse.Namespace) -> int:
         dataset = open_source(args.data, "train", config, args.seed, config.training.num_stories)
         return dataset, open_held_out(args.data, dataset, config, args.seed, "error")
 
-    def score(pipeline: StoryPipeline) -> dict[str, float]:
+    def score(pipeline: StoryPipeline) -> dict[str, float | None]:
         dataset = open_source(args.data, "val", pipeline.config, args.seed, args.num_evaluated)
         return score_quickly(pipeline, dataset, min(args.num_evaluated, len(dataset)), args.seed)
 

@@ -149,11 +149,16 @@ def _flag_options(annotation: Any, default: Any, limits: Mapping[str, Any]) -> d
     if annotation is bool:
         return {"action": "store_true"}
     kinds = [kind for kind in typing.get_args(annotation) if kind is not types.NoneType] or [annotation]
-    parsers: dict[Any, Callable[[str], Any]] = {int: _any_integer, float: _any_number, Path: a_path}
-    parse = parsers.get(kinds[0], str)
+    parsers: dict[Any, tuple[Callable[[str], Any], str | None]] = {
+        int: (_any_integer, "N"),
+        float: (_any_number, "X"),
+        Path: (a_path, "PATH"),
+    }
+    parse, metavar = parsers.get(kinds[0], (str, None))
     if kinds[0] is int and limits["low"] is not None:
         parse = integer(limits["low"], limits["high"])
-    return {"type": parse} | ({"required": True} if default is dataclasses.MISSING else {"default": default})
+    shown = {} if metavar is None or limits["choices"] else {"metavar": metavar}
+    return {"type": parse} | shown | ({"required": True} if default is dataclasses.MISSING else {"default": default})
 
 
 def _range(low: float | None, high: float | None) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from modules.common.errors import UserError
+from modules.common.limits import NOT_NEGATIVE, SIZE, check_limits
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,10 @@ class AutoencoderConfig:
     edge_weight: float = 0.2
     # A Stable Diffusion folder or Hub id, for `PretrainedAutoencoder`, with unshuffle 1 and the shape given here.
     source: str = ""
+
+    def __post_init__(self) -> None:
+        sizes = "image_size latent_channels unshuffle block_out_channels layers_per_block norm_num_groups"
+        check_limits("autoencoder", self, {SIZE: sizes, NOT_NEGATIVE: "kl_weight latent_noise edge_weight"})
 
     @property
     def downsampling(self) -> int:
@@ -64,5 +69,5 @@ class ImageDecoderConfig:
                 raise UserError(
                     f"image_decoder.{name} {value!r} needs image_decoder.source, a Stable Diffusion folder or Hub id"
                 )
-        if self.lora_rank < 1:
-            raise UserError(f"image_decoder.lora_rank must be 1 or more, got {self.lora_rank}")
+        sizes = "block_out_channels layers_per_block num_heads cross_attention_dim norm_num_groups num_train_timesteps"
+        check_limits("image_decoder", self, {SIZE: f"{sizes} lora_rank"})

@@ -10,24 +10,24 @@ from einops import rearrange
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
+from modules.common.outputs import REQUIRED
 from modules.layers.prefix import padding_left, prefix_attention
 from modules.layers.sink_cache import SinkCache
 from modules.layers.temporal import TemporalTransformer
 from modules.layers.transformer import Transformer, TransformerOutput
-from modules.prior.config import PriorConfig
+from modules.prior.config import PriorConfig, check_heads
 from modules.prior.sampling import sample_logits
 from modules.prior.teacher_forcing import two_pass_nll
 
 
 @dataclass
 class PriorOutput(ModelOutput):
-    """`nll` (B, T, S) in nats a code; `logits` (B, T, S, K).
-
-    With experts, their losses and loads as in `TransformerOutput`.
+    """`nll` (B,T,S) in nats a code; `logits` (B,T,S,K); with experts, their losses and loads as in
+    `TransformerOutput`.
     """
 
-    nll: Tensor = None
-    logits: Tensor = None
+    nll: Tensor
+    logits: Tensor = REQUIRED
     load_balancing_loss: Tensor | None = None
     router_z_loss: Tensor | None = None
     loads: Tensor | None = None
@@ -35,57 +35,47 @@ class PriorOutput(ModelOutput):
 
 @dataclass
 class PriorSample(ModelOutput):
-    """`codes` (B, T, S) and their log-probabilities under the model, `log_probs` (B, T, S), in nats, at temperature 1."""
+    """`codes` (B,T,S) and their log-probabilities under the model at temperature 1, `log_probs` (B,T,S), in nats."""
 
-    codes: Tensor = None
-    log_probs: Tensor = None
+    codes: Tensor
+    log_probs: Tensor = REQUIRED
 
 
 class Prior(nn.Module):
-    """One sequence: [prompt tokens | BOS, z_1 ... z_T]. Prompt tokens see each other; a code sees the prompt and what
-    came before it.
+    """One sequence: [prompt tokens | BOS, z_1 ... z_T]. Prompt tokens see each other; a code sees the prompt and all
+    codes before it.
 
-    Every position also knows which slot it predicts and how many steps are left, so that a story of any asked length
-    comes to its end. The prompt stands left of position 0 (padding leftmost), so padding moves nothing. A code is read
-    and written by one vector (arXiv 1608.05859), narrower than the transformer (arXiv 1909.11942): thousands of codes
-    stay a small part of the weights.
+    Every position is also given the slot that it predicts and the number of steps left, so that a story of any
+    requested length comes to its end. The prompt lies left of position 0 (padding leftmost), so padding moves nothing.
+    Codes are read and written by the same vectors (arXiv 1608.05859), narrower than the transformer (arXiv 1909.11942):
+    thousands of codes stay a small part of the weights.
     """
 
     def __init__(self, config: PriorConfig, vocab_size: int, codebook_size: int, num_slots: int) -> None:
         super().__init__()
-        if config.dim % (2 * config.num_heads):
+        check_heads(config.dim, config.num_heads)
+        if config.attention_window % num_slots:
             raise ValueError(
-                f"rotary positions need heads of an even width: dim {config.dim} is not a multiple of 2 x {config.num_heads}"
-            )
-        if config.attention_window < 0 or config.attention_window % num_slots or config.num_sink_steps < 0:
-            raise ValueError(
-                f"attention_window must be a multiple of the {num_slots} codes of a step and num_sink_steps 0 or more, "
-                f"got {config.attention_window} and {config.num_sink_steps}"
+                f"attention_window must be a multiple of the {num_slots} codes of a step, got {config.attention_window}"
             )
         self.config, self.num_slots = config, num_slots
-        self.prompt_embed = nn.Embedding(vocab_size, config.dim)
+        dim, num_heads, dropout = config.dim, config.num_heads, config.dropout
+        self.prompt_embed = nn.Embedding(vocab_size, dim)
         self.code_embed = nn.Embedding(codebook_size + 1, config.code_dim)  # The last one is BOS.
-        self.from_code = nn.Linear(config.code_dim, config.dim, bias=False)
-        self.to_code = nn.Linear(config.dim, config.code_dim, bias=False)
-        self.slot_embed = nn.Embedding(num_slots, config.dim)
-        self.steps_left_embed = nn.Embedding(config.max_steps, config.dim)
-        self.transformer = Transformer(
-            config.dim,
-            config.num_layers,
-            config.num_heads,
-            config.dropout,
-            config.num_kv_heads or None,
-            asdict(config.experts) if config.experts.num_experts else None,
-        )
-        self.temporal = (
-            TemporalTransformer(
-                num_slots * config.code_dim, config.dim, config.temporal_layers, config.num_heads, config.dropout
-            )
-            if config.temporal_layers
-            else None
-        )
-        # As small as the embeddings that it is added to: at the size that a norm gives it, it would drown them.
-        self.temporal_scale = nn.Parameter(torch.full((config.dim,), 0.02)) if config.temporal_layers else None
+        self.from_code = nn.Linear(config.code_dim, dim, bias=False)
+        self.to_code = nn.Linear(dim, config.code_dim, bias=False)
+        self.slot_embed = nn.Embedding(num_slots, dim)
+        self.steps_left_embed = nn.Embedding(config.max_steps, dim)
+        experts = asdict(config.experts) if config.experts.num_experts else None
+        num_kv_heads = config.num_kv_heads or None
+        self.transformer = Transformer(dim, config.num_layers, num_heads, dropout, num_kv_heads, experts)
+        self.temporal: TemporalTransformer | None = None
+        self.temporal_scale: nn.Parameter | None = None
+        if config.temporal_layers:
+            width = num_slots * config.code_dim
+            self.temporal = TemporalTransformer(width, dim, config.temporal_layers, num_heads, dropout)
+            # As small as the embeddings that it is added to: at the scale of a norm's output it would drown them.
+            self.temporal_scale = nn.Parameter(torch.full((dim,), 0.02))
         for embedding in (self.prompt_embed, self.slot_embed, self.steps_left_embed):
             nn.init.normal_(embedding.weight, std=0.02)
         nn.init.normal_(self.code_embed.weight, std=0.05)
@@ -99,11 +89,11 @@ class Prior(nn.Module):
         own_share: float = 0.0,
         own_draws: Tensor | None = None,
     ) -> PriorOutput:
-        """codes (B,T,S), prompt (B,Lp), step_mask (B,T) -> nll of every code, p(z_1) included. Padded steps' values
-        mean nothing.
+        """Score codes (B,T,S) after prompts (B,Lp), with step_mask (B,T): nll of every code, p(z_1) included; values of
+        padded steps mean nothing.
 
-        A share `own_share` of the codes before is drawn from the prior itself: see `two_pass_nll`, whose draws
-        `own_draws` are.
+        A share `own_share` of the past codes is drawn from the prior itself: see `two_pass_nll`, which takes
+        `own_draws`.
         """
         passes: list[TransformerOutput] = []
 
@@ -124,30 +114,35 @@ class Prior(nn.Module):
     def _transform(
         self, codes: Tensor, prompt_ids: Tensor, prompt_mask: Tensor, step_mask: Tensor
     ) -> TransformerOutput:
-        """What the transformer says at each of the codes (B,T,S): `hidden` (B,T*S,D)."""
-        prefix, prefix_mask = self._prefix(prompt_ids, prompt_mask)
-        x = torch.cat([prefix, self._code_inputs(codes.flatten(1), step_mask.sum(1))[:, :-1]], dim=1)
+        """Return the transformer's output at each of the codes (B,T,S): `hidden` (B,T*S,D)."""
+        x, prefix_mask = self._sequence(codes, prompt_ids, prompt_mask, step_mask)
         mask, positions = prefix_attention(prefix_mask, x.shape[1])
-        is_step = step_mask[:, : codes.shape[1]]  # Of a story whose first steps alone are given, it tells the length.
+        is_step = step_mask[:, : codes.shape[1]]  # It may be longer than the codes: its sum is the story's length.
         token_mask = torch.cat([prefix_mask, is_step.repeat_interleave(self.num_slots, dim=1)], dim=1)
         out = self.transformer.forward_with_losses(x, mask, positions, token_mask=token_mask)
-        out.hidden = out.hidden[:, prefix.shape[1] :]
+        out.hidden = out.hidden[:, prefix_mask.shape[1] :]
         return out
+
+    def _sequence(
+        self, codes: Tensor, prompt_ids: Tensor, prompt_mask: Tensor, step_mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the transformer's input for codes (B,T,S), (B,Lp+T*S,D), and the prompt's mask (B,Lp)."""
+        prefix, prefix_mask = self._prefix(prompt_ids, prompt_mask)
+        return torch.cat([prefix, self._code_inputs(codes.flatten(1), step_mask.sum(1))[:, :-1]], dim=1), prefix_mask
 
     @torch.no_grad()
     def score(self, codes: Tensor, prompt_ids: Tensor, prompt_mask: Tensor, step_mask: Tensor) -> PriorOutput:
-        """As `forward`, under the attention of `sample`: with an `attention_window`, time and memory a step are the
-        same at any length.
+        """Score as `forward` does, under the attention of `sample`: with an `attention_window`, time and memory a step
+        are constant in the story's length.
         """
-        prefix, prefix_mask = self._prefix(prompt_ids, prompt_mask)
-        x = torch.cat([prefix, self._code_inputs(codes.flatten(1), step_mask.sum(1))[:, :-1]], dim=1)
-        hidden = self._read(x, prefix_mask, self._new_cache(prefix.shape[1], codes.shape[1]))
-        logits = self._to_logits(hidden[:, prefix.shape[1] :])
+        x, prefix_mask = self._sequence(codes, prompt_ids, prompt_mask, step_mask)
+        hidden = self._read(x, prefix_mask, self._new_cache(prefix_mask.shape[1], codes.shape[1]))
+        logits = self._to_logits(hidden[:, prefix_mask.shape[1] :])
         nll = F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten(), reduction="none")
         return PriorOutput(nll=nll.view(codes.shape), logits=self._split_steps(logits))
 
     def update(self, loads: Tensor) -> None:
-        """Balance the experts by a batch's `loads` (layers, E), after the weights' own update: see
+        """Balance the experts by a batch's `loads` (layers,E), after the weights' update: see
         `MixtureOfExperts.update`.
         """
         self.transformer.update(loads)
@@ -164,56 +159,51 @@ class Prior(nn.Module):
         codes: Tensor | None = None,
         num_samples: int = 1,
     ) -> PriorSample:
-        """Plan `num_steps` steps after the given ones: prompt (B,Lp), codes (B,T0,S) or None -> new codes
+        """Draw `num_steps` steps after the given ones: prompt (B,Lp), codes (B,T0,S) or None -> new codes
         (B,num_steps,S).
 
-        With `num_samples` > 1 the batch must be one story: its prompt is read once and that many plans come back.
+        With `num_samples` > 1 the batch must be one story: its prompt is read once and that many plans are returned.
         """
-        slots, given = self.num_slots, 0 if codes is None else codes.shape[1]
-        history = prompt_ids.new_zeros(len(prompt_ids), 0) if codes is None else codes.flatten(1)
-        total = prompt_ids.new_full((len(prompt_ids),), given + num_steps)
+        slots, num_given = self.num_slots, 0 if codes is None else codes.shape[1]
+        flat = prompt_ids.new_zeros(len(prompt_ids), 0) if codes is None else codes.flatten(1)
+        total = prompt_ids.new_full((len(prompt_ids),), num_given + num_steps)
         prefix, prefix_mask = self._prefix(prompt_ids, prompt_mask)
-        x = torch.cat([prefix, self._code_inputs(history, total)], dim=1)
-        cache = self._new_cache(prefix.shape[1], given + num_steps)
+        cache = self._new_cache(prefix.shape[1], num_given + num_steps)
+        x = torch.cat([prefix, self._code_inputs(flat, total)], dim=1)
         hidden = self._read(x, prefix_mask, cache)[:, -1:]
         if num_samples > 1:
             cache.expand(num_samples)
-            hidden, prefix_mask, total = (
-                hidden.expand(num_samples, -1, -1),
-                prefix_mask.expand(num_samples, -1),
-                total.expand(num_samples),
-            )
-        history = history.expand(len(total), -1)
-        new_codes, log_probs = [], []
-        for index in range(given * slots, (given + num_steps) * slots):
+            hidden = hidden.expand(num_samples, -1, -1)
+            prefix_mask, total = prefix_mask.expand(num_samples, -1), total.expand(num_samples)
+        flat = flat.expand(len(total), -1)
+        log_probs: list[Tensor] = []
+        for index in range(num_given * slots, (num_given + num_steps) * slots):
             if index % slots == 0:
-                so_far = self._story_so_far(torch.cat([history, *(column[:, None] for column in new_codes)], dim=1))[
-                    :, -1:
-                ]
-            if new_codes:
+                so_far = self._story_so_far(flat)[:, -1:]
+            if log_probs:  # The first code's position has been read above.
                 if index % slots == 0:
                     cache.make_room(slots)
-                x = self._code_input(new_codes[-1][:, None], torch.tensor([index], device=x.device), total) + so_far
+                x = self._code_input(flat[:, -1:], torch.tensor([index], device=flat.device), total) + so_far
                 hidden = self._read_on(x, prefix_mask, cache)
             logits = self._to_logits(hidden[:, 0]).float()
-            new_codes.append(sample_logits(logits, temperature, top_p, generator))
-            log_probs.append(logits.log_softmax(-1).gather(-1, new_codes[-1][:, None])[:, 0])
-        new_codes, log_probs = (
-            torch.stack(columns, dim=1).unflatten(1, (num_steps, slots)) for columns in (new_codes, log_probs)
+            drawn = sample_logits(logits, temperature, top_p, generator)[:, None]
+            log_probs.append(logits.log_softmax(-1).gather(-1, drawn))
+            flat = torch.cat([flat, drawn], dim=1)
+        return PriorSample(
+            codes=flat[:, num_given * slots :].unflatten(1, (num_steps, slots)).contiguous(),
+            log_probs=torch.cat(log_probs, dim=1).unflatten(1, (num_steps, slots)),
         )
-        return PriorSample(codes=new_codes, log_probs=log_probs)
 
     def _new_cache(self, prompt_length: int, num_steps: int) -> SinkCache:
-        """For a prompt and so many steps, or for as much of them as the attention window leaves in sight."""
+        """Return a cache for a prompt and so many steps, or for as many as the attention window leaves visible."""
         capacity, window = prompt_length + num_steps * self.num_slots, self.config.attention_window
         num_sinks = prompt_length + 1 + self.config.num_sink_steps * self.num_slots  # BOS stands before the first code.
         return SinkCache(self.config.num_layers, min(capacity, num_sinks + window) if window else capacity, num_sinks)
 
     def _read(self, x: Tensor, prompt_mask: Tensor, cache: SinkCache) -> Tensor:
-        """Prompt and inputs (B, L, D) -> (B, L, D), through a new cache: what fits at once, then step by step.
+        """Read prompt and inputs (B,L,D) -> (B,L,D) through a new cache: as much as fits at once, then step by step.
 
-        Room is made at the beginning of a step, never within one: it then makes no difference whether a step is drawn
-        or given.
+        Room is made at the beginning of a step, never within one: drawn and given steps are then read alike.
         """
         prompt_length, slots = prompt_mask.shape[1], self.num_slots
         fits = prompt_length + (cache.capacity - prompt_length) // slots * slots
@@ -224,25 +214,25 @@ class Prior(nn.Module):
         return torch.cat(hidden, dim=1)
 
     def _read_on(self, x: Tensor, prompt_mask: Tensor, cache: SinkCache) -> Tensor:
-        """The next inputs (B, M, D), for which there is room -> (B, M, D)."""
+        """Read the next inputs (B,M,D), for which there is room -> (B,M,D)."""
         mask, positions = prefix_attention(prompt_mask, cache.length + x.shape[1], queries=x.shape[1])
         return self.transformer(x, mask, positions, cache)
 
     def _split_steps(self, flat: Tensor) -> Tensor:
-        """(B, T*S, K) -> (B, T, S, K)."""
+        """Reshape (B,T*S,K) -> (B,T,S,K)."""
         return rearrange(flat, "b (t s) k -> b t s k", s=self.num_slots)
 
     def _prefix(self, prompt_ids: Tensor, prompt_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Embed the prompt with its padding moved to the left: (B, Lp, D) and its mask (B, Lp)."""
+        """Embed the prompt with its padding moved to the left: (B,Lp,D) and its mask (B,Lp)."""
         ids, mask = padding_left(prompt_ids, prompt_mask)
         return self.prompt_embed(ids), mask
 
     def _to_logits(self, hidden: Tensor) -> Tensor:
-        """(..., D) -> (..., K)."""
+        """Project (...,D) -> (...,K)."""
         return F.linear(self.to_code(hidden), self.code_embed.weight[:-1])
 
     def _code_inputs(self, flat: Tensor, num_steps: Tensor) -> Tensor:
-        """Inputs at BOS and after each of M flattened codes (B, M): (B, M + 1, D).
+        """Return the inputs at BOS and after each of M flattened codes (B,M): (B,M+1,D).
 
         `num_steps` (B,) is each story's length.
         """
@@ -252,12 +242,12 @@ class Prior(nn.Module):
         return self._code_input(torch.cat([bos, flat], dim=1), index, num_steps) + so_far
 
     def _story_so_far(self, flat: Tensor) -> Tensor:
-        """What the whole steps among M flattened codes (B, M) say of each next one: (B, M // S + 1, D), of the first
-        one nothing.
+        """Summarise the whole steps among M flattened codes (B,M) for each next step: (B,M//S+1,D), zeros for the
+        first.
 
-        Without a temporal transformer, nothing of any: (1, 1, 1).
+        Without a temporal transformer, return zeros (1,1,1).
         """
-        if self.temporal is None:
+        if self.temporal is None or self.temporal_scale is None:
             return self.slot_embed.weight.new_zeros(1, 1, 1)
         steps = (
             self.code_embed(flat[:, : flat.shape[1] // self.num_slots * self.num_slots])
@@ -268,7 +258,7 @@ class Prior(nn.Module):
         return F.pad(self.temporal_scale * read, (0, 0, 1, 0))
 
     def _code_input(self, previous: Tensor, index: Tensor, num_steps: Tensor) -> Tensor:
-        """previous (B, M): the code before each flat position `index` (M,) that is to be predicted."""
+        """Embed `previous` (B,M), the code before each flat position `index` (M,) to be predicted."""
         steps_left = (num_steps[:, None] - 1 - index // self.num_slots).clamp(0, self.config.max_steps - 1)
         return (
             self.from_code(self.code_embed(previous))

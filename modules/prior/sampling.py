@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-LIKELIEST = 64  # A nucleus is nearly always within these, and to find them is much cheaper than to sort all.
+LIKELIEST = 64  # A nucleus nearly always lies within these, which are much cheaper to find than a full sort.
 
 
 def sample_logits(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator | None) -> Tensor:
-    """Draw one index from each row of (B, K); temperature 0 takes the best. Nucleus sampling: arXiv 1904.09751."""
+    """Draw one index from each row of (B, K); temperature 0 takes the likeliest. Nucleus sampling: arXiv 1904.09751."""
     if temperature == 0:
         return logits.argmax(-1)
     probabilities, index = (logits.float() / temperature).softmax(-1), None
@@ -21,8 +21,8 @@ def sample_logits(logits: Tensor, temperature: float, top_p: float, generator: t
 
 
 def draw_index(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """The index (...) that numbers `uniform` (...) in [0, 1) draw from probabilities (..., K), which need not add up to
-    1.
+    """Return the indices (...) that numbers `uniform` (...) in [0, 1) draw from probabilities (..., K), which need not
+    sum to 1.
     """
     # The inverse of the distribution function, at a number in (0, 1]: never an index of probability 0.
     mass = probabilities.cumsum(-1)
@@ -30,8 +30,8 @@ def draw_index(probabilities: Tensor, uniform: Tensor) -> Tensor:
 
 
 def _nucleus(probabilities: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
-    """(B, K) -> the probabilities of the likeliest M indices, (B, M), 0 beyond a mass of `top_p`, and these indices (B,
-    M).
+    """Return the probabilities (B, M) of the likeliest M of K indices, 0 beyond a mass of `top_p`, and these indices
+    (B, M).
     """
     ordered, index = probabilities.topk(min(LIKELIEST, probabilities.shape[-1]))
     if (ordered.sum(-1) < top_p).any():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from modules.common.errors import UserError
+from modules.common.limits import DECAY, MIN_TOKENS, RATE, SIZE, check_choices, check_limits
 
 Decoding = Literal["greedy", "beam", "top_p"]
 TUNINGS = ("full", "lora", "frozen")
@@ -28,11 +28,9 @@ class TextDecoderConfig:
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        for name, value, known in (("tuning", self.tuning, TUNINGS), ("prefix", self.prefix, PREFIXES)):
-            if value not in known:
-                raise UserError(f"text_decoder.{name} must be one of {', '.join(known)}, got {value!r}")
-        if self.lora_rank < 1:
-            raise UserError(f"text_decoder.lora_rank must be 1 or more, got {self.lora_rank}")
+        check_choices("text_decoder", self, {"tuning": TUNINGS, "prefix": PREFIXES})
+        limits = {SIZE: "dim num_layers num_heads lora_rank", MIN_TOKENS: "max_length", RATE: "lora_alpha"}
+        check_limits("text_decoder", self, limits | {DECAY: "lora_dropout"})
 
     @property
     def is_gated(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from transformers.integrations import peft as integration
 
+from modules.commands.cli import execute
 from modules.common import versions
 from modules.common.errors import UserError
 from modules.common.versions import MEND, check_version, version_problem
@@ -77,3 +79,19 @@ def test_any_refusal_of_a_library_is_no_broken_config(monkeypatch):
     with pytest.raises(UserError, match="do not fit together") as caught:
         build_model(PRESETS["tiny"], "this config")
     assert "describes no model" not in str(caught.value)
+
+
+def test_a_command_reports_packages_that_do_not_fit(capsys):
+    def refused(_args):
+        raise ImportError("huggingface-hub>=99.0 is required", name="huggingface_hub")
+
+    assert execute(refused, Namespace()) == 2
+    assert "huggingface-hub>=99.0 is required" in (line := capsys.readouterr().err) and MEND in line
+
+
+def test_a_broken_import_of_our_own_is_not_hidden():
+    def broken(_args):
+        raise ImportError("cannot import name 'x'", name="modules.story")
+
+    with pytest.raises(ImportError, match="cannot import name"):
+        execute(broken, Namespace())

@@ -1,4 +1,4 @@
-"""The tables and folders of a user's own: what belongs together stays together, and what is misspelt is told."""
+"""Tables and folders of a user: texts stay with their pictures, and misspelt columns are reported."""
 
 from __future__ import annotations
 

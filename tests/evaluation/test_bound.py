@@ -1,6 +1,4 @@
-"""The bound: normalised, unbiased, equal to what theory gives where theory gives it, and blind to codes where the
-decoders are.
-"""
+"""The bound: normalised, unbiased, equal to theory where theory is known, and without gaps if codes are ignored."""
 
 from __future__ import annotations
 
@@ -20,15 +18,8 @@ from modules.common.errors import UserError
 from modules.config import StoryConfig
 from modules.encoded.codes import cache_codes
 from modules.encoded.stories import EncodedStories
-from modules.evaluation.bound import (
-    choose_pages,
-    diffusion_vlb,
-    end_nats,
-    measure_bound,
-    plan_nats,
-    sample_timesteps,
-    vlb_weights,
-)
+from modules.evaluation.bound import measure_bound, plan_nats
+from modules.evaluation.diffusion_bound import choose_pages, diffusion_vlb, end_nats, sample_timesteps, vlb_weights
 from modules.image_decoder.config import ImageDecoderConfig
 from modules.image_decoder.image_decoder import ImageDecoder
 from modules.pipeline import StoryPipeline
@@ -146,7 +137,7 @@ SCHEDULES = [
 
 
 def with_schedule(decoder: ImageDecoder, prediction_type: str, num_timesteps: int, zero_snr: bool) -> ImageDecoder:
-    """A decoder of another noise schedule, as one with a source has it; 50 timesteps end with much of the picture left."""
+    """A decoder with a pretrained model's noise schedule, cut to 50 timesteps, which leave much of the picture."""
     own = {"prediction_type": prediction_type, "num_train_timesteps": num_timesteps, "rescale_betas_zero_snr": zero_snr}
     decoder.noise_schedule |= own | ({} if zero_snr else {"beta_start": 0.00085, "beta_end": 0.012})
     decoder.alphas_cumprod = decoder.make_scheduler("ddim").alphas_cumprod.clone()
@@ -154,7 +145,7 @@ def with_schedule(decoder: ImageDecoder, prediction_type: str, num_timesteps: in
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_weights_are_those_of_the_divergence_between_posterior_and_reverse_step(schedule):
+def test_weights_equal_the_divergence_from_the_posterior(schedule):
     """KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) from DDPM's own formulas (arXiv 2006.11239, equations 6 and 7)."""
     decoder = with_schedule(ImageDecoder(TINY.image_decoder, (4, 4, 4), 8, 8), *schedule)
     weights, _ = vlb_weights(decoder.alphas_cumprod, decoder.prediction_type)
@@ -237,7 +228,7 @@ class ExactGaussian(ImageDecoder):
 
     deviation = 0.5
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, code_embeds: Tensor, *_: Tensor | None, **__: None) -> Tensor:
+    def predict(self, noisy: Tensor, timesteps: Tensor, *_: Tensor | None, **__: None) -> Tensor:
         alpha = self.alphas_cumprod[timesteps].sqrt()[:, None, None, None]
         sigma = (1 - self.alphas_cumprod[timesteps]).sqrt()[:, None, None, None]
         clean = alpha * self.deviation**2 / (alpha**2 * self.deviation**2 + sigma**2) * noisy
@@ -245,7 +236,7 @@ class ExactGaussian(ImageDecoder):
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_bound_of_the_exact_predictor_of_a_gaussian_is_the_analytic_one_above_its_entropy(schedule):
+def test_bound_of_an_exact_gaussian_predictor_is_analytic(schedule):
     decoder, shape = with_schedule(ExactGaussian(TINY.image_decoder, (4, 32, 32), 8, 8), *schedule), (4, 32, 32)
     weights, _ = vlb_weights(decoder.alphas_cumprod, decoder.prediction_type)
     generator, embeds = torch.Generator().manual_seed(0), torch.zeros(8, 8)
@@ -284,7 +275,7 @@ def test_pages_are_spread_over_the_stories_and_have_pictures(stories):
 # The whole
 
 
-def test_figures_have_intervals_and_are_json(bound):
+def test_metrics_have_intervals_and_are_json(bound):
     assert json.loads(json.dumps(bound, allow_nan=False)) == bound
     for name, figure in bound.items():
         assert figure["low"] <= figure["value"] <= figure["high"], name
@@ -337,7 +328,7 @@ def test_parts_add_up(tiny_pipeline, stories, codes):
     )
 
 
-def test_decoders_that_ignore_codes_have_no_gaps_and_codes_are_worth_minus_their_price(altered, stories, codes):
+def test_decoders_that_ignore_codes_have_no_gaps(altered, stories, codes):
     model = altered.model
     for weight in (model.text_decoder.to_prefix.weight, model.image_decoder.to_context.weight):
         torch.nn.init.zeros_(weight)
@@ -364,9 +355,7 @@ def test_bound_depends_on_nothing_but_model_stories_and_seed(tiny_pipeline, stor
 @pytest.mark.parametrize(
     ("keep", "missing"), [("text", ("latent", "velocity", "bound")), ("image", ("text", "code_charged"))]
 )
-def test_stories_of_texts_or_of_pictures_alone_are_measured_as_far_as_they_go(
-    tiny_pipeline: StoryPipeline, told, keep, missing
-):
+def test_bound_of_texts_alone_and_of_pictures_alone(tiny_pipeline: StoryPipeline, told, keep, missing):
     def cut(step: StoryStep) -> StoryStep:
         return StoryStep(step.text) if keep == "text" else StoryStep(None, step.image)
 

@@ -1,4 +1,4 @@
-"""Codebook analysis: known answers, floors that mean what they say, and interventions that change only what they touch."""
+"""Codebook analysis: known answers and correct floors."""
 
 from __future__ import annotations
 
@@ -10,21 +10,12 @@ import pytest
 
 from modules.encoded.stories import EncodedStories
 from modules.evaluation.codebook.analysis import plain
-from modules.evaluation.codebook.code_cards import WordTable, log_odds, make_cards
-from modules.evaluation.codebook.code_structure import (
-    cluster,
-    co_occurrence,
-    code_presence,
-    project,
-    successions,
-    transitions,
-)
-from modules.evaluation.codebook.code_usage import persistence, split_divergence, story_counts, usage_report
+from modules.evaluation.codebook.cards import WordTable, log_odds, make_cards
 from modules.evaluation.codebook.coded_stories import label_steps
 from modules.evaluation.codebook.disentanglement import (
     completeness,
     disentanglement,
-    disentanglement_figures,
+    disentanglement_metrics,
     information_gap,
 )
 from modules.evaluation.codebook.information import (
@@ -37,6 +28,15 @@ from modules.evaluation.codebook.information import (
     slot_information,
 )
 from modules.evaluation.codebook.probes import probe_accuracies
+from modules.evaluation.codebook.structure import (
+    cluster,
+    co_occurrence,
+    code_presence,
+    project,
+    successions,
+    transitions,
+)
+from modules.evaluation.codebook.usage import persistence, split_divergence, story_counts, usage_report
 from modules.evaluation.metrics.statistics import jackknife
 from modules.storyworld import StoryWorld
 
@@ -79,7 +79,7 @@ def test_a_slot_that_determines_an_attribute_tells_all_of_it():
     assert told.entropy[1] == 0 and told.share[:, 1].tolist() == [0, 0]  # A constant has nothing to tell.
 
 
-def test_an_independent_slot_tells_nothing_though_its_plug_in_bits_are_many():
+def test_an_independent_slot_has_no_excess_information():
     codes, labels = rng().integers(0, 60, size=(STEPS, 3)), rng().integers(0, 8, size=(STEPS, 2))[::-1]
     told = slot_information(codes, labels, LENGTHS)
     assert told.bits.min() > 0.4
@@ -144,7 +144,7 @@ def test_story_counts_are_counts_by_story_and_slot():
     assert counts[1].tolist() == [[0, 0, 0, 1], [0, 0, 0, 1]]
 
 
-def test_divergence_of_one_distribution_is_its_floor_and_of_disjoint_ones_a_bit():
+def test_divergence_of_equal_and_of_disjoint_distributions():
     first, second, reference = (
         np.random.default_rng(seed).multinomial(20, [1 / 500] * 500, size=100) for seed in range(3)
     )
@@ -232,7 +232,7 @@ def test_successions_stop_at_the_end_of_a_story():
     assert transitions(counts, [0, 1, 2]).tolist() == [[0, 0.5, 0], [0, 0, 1], [0, 0, 0]]
 
 
-def test_clustering_orders_every_used_code_once_with_neighbours_side_by_side():
+def test_clustering_puts_similar_codes_side_by_side():
     angles = np.array([0.0, 2.0, 0.1, 2.1, 4.0, 5.0])
     vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     tree = cluster(vectors, np.array([3, 1, 1, 2, 1, 0]))
@@ -261,7 +261,7 @@ def test_projection_keeps_a_plane_as_it_is():
 # Probes
 
 
-def test_probe_reads_what_is_there_and_falls_back_on_what_is_frequent():
+def test_probe_reads_labels_or_predicts_the_most_frequent():
     generator = rng()
     labels = generator.choice(4, p=[0.4, 0.2, 0.2, 0.2], size=STEPS)
     codes = np.stack([labels * 10 + generator.integers(0, 10, STEPS), generator.integers(0, 3, STEPS)], axis=1)
@@ -288,7 +288,7 @@ def test_probes_fitted_together_are_those_fitted_alone():
 # Disentanglement
 
 
-def test_disentanglement_is_one_for_a_slot_each_and_zero_where_all_tell_the_same():
+def test_disentanglement_of_separate_and_of_equal_slots():
     assert disentanglement(np.eye(4)[[2, 0, 3, 1]]) == completeness(np.eye(4)[[2, 0, 3, 1]]) == pytest.approx(1)
     assert disentanglement(np.ones((4, 4))) == completeness(np.ones((4, 4))) == pytest.approx(0)
     twice = np.repeat(
@@ -307,15 +307,15 @@ def test_gap_is_the_lead_of_the_best_slot():
     assert gap([[1, 1], [0.5, 0]]) == pytest.approx(0.5)
 
 
-def test_slots_with_a_role_stand_far_above_the_same_codes_dealt_at_random():
+def test_specialised_slots_score_far_above_permuted_ones():
     labels = rng().integers(0, 5, size=(STEPS, 3))
-    codes = labels + [0, 10, 20]
+    codes = labels + np.array([0, 10, 20])
     whole = slot_information(codes, labels, LENGTHS, num_shuffles=50)
     parts = [
         slot_information(codes[kept[STORY]], labels[kept[STORY]], np.array(LENGTHS)[kept], 10)
         for kept in groups_left_out(LENGTHS)[:5]
     ]
-    figures = disentanglement_figures(codes, labels, LENGTHS, whole, parts)
+    figures = disentanglement_metrics(codes, labels, LENGTHS, whole, parts)
     assert list(figures) == ["disentanglement", "completeness", "gap"]
     for figure in figures.values():
         assert figure.value > 0.9 and figure.ceiling == 1
@@ -326,7 +326,7 @@ def test_slots_with_a_role_stand_far_above_the_same_codes_dealt_at_random():
 # Labels, and numbers for JSON
 
 
-def test_steps_are_labelled_by_the_world_their_place_and_their_length(tiny_pipeline):
+def test_steps_are_labelled_by_attributes_and_position(tiny_pipeline):
     stories = EncodedStories(StoryWorld(6, split="val", image_size=32), tiny_pipeline.model, tiny_pipeline.tokenizer)
     labels = label_steps(stories, stories)
     assert list(labels) == [

@@ -1,6 +1,4 @@
-"""Evaluation: every figure with its interval, floor and ceiling; scores that mean what they say; nothing that is no
-number in the JSON.
-"""
+"""Evaluation: every metric with its interval, floor and ceiling, scores with known answers, and valid JSON."""
 
 from __future__ import annotations
 
@@ -17,10 +15,12 @@ from PIL import Image
 import story_generative_model
 from modules.config import StoryConfig
 from modules.data.writing import write_stories
+from modules.evaluation.held_out import VARIANTS
 from modules.evaluation.judge.attributes import GROUPS, score_texts
 from modules.evaluation.judge.judge import Judge
+from modules.evaluation.metrics.pages import Graders
 from modules.evaluation.metrics.statistics import bootstrap_mean, jackknife, rows_of_other_stories
-from modules.evaluation.report import VARIANTS, Graders, evaluate
+from modules.evaluation.report import evaluate
 from modules.pipeline import StoryPipeline
 from modules.presentation.model_card import write_card
 from modules.saving.model_folder import save_model
@@ -48,7 +48,7 @@ def report(tiny_pipeline: StoryPipeline, world: StoryWorld, graders: Graders) ->
 
 @pytest.fixture(scope="module")
 def bare_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Validation stories of texts alone, without pictures and attributes."""
+    """Write validation stories of texts only, without pictures and attributes."""
     folder = tmp_path_factory.mktemp("bare")
     world = StoryWorld(3, split="val", image_size=32)
     stories = [world[index] for index in range(3)]
@@ -60,7 +60,7 @@ def bare_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def figures(value: Any) -> Iterator[dict[str, float | None]]:
-    """Every figure of a report, however deep."""
+    """Yield every metric of a nested report."""
     if isinstance(value, dict) and "low" in value:
         yield value
     elif isinstance(value, dict):
@@ -71,7 +71,7 @@ def figures(value: Any) -> Iterator[dict[str, float | None]]:
 # The report
 
 
-def test_report_holds_every_figure_with_interval_floor_and_ceiling(report, world):
+def test_every_metric_has_interval_floor_and_ceiling(report, world):
     assert (report["data"], report["num_stories"], report["num_steps"]) == (
         "storyworld",
         NUM_STORIES,
@@ -95,7 +95,7 @@ def test_report_holds_every_figure_with_interval_floor_and_ceiling(report, world
     assert 1 <= report["codebook"]["perplexity_per_slot"] <= report["codebook"]["perplexity"] <= 32
 
 
-def test_pages_of_every_origin_are_graded(report):
+def test_pages_of_every_kind_are_graded(report):
     drawn = report["drawn"]
     origins = {
         *(f"true step, {name}" for name in VARIANTS),
@@ -120,12 +120,11 @@ def test_pages_of_every_origin_are_graded(report):
             name in ("whole story", "random codes") or name.startswith("true")
         )
     assert {"character_in_texts", "object_in_pictures", "place_in_texts"} < set(drawn["whole story"])
-    # Pages of real stories: their texts, if not their pictures, name what another true text names as often as by
-    # chance.
+    # The texts of other real stories name the true place only by chance.
     assert drawn["a random page"]["text_place"]["value"] < 0.9 < drawn["a random page"]["text_place"]["ceiling"]
 
 
-def test_the_model_card_tells_the_figures_of_the_report(report, tiny_pipeline, world, tmp_path):
+def test_the_model_card_contains_the_metrics_of_the_report(report, tiny_pipeline, world, tmp_path):
     card, samples = write_card(tmp_path, tiny_pipeline, world, report)
     text = card.read_text()
     for name, figures in (
@@ -151,22 +150,20 @@ def test_two_folders_of_pictures_are_compared(tiny_judge, world, tmp_path, capsy
     )
     assert json.loads((tmp_path / "out.json").read_text())["FD-judge"]["value"] > 0
     (tmp_path / "empty").mkdir()
-    for reference, message in (("a", "the same"), ("empty", "0 pictures"), (None, "go together")):
+    for reference, message in (("a", "the same"), ("empty", "0 pictures"), (None, "belong together")):
         words = [*flags, str(tmp_path / reference)] if reference else flags[:-1]
         assert story_generative_model.main(["evaluate", *words]) == 2
         assert message in capsys.readouterr().err
 
 
-def test_report_depends_on_nothing_but_model_stories_and_seed(tiny_pipeline, world, graders):
+def test_report_depends_only_on_model_stories_and_seed(tiny_pipeline, world, graders):
     first, second, other = (evaluate(tiny_pipeline, world, 2, seed, 1, graders) for seed in (3, 3, 4))
     assert first == second
     assert first["bound"]["velocity_mse_own"] != other["bound"]["velocity_mse_own"]
     assert first["codebook"] == other["codebook"]
 
 
-def test_stories_without_attributes_and_pictures_are_measured_as_far_as_they_go(
-    tiny_checkpoint, bare_folder, tmp_path, capsys
-):
+def test_stories_without_attributes_and_pictures_are_scored(tiny_checkpoint, bare_folder, tmp_path, capsys):
     flags = (
         "--data",
         str(bare_folder),
@@ -195,7 +192,7 @@ def test_stories_without_attributes_and_pictures_are_measured_as_far_as_they_go(
     assert "nan" not in printed
 
 
-def test_checkpoint_from_before_its_codebook_was_placed_is_told(
+def test_checkpoint_without_initialised_codebook_is_refused(
     tiny_config: StoryConfig, tiny_pipeline, bare_folder, tmp_path, capsys
 ):
     save_model(tmp_path / "model", tiny_config, StoryModel(tiny_config).state_dict(), tiny_pipeline.tokenizer)
@@ -209,7 +206,7 @@ def test_checkpoint_from_before_its_codebook_was_placed_is_told(
         assert captured.err.count("error") == 1
 
 
-def test_json_that_cannot_be_written_is_told(tiny_checkpoint, bare_folder, tmp_path, capsys):
+def test_unwritable_json_is_reported_before_any_work(tiny_checkpoint, bare_folder, tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
     flags = (
         "--data",
@@ -227,7 +224,7 @@ def test_json_that_cannot_be_written_is_told(tiny_checkpoint, bare_folder, tmp_p
     assert f"error: cannot write {tmp_path}/file/report.json" in captured.err
 
 
-# What texts name
+# Attributes named in texts
 
 
 def texts_and_lengths(num_stories: int) -> tuple[list[str], list[int]]:
@@ -259,13 +256,13 @@ def test_a_constant_text_scores_by_chance():
     assert figure.low < figure.value < figure.high < 0.2
 
 
-def test_a_score_counts_the_steps_whose_true_text_names_something():
+def test_score_counts_steps_whose_true_text_names_something():
     true = ["The fox sleeps.", "They walk.", "Rusty and Lily walk.", "The bear is on the moon."]
     decoded = ["A fox sleeps.", "The fox walks.", "Rusty walks.", "Bruno is on the moon."]
     figures = score_texts(true, decoded, [1, 3])
     assert figures["character"].value == pytest.approx(
         2 / 3
-    )  # One of two heroes is not right; what no text names is not asked.
+    )  # One of two heroes is not enough; steps whose text names nothing do not count.
     assert figures["place"].value == figures["action"].value == 1
     assert np.isnan(figures["colour"].value)
     assert set(figures["colour"].to_dict().values()) == {None}
@@ -275,7 +272,7 @@ def test_a_score_counts_the_steps_whose_true_text_names_something():
 # Intervals
 
 
-def test_interval_covers_the_truth_as_often_as_it_says():
+def test_interval_has_its_nominal_coverage():
     """Steps of a story share the story's own chance: the interval is over stories, not over steps."""
     rng, covered = np.random.default_rng(0), 0
     for experiment in range(100):
@@ -287,7 +284,7 @@ def test_interval_covers_the_truth_as_often_as_it_says():
     assert 87 <= covered <= 100
 
 
-def test_whole_stories_are_drawn_again():
+def test_whole_stories_are_resampled():
     values = np.random.default_rng(1).random(30)
     once, often = bootstrap_mean(values, np.ones(30)), bootstrap_mean(10 * values, np.full(30, 10))
     assert once.low < once.value < once.high
@@ -304,7 +301,7 @@ def test_interval_is_the_same_for_the_same_seed_only():
     assert bootstrap_mean(values, np.ones(30), seed=1) != bootstrap_mean(values, np.ones(30), seed=2)
 
 
-def test_nothing_to_count_gives_no_number_and_one_story_no_width():
+def test_interval_of_nothing_and_of_one_story():
     assert bootstrap_mean([0, 0], [0, 0], floor=0.1).to_dict() == {
         "value": None,
         "low": None,

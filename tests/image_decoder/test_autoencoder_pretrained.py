@@ -103,7 +103,7 @@ def test_another_size_is_refused(folder):
         autoencoder(folder, image_size=15)
 
 
-def test_full_size_autoencoder_has_the_published_number_of_parameters(folder, tmp_path):
+def test_full_size_has_the_published_number_of_parameters(folder, tmp_path):
     copied = shutil.copytree(folder, tmp_path / "sd")
     (copied / "vae" / "config.json").write_text(json.dumps(SD15_VAE))
     config = AutoencoderConfig(512, 4, 1, (128, 256, 512, 512), source=str(copied))

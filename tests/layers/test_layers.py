@@ -105,7 +105,7 @@ def test_attention_is_softmax_of_normalised_queries_and_keys():
     torch.testing.assert_close(attention(x, None)[0], attention.to_out(weights @ value), atol=1e-6, rtol=1e-5)
 
 
-def test_grouped_queries_are_full_attention_with_repeated_keys_and_values(x):
+def test_grouped_queries_equal_attention_with_repeated_keys(x):
     """Heads 0 and 1 read the first head of keys and values, heads 2 and 3 the second."""
     torch.manual_seed(0)
     grouped, full = Attention(DIM, num_heads=4, num_kv_heads=2), Attention(DIM, num_heads=4)
@@ -122,7 +122,7 @@ def test_grouped_queries_are_full_attention_with_repeated_keys_and_values(x):
         Attention(DIM, num_heads=4, num_kv_heads=3)
 
 
-def test_cross_attention_is_softmax_of_normalised_queries_and_keys():
+def test_cross_attention_normalises_queries_and_keys():
     torch.manual_seed(0)
     attention, x, context = CrossAttention(8, context_dim=6, num_heads=1), torch.randn(1, 4, 8), torch.randn(1, 5, 6)
     query, (key, value) = attention.to_query(x)[0], attention.to_key_value(context)[0].chunk(2, dim=-1)

@@ -104,7 +104,7 @@ def test_losses_and_load_are_those_of_their_papers():
     assert gradient.abs().max() > 0
 
 
-def test_the_balancing_loss_is_one_where_all_are_equal_and_more_where_one_takes_all():
+def test_the_balancing_loss_is_one_for_equal_loads_else_more():
     layer = mixture(top_k=1)
     with torch.no_grad():
         layer.router.weight.copy_(10 * torch.eye(EXPERTS, DIM))
@@ -135,7 +135,7 @@ def test_an_expert_that_no_token_chose_gets_a_gradient_of_zero():
     assert reached.tolist() == [expert == 2 for expert in range(EXPERTS)]
 
 
-def test_the_bias_moves_by_update_alone_and_chooses_without_weighing():
+def test_only_update_moves_the_bias_which_affects_the_choice():
     layer, x = mixture(bias_rate=0.1), tokens(30)
     before = layer(x)
     assert not layer.bias.any()

@@ -1,6 +1,4 @@
-"""Pretrained parts load as the libraries load them, in the published sizes, and whatever is wrong with one is told in
-one line.
-"""
+"""Pretrained parts load as by their libraries, in the published sizes; every failure is reported in one line."""
 
 from __future__ import annotations
 

@@ -393,7 +393,9 @@ def test_the_commands_write_a_story_and_continue_it(run, tmp_path, capsys):
     image = str(tmp_path / "a/page_01.png")
     assert story_generative_model.main(["caption", "--ckpt", str(run), "--image", image]) == 2
     plan = load_config(run / "model/config.json").plan
-    message = f'error: this model has no storyboard (its plan is "{plan}"): it tells and continues stories, and no more'
+    message = (
+        f'error: this model has no storyboard (its plan is "{plan}"): only `generate` and `continue` are supported'
+    )
     assert capsys.readouterr().err.splitlines()[-1] == message
 
 
@@ -471,10 +473,11 @@ def test_evaluate_sets_baselines_beside_a_model(run, tiny_checkpoint, tiny_judge
     assert list(report["baselines"]) == ["plan=x"] and "next_step" in report
     alone = evaluate(StoryPipeline.from_pretrained(run), StoryWorld(4, split="val", image_size=32), 4)
     assert report["baselines"]["plan=x"]["bound"] == json.loads(json.dumps(alone["bound"]))
-    told = capsys.readouterr().out.partition("beside baselines")[2]
-    assert all(kind in told for kind in ("the bound", "next step", "whole story")) and told.count("plan=x") == 3
+    printed = capsys.readouterr().out.partition("Comparison with baselines")[2]
+    assert all(title in printed for title in ("bound", "predicted next page", "story from its prompt"))
+    assert printed.count("plan=x") == 3
     assert story_generative_model.main([*flags, "--baselines", str(tmp_path)]) == 2
-    assert "holds no trained model" in capsys.readouterr().err
+    assert "contains no trained model" in capsys.readouterr().err
 
 
 def test_models_of_all_plans_are_scored_in_the_same_columns(pipeline, tiny_pipeline):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from modules.common.errors import UserError
 from modules.layers.kv_cache import KVCache
 from modules.layers.sink_cache import SinkCache
 from modules.layers.transformer import Transformer
@@ -201,7 +202,12 @@ def test_experts_losses_and_loads_leave_the_prior_without_padding():
     torch.testing.assert_close(torch.stack([block.feed_forward.bias for block in prior.transformer.blocks]), expected)
 
 
-@pytest.mark.parametrize("options", [{"attention_window": 3}, {"attention_window": -2}, {"num_sink_steps": -1}])
-def test_a_window_of_part_of_a_step_is_refused(options):
-    with pytest.raises(ValueError, match="attention_window must be a multiple of the 2 codes of a step"):
+def test_a_window_of_part_of_a_step_is_refused():
+    with pytest.raises(ValueError, match="attention_window must be a multiple of the 2 codes of a step, got 3"):
+        toy(attention_window=3)
+
+
+@pytest.mark.parametrize("options", [{"attention_window": -2}, {"num_sink_steps": -1}])
+def test_negative_window_and_sinks_are_refused(options):
+    with pytest.raises(UserError, match="prior.(attention_window|num_sink_steps) must be 0 or more, got -[12]"):
         toy(**options)

@@ -195,7 +195,7 @@ def test_the_same_step_is_replaced(tmp_path):
     assert load_checkpoint(latest_checkpoint(tmp_path))[1] == {"again": True}
 
 
-def test_death_between_the_two_renames_of_a_replacement_loses_nothing(tmp_path):
+def test_death_between_the_renames_of_a_replacement(tmp_path):
     path = save(tmp_path, 4)
     path.rename(tmp_path / "step_00000004.old-999999999")
     assert load_checkpoint(latest_checkpoint(tmp_path))[1]["step"] == 4
@@ -203,7 +203,7 @@ def test_death_between_the_two_renames_of_a_replacement_loses_nothing(tmp_path):
     assert steps(tmp_path) == ["step_00000004", "step_00000005"]
 
 
-def test_leftovers_of_dead_runs_are_removed_and_those_of_living_ones_are_not(tmp_path):
+def test_only_leftovers_of_dead_runs_are_removed(tmp_path):
     (tmp_path / "step_00000001.tmp-999999999").mkdir()
     (tmp_path / f"step_00000001.tmp-{os.getppid()}").mkdir()
     (tmp_path / "step_notes").mkdir()
@@ -244,7 +244,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, damage):
+def test_a_damaged_checkpoint_is_named_and_skipped(tmp_path, damage):
     good, bad = save(tmp_path, 1), save(tmp_path, 2)
     do, problem = DAMAGE[damage]
     do(bad)
@@ -362,7 +362,7 @@ def test_an_unwritable_folder_is_a_user_error(tmp_path):
         save(tmp_path / "file", 1)
 
 
-def test_metadata_that_is_not_json_is_refused_before_anything_is_written(tmp_path):
+def test_metadata_that_is_not_json_is_refused_before_writing(tmp_path):
     with pytest.raises(TypeError):
         save_checkpoint(tmp_path / "run", 1, {}, {"path": tmp_path}, 1)
     assert not (tmp_path / "run").exists()

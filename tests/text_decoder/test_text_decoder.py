@@ -34,7 +34,7 @@ def nll_by_hand(decoder: TextDecoder, codes: Tensor, ids: Tensor) -> Tensor:
     return -log_probs.gather(1, ids[1:, None])[:, 0]
 
 
-def test_text_nll_is_what_the_language_model_says_without_padding(decoder, text):
+def test_text_nll_equals_the_language_model_without_padding(decoder, text):
     out = decoder(**text)
     for row, length in enumerate(text["text_mask"].sum(1).tolist()):
         assert out.mask[row].sum() == max(0, length - 1) and (out.nll[row][~out.mask[row]] == 0).all()

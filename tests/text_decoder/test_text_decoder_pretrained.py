@@ -199,7 +199,7 @@ def test_the_contrastive_penalty_ends_loops(penalty_alpha):
         decoder.generate(torch.randn(1, SLOTS, CODE_DIM), "beam", penalty_alpha=0.5)
 
 
-def test_the_contrastive_penalty_weighs_likelihood_against_likeness():
+def test_contrastive_penalty_weighs_likelihood_and_likeness():
     def hidden_states(ids: Tensor) -> Tensor:
         """Tokens are like themselves alone, and <bos> is token 0."""
         return torch.eye(4)[torch.nn.functional.pad(ids, (1, 0))]

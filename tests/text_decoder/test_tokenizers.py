@@ -91,7 +91,7 @@ def test_encode_batch_pads_to_the_length_asked_for(tokenizer):
     assert empty.shape == (0, 12)
 
 
-def test_training_is_deterministic_and_keeps_bytes_and_special_tokens(tokenizer):
+def test_training_is_deterministic_and_keeps_special_tokens(tokenizer):
     again = train_tokenizer(list(TEXTS), 320)
     assert again.to_str() == tokenizer.tokenizer.to_str()
     assert [again.token_to_id(token) for token in SPECIAL_TOKENS] == [0, 1, 2]
