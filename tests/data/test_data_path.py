@@ -81,7 +81,7 @@ def test_a_run_goes_on_from_another_form_of_its_data(forms, from_folder, tmp_pat
     assert outcome(tmp_path) == outcome(from_folder)
 
 
-def test_other_shards_are_refused(forms, from_folder, tmp_path, capsys):
+def test_other_shards_are_refused(from_folder, tmp_path, capsys):
     write_stories(tmp_path / "data" / "train", [StoryWorld(1, image_size=32)[0]])
     pack(tmp_path / "data", tmp_path / "shards", 1 << 20)
     assert "was trained with another data" in fails(capsys, from_folder, *SHORT, "--data", tmp_path / "shards")
