@@ -14,7 +14,6 @@ FILE_LINES, FUNCTION_LINES, TEST_NAME_LENGTH = 300, 35, 60
 LONG_FILES: set[str] = {
     "benchmarks/mechanisms.py",
     "modules/evaluation/bound.py",
-    "modules/story_model.py",
     "modules/training/trainer.py",
     "tests/commands/test_cli.py",
     "tests/data/test_folder.py",
@@ -44,7 +43,6 @@ LONG_FUNCTIONS: set[str] = {
     "modules/commands/train.py::run",
     "modules/evaluation/codebook/code_cards.py::make_cards",
     "modules/evaluation/judge/train_judge.py::train_judge",
-    "modules/prior/prior.py::__init__",
     "modules/training/trainer.py::_update",
     "tests/downloads/test_hub_sources.py::told",
     "tests/downloads/test_sources.py::test_csv_jsonl_and_parquet_with_columns_named",

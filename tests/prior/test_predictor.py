@@ -393,7 +393,9 @@ def test_the_commands_write_a_story_and_continue_it(run, tmp_path, capsys):
     image = str(tmp_path / "a/page_01.png")
     assert story_generative_model.main(["caption", "--ckpt", str(run), "--image", image]) == 2
     plan = load_config(run / "model/config.json").plan
-    message = f'error: this model has no storyboard (its plan is "{plan}"): it tells and continues stories, and no more'
+    message = (
+        f'error: this model has no storyboard (its plan is "{plan}"): only `generate` and `continue` are supported'
+    )
     assert capsys.readouterr().err.splitlines()[-1] == message
 
 
