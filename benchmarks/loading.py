@@ -35,8 +35,9 @@ from modules.story_model import StoryModel
 from modules.storyworld import StoryWorld
 from modules.text_decoder.tokenizers import StoryTokenizer
 from modules.training.phases import JointPhase, Phase
-from modules.training.processes import resolve_precision
-from modules.training.trainer import PHASE_NAMES, Trainer, TrainSettings, make_accelerator
+from modules.training.processes import make_accelerator, resolve_precision
+from modules.training.settings import PHASE_NAMES, TrainSettings
+from modules.training.trainer import Trainer
 
 WAITING_GOAL = 0.02
 MANY = 3000  # Stories.
@@ -102,7 +103,7 @@ def make_works(
 
 
 class WaitingTrainer(Trainer):
-    """The real loop with a clock around each update of the joint phase, and one around what it takes to have the batch."""
+    """The real loop with a clock around each update of the joint phase, and one around each wait for a batch."""
 
     def _update(self, phase: Phase, *rest: Any) -> None:
         if not isinstance(phase, JointPhase):
@@ -149,7 +150,7 @@ def waiting_shares(args: argparse.Namespace, config: StoryConfig, folder: Path) 
                 resolve_precision("auto"),
                 save_every=10**9,
                 sample_every=10**9,
-                stages=PHASE_NAMES[:3],
+                phases=PHASE_NAMES[:3],
                 num_workers=workers,
                 keep_last=1,
             )
@@ -167,9 +168,9 @@ def waiting_shares(args: argparse.Namespace, config: StoryConfig, folder: Path) 
 def encode_by_cache(trainer: Trainer, folder: Path) -> EncodedStories:
     """What the trainer would have with a cache of its own autoencoder, which it has just trained."""
     if trainer._encoded is None:
-        write_cache(folder, trainer.model, trainer.source)
-        rows = EncodedCache(folder, trainer.model, trainer.source).rows
-        trainer._encoded = EncodedStories(trainer.source, trainer.model, trainer.tokenizer, cached=rows)
+        write_cache(folder, trainer.model, trainer.dataset)
+        rows = EncodedCache(folder, trainer.model, trainer.dataset).rows
+        trainer._encoded = EncodedStories(trainer.dataset, trainer.model, trainer.tokenizer, cached=rows)
     return trainer._encoded
 
 

@@ -26,8 +26,9 @@ from modules.presets import PRESETS
 from modules.story_model import StoryModel
 from modules.storyworld import StoryWorld
 from modules.training.phases import JointPhase, Phase
-from modules.training.processes import resolve_precision
-from modules.training.trainer import PHASE_NAMES, Trainer, TrainSettings, make_accelerator
+from modules.training.processes import make_accelerator, resolve_precision
+from modules.training.settings import PHASE_NAMES, TrainSettings
+from modules.training.trainer import Trainer
 
 STATES = ("continuous", "quantised")
 PARTS = ("storyboard", "text_decoder", "image_decoder", "prior", "optimizer")
@@ -67,20 +68,20 @@ class TimedTrainer(Trainer):
         seconds, pages = time.perf_counter() - started, phase.images_seen - pages
         if not isinstance(phase, JointPhase):
             return
-        if self.step < self.num_timed:
+        if self.state.step < self.num_timed:
             self._time_parts(phase, optimizer, seconds, pages)
-        elif (done := self.step + 1 - self.num_timed) % MEMORY_EVERY == 0:
+        elif (done := self.state.step + 1 - self.num_timed) % MEMORY_EVERY == 0:
             self.memory[done] = rss_mib()
 
     def _time_parts(self, phase: JointPhase, optimizer: torch.optim.Optimizer, seconds: float, pages: int) -> None:
         """Time the parts of the update just made, and keep both unless it was a warm-up."""
         state = STATES[self.model.storyboard.quantizer.is_active]
         started = time.perf_counter()
-        batch, noise = draw_batch(phase, self.step)
+        batch, noise = draw_batch(phase, self.state.step)
         data = time.perf_counter() - started
         parts = {name: self._time_pass(forward) for name, forward in make_forwards(self.model, batch, noise).items()}
         parts["optimizer"] = time_optimizer(optimizer)
-        warm = self.step % (self.num_timed // 2) >= self.warmups and (state, batch.latents.shape) in self._shapes
+        warm = self.state.step % (self.num_timed // 2) >= self.warmups and (state, batch.latents.shape) in self._shapes
         self._shapes.add((state, batch.latents.shape))
         if warm:
             self.updates[state].append(Update(seconds, pages, parts, data))
@@ -175,7 +176,7 @@ def train_for_a_while(args: argparse.Namespace) -> TimedTrainer:
             args.mixed_precision,
             save_every=never,
             sample_every=never,
-            stages=PHASE_NAMES[:3],
+            phases=PHASE_NAMES[:3],
             keep_last=1,
         )
         trainer = TimedTrainer(config, run, source, held_out, make_accelerator(run), []).watch(num_timed, args.warmups)

@@ -9,7 +9,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -29,7 +29,7 @@ from modules.rendering import encode_captions, encode_images, render_images, ren
 from modules.saving.export import push_to_hub, save_lora, save_pretrained
 from modules.saving.model_folder import load_model
 from modules.story import StoryStep
-from modules.story_model import StoryModel
+from modules.story_model import NextStepModel, StoryModel
 from modules.text_decoder.config import Decoding
 from modules.text_decoder.tokenizers import Vocabulary
 
@@ -111,8 +111,8 @@ class StoryPipeline:
         if save_memory and isinstance(self.model.autoencoder, PretrainedAutoencoder):
             self.model.autoencoder.save_memory()
             if target.type != "cpu":
-                decoders = (self.model.text_decoder.language_model, self.model.image_decoder.unet)
-                offload([*decoders, self.model.autoencoder.vae], target)
+                model = self.model
+                offload([model.text_decoder.language_model, model.image_decoder.unet, model.autoencoder.vae], target)
         return self
 
     # -- sampling
@@ -126,10 +126,7 @@ class StoryPipeline:
         steps: Sequence[StoryStep] = (),
         **options: Any,
     ) -> StoryPipelineOutput:
-        """Generate `num_steps` pages, after the given `steps` if there are any.
-
-        Raises UserError on an empty prompt or a number out of range.
-        """
+        """Generate `num_steps` pages, after the given `steps` if any. Raises UserError on an empty prompt."""
         settings = GenerationSettings.resolve(seed=seed, **options)
         if not self.model.has_codes:
             return self._generate_page_by_page(prompt, num_steps, steps, settings)
@@ -208,11 +205,12 @@ class StoryPipeline:
         texts, images = [step.text for step in steps], [step.image for step in steps]
         rows = [row for row, step in enumerate(steps) if step.text is None or step.image is None]
         codes = self.encode(steps) if rows or self.model.has_codes else None
-        if rows:
+        if codes is not None and rows:
             drawn = self.render(codes[rows], texts=[texts[row] for row in rows], settings=settings)
             for row, text, image in zip(rows, *drawn, strict=True):
                 texts[row], images[row] = text, images[row] or image
-        return StoryPipelineOutput(prompt, images, texts, None if codes is None else codes.cpu(), None)
+        pages = cast("list[Image.Image]", images), cast("list[str]", texts)
+        return StoryPipelineOutput(prompt, *pages, None if codes is None else codes.cpu(), None)
 
     # -- reading
 
@@ -229,7 +227,9 @@ class StoryPipeline:
     def encode(self, steps: Sequence[StoryStep]) -> Tensor:
         """Encode steps, each with a text, an image or both -> their codes (T,S)."""
         self.check_codebook()
-        return self.model.encode(self._batch(steps)).codes
+        codes = self.model.encode(self._batch(steps)).codes
+        assert codes is not None  # The codebook is ready.
+        return codes
 
     def check_codebook(self) -> None:
         """Raise UserError if the model has no codes: it is a baseline, or its codebook is not initialised yet."""
@@ -254,8 +254,9 @@ class StoryPipeline:
         if given := [image for image in images if image is not None]:
             latents[has_image] = encode_images(self.model, given).cpu()
         tokens = tokenize_steps([step.text for step in steps], self.model, self.tokenizer)
+        fields: dict[str, Any] = {name: ids[None] for name, ids in tokens.items()}
         return StoryBatch(
-            **{name: ids[None] for name, ids in tokens.items()},
+            **fields,
             latents=latents[None],
             image_mask=has_image[None],
             step_mask=torch.ones_like(has_image)[None],
@@ -272,6 +273,7 @@ class StoryPipeline:
         page before. Raises UserError on an empty prompt or a number out of range.
         """
         check_story(prompt, num_steps)
+        assert isinstance(self.model, NextStepModel)
         given, total, board = len(steps), len(steps) + num_steps, self.config.storyboard
         story = (*self._prompt(prompt), torch.ones(1, total, dtype=torch.bool, device=self.device))
         if not self.model.reads_steps:
@@ -286,12 +288,13 @@ class StoryPipeline:
     ) -> StoryPipelineOutput:
         """Generate a baseline's story: each page is encoded before the next one is predicted."""
         check_story(prompt, num_steps)
-        pages: list[StoryStep] = []
+        texts: list[str] = []
+        images: list[Image.Image] = []
         seeds = random.Random(settings.seed)
-        while len(pages) < num_steps:
-            before = [*steps, *pages]
-            vectors = self.predict(prompt, num_steps - len(pages), before)
+        while len(texts) < num_steps:
+            before = [*steps, *map(StoryStep, texts, images)]
+            vectors = self.predict(prompt, num_steps - len(texts), before)
             previous = before[-1].image if before else None
             drawn = self.render(vectors, seeds.getrandbits(62), previous=previous, settings=settings)
-            pages += map(StoryStep, *drawn)
-        return StoryPipelineOutput(prompt, [page.image for page in pages], [page.text for page in pages], None, None)
+            texts, images = [*texts, *drawn[0]], [*images, *drawn[1]]
+        return StoryPipelineOutput(prompt, images, texts, None, None)

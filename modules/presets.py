@@ -97,8 +97,8 @@ STORYDIFFUSION = StoryConfig(
 
 
 # The next-step predictor: ResNet-50 (last block trained) and BERT, fused; a temporal transformer over past steps; a
-# UNet from scratch in Stable Diffusion's latents. With plan="predicted" its output goes straight to the decoders, as in the
-# original.
+# UNet from scratch in Stable Diffusion's latents. With plan="predicted" its output goes straight to the
+# decoders, as in the original.
 NEXT_STEP = StoryConfig(
     preset="next-step",
     max_prompt_length=64,

@@ -81,8 +81,8 @@ def test_it_tells_what_it_was_taught(config, tmp_path):
     )
     (tmp_path / "config.json").write_text(replace(config, training=training).to_json())
     words = ["--config", tmp_path / "config.json", "--data", tmp_path / "data", "--output_dir", tmp_path / "run"]
-    stages = ["--stages", "autoencoder,opening,joint,consolidation"]
-    assert story_generative_model.main(["train", *map(str, words), *stages]) == 0
+    phases = ["--phases", "autoencoder,opening,joint,consolidation"]
+    assert story_generative_model.main(["train", *map(str, words), *phases]) == 0
     pipeline = StoryPipeline.from_pretrained(tmp_path / "run")
     pages = [step for story in StoryFolder(tmp_path / "data" / "train") for step in story.steps]
     ids = [pipeline.tokenizer.encode(page.text, config.text_decoder.max_length) for page in pages]
@@ -122,7 +122,7 @@ def test_experts_take_no_loop(num_experts, num_tokens):
 
 @pytest.mark.parametrize("num_experts", [4, 64])
 def test_experts_that_are_not_chosen_cost_nothing(num_experts):
-    """Each token passes through as many experts as it chose, however many there are, and no token is padded or dropped."""
+    """Each token passes through as many experts as it chose; no token is padded or dropped."""
     layer, rows = MixtureOfExperts(32, num_experts, top_k=2), []
     layer.experts.register_forward_pre_hook(
         lambda module, args: rows.append((len(args[0]), int(args[1].sum()), len(args[1])))

@@ -14,7 +14,7 @@ from modules.commands.shared import (
     judge_flag,
     load_clip,
     load_judge,
-    open_source,
+    open_dataset,
     seed_flag,
     write_json,
 )
@@ -23,7 +23,8 @@ from modules.common.errors import UserError
 from modules.common.files import check_writable
 
 if TYPE_CHECKING:
-    from modules.evaluation.metrics.image_metrics import Inception
+    from modules.evaluation.metrics.inception import Inception
+    from modules.evaluation.metrics.pages import Graders
     from modules.pipeline import StoryPipeline
     from modules.story import StoryDataset
 
@@ -49,6 +50,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="a folder of trained models to measure and report beside --ckpt, as written by ablate --sweep",
     )
+    parser.add_argument("--json", type=a_path, metavar="FILE", help="write all results to this file as JSON")
+    parser.add_argument(
+        "--card", action="store_true", help="write the model card, README.md and samples.png, into the folder --ckpt"
+    )
+    comparison_flags(parser)
+    seed_flag(parser, "of the story world's stories, of all sampling and of the confidence intervals")
+    bad_record_flag(parser)
+
+
+def comparison_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that compare two folders of pictures."""
     parser.add_argument(
         "--inception",
         type=Path,
@@ -65,26 +77,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reference", type=Path, metavar="FOLDER", help="the true pictures to compare --generated with"
     )
-    parser.add_argument(
-        "--card", action="store_true", help="write the model card, README.md and samples.png, into the folder --ckpt"
-    )
-    parser.add_argument("--json", type=a_path, metavar="FILE", help="write all results to this file as JSON")
-    seed_flag(parser, "of the story world's stories, of all sampling and of the confidence intervals")
-    bad_record_flag(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     if args.generated or args.reference:
         return compare_pictures(args)
     check_outputs(args)
-    from modules.evaluation.report import Graders, evaluate
+    from modules.evaluation.metrics.pages import Graders
     from modules.evaluation.tables import print_report
     from modules.pipeline import StoryPipeline
 
-    if args.card and not (args.num_drawn and args.data == "storyworld"):
-        raise UserError(
-            "--card requires pages drawn from the story world: leave --data and --num_drawn at their defaults"
-        )
     graders = None
     if args.num_drawn:
         judge = load_judge(args)
@@ -93,28 +95,36 @@ def run(args: argparse.Namespace) -> int:
     if args.card and not pipeline.model.has_codes:
         raise UserError("--card describes the codebook, and this model has no storyboard: leave --card out")
     baselines = load_baselines(args.baselines, args.offline) if args.baselines else {}
-
-    def held_out(pipeline: StoryPipeline) -> StoryDataset:
-        return open_source(args.data, "val", pipeline.config, args.seed, args.num_stories, args.on_bad_record)
-
-    def measure(pipeline: StoryPipeline) -> dict[str, Any]:
-        source = held_out(pipeline)
-        return evaluate(pipeline, source, min(args.num_stories, len(source)), args.seed, args.num_drawn, graders)
-
-    report = measure(pipeline)
+    report = measure(pipeline, args, graders)
     if baselines:
-        report["baselines"] = {name: measure(baseline) for name, baseline in baselines.items()}
+        report["baselines"] = {name: measure(baseline, args, graders) for name, baseline in baselines.items()}
     print_report(report)
     write_json(args.json, report)
     if args.card:
         from modules.presentation.model_card import write_card
 
-        print(f"wrote {', '.join(str(path) for path in write_card(args.ckpt, pipeline, held_out(pipeline), report))}")
+        files = write_card(args.ckpt, pipeline, open_held_out(pipeline, args), report)
+        print(f"wrote {', '.join(str(path) for path in files)}")
     return 0
 
 
+def measure(pipeline: StoryPipeline, args: argparse.Namespace, graders: Graders | None) -> dict[str, Any]:
+    """Evaluate one model on the held-out stories."""
+    from modules.evaluation.report import evaluate
+
+    dataset = open_held_out(pipeline, args)
+    return evaluate(pipeline, dataset, min(args.num_stories, len(dataset)), args.seed, args.num_drawn, graders)
+
+
+def open_held_out(pipeline: StoryPipeline, args: argparse.Namespace) -> StoryDataset:
+    """Open the held-out stories, with pictures of the model's size."""
+    return open_dataset(args.data, "val", pipeline.config, args.seed, args.num_stories, args.on_bad_record)
+
+
 def check_outputs(args: argparse.Namespace) -> None:
-    """Raise UserError if the results could not be written."""
+    """Raise UserError if the results could not be written, or if --card lacks what it shows."""
+    if args.card and not (args.num_drawn and args.data == "storyworld"):
+        raise UserError("--card requires pages drawn from the story world: leave --data and --num_drawn as they are")
     if args.json:
         check_writable(args.json)
     if args.card:
@@ -141,20 +151,20 @@ def load_baselines(folder: Path, offline: bool) -> dict[str, StoryPipeline]:
 def compare_pictures(args: argparse.Namespace) -> int:
     """Compare the pictures of `--generated` with those of `--reference`."""
     from modules.evaluation.folders import compare_folders
-    from modules.evaluation.tables import print_figures
+    from modules.evaluation.tables import print_metrics
 
     if not (args.generated and args.reference):
         raise UserError("--generated and --reference belong together: give both folders")
     if args.json:
         check_writable(args.json)
     results = compare_folders(args.generated, args.reference, load_extractor(args) or load_judge(args), args.seed)
-    print_figures(f"{args.generated} against {args.reference}", results)
+    print_metrics(f"{args.generated} against {args.reference}", results)
     write_json(args.json, results)
     return 0
 
 
 def load_extractor(args: argparse.Namespace) -> Inception | None:
     """Load the network that `--inception` names, if any."""
-    from modules.evaluation.metrics.image_metrics import load_inception
+    from modules.evaluation.metrics.inception import load_inception
 
     return load_inception(args.inception) if args.inception else None

@@ -1,4 +1,4 @@
-"""`precompute`: what frozen parts make of stories, once, for `train --cache`."""
+"""`precompute`: the outputs of frozen parts on all stories, computed once for `train --cache`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modules.commands.shared import DATA_HELP, open_source
-from modules.common.arguments import a_path, positive_int, seed_number, whole_number
+from modules.commands.shared import bad_record_flag, data_flag, offline_flag, open_dataset, seed_flag, shipped_path
+from modules.commands.train import config_flags, resolve_config
+from modules.common.arguments import a_path, positive_int, whole_number
 from modules.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,54 +18,44 @@ if TYPE_CHECKING:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    from modules.presets import PRESETS
-
+    config_flags(parser, "preset of the training that will use the cache")
+    data_flag(parser)
     parser.add_argument(
-        "--preset", choices=sorted(PRESETS), default="storyworld", help="of the training to come (default storyworld)"
-    )
-    parser.add_argument("--config", type=Path, help="a config JSON in place of a preset")
-    parser.add_argument("--data", default="storyworld", help=DATA_HELP)
-    parser.add_argument("--ckpt", type=a_path, help="whose trained autoencoder is used, as train --autoencoder does")
-    parser.add_argument(
-        "--output",
-        type=a_path,
-        required=True,
-        metavar="FOLDER",
-        help="the cache; the same command goes on after a stop",
-    )
-    parser.add_argument("--num_stories", type=positive_int, help="stories drawn when --data is storyworld")
-    parser.add_argument(
-        "--num_workers", type=whole_number, default=2, help="threads that read pictures ahead (default 2)"
+        "--ckpt",
+        type=shipped_path,
+        metavar="PATH",
+        help="checkpoint whose trained autoencoder is used, as by train --autoencoder",
     )
     parser.add_argument(
-        "--on_bad_record", choices=("error", "skip"), default="error", help="what to do with a broken story"
+        "--output", type=a_path, required=True, metavar="FOLDER", help="the cache; the same command resumes it"
     )
-    parser.add_argument("--offline", action="store_true", help="take Hub ids from the local cache only")
-    parser.add_argument("--seed", type=seed_number, default=0, help="of the story world")
+    parser.add_argument("--num_stories", type=positive_int, metavar="N", help="stories to draw if --data is storyworld")
+    parser.add_argument(
+        "--num_workers", type=whole_number, default=2, metavar="N", help="threads that read pictures ahead (default 2)"
+    )
+    bad_record_flag(parser)
+    offline_flag(parser)
+    seed_flag(parser, "of the story world")
 
 
 def run(args: argparse.Namespace) -> int:
     from modules.common.progress import progress_line
-    from modules.config import load_config
     from modules.encoded.cache import write_cache
-    from modules.presets import PRESETS
 
-    config = load_config(args.config) if args.config else PRESETS[args.preset]
-    source = open_source(
-        args.data, "train", config, args.seed, args.num_stories or config.training.num_stories, args.on_bad_record
-    )
+    config = resolve_config(args)
+    dataset = open_dataset(args.data, "train", config, args.seed, config.training.num_stories, args.on_bad_record)
     model = frozen_parts(config, args.ckpt, args.offline)
-    with progress_line("encoding stories", len(source)) as progress:
-        steps = write_cache(args.output, model, source, args.num_workers, progress.update)
-    own = "" if args.ckpt is None else f" --autoencoder {args.ckpt}"
-    print(f"{steps:,} steps are encoded; train with{own} --cache {args.output}", file=sys.stderr)
+    with progress_line("encoding stories", len(dataset)) as progress:
+        steps = write_cache(args.output, model, dataset, args.num_workers, progress.update)
+    autoencoder = "" if args.ckpt is None else f" --autoencoder {args.ckpt}"
+    print(f"{steps:,} pages are encoded; train with{autoencoder} --cache {args.output}", file=sys.stderr)
     return 0
 
 
 def frozen_parts(config: StoryConfig, checkpoint: Path | None, offline: bool) -> StoryModel:
-    """A model whose frozen parts are those of the training to come.
+    """Return a model whose frozen parts are those of the training that will use the cache.
 
-    Raises UserError where its autoencoder would first be trained.
+    Raises UserError if that training would start with the autoencoder.
     """
     import torch
 
@@ -72,7 +63,7 @@ def frozen_parts(config: StoryConfig, checkpoint: Path | None, offline: bool) ->
     from modules.story_model import build_model
 
     if checkpoint is None and not config.autoencoder.source:
-        raise UserError("this preset trains an autoencoder of its own: give a checkpoint that has one by --ckpt")
+        raise UserError("this preset trains its own autoencoder: give a checkpoint with a trained one by --ckpt")
     model = build_model(config, "this config", offline=offline)
     if checkpoint is not None:
         model.autoencoder.load_state_dict(load_autoencoder(checkpoint, config))

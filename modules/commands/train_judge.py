@@ -44,11 +44,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from modules.evaluation.judge.judge import JudgeConfig
     from modules.evaluation.judge.train_judge import score_judge, train_judge
-    from modules.evaluation.tables import print_figures
+    from modules.evaluation.tables import print_metrics
     from modules.training.processes import resolve_precision
 
     bf16, unfinished = resolve_precision(args.mixed_precision) == "bf16", args.output / "unfinished.safetensors"
     judge = train_judge(JudgeConfig(), args.num_stories, args.max_steps, args.seed, bf16, unfinished)
     judge.save(args.output)
-    print_figures("the judge on 200 held-out stories' true pictures", score_judge(judge))
+    print_metrics("the judge on 200 held-out stories' true pictures", score_judge(judge))
     return 0

@@ -118,7 +118,7 @@ def check_fields(settings: Any) -> None:
 
 
 def add_dataclass_flags(
-    parser: argparse.ArgumentParser, cls: type, only: Collection[str] | None = None, **defaults: Any
+    parser: argparse._ActionsContainer, cls: type, only: Collection[str] | None = None, **defaults: Any
 ) -> None:
     """Add a flag for every field of the dataclass `cls` that was made by `setting`, or for those named in `only`.
 
@@ -131,8 +131,10 @@ def add_dataclass_flags(
             continue
         default = defaults.get(field.name, field.default)
         options = _flag_options(annotations[field.name], default, field.metadata) | field.metadata["options"]
-        note = f" (default {default})" if type(default) in (int, float, str, Path) else ""
-        parser.add_argument(f"--{field.name}", help=(field.metadata["help"] + note).replace("%", "%%"), **options)
+        text = field.metadata["help"]
+        if isinstance(default, (int, float, str, Path)) and not isinstance(default, bool) and "(default" not in text:
+            text += f" (default {default})"
+        parser.add_argument(f"--{field.name}", help=text.replace("%", "%%"), **options)
         if alias := field.metadata["alias"]:
             hidden = options | {"dest": field.name, "default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
             parser.add_argument(f"--{alias}", **hidden | {"required": False})
@@ -149,11 +151,16 @@ def _flag_options(annotation: Any, default: Any, limits: Mapping[str, Any]) -> d
     if annotation is bool:
         return {"action": "store_true"}
     kinds = [kind for kind in typing.get_args(annotation) if kind is not types.NoneType] or [annotation]
-    parsers: dict[Any, Callable[[str], Any]] = {int: _any_integer, float: _any_number, Path: a_path}
-    parse = parsers.get(kinds[0], str)
+    parsers: dict[Any, tuple[Callable[[str], Any], str | None]] = {
+        int: (_any_integer, "N"),
+        float: (_any_number, "X"),
+        Path: (a_path, "PATH"),
+    }
+    parse, metavar = parsers.get(kinds[0], (str, None))
     if kinds[0] is int and limits["low"] is not None:
         parse = integer(limits["low"], limits["high"])
-    return {"type": parse} | ({"required": True} if default is dataclasses.MISSING else {"default": default})
+    shown = {} if metavar is None or limits["choices"] else {"metavar": metavar}
+    return {"type": parse} | shown | ({"required": True} if default is dataclasses.MISSING else {"default": default})
 
 
 def _range(low: float | None, high: float | None) -> str:

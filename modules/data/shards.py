@@ -17,13 +17,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from modules.common.errors import UserError, first_line
-from modules.data.folder import MissingSplit, check_split_name, hash_records, open_split
+from modules.data.folder import MissingSplit, StoryFolder, check_split_name, hash_records, open_split
 from modules.data.images import decode_image
 from modules.data.pack import COLUMNS, FORMAT_VERSION, Shard
 from modules.data.records import MANIFEST
 from modules.data.remote import is_remote, open_ranges, read_whole
 from modules.data.windows import WindowedStories
-from modules.story import Story, StoryDataset, StoryStep
+from modules.story import Story, StoryStep
 
 KEPT_GROUPS = 16  # Row groups of about a MiB; consecutive stories share one.
 OPEN_AT_ONCE = 8
@@ -137,7 +137,9 @@ class StoryShards(WindowedStories):
             ) from None
 
 
-def open_stories(data: str, split: str, on_bad_record: str = "error", max_steps: int | None = None) -> StoryDataset:
+def open_stories(
+    data: str, split: str, on_bad_record: str = "error", max_steps: int | None = None
+) -> StoryFolder | StoryShards:
     """Open the "train" or "val" stories of a folder of stories, or of shards on this disk or at an address.
 
     Raises:

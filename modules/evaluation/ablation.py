@@ -1,4 +1,4 @@
-"""Steps x strength x guidance: how well the next page's picture fits its text, however it is drawn."""
+"""An ablation of the image sampler: inference steps x strength x guidance scale, scored on the predicted next page."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from modules.common.errors import UserError
 from modules.common.progress import track
-from modules.data.pixels import to_pictures, to_pixels
+from modules.data.pixels import pixels_of, to_pictures
 from modules.evaluation.metrics.statistics import bootstrap_mean
-from modules.evaluation.results_table import ResultsTable
+from modules.evaluation.resumable_csv import ResumableCsv
 from modules.evaluation.scorers import Scorer
 from modules.generation import MAX_NUM_STEPS, GenerationSettings
 from modules.pipeline import StoryPipeline
@@ -31,10 +32,11 @@ RENDER_BATCH = 64
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One way to draw a page.
+class GridCell:
+    """One combination of sampler settings.
 
-    `strength` is how much of the noise schedule is run, from the page before (SDEdit, arXiv 2108.01073).
+    `strength` is the share of the noise schedule that is run, starting from the previous page's latents (SDEdit, arXiv
+    2108.01073); `cfg` is the scale of classifier-free guidance (arXiv 2207.12598).
     """
 
     steps: int
@@ -43,7 +45,7 @@ class Cell:
 
     @property
     def denoising_steps(self) -> int:
-        """The steps that are taken: `int(steps * strength)`, and one where that is none."""
+        """The number of denoising steps: `int(steps * strength)`, at least one."""
         return max(1, int(self.steps * self.strength))
 
     def __str__(self) -> str:
@@ -54,7 +56,7 @@ class Cell:
 class AblationGrid:
     """Numbers of inference steps x strengths x guidance scales, over `num_examples` stories.
 
-    Raises UserError on one out of range.
+    Raises UserError on a value out of range.
     """
 
     steps: tuple[int, ...] = (10, 20, 50)
@@ -78,7 +80,7 @@ class AblationGrid:
 
     @classmethod
     def parse(cls, steps: str, strength: str, cfg: str, num_examples: int) -> AblationGrid:
-        """The grid of the flags' texts, numbers with commas between them."""
+        """Parse the flags' values: numbers separated by commas."""
         return cls(
             _numbers("--steps", steps, int),
             _numbers("--strength", strength, float),
@@ -86,10 +88,10 @@ class AblationGrid:
             num_examples,
         )
 
-    def cells(self) -> list[Cell]:
-        """All combinations, the guidance scale changing fastest."""
+    def cells(self) -> list[GridCell]:
+        """Return all combinations; the guidance scale changes fastest."""
         grid = itertools.product(self.steps, self.strengths, self.guidance_scales)
-        return [Cell(steps, float(strength), float(cfg)) for steps, strength, cfg in grid]
+        return [GridCell(steps, float(strength), float(cfg)) for steps, strength, cfg in grid]
 
 
 def _numbers(flag: str, text: str, kind: type) -> tuple:
@@ -103,46 +105,45 @@ def _numbers(flag: str, text: str, kind: type) -> tuple:
 
 @dataclass(frozen=True)
 class NextPages:
-    """N stories' fourth pages: what was planned and told after three true ones, and what is true."""
+    """The pages that follow three true ones in N stories: the predictions, and the true pages."""
 
-    code_embeds: Tensor  # (N,S,d)
-    previous_latents: Tensor  # (N,c,h,w) of the third true page.
+    code_embeds: Tensor  # (N,S,D)
+    previous_latents: Tensor  # (N,c,h,w) of the last true page before the predicted one.
     predicted_texts: list[str]
     true_texts: list[str]
     true_images: list[Image.Image]
 
 
 @torch.no_grad()
-def predict_next_pages(pipeline: StoryPipeline, source: StoryDataset, num_examples: int) -> NextPages:
-    """Take the first stories that have three pages and a whole one after them, and plan that one: the prior's likeliest
-    codes, or what a baseline predicts.
+def predict_next_pages(pipeline: StoryPipeline, dataset: StoryDataset, num_examples: int) -> NextPages:
+    """Predict the fourth page of the first `num_examples` stories that have four pages, with pictures and texts.
 
-    Raises UserError where there are too few.
+    The plan is the prior's greedy one (temperature 0), or a baseline's prediction. Raises UserError if there are too
+    few such stories.
     """
-    stories = list(itertools.islice(_whole_stories(source), num_examples))
+    stories = list(itertools.islice(_whole_stories(dataset), num_examples))
     if len(stories) < num_examples:
         raise UserError(
-            f"{source.name} has {len(stories)} stories with {NUM_GIVEN} pages and a picture and a text after them: "
+            f"{dataset.name} has {len(stories)} stories with {NUM_GIVEN} pages and a picture and a text after them: "
             f"lower --num_examples {num_examples}, or give more data"
         )
     embeds = torch.stack([_plan_next_page(pipeline, story) for story in track("planning the next pages", stories)])
     ids = [row for part in embeds.split(RENDER_BATCH) for row in pipeline.model.text_decoder.generate(part)]
-    previous = to_pixels(
-        [story.steps[NUM_GIVEN - 1].image for story in stories], pipeline.config.autoencoder.image_size
-    )
+    size = pipeline.config.autoencoder.image_size
+    previous = pixels_of([story.steps[NUM_GIVEN - 1].image for story in stories], size)
     latents = [pipeline.model.autoencoder.encode(part.to(pipeline.device)) for part in previous.split(RENDER_BATCH)]
     targets = [story.steps[NUM_GIVEN] for story in stories]
     return NextPages(
         embeds,
         torch.cat(latents),
         [pipeline.tokenizer.decode(row) for row in ids],
-        [page.text for page in targets],
-        [page.image for page in targets],
+        [page.text for page in targets if page.text is not None],
+        [page.image for page in targets if page.image is not None],
     )
 
 
 def _plan_next_page(pipeline: StoryPipeline, story: Story) -> Tensor:
-    """What the decoders read of the page after the given ones (S,d)."""
+    """Return what the decoders read of the page after the given ones (S,D)."""
     given = story.steps[:NUM_GIVEN]
     to_come = min(
         len(story.steps) - NUM_GIVEN, MAX_NUM_STEPS
@@ -152,20 +153,21 @@ def _plan_next_page(pipeline: StoryPipeline, story: Story) -> Tensor:
     return pipeline.embed(pipeline.plan(story.prompt, to_come, temperature=0, codes=pipeline.encode(given)).codes[0, 0])
 
 
-def _whole_stories(source: StoryDataset) -> Iterator[Story]:
-    for index, length in enumerate(source.lengths):
+def _whole_stories(dataset: StoryDataset) -> Iterator[Story]:
+    """Yield the stories with a page to predict: it has picture and text, and the page before it a picture."""
+    for index, length in enumerate(dataset.lengths):
         if length > NUM_GIVEN:
-            story = source[index]
+            story = dataset[index]
             previous, target = story.steps[NUM_GIVEN - 1 : NUM_GIVEN + 1]
             if previous.image is not None and target.image is not None and target.text is not None:
                 yield story
 
 
 @torch.no_grad()
-def draw_pages(pipeline: StoryPipeline, pages: NextPages, cell: Cell, seed: int) -> list[Image.Image]:
-    """Draw all N pages as `cell` says.
+def draw_pages(pipeline: StoryPipeline, pages: NextPages, cell: GridCell, seed: int) -> list[Image.Image]:
+    """Draw all N pages with the settings of `cell`.
 
-    The noise of a page depends on the seed and its place alone: all cells share it.
+    The noise of a page depends only on the seed and the page's number, so all cells share it.
     """
     generator, images = torch.Generator().manual_seed(seed), []
     for start in range(0, len(pages.code_embeds), RENDER_BATCH):
@@ -185,74 +187,75 @@ def draw_pages(pipeline: StoryPipeline, pages: NextPages, cell: Cell, seed: int)
 
 def run_ablation(
     pipeline: StoryPipeline,
-    source: StoryDataset,
+    dataset: StoryDataset,
     grid: AblationGrid,
     scorer: Scorer,
     output: Path,
     seed: int = 0,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Score the next page drawn in every cell of the grid: picture against predicted text (pp) and against true text
-    (pg).
+    """Score the next page, drawn with the settings of every cell of the grid, into the CSV `output`.
 
-    A row of the CSV `output` is a cell: both mean cosines with their 95 % intervals over stories (floor: with other
-    stories' texts, ceiling: true pictures with true texts), and the seconds that a page took. Cells that are there
-    already are kept. Raises UserError on a CSV of other settings, and on too few stories.
+    A row is a cell: the mean cosine of picture and predicted text (pp) and of picture and true text (pg), each with its
+    95 % interval over stories, floor (texts of other stories) and ceiling (true pictures with true texts), and the
+    seconds a page took. Rows that exist are kept. Raises UserError if the CSV is of other settings, or if there are too
+    few stories.
     """
     GenerationSettings(seed=seed)  # Raises UserError.
     identity = {
         "scorer": scorer.name,
         "num_examples": grid.num_examples,
         "seed": seed,
-        "data": f"{source.name} {source.fingerprint()}",
+        "data": f"{dataset.name} {dataset.fingerprint()}",
         "model": model_fingerprint(pipeline),
     }
-    table = ResultsTable(output, [asdict(cell) for cell in grid.cells()], identity)
+    table = ResumableCsv(output, [asdict(cell) for cell in grid.cells()], identity)
     cells = [cell for cell in grid.cells() if asdict(cell) not in table]
     if not cells:
         return
-    pages = predict_next_pages(pipeline, source, grid.num_examples)
+    pages = predict_next_pages(pipeline, dataset, grid.num_examples)
     texts = {"pp": scorer.embed_texts(pages.predicted_texts), "pg": scorer.embed_texts(pages.true_texts)}
     ceiling = float((scorer.embed_images(pages.true_images) * texts["pg"]).sum(1).mean())
-    draw_pages(
-        pipeline, pages, replace(cells[0], steps=1), seed
-    )  # A program's first pictures are slow; they would be timed.
+    # The first pictures of a program are slow and would distort the first cell's time.
+    draw_pages(pipeline, pages, replace(cells[0], steps=1), seed)
     for cell in cells:
-        if int(cell.steps * cell.strength) == 0:
-            warnings.warn(
-                f"{cell}: {cell.steps} x {cell.strength:g} is less than one step of denoising; one is taken",
-                stacklevel=2,
-            )
-        started = time.perf_counter()
-        images = draw_pages(pipeline, pages, cell, seed)
-        seconds = (time.perf_counter() - started) / len(images)
+        images, seconds = _draw_timed(pipeline, pages, cell, seed)
         embeds = scorer.embed_images(images)
         cosines = {f"{scorer.name}({name})": (embeds @ other.T).double().cpu().numpy() for name, other in texts.items()}
         table.add(asdict(cell), _row(cell, cosines, ceiling, seconds, seed))
         for index in range(len(images)):
-            say(
-                f"[ablate] idx={index} {cell} | "
-                + " ".join(f"{name}={matrix[index, index]:.4f}" for name, matrix in cosines.items())
-            )
+            scores = " ".join(f"{name}={matrix[index, index]:.4f}" for name, matrix in cosines.items())
+            say(f"[ablate] idx={index} {cell} | {scores}")
+
+
+def _draw_timed(
+    pipeline: StoryPipeline, pages: NextPages, cell: GridCell, seed: int
+) -> tuple[list[Image.Image], float]:
+    """Return the pages of a cell and the seconds a page; warn if the cell has less than one denoising step."""
+    if int(cell.steps * cell.strength) == 0:
+        warnings.warn(
+            f"{cell}: {cell.steps} x {cell.strength:g} is less than one step of denoising; one is taken", stacklevel=3
+        )
+    started = time.perf_counter()
+    images = draw_pages(pipeline, pages, cell, seed)
+    return images, (time.perf_counter() - started) / len(images)
 
 
 def _row(
-    cell: Cell, cosines: dict[str, np.ndarray], ceiling: float, seconds: float, seed: int
+    cell: GridCell, cosines: dict[str, NDArray[np.float64]], ceiling: float, seconds: float, seed: int
 ) -> dict[str, float | None]:
-    """Cosines (N,N) of every picture with every text -> the means of those that belong together, by the names of their
-    columns.
-    """
+    """Return the CSV's columns: means of the matching pairs of cosines (N,N) of every picture with every text."""
     row: dict[str, float | None] = {"denoising_steps": cell.denoising_steps}
     for name, matrix in cosines.items():
         count, own = len(matrix), matrix.diagonal()
         floor = float((matrix.sum() - own.sum()) / (count * (count - 1))) if count > 1 else None
-        figure = bootstrap_mean(own, np.ones(count), seed, floor, ceiling).to_dict()
-        row |= {name if part == "value" else f"{name} {part}": value for part, value in figure.items()}
+        estimate = bootstrap_mean(own, np.ones(count), seed, floor, ceiling).to_dict()
+        row |= {name if part == "value" else f"{name} {part}": value for part, value in estimate.items()}
     return row | {"seconds_a_page": seconds}
 
 
 def model_fingerprint(pipeline: StoryPipeline) -> str:
-    """A short hash of all that the model generates with."""
+    """Return a short hash of the config and of all weights that generation uses."""
     digest = hashlib.sha256(pipeline.config.to_json().encode())
     for name, value in pipeline.model.state_dict().items():
         if not name.startswith(TRAINING_ONLY):

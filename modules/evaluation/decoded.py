@@ -1,15 +1,18 @@
-"""Pages told and drawn from codes, and which true steps they stand for: what texts and pictures are scored on."""
+"""Pages decoded from codes, with the true steps that they correspond to: the input of the text and picture metrics."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from modules.common.progress import track
 from modules.encoded.stories import EncodedStories
+from modules.evaluation.metrics.statistics import story_of_rows
 from modules.pipeline import StoryPipeline
 
 NUM_GIVEN = 3  # True steps before a step that is predicted.
@@ -18,46 +21,56 @@ TEXT_BATCH, PICTURE_BATCH = 128, 32
 
 @dataclass(frozen=True)
 class DecodedPages:
-    """M pages: `rows` are the true steps that they stand for, `lengths` the numbers of pages of their stories (they sum
-    to M).
-    """
+    """M pages: `rows` are the true steps that they correspond to, `lengths` their stories' numbers of pages (sum M)."""
 
     rows: list[int]
     lengths: list[int]
     texts: list[str]
-    images: list[Image.Image]
+    images: list[Image.Image | None]
+
+    def with_pictures(self, true_images: Sequence[Image.Image | None]) -> DecodedPages:
+        """Return the pages that have a picture and whose true step has one; `true_images` (N,) are of all steps."""
+        pairs = enumerate(zip(self.rows, self.images, strict=True))
+        kept = [page for page, (row, image) in pairs if image is not None and true_images[row] is not None]
+        lengths = np.unique(story_of_rows(self.lengths)[kept], return_counts=True)[1].tolist()
+        rows, texts = [self.rows[page] for page in kept], [self.texts[page] for page in kept]
+        return DecodedPages(rows, lengths, texts, [self.images[page] for page in kept])
 
 
-def decode_texts(pipeline: StoryPipeline, codes: Tensor, what: str) -> list[str]:
-    """Codes (M,S), or vectors (M,S,d) in their place -> M texts, greedily."""
-    texts = []
-    for part in track(f"texts from {what}", codes.split(TEXT_BATCH)):
+def decode_texts(pipeline: StoryPipeline, codes: Tensor, title: str) -> list[str]:
+    """Return M texts, decoded greedily from codes (M,S) or from vectors (M,S,D)."""
+    texts: list[str] = []
+    for part in track(f"texts from {title}", codes.split(TEXT_BATCH)):
         texts += [pipeline.tokenizer.decode(ids) for ids in pipeline.model.text_decoder.generate(pipeline.embed(part))]
     return texts
 
 
 def decode_pages(
-    pipeline: StoryPipeline, codes: Tensor, rows: list[int], lengths: list[int], what: str, seed: int
+    pipeline: StoryPipeline, codes: Tensor, rows: list[int], lengths: list[int], title: str, seed: int
 ) -> DecodedPages:
-    """Codes (M,S), or vectors (M,S,d) in their place -> pages by the pipeline's own settings, every batch with noise of
-    its own.
+    """Return pages from codes (M,S) or vectors (M,S,D), with the pipeline's default settings.
+
+    Every batch has its own noise, drawn from `seed` plus the batch's number.
     """
-    texts, images = [], []
-    for number, part in enumerate(track(f"pages from {what}", codes.split(PICTURE_BATCH))):
-        told, drawn = pipeline.render(part, seed=seed + number)
-        texts, images = texts + told, images + drawn
+    texts: list[str] = []
+    images: list[Image.Image | None] = []
+    for number, part in enumerate(track(f"pages from {title}", codes.split(PICTURE_BATCH))):
+        new_texts, new_images = pipeline.render(part, seed=seed + number)
+        texts += new_texts
+        images += new_images
     return DecodedPages(rows, lengths, texts, images)
 
 
 def plan_next_steps(
     pipeline: StoryPipeline, stories: EncodedStories, codes: Tensor, count: int, seed: int
 ) -> tuple[list[int], Tensor]:
-    """The prior's next step after `NUM_GIVEN` true ones, in each of the first `count` stories that have one: rows (M,),
-    codes (M,S).
+    """Return the prior's next step after `NUM_GIVEN` true steps: row numbers (M,), codes (M,S).
 
-    A baseline's vectors (N,S,d) are predictions of next steps already.
+    One for each of the first `count` stories that has such a step. A baseline's vectors (N,S,D) are already predictions
+    of next steps.
     """
-    rows, plans = [], []
+    rows: list[int] = []
+    plans: list[Tensor] = []
     for index in track("next steps", range(count)):
         first, length = stories.rows(index)[0], stories.lengths[index]
         if length > NUM_GIVEN:
@@ -65,15 +78,14 @@ def plan_next_steps(
             if not pipeline.model.has_codes:
                 plans.append(codes[rows[-1]])
                 continue
-            plan = pipeline.plan(
-                _prompt(stories, index), length - NUM_GIVEN, seed + index, codes=codes[first : first + NUM_GIVEN]
-            )
+            given = codes[first : first + NUM_GIVEN]
+            plan = pipeline.plan(_prompt(stories, index), length - NUM_GIVEN, seed + index, codes=given)
             plans.append(plan.codes[0, 0].cpu())
     return rows, torch.stack(plans) if plans else codes[:0]
 
 
 def plan_stories(pipeline: StoryPipeline, stories: EncodedStories, count: int, seed: int) -> Tensor:
-    """The prior's plans of the first `count` stories from their prompts alone, as long as the true ones: codes (M,S)."""
+    """Return the prior's plans of the first `count` stories from their prompts alone, at their true lengths: (M,S)."""
     plans = [
         pipeline.plan(_prompt(stories, index), stories.lengths[index], seed + index).codes[0].cpu()
         for index in track("plans", range(count))
@@ -81,17 +93,16 @@ def plan_stories(pipeline: StoryPipeline, stories: EncodedStories, count: int, s
     return torch.cat(plans)
 
 
-def tell_stories(pipeline: StoryPipeline, stories: EncodedStories, count: int, seed: int) -> DecodedPages:
-    """The pages of the first `count` stories as a model without plans tells them, from their prompts alone, as long as
-    the true ones.
-    """
+def generate_stories(pipeline: StoryPipeline, stories: EncodedStories, count: int, seed: int) -> DecodedPages:
+    """Return the first `count` stories, generated from their prompts by a baseline, at their true lengths."""
     lengths = stories.lengths[:count]
-    told = [pipeline(_prompt(stories, index), lengths[index], seed + index) for index in track("stories", range(count))]
-    texts, images = (
-        [page for story in told for page in pages(story)]
-        for pages in (lambda story: story.texts, lambda story: story.images)
+    outputs = [
+        pipeline(_prompt(stories, index), lengths[index], seed + index) for index in track("stories", range(count))
+    ]
+    texts = [text for output in outputs for text in output.texts]
+    return DecodedPages(
+        list(range(sum(lengths))), lengths, texts, [image for output in outputs for image in output.images]
     )
-    return DecodedPages(list(range(sum(lengths))), lengths, texts, images)
 
 
 def _prompt(stories: EncodedStories, index: int) -> str:

@@ -1,4 +1,4 @@
-"""Distances between two folders of pictures, whoever made them."""
+"""Distances between two folders of pictures, whatever made them."""
 
 from __future__ import annotations
 
@@ -9,29 +9,43 @@ from PIL import Image
 from modules.common.errors import UserError
 from modules.common.progress import track
 from modules.data.images import load_image
-from modules.evaluation.judge.judge import Judge
-from modules.evaluation.metrics.image_metrics import Inception, refuse_same_folder, score_pictures
+from modules.evaluation.metrics.image import Extractor, Features, distances
+from modules.evaluation.metrics.statistics import to_dicts
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
 
 
 def compare_folders(
-    generated: Path, reference: Path, extractor: Judge | Inception, seed: int = 0
+    generated: Path, reference: Path, extractor: Extractor, seed: int = 0
 ) -> dict[str, dict[str, float | None]]:
-    """FD and KID of all pictures below `generated` against all below `reference`; every picture counts as a story of
-    its own.
+    """Return FD (FID with Inception) and KID of all pictures below `generated` against all below `reference`.
 
-    Raises UserError where the folders are the same, or one holds no two pictures.
+    Every picture counts as a story. Raises UserError if one folder is, or contains, the other, or has fewer than two
+    pictures.
     """
     refuse_same_folder(generated, reference)
-    features = [extractor.features(_pictures(folder)).double().numpy() for folder in (generated, reference)]
-    lengths = [[1] * len(rows) for rows in features]
-    figures = score_pictures(*features, extractor.name, *lengths, seed=seed)
-    return {name: figure.to_dict() for name, figure in figures.items()}
+    generated_features, true_features = _features(generated, extractor), _features(reference, extractor)
+    lengths, true_lengths = [1] * len(generated_features), [1] * len(true_features)
+    return to_dicts(distances(generated_features, true_features, extractor.name, lengths, true_lengths, seed))
+
+
+def refuse_same_folder(generated: Path, reference: Path) -> None:
+    """Raise UserError if pictures would be compared with themselves: one folder is, or contains, the other."""
+    first, second = generated.resolve(), reference.resolve()
+    same = first == second or (first.exists() and second.exists() and first.samefile(second))
+    if same or first in second.parents or second in first.parents:
+        relation = "are the same folder" if same else "lie one inside the other"
+        raise UserError(
+            f"{generated} and {reference} {relation}: give generated and true pictures from two separate folders"
+        )
+
+
+def _features(folder: Path, extractor: Extractor) -> Features:
+    return extractor.features(_pictures(folder)).double().numpy()
 
 
 def _pictures(folder: Path) -> list[Image.Image]:
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if len(paths) < 2:
-        raise UserError(f"{folder} holds {len(paths)} pictures: distances need 2 or more")
+        raise UserError(f"{folder} contains {len(paths)} pictures: distances need 2 or more")
     return [load_image(path) for path in track(f"pictures of {folder}", paths)]

@@ -1,13 +1,11 @@
-"""How well pictures and texts fit each other, by the cosine of what a scorer makes of them: CLIP, or the project's own
-judge.
-"""
+"""How well pictures and texts match: the cosine of their embeddings by CLIP or by the project's judge."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -21,30 +19,31 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPToken
 from modules.common.errors import UserError
 from modules.common.progress import track
 from modules.data.images import to_rgb
-from modules.evaluation.metrics.statistics import Figure, bootstrap_mean, rows_of_other_stories
+from modules.evaluation.metrics.statistics import Estimate, mean_over_rows, rows_of_other_stories, story_of_rows
 
 IMAGE_BATCH, TEXT_BATCH = 32, 256
-SHOWN_BATCHES = 8  # More than these take long enough for a progress line.
+VISIBLE_BATCHES = 8  # More batches than these take long enough for a progress line.
 RECALL_RANKS = (1, 5, 10)
 RANK_ROWS = 1024
-SAME_COSINE = 1e-5  # Nearer than this is rounding: equal texts in other batches differ by as much.
+SAME_COSINE = 1e-5  # A smaller difference is rounding: equal texts in different batches differ by as much.
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+Item = TypeVar("Item", Image.Image, str)
 
 
 class Scorer(Protocol):
-    """What turns pictures and texts into unit vectors of one space; its name stands before its figures."""
+    """Embeds pictures and texts as unit vectors of one space; its name becomes part of the metrics' names."""
 
     name: str
 
     def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
-        """Pictures of any size -> unit vectors (N,D)."""
+        """Return unit vectors (N,D) of N pictures of any size."""
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Texts -> unit vectors (N,D)."""
+        """Return unit vectors (N,D) of N texts."""
 
 
 class ClipScorer:
-    """CLIP (arXiv 2103.00020). A text's tokens beyond the model's length, 77 in the published ones, are not seen."""
+    """CLIP (arXiv 2103.00020). Texts are truncated to the model's length, 77 tokens in the published models."""
 
     name = "CLIP"
 
@@ -56,17 +55,17 @@ class ClipScorer:
     def from_pretrained(
         cls, folder_or_hub_id: str | Path, offline: bool = False, device: torch.device | str = "cpu"
     ) -> ClipScorer:
-        """Load CLIP in float32 from a local folder or by its name on the Hugging Face Hub (`offline`: from its cache
-        alone).
+        """Load CLIP in float32 from a local folder or from the Hugging Face Hub (`offline`: from its local cache only).
 
         Raises:
-            UserError: there is no such folder or name, the Hub cannot be reached or refuses, or what is there is not
-            all of a CLIP.
+            UserError: the folder or the name does not exist, the Hub is unreachable or refuses, or a part of the CLIP
+                model is missing.
         """
         name = str(folder_or_hub_id)
         if not Path(name).is_dir() and not HUB_ID.fullmatch(name):
             raise UserError(
-                f"no folder {name}: give a folder with a CLIP model, or its name on the Hub such as openai/clip-vit-base-patch32"
+                f"no folder {name}: give a folder with a CLIP model, or its name on the Hub such as "
+                "openai/clip-vit-base-patch32"
             )
         try:
             return cls(*_load_clip(name, offline)).to(device)
@@ -78,12 +77,12 @@ class ClipScorer:
             ) from error
 
     def to(self, device: torch.device | str) -> ClipScorer:
-        """The same scorer, moved."""
-        self.model.to(device)
+        """Move to a device and return the scorer."""
+        self.model.to(torch.device(device))
         return self
 
     def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
-        """Pictures of any size, resized and cropped to the middle as the model's folder says -> unit vectors (N,D)."""
+        """Return unit vectors (N,D) of N pictures, resized and centre-cropped by the model's own preprocessor."""
 
         def embed(part: Sequence[Image.Image]) -> Tensor:
             inputs = self.image_processor(images=[to_rgb(image) for image in part], return_tensors="pt")
@@ -92,7 +91,7 @@ class ClipScorer:
         return self._in_batches("pictures", images, IMAGE_BATCH, embed)
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Texts -> unit vectors (N,D)."""
+        """Return unit vectors (N,D) of N texts."""
         length = self.model.config.text_config.max_position_embeddings
 
         def embed(part: Sequence[str]) -> Tensor:
@@ -102,14 +101,16 @@ class ClipScorer:
         return self._in_batches("texts", texts, TEXT_BATCH, embed)
 
     @torch.no_grad()
-    def _in_batches(self, what: str, items: Sequence, size: int, embed: Callable[[Sequence], Tensor]) -> Tensor:
+    def _in_batches(
+        self, kind: str, items: Sequence[Item], size: int, embed: Callable[[Sequence[Item]], Tensor]
+    ) -> Tensor:
         parts = [items[start : start + size] for start in range(0, len(items), size)]
-        vectors = [embed(part) for part in track(f"{self.name} of {what}", parts, visible=len(parts) > SHOWN_BATCHES)]
+        vectors = [embed(part) for part in track(f"{self.name} of {kind}", parts, visible=len(parts) > VISIBLE_BATCHES)]
         return F.normalize(torch.cat(vectors), dim=-1) if vectors else torch.empty(0, self.model.config.projection_dim)
 
 
 def _load_clip(name: str, offline: bool) -> tuple[CLIPModel, CLIPTokenizer, CLIPImageProcessorPil]:
-    """The parts of CLIP; ValueError where transformers would go on with parts that are not the model's."""
+    """Load CLIP's parts; raise ValueError where transformers would silently replace a missing part."""
     options: dict[str, Any] = {"local_files_only": offline}
     values, _ = CLIPConfig.get_config_dict(name, **options)
     kind = values.get("model_type") if isinstance(values, dict) else None
@@ -119,20 +120,21 @@ def _load_clip(name: str, offline: bool) -> tuple[CLIPModel, CLIPTokenizer, CLIP
             if kind
             else "no model's config.json"
         )
-    model, loading = CLIPModel.from_pretrained(name, output_loading_info=True, dtype=torch.float32, **options)
+    loaded: Any = CLIPModel.from_pretrained(name, output_loading_info=True, dtype=torch.float32, **options)
+    model, loading = cast(tuple[CLIPModel, dict[str, Any]], loaded)
     if loading["missing_keys"]:  # They would be random numbers.
         raise ValueError(f"{len(loading['missing_keys'])} of its weights are missing")
     tokenizer = CLIPTokenizer.from_pretrained(name, **options)
-    if len(tokenizer) != model.config.text_config.vocab_size:  # Without its files there is a tokenizer of two tokens.
-        raise ValueError(f"its tokenizer has {len(tokenizer)} tokens, the model {model.config.text_config.vocab_size}")
+    vocab_size = model.text_model.config.vocab_size
+    if len(tokenizer) != vocab_size:  # Without its files, transformers makes a tokenizer of two tokens.
+        raise ValueError(f"its tokenizer has {len(tokenizer)} tokens, the model {vocab_size}")
     return model, tokenizer, CLIPImageProcessorPil.from_pretrained(name, **options)
 
 
-def agreement(scorer: Scorer, images: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
-    """CLIP score (N,) of N pictures with a text each: 100 max(cosine, 0).
+def match_scores(scorer: Scorer, images: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
+    """Return the CLIP score (N,) of N pictures with a text each: 100 max(cosine, 0).
 
-    It is the score of arXiv 2104.08718 with a factor of 100 where the paper has 2.5, and no "A photo depicts" before
-    the text.
+    ArXiv 2104.08718 has a factor of 2.5 where this has 100, and prepends "A photo depicts" to the text.
     """
     return _scores(scorer.embed_images(images), scorer.embed_texts(texts))
 
@@ -145,29 +147,27 @@ def clip_scores(
     lengths: Sequence[int],
     seed: int = 0,
     true_images: Sequence[Image.Image | None] | None = None,
-) -> dict[str, Figure]:
-    """Mean `agreement` of N pictures with the predicted texts, `<scorer>(pp)`, and with the true texts, `<scorer>(pg)`.
+) -> dict[str, Estimate]:
+    """Return mean `match_scores` of N pictures with predicted texts, `<scorer>(pp)`, and true texts, `<scorer>(pg)`.
 
-    `lengths` are the stories' numbers of steps; pairs of which either is None are left out. The floor is that of the
-    same pictures with texts of other stories, the ceiling that of the true pictures with the true texts, where those
-    are given.
+    `lengths` are the stories' numbers of steps; pairs with a None are left out. The floor is the score of the same
+    pictures with texts of other stories; the ceiling is that of `true_images` with the true texts.
     """
-    stories = np.repeat(np.arange(len(lengths)), lengths)
-    drawn, true = _embed_present(images, scorer.embed_images), _embed_present(true_texts, scorer.embed_texts)
+    stories = story_of_rows(lengths)
+    image_embeds, true = _embed_present(images, scorer.embed_images), _embed_present(true_texts, scorer.embed_texts)
     predicted = _embed_present(predicted_texts, scorer.embed_texts)
     ceiling = None
     if true_images is not None:
-        ceiling = _agreement_figure(_embed_present(true_images, scorer.embed_images), true, stories, seed).to_dict()[
-            "value"
-        ]
+        true_embeds = _embed_present(true_images, scorer.embed_images)
+        ceiling = _mean_score(true_embeds, true, stories, seed).to_dict()["value"]
     return {
-        f"{scorer.name}({name})": _agreement_figure(drawn, texts, stories, seed, ceiling)
+        f"{scorer.name}({name})": _mean_score(image_embeds, texts, stories, seed, ceiling)
         for name, texts in (("pp", predicted), ("pg", true))
     }
 
 
-def _embed_present(items: Sequence, embed: Callable[[Sequence], Tensor]) -> Tensor:
-    """Vectors (N,D) in which those of absent items are NaN, as is all that is computed from them."""
+def _embed_present(items: Sequence[Item | None], embed: Callable[[Sequence[Item]], Tensor]) -> Tensor:
+    """Return vectors (N,D); those of absent items are NaN, as is everything computed from them."""
     present = [item for item in items if item is not None]
     vectors = embed(present).float().cpu() if present else torch.empty(0, 1)
     rows = torch.full((len(items), vectors.shape[1]), torch.nan)
@@ -179,22 +179,14 @@ def _scores(image_embeds: Tensor, text_embeds: Tensor) -> Tensor:
     return 100 * (image_embeds * text_embeds).sum(1).clamp(min=0)
 
 
-def _agreement_figure(
-    image_embeds: Tensor, text_embeds: Tensor, stories: NDArray, seed: int, ceiling: float | None = None
-) -> Figure:
+def _mean_score(
+    image_embeds: Tensor, text_embeds: Tensor, stories: NDArray[np.int64], seed: int, ceiling: float | None = None
+) -> Estimate:
     others = rows_of_other_stories(stories, seed)
     wrong = _scores(image_embeds, text_embeds[others]) if others is not None else torch.empty(0)
     wrong = wrong[wrong.isfinite()]
     floor = wrong.double().mean().item() if len(wrong) else None
-    scores = _scores(image_embeds, text_embeds).double().numpy()
-    return _mean(scores, stories, seed, floor, ceiling)
-
-
-def _mean(values: NDArray, stories: NDArray, seed: int, floor: float | None, ceiling: float | None) -> Figure:
-    """Mean over rows, without those that are NaN."""
-    present = np.isfinite(values)
-    counts = np.bincount(stories[present])
-    return bootstrap_mean(np.bincount(stories[present], weights=values[present]), counts, seed, floor, ceiling)
+    return mean_over_rows(_scores(image_embeds, text_embeds).double().numpy(), stories, seed, floor, ceiling)
 
 
 def retrieval(
@@ -203,33 +195,36 @@ def retrieval(
     texts: Sequence[str | None],
     lengths: Sequence[int],
     seed: int = 0,
-) -> dict[str, Figure]:
-    """How often the right one is among the nearest 1, 5 and 10 of all N: `text to image R@k` and `image to text R@k`.
+) -> dict[str, Estimate]:
+    """Return how often the true item is among the k nearest of all N: `text to image R@k`, `image to text R@k`.
 
-    `lengths` are the stories' numbers of steps; pairs of which either is None are left out. Ties, such as equal texts,
-    count by the chance that the right one comes first: a scorer to which all look alike gets chance, k / N, which is
-    the floor. Compare at equal N only.
+    `lengths` are the stories' numbers of steps; pairs with a None are left out. Ties, such as equal texts, count by the
+    chance that the true item comes first, so a scorer that cannot distinguish anything scores k / N, the floor. Compare
+    only at equal N.
     """
-    rows = [row for row, pair in enumerate(zip(images, texts, strict=True)) if None not in pair]
-    stories = np.repeat(np.arange(len(lengths)), lengths)[rows]
-    drawn = _embed_present([images[row] for row in rows], scorer.embed_images)
-    told = _embed_present([texts[row] for row in rows], scorer.embed_texts)
-    figures = {}
-    for name, queries, targets in (("text to image", told, drawn), ("image to text", drawn, told)):
-        nearer, alike = _ranks(queries, targets)
+    pairs = [(row, *pair) for row, pair in enumerate(zip(images, texts, strict=True)) if None not in pair]
+    stories = story_of_rows(lengths)[[row for row, _, _ in pairs]]
+    image_embeds = _embed_present([image for _, image, _ in pairs], scorer.embed_images)
+    text_embeds = _embed_present([text for _, _, text in pairs], scorer.embed_texts)
+    estimates = {}
+    for name, queries, targets in (
+        ("text to image", text_embeds, image_embeds),
+        ("image to text", image_embeds, text_embeds),
+    ):
+        num_nearer, num_tied = _ranks(queries, targets)
         for rank in RECALL_RANKS:
-            chance = min(1.0, rank / len(rows)) if rows else None
-            found = ((rank - nearer) / alike).clamp(0, 1).double().numpy()
-            figures[f"{name} R@{rank}"] = _mean(found, stories, seed, chance, ceiling=1.0)
-    return figures
+            chance = min(1.0, rank / len(pairs)) if pairs else None
+            recalls = ((rank - num_nearer) / num_tied).clamp(0, 1).double().numpy()
+            estimates[f"{name} R@{rank}"] = mean_over_rows(recalls, stories, seed, chance, ceiling=1.0)
+    return estimates
 
 
 def _ranks(queries: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """For query i of (N,D), how many targets (N,D) are nearer than target i, and how many as near, itself among them."""
-    nearer, alike = [torch.empty(0)], [torch.empty(0)]
+    """Return, for query i of (N,D), how many targets (N,D) are nearer than target i, and how many tie (itself too)."""
+    num_nearer, num_tied = [torch.empty(0)], [torch.empty(0)]
     for start in range(0, len(queries), RANK_ROWS):
         cosines = queries[start : start + RANK_ROWS] @ targets.T
         ahead = cosines - cosines.diagonal(start)[:, None]
-        nearer.append((ahead > SAME_COSINE).sum(1))
-        alike.append((ahead.abs() <= SAME_COSINE).sum(1))
-    return torch.cat(nearer), torch.cat(alike)
+        num_nearer.append((ahead > SAME_COSINE).sum(1))
+        num_tied.append((ahead.abs() <= SAME_COSINE).sum(1))
+    return torch.cat(num_nearer), torch.cat(num_tied)

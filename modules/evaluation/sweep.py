@@ -1,4 +1,4 @@
-"""Sweeps: a model trained for every combination of some settings' values, each scored by the same measure."""
+"""Sweeps: one model trained for every combination of settings, all scored with the same metrics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 
 from modules.common.errors import UserError
 from modules.config import StoryConfig, config_from_dict
-from modules.evaluation.results_table import ResultsTable
+from modules.evaluation.resumable_csv import ResumableCsv
 from modules.pipeline import StoryPipeline
 from modules.story import StoryDataset
 from modules.story_model import build_model
@@ -25,7 +25,10 @@ from modules.training.trainer import train
 
 @dataclass(frozen=True)
 class Sweep:
-    """A setting's dotted name, as in a config file, and its values. Raises UserError on none, and on equal ones."""
+    """A setting's dotted name, as in a config file, and its values.
+
+    Raises UserError on no value or equal values.
+    """
 
     setting: str
     values: tuple[Any, ...]
@@ -39,7 +42,7 @@ class Sweep:
 
     @classmethod
     def parse(cls, text: str) -> Sweep:
-        """`storyboard.codebook_size=128,256`: values as in JSON, with commas between them; words need no quotes."""
+        """Parse `storyboard.codebook_size=128,256`: JSON values separated by commas; words need no quotes."""
         setting, equals, values = text.partition("=")
         if not (setting and equals and values):
             raise UserError(
@@ -52,7 +55,7 @@ class Sweep:
 
 
 def with_setting(config: StoryConfig, setting: str, value: Any) -> StoryConfig:
-    """The config with one setting, given by its dotted name, of another value.
+    """Return the config with another value of one setting, given by its dotted name.
 
     Raises UserError on an unknown name or a wrong type.
     """
@@ -78,16 +81,15 @@ def run_sweep(
     identity: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Train `config` with every combination of the sweeps' values, and write what `score` says of each into the CSV
-    `output`.
+    """Train `config` with every combination of the sweeps' values, and write the `score` of each into the CSV `output`.
 
-    Every model has its own folder beside the CSV, `<setting>=<value>`, where `train` goes on if it was stopped; the
-    folder of `args` is not used. Rows that are there already are kept. `open_data` gives a config's training and
-    held-out stories, `identity` says what the scores depend on besides. Raises UserError on a config that cannot be
-    built, before the first training, and on a CSV of other settings; Interrupted on a signal.
+    Every model has its own folder beside the CSV, `<setting>=<value>`, from which a stopped training is resumed; the
+    folder of `args` is not used. Rows that exist are kept. `open_data` returns a config's training and held-out
+    stories; `identity` names everything else that the scores depend on. Raises UserError if a config cannot be built,
+    before the first training, and if the CSV is of other settings; Interrupted on a signal.
     """
     configs = _combinations(sweeps, config, args.offline)
-    table = ResultsTable(
+    table = ResumableCsv(
         output, [key for key, _ in configs], {"run": _fingerprint(config, args, open_data(config), identity or {})}
     )
     for key, changed in configs:
@@ -95,16 +97,16 @@ def run_sweep(
             continue
         folder = table.path.parent / re.sub(r"[^\w.=,+\-\[\]]", "_", _join(key, ","))
         model = train(changed, replace(args, output_dir=folder), *open_data(changed))
-        figures = score(StoryPipeline.from_pretrained(model, offline=args.offline))
-        table.add(key, figures)
-        shown = [f"{name}={'-' if value is None else format(value, '.4f')}" for name, value in figures.items()]
+        scores = score(StoryPipeline.from_pretrained(model, offline=args.offline))
+        table.add(key, scores)
+        shown = [f"{name}={'-' if value is None else format(value, '.4f')}" for name, value in scores.items()]
         say(f"[sweep] {_join(key, ' ')} | {' '.join(shown)}")
 
 
 def _combinations(
     sweeps: Sequence[Sweep], config: StoryConfig, offline: bool
 ) -> list[tuple[dict[str, str], StoryConfig]]:
-    """Every combination of values, as texts by their settings' names, and the config that has them; all can be built."""
+    """Return every combination of values, as texts by setting, with its config; check that all can be built."""
     names = [sweep.setting for sweep in sweeps]
     if not names or len(set(names)) < len(names):
         raise UserError(f"--sweep needs one or more different settings, got {', '.join(names) or 'none'}")
@@ -123,17 +125,20 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
-def _join(key: Mapping[str, str], between: str) -> str:
-    return between.join(f"{name}={value}" for name, value in key.items())
+def _join(key: Mapping[str, str], separator: str) -> str:
+    return separator.join(f"{name}={value}" for name, value in key.items())
 
 
 def _fingerprint(
     config: StoryConfig, args: TrainSettings, data: Sequence[StoryDataset], identity: Mapping[str, Any]
 ) -> str:
-    """A short hash of what all models of a sweep have in common."""
+    """Return a short hash of everything that all models of a sweep share."""
     run = {
-        name: getattr(args, name)
-        for name in ("seed", "mixed_precision", "gradient_accumulation_steps", "stages", "autoencoder")
+        "seed": args.seed,
+        "mixed_precision": args.mixed_precision,
+        "gradient_accumulation_steps": args.gradient_accumulation_steps,
+        "stages": args.phases,  # The phases' older name: sweeps that were begun with it can be resumed.
+        "autoencoder": args.autoencoder,
     }
-    common = [config.to_json(), run, [source.fingerprint() for source in data], dict(identity)]
+    common = [config.to_json(), run, [dataset.fingerprint() for dataset in data], dict(identity)]
     return hashlib.sha256(json.dumps(common, default=str).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""The figures of `evaluate` as tables on a terminal."""
+"""The report of `evaluate` as tables on a terminal."""
 
 from __future__ import annotations
 
@@ -8,85 +8,102 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-Figures = Mapping[str, Mapping[str, Any]]
-COMPARABLE = ("code_charged_nats_per_token", "bound_nats_per_step")  # Of the bound, what models without codes have too.
+from modules.evaluation.labels import KINDS, label
+
+MIN_WIDTH = 110  # Columns of a table, also if the terminal is narrower or a file.
+Metrics = Mapping[str, Mapping[str, Any]]
+COMPARABLE = ("code_charged_nats_per_token", "bound_nats_per_step")  # Of the bound, those that need no codes.
 
 
 def print_report(report: Mapping[str, Any]) -> None:
-    """Print the figures with their intervals, floors and ceilings."""
+    """Print all metrics with their intervals, floors and ceilings."""
     console = Console()
     console.print(
-        f"{report['num_stories']} held-out stories, {report['num_steps']} steps of {report['data']}; 95 % intervals over stories"
+        f"{report['num_stories']} held-out stories ({report['num_steps']} pages) of {report['data']}. "
+        "Intervals are 95 % over stories. Floor: chance, or pages of other stories; ceiling: real pages, or the best "
+        "possible value."
     )
-    print_figures("the bound", report["bound"])
-    if "next_step" in report:
-        print_figures("the next step, by exact code likelihood", report["next_step"])
-    origin = "a step's own codes" if "codebook" in report else "what came before the step"
-    print_figures(f"texts from {origin}", report["texts"]["figures"])
+    _print_codes(console, report)
+    origin = "the page's own codes" if "codebook" in report else "a prediction from the previous pages"
+    print_metrics(f"Texts decoded from {origin}, against the true texts", report["texts"]["figures"])
     if "named_right" in report:
-        _print_beside("named right, from", report["named_right"])
+        console.print("Share of texts that name exactly what the true text names, by what they were decoded from.")
+        _print_columns("the text names", report["named_right"], labels={})
     if "drawn" in report:
-        drawn = {name: figures for name, figures in report["drawn"].items() if isinstance(figures, dict)}
-        console.print(
-            f"pages drawn for {report['drawn']['num_stories']} stories, beside what real ones score and other stories' pages"
-        )
-        _print_beside("pages", drawn)
-    if "codebook" in report:
-        book = report["codebook"]
-        console.print(
-            f"codes used {book['used']:.1%} of {book['codebook_size']} (were all used alike: {book['used_ceiling']:.1%}), "
-            f"perplexity {book['perplexity']:.0f}, "
-            f"a slot {book['perplexity_per_slot']:.0f}"
-        )
+        _print_drawn(console, report["drawn"])
     if "baselines" in report:
         _print_baselines({"this model": report, **report["baselines"]})
 
 
+def _print_codes(console: Console, report: Mapping[str, Any]) -> None:
+    """Print the bound and, for a model with codes, the ranking and the usage of the codebook."""
+    print_metrics("Upper bound on -log likelihood: the cost of each part (lower is better)", report["bound"])
+    if "next_step" in report:
+        print_metrics("Likelihood of the true next page's codes, against other pages (1 is best)", report["next_step"])
+    if "codebook" in report:
+        book = report["codebook"]
+        console.print(
+            f"{book['used']:.1%} of {book['codebook_size']} codes are used (if all were equally frequent: "
+            f"{book['used_ceiling']:.1%}); perplexity {book['perplexity']:.0f}, mean by slot "
+            f"{book['perplexity_per_slot']:.0f}."
+        )
+
+
+def _print_drawn(console: Console, drawn: Mapping[str, Any]) -> None:
+    kinds = {name: metrics for name, metrics in drawn.items() if isinstance(metrics, Mapping)}
+    console.print(
+        f"Pages of {drawn['num_stories']} stories, by what they were decoded from. Features of pictures: "
+        f"{drawn['extractor']}; match of picture and text: {drawn['scorer']}. The judge, an attribute classifier, "
+        "predicts what pictures show. ± is half of the 95 % interval; floor and ceiling are those of the first column "
+        "that has the metric. Of distances, lower is better."
+    )
+    _print_columns("metric", kinds)
+
+
 def _print_baselines(reports: Mapping[str, Mapping[str, Any]]) -> None:
-    """What a model with a storyboard and one without can both be asked, side by side."""
-    shared = {
+    """Print the metrics that models with and without codes share, side by side."""
+    bounds = {
         name: {key: report["bound"][key] for key in COMPARABLE if key in report["bound"]}
         for name, report in reports.items()
     }
-    Console().print("beside baselines")
-    _print_beside("the bound", shared)
+    Console().print("Comparison with baselines.")
+    _print_columns("bound", bounds)
     for kind in ("next step", "whole story"):
         drawn = {name: report["drawn"][kind] for name, report in reports.items() if kind in report.get("drawn", {})}
         if drawn:
-            _print_beside(kind, drawn)
+            _print_columns(KINDS[kind], drawn)
 
 
-def print_figures(title: str, figures: Figures) -> None:
-    """Print one table, a figure a row."""
-    table = Table(title, "value", "95 %", "floor", "ceiling")
-    for name, figure in figures.items():
+def print_metrics(title: str, metrics: Metrics) -> None:
+    """Print one table under a title, a metric a row."""
+    table = Table("metric", "value", "95 % interval", "floor", "ceiling", title=title, title_justify="left")
+    for name, metric in metrics.items():
         value, low, high, floor, ceiling = (
-            _number(figure[key]) for key in ("value", "low", "high", "floor", "ceiling")
+            _number(metric[key]) for key in ("value", "low", "high", "floor", "ceiling")
         )
-        table.add_row(name.replace("_", " "), value, f"{low} - {high}" if low else "", floor, ceiling)
-    Console().print(table)
+        table.add_row(label(name), value, f"{low} to {high}" if low else "", floor, ceiling)
+    Console(width=max(Console().width, MIN_WIDTH)).print(table)
 
 
-def _print_beside(title: str, columns: Mapping[str, Figures]) -> None:
-    """Print one table, a figure a row, with a column for each kind of pages; floor and ceiling are the first kind's."""
-    table = Table(title, *columns, "floor", "ceiling")
-    first = next(iter(columns.values()))
-    for name in dict.fromkeys(name for figures in columns.values() for name in figures):
-        known = first.get(name) or next(figures[name] for figures in columns.values() if name in figures)
-        cells = [_spread(figures[name]) if name in figures else "" for figures in columns.values()]
-        table.add_row(name.replace("_", " "), *cells, _number(known["floor"]), _number(known["ceiling"]))
+def _print_columns(title: str, columns: Mapping[str, Metrics], labels: Mapping[str, str] | None = None) -> None:
+    """Print one table, a metric a row, with a column for each kind of pages or model.
+
+    Floor and ceiling are those of the first column that has the metric. `labels` replaces `label`'s.
+    """
+    table = Table(title, *(KINDS.get(name, name) for name in columns), "floor", "ceiling")
+    for name in dict.fromkeys(name for metrics in columns.values() for name in metrics):
+        first = next(metrics[name] for metrics in columns.values() if name in metrics)
+        cells = [_spread(metrics[name]) if name in metrics else "" for metrics in columns.values()]
+        row = label(name) if labels is None else labels.get(name, name)
+        table.add_row(row, *cells, _number(first["floor"]), _number(first["ceiling"]))
     Console(width=max(Console().width, 30 + 16 * len(columns))).print(table)
 
 
-def _spread(figure: Mapping[str, Any]) -> str:
-    """The value and half the width of its interval."""
-    if figure["value"] is None:
-        return ""
-    return (
-        f"{_number(figure['value'])} ±{(figure['high'] - figure['low']) / 2:.2f}"
-        if figure["low"] is not None
-        else _number(figure["value"])
-    )
+def _spread(metric: Mapping[str, Any]) -> str:
+    """Return the value and half the width of its interval."""
+    if metric["value"] is None or metric["low"] is None:
+        return _number(metric["value"])
+    return f"{_number(metric['value'])} ±{(metric['high'] - metric['low']) / 2:.2f}"
 
 
 def _number(value: float | None) -> str:

@@ -51,8 +51,8 @@ def _break_word(word: str, width: float, measure: Callable[[str], float]) -> lis
     """Split one word into pieces that fit, the last one possibly empty."""
     pieces = []
     while not _fits(word, width, measure):
-        ends = range(2, min(len(word), _LONGEST_LINE) + 1)
-        cut = 1 + bisect_right(ends, width, key=lambda end, rest=word: measure(rest[:end]))
+        starts = [word[:end] for end in range(2, min(len(word), _LONGEST_LINE) + 1)]
+        cut = 1 + bisect_right(starts, width, key=measure)
         pieces.append(word[:cut])
         word = word[cut:]
     return [*pieces, word]

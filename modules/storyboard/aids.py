@@ -30,8 +30,9 @@ IMAGE_AIDS = ("bag_of_visual_words_loss", "draft_loss")  # Means over steps with
 
 @dataclass
 class AidsOutput(ModelOutput):
-    """`bag_of_words_loss` (N,) in nats a text; `bag_of_visual_words_loss` (N,) in nats an image; `draft_loss` (N,), a
-    mean squared error; `other_words_loss` and `other_visual_words_loss` (N,), of the story's other steps, in nats a step.
+    """`bag_of_words_loss` (N,) in nats a text; `bag_of_visual_words_loss` (N,) in nats an image; `draft_loss` (N,),
+    a mean squared error; `other_words_loss` and `other_visual_words_loss` (N,), of the story's other steps, in
+    nats a step.
 
     Without a text, or without other steps, the loss is 0; without an image, the image's losses mean nothing.
     """

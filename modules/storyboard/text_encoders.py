@@ -84,8 +84,8 @@ class EncoderTokenizer:
             )
         if self.tokenizer.pad_token is None:
             raise UserError(
-                f"{source.what}: the tokenizer in {config.source} has no padding token: choose an encoder whose tokenizer"
-                " has one"
+                f"{source.what}: the tokenizer in {config.source} has no padding token: choose an encoder whose"
+                " tokenizer has one"
             )
 
     def encode_batch(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""What `train --dry_run` prints."""
+"""The report of `train --dry_run`: resolved config, parameters and memory."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from modules.training.memory_estimate import (
     joint_activations,
     training_bytes,
 )
+from modules.training.settings import TrainSettings
 from modules.training.sharding import gathered_sizes
-from modules.training.trainer import TrainSettings
 
 PROCESSES = (2, 4, 8)
 
 
-def plan(config: StoryConfig, args: TrainSettings) -> dict[str, Any]:
-    """The resolved config, parameters by factor (trainable, frozen), and the memory that training needs."""
+def plan(config: StoryConfig, settings: TrainSettings) -> dict[str, Any]:
+    """Return the resolved config, the parameters of each factor (trainable, frozen), and the memory of a training."""
     model = build_on_meta(config)
     counts = {
         name: count_parameters(factor)
@@ -31,35 +31,39 @@ def plan(config: StoryConfig, args: TrainSettings) -> dict[str, Any]:
     }
     return {
         "config": json.loads(config.to_json()),
-        "run": {name: str(value) for name, value in dataclasses.asdict(args).items()},
+        "run": {name: str(value) for name, value in dataclasses.asdict(settings).items()},
         "parameters": {
             **{name: {"trainable": trainable, "frozen": frozen} for name, (trainable, frozen) in counts.items()},
             "total": sum(sum(count) for count in counts.values()),
         },
-        "memory_mib": memory(model, config, args),
+        "memory_mib": memory(model, config, settings),
     }
 
 
-def memory(model: StoryModel, config: StoryConfig, args: TrainSettings) -> dict[str, Any]:
-    """MiB a process as `training_bytes` counts them: what one process needs in detail, several by strategy and number
-    in total.
-    """
-    mixed = args.mixed_precision != "no"
+def memory(model: StoryModel, config: StoryConfig, settings: TrainSettings) -> dict[str, Any]:
+    """Return MiB by `training_bytes`: of one process in detail, of several in total, by strategy and number."""
+    mixed = settings.mixed_precision != "no"
     trainable, frozen = count_parameters(model)
     root, block = gathered_sizes(model)
-    sizes = {"trainable": trainable, "frozen": frozen, "activations": joint_activations(config, mixed), "mixed": mixed}
-    told = {"one process": in_mib(training_bytes(**sizes))}
+    sizes: dict[str, Any] = {
+        "trainable": trainable,
+        "frozen": frozen,
+        "activations": joint_activations(config, mixed),
+        "mixed": mixed,
+    }
+    report = {"one process": in_mib(training_bytes(**sizes))}
     for strategy in STRATEGIES:
         several = {
             n: training_bytes(**sizes, strategy=strategy, num_processes=n, root=root, block=block) for n in PROCESSES
         }
-        told[f"each process, {strategy}"] = in_mib({str(n): parts["total"] for n, parts in several.items()})
-    if "autoencoder" in args.stages and args.autoencoder is None and not config.autoencoder.source:
+        report[f"each process, {strategy}"] = in_mib({str(n): parts["total"] for n, parts in several.items()})
+    if "autoencoder" in settings.phases and settings.autoencoder is None and not config.autoencoder.source:
         own = sum(count_parameters(model.autoencoder))
         alone = training_bytes(own, trainable + frozen - own, autoencoder_activations(config, mixed), mixed=mixed)
-        told["one process, autoencoder stage"] = in_mib(alone)
-    return told
+        report["one process, autoencoder phase"] = in_mib(alone)
+    return report
 
 
 def in_mib(sizes: dict[str, int]) -> dict[str, int]:
+    """Return sizes in bytes as MiB."""
     return {name: round(size / 2**20) for name, size in sizes.items()}

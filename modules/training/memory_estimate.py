@@ -1,11 +1,10 @@
-"""The memory that a training needs, counted without a training: parameters by what is held of them, activations by a
-pass on nothing.
-"""
+"""Estimate of the memory of a training: parameters by arithmetic, activations by a pass on fake tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,22 +29,21 @@ def training_bytes(
     root: int = 0,
     block: int = 0,
 ) -> dict[str, int]:
-    """Bytes that one process of n holds at the height of an update, by what they are for.
+    """Return the bytes that one process of n needs at the peak of an update, by purpose.
 
     With P = `trainable` and F = `frozen` parameters, in float32 of 4 bytes whatever the precision of the computation:
-    weights 4 (P + F), gradients 4 P, Adam's two moments 8 P, averaged weights 4 P. FSDP2 cuts these by n (arXiv
-    1910.02054, stage 3). `activations` are the bytes that a part of a batch keeps for its backward pass; no strategy
-    cuts them. Beside them casts of the weights under autocast, 2 (P + F) if `mixed`, and, on n > 1,
+    weights 4 (P + F), gradients 4 P, Adam's two moments 8 P, averaged weights 4 P. FSDP2 divides these by n
+    (arXiv 1910.02054, stage 3). `activations` are the bytes that a part of a batch keeps for its backward pass; no
+    strategy divides them. To these are added casts of the weights under autocast, 2 (P + F) if `mixed`, and, on n > 1,
 
     - ddp: buckets of gradients, 4 P;
     - fsdp2: weights and gradients of what is gathered, the `root`, which is in no block, and the largest `block`: 8
     (root + block).
 
-    Under FSDP2 the height may be elsewhere: between updates, when samples are drawn and at the ends of phases, the
-    whole weights, 4 (P + F), lie beside the pieces of weights, moments and averages. `total` is then the larger one.
+    Under FSDP2 the peak may be elsewhere: between updates, when samples are drawn and at the ends of phases, a process
+    has the whole weights, 4 (P + F), beside the pieces of weights, moments and averages. `total` is the larger one.
 
-    What an operation needs while it runs is not counted, nor what the allocator leaves unused, nor the libraries of a
-    GPU (about 1 GiB).
+    Not counted are temporary buffers of operations, the allocator's unused blocks, and a GPU's libraries (about 1 GiB).
     """
     everything, casts = trainable + frozen, 2 * (trainable + frozen) if mixed else 0
     cut = strategy == "fsdp2" and num_processes > 1
@@ -59,37 +57,37 @@ def training_bytes(
 
 
 def joint_activations(config: StoryConfig, mixed: bool) -> int:
-    """Bytes kept for the backward pass of the joint phase's loss: the longest stories, every step with a full text and
-    a picture.
+    """Return the bytes kept for the backward pass of the joint phase's loss.
+
+    The batch has the longest stories, and every step has a full text and a picture.
     """
     model = build_on_meta(config)
     has_experts = config.prior.experts.num_experts > 0
     with pretended(model):
         model.assume_ready()
         saved = saved_bytes(model, lambda: model(*full_batch(config)).loss, mixed or has_experts)
-    return (
-        saved if mixed or not has_experts else 2 * saved
-    )  # torch knows the shapes of the experts' products in bfloat16 alone.
+    # torch infers the shapes of the experts' products in bfloat16 only.
+    return saved if mixed or not has_experts else 2 * saved
 
 
 def autoencoder_activations(config: StoryConfig, mixed: bool) -> int:
-    """Bytes kept for the backward pass of the autoencoder phase's loss, with a picture on every step."""
+    """Return the bytes kept for the backward pass of the autoencoder phase's loss, with a picture on every step."""
     count, size = config.training.batch_size * config.max_steps, config.autoencoder.image_size
     autoencoder = build_on_meta(config).autoencoder.requires_grad_(True)
     with pretended(autoencoder):
-        pages, noise = torch.zeros(count, 3, size, size), torch.zeros(count, *config.autoencoder.latent_shape)
-        return saved_bytes(autoencoder, lambda: autoencoder(pages, noise).loss, mixed)
+        pixels, noise = torch.zeros(count, 3, size, size), torch.zeros(count, *config.autoencoder.latent_shape)
+        return saved_bytes(autoencoder, lambda: autoencoder(pixels, noise).loss, mixed)
 
 
 def build_on_meta(config: StoryConfig) -> StoryModel:
-    """The model without its numbers, pretrained parts of any size included."""
+    """Return the model without data, on the meta device; pretrained parts may have any size."""
     with torch.device("meta"):
         return build_model(config, "this config", random=True)
 
 
 @contextmanager
 def pretended(module: nn.Module) -> Iterator[None]:
-    """Inside, a module from the meta device computes shapes as if it were on the CPU."""
+    """Inside, a module on the meta device computes shapes as if it were on the CPU."""
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         fakes: dict[int, Tensor] = {}
         for owner in module.modules():
@@ -106,9 +104,7 @@ def pretended(module: nn.Module) -> Iterator[None]:
 
 
 def saved_bytes(module: nn.Module, loss: Callable[[], Tensor], mixed: bool) -> int:
-    """Bytes of all tensors that `loss` keeps for its backward pass, the parameters and buffers of `module` aside; a
-    storage counts once.
-    """
+    """Return the bytes of all storages that `loss` keeps for its backward pass, without those of `module` itself."""
     own = {tensor.untyped_storage()._cdata for tensor in (*module.parameters(), *module.buffers())}
     kept = {}
 
@@ -125,7 +121,7 @@ def saved_bytes(module: nn.Module, loss: Callable[[], Tensor], mixed: bool) -> i
 
 
 def full_batch(config: StoryConfig) -> tuple[StoryBatch, StepNoise]:
-    """A batch of the config's size without padding, and its noise; what it holds means nothing."""
+    """Return a batch of the config's size without padding, and its noise; the values are arbitrary."""
     stories, steps, tokens = config.training.batch_size, config.max_steps, config.text_decoder.max_length
     ids, mask = (
         torch.ones(stories, steps, tokens, dtype=torch.long),
@@ -151,20 +147,21 @@ def full_batch(config: StoryConfig) -> tuple[StoryBatch, StepNoise]:
     )
 
 
-def _for_encoders(config: StoryConfig) -> dict[str, Tensor]:
-    """The fields of a batch that only some presets read."""
-    pages, size, fields = (config.training.batch_size, config.max_steps), config.autoencoder.image_size, {}
+def _for_encoders(config: StoryConfig) -> dict[str, Any]:
+    """Return the fields of a batch that only some presets read."""
+    fields: dict[str, Any] = {}
+    steps, size = (config.training.batch_size, config.max_steps), config.autoencoder.image_size
     if config.storyboard.pictures != "latents":
-        fields["pixels"] = torch.zeros(*pages, 3, size, size)
+        fields["pixels"] = torch.zeros(*steps, 3, size, size)
     if config.storyboard.text_encoder.source:
-        fields["encoder_ids"] = torch.ones(*pages, config.storyboard.text_encoder.max_length, dtype=torch.long)
+        fields["encoder_ids"] = torch.ones(*steps, config.storyboard.text_encoder.max_length, dtype=torch.long)
         fields["encoder_mask"] = torch.ones_like(fields["encoder_ids"], dtype=torch.bool)
     if config.image_decoder.condition == "codes_and_text":
-        fields["caption_ids"] = torch.ones(*pages, CAPTION_LENGTH, dtype=torch.long)
+        fields["caption_ids"] = torch.ones(*steps, CAPTION_LENGTH, dtype=torch.long)
     return fields
 
 
 def count_parameters(module: nn.Module) -> tuple[int, int]:
-    """How many parameters of a module are trainable, and how many are frozen."""
+    """Return the number of trainable and of frozen parameters."""
     trainable = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     return trainable, sum(parameter.numel() for parameter in module.parameters()) - trainable

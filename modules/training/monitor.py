@@ -1,17 +1,18 @@
-"""What a person sees of a training: progress bar, TensorBoard or W&B, and `losses.jsonl`, the trace that two runs can
-be compared by.
-"""
+"""Training progress: console, TensorBoard or Weights & Biases, and `losses.jsonl`, one line an update."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
-from torch import nn
+from PIL import Image
+from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from modules.batch import draw_noise
@@ -26,7 +27,9 @@ from modules.story_model import StoryModel
 from modules.text_decoder.tokenizers import Vocabulary
 from modules.training.phases import Phase
 from modules.training.reliance import code_reliance, reliance_summary
+from modules.training.settings import TrainSettings
 from modules.training.sharding import full
+from modules.training.state import RunState
 from modules.training.writers import open_writers
 
 HELD_OUT_STORIES = 24
@@ -34,26 +37,25 @@ SAMPLE_STORIES = 3
 
 
 class Monitor:
-    """Watches a run; on ranks other than the first it does nothing."""
+    """Logs a run; inactive on all processes but the first."""
 
     def __init__(
         self,
-        run_dir: Path,
-        log_every: int,
+        settings: TrainSettings,
         model: StoryModel,
         tokenizer: Vocabulary,
         held_out: StoryDataset,
         global_step: int,
         active: bool,
-        log_with: str = "tensorboard",
     ) -> None:
-        self.model, self.tokenizer, self.active, self.log_every = model, tokenizer, active, log_every
-        self._held_out_source, self._held_out = held_out, None
+        """Drop what an earlier run logged of `global_step` and later: these updates are made again."""
+        self.model, self.tokenizer, self.active, self.log_every = model, tokenizer, active, settings.log_every
+        self._dataset: StoryDataset = held_out
+        self._encoded: EncodedStories | None = None
         self._progress: ProgressLine | None = None
         if active:
-            # Events and lines after the step that is resumed from belong to updates that will be made again.
-            self.writer = open_writers(log_with, run_dir, global_step)
-            self.trace = run_dir / "losses.jsonl"
+            self.writer = open_writers(settings.log_with, settings.output_dir, global_step)
+            self.trace = settings.output_dir / "losses.jsonl"
             cut_trace(self.trace, global_step)
 
     def close(self) -> None:
@@ -64,9 +66,7 @@ class Monitor:
             self.writer.close()
 
     def flush(self) -> None:
-        """Bring to the disk what TensorBoard was told: a run that is killed goes on from its checkpoint and tells only
-        what comes after.
-        """
+        """Write buffered events to disk; called at a checkpoint, because a resumed run logs only what comes after."""
         if self.active:
             self.writer.flush()
 
@@ -76,51 +76,48 @@ class Monitor:
         self._progress = ProgressLine(name, num_steps, step, visible=self.active)
         self._mark = (time.perf_counter(), 0, 0)
 
-    def gradient_norms(self, phase: Phase, module: nn.Module, step: int) -> dict[str, float]:
-        """The norm of the gradient of each factor of `module`, which the phase trains, on the steps that are logged.
+    def gradient_norms(self, phase: Phase, module: nn.Module, step: int) -> dict[str, Tensor]:
+        """Return the gradient norm () of each factor of `module`, in updates that are logged.
 
-        Every process must ask for it: each may hold a piece of the gradients.
+        Every process must call this: each may have a piece of the gradients.
         """
         if step % self.log_every:
             return {}
-        factors = module.factors if phase.name != "autoencoder" else {"autoencoder": module}
+        factors = module.factors if isinstance(module, StoryModel) else {phase.name: module}
         gradients = {
             name: [p.grad for p in factor.parameters() if p.grad is not None] for name, factor in factors.items()
         }
-        return {name: full(get_total_norm(values)).item() for name, values in gradients.items() if values}
+        return {name: full(get_total_norm(values)) for name, values in gradients.items() if values}
 
     def update(
-        self,
-        phase: Phase,
-        step: int,
-        global_step: int,
-        losses: dict[str, float],
-        norms: dict[str, float],
-        rate: float,
-        skipped: int,
+        self, phase: Phase, state: RunState, losses: dict[str, float], norms: dict[str, float], rate: float
     ) -> None:
-        """Record one update."""
+        """Log the update that was just made."""
         if not self.active:
             return
         values = {**losses, "gradient_norm": norms["total"]}
-        line = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON knows no NaN.
+        line = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no NaN.
+        position = {"global_step": state.global_step, "phase": phase.name, "step": state.step}
         with self.trace.open("a") as file:
-            file.write(json.dumps({"global_step": global_step, "phase": phase.name, "step": step, **line}) + "\n")
-        note = "  ".join(
-            f"{name.removesuffix('_loss').removesuffix('_nll')} {value:.3f}" for name, value in losses.items()
-        )
-        self._progress.update(step + 1, note)
-        if step % self.log_every:
-            return
-        for name, value in losses.items():
-            self.writer.add_scalar(f"{phase.name}/{name}", value, global_step)
-        for name, value in norms.items():
-            self.writer.add_scalar(f"gradient_norm/{name}", value, global_step)
-        self.writer.add_scalar("learning_rate", rate, global_step)
-        self.writer.add_scalar("skipped_updates", skipped, global_step)
-        self._log_speed(phase, step, global_step)
+            file.write(json.dumps(position | line) + "\n")
+        names = {name: name.removesuffix("_loss").removesuffix("_nll") for name in losses}
+        if self._progress is not None:
+            note = "  ".join(f"{names[name]} {value:.3f}" for name, value in losses.items())
+            self._progress.update(state.step + 1, note)
+        if state.step % self.log_every == 0:
+            self._log_update(phase, state, losses, norms, rate)
 
-    def _log_speed(self, phase: Phase, step: int, global_step: int) -> None:
+    def _log_update(
+        self, phase: Phase, state: RunState, losses: dict[str, float], norms: dict[str, float], rate: float
+    ) -> None:
+        scalars = {f"{phase.name}/{name}": value for name, value in losses.items()}
+        scalars |= {f"gradient_norm/{name}": value for name, value in norms.items()}
+        scalars |= {"learning_rate": rate, "skipped_updates": state.skipped}
+        for name, value in scalars.items():
+            self.writer.add_scalar(name, value, state.global_step)
+        self._log_speed(phase, state.global_step)
+
+    def _log_speed(self, phase: Phase, global_step: int) -> None:
         now, (then, images, tokens) = time.perf_counter(), self._mark
         new_images, new_tokens = phase.images_seen - images, phase.tokens_seen - tokens
         self._mark = (now, phase.images_seen, phase.tokens_seen)
@@ -133,12 +130,12 @@ class Monitor:
 
     @torch.no_grad()
     def sample(self, phase: Phase, global_step: int) -> None:
-        """Reconstructions, swap gaps, code usage and sample stories, from the weights that the model holds now."""
+        """Log reconstructions, swap gaps, code usage and sample stories of the model as it is."""
         if not self.active:
             return
         self.model.eval()
         self._log_reconstructions(global_step)
-        if phase.name not in ("autoencoder", "opening"):  # Until then no UNet reads the codes.
+        if phase.name not in ("autoencoder", "opening"):  # Until then the UNet is untrained.
             self._log_codes(global_step)
             if self.model.is_ready:
                 self._log_stories(global_step)
@@ -147,21 +144,25 @@ class Monitor:
     def _log_reconstructions(self, global_step: int) -> None:
         size = self.model.config.autoencoder.image_size
         device = self.model.autoencoder.latent_mean.device
-        images = [step.image for step in self._held_out_source[0].steps if step.image is not None]
+        images = [step.image for step in self._dataset[0].steps if step.image is not None]
         if not images:
             return
         pixels = to_pixels(images, size).to(device)
         decoded = self.model.autoencoder.decode(self.model.autoencoder.encode(pixels))
-        self.writer.add_image(
-            "reconstructions", grid([to_pictures(pixels), to_pictures(decoded)]), global_step, dataformats="HWC"
-        )
+        self.writer.add_image("reconstructions", grid([to_pictures(pixels), to_pictures(decoded)]), global_step)
         error = (decoded - pixels).square().mean().item() / 4
         self.writer.add_scalar("autoencoder/psnr_db", -10 * np.log10(max(error, 1e-10)), global_step)
 
+    @property
+    def _held_out(self) -> EncodedStories:
+        """The first held-out stories, encoded when they are first needed."""
+        if self._encoded is None:
+            first = Head(self._dataset, min(len(self._dataset), HELD_OUT_STORIES))
+            self._encoded = EncodedStories(cast("StoryDataset", first), self.model, self.tokenizer)
+        return self._encoded
+
     def _log_codes(self, global_step: int) -> None:
-        if self._held_out is None:
-            count = min(len(self._held_out_source), HELD_OUT_STORIES)
-            self._held_out = EncodedStories(Head(self._held_out_source, count), self.model, self.tokenizer)
+        """Log how much the decoders rely on the codes, the use of the codebook, and the prior's loss."""
         batch = self._held_out.batch(range(len(self._held_out))).to(self.model.autoencoder.latent_mean.device)
         config, generator = self.model.config, torch.Generator().manual_seed(0)
         noise = draw_noise(
@@ -171,34 +172,33 @@ class Monitor:
             generator,
         )
         sums = code_reliance(self.model, batch, noise.to(batch.step_mask.device))
-        for name, value in reliance_summary(sums, batch.image_mask.flatten()).items():
-            self.writer.add_scalar(f"held_out/{name}", value, global_step)
+        scalars = {
+            f"held_out/{name}": value for name, value in reliance_summary(sums, batch.image_mask.flatten()).items()
+        }
         codes = self.model.condition(batch).codes
-        if codes is None:
-            return
-        counts = torch.bincount(
-            codes[batch.step_mask.flatten()].flatten(), minlength=config.storyboard.codebook_size
-        ).float()
-        shares = counts / counts.sum()
-        self.writer.add_scalar("codebook/used", (counts > 0).float().mean().item(), global_step)
-        self.writer.add_scalar("codebook/perplexity", torch.special.entr(shares).sum().exp().item(), global_step)
-        prior = self.model.prior(
-            codes.unflatten(0, batch.step_mask.shape), batch.prompt_ids, batch.prompt_mask, batch.step_mask
-        )
-        self.writer.add_scalar("held_out/prior_nll", prior.nll[batch.step_mask].mean().item(), global_step)
+        if codes is not None and self.model.prior is not None:
+            used = codes[batch.step_mask.flatten()].flatten()
+            counts = torch.bincount(used, minlength=config.storyboard.codebook_size).float()
+            scalars["codebook/used"] = (counts > 0).float().mean().item()
+            scalars["codebook/perplexity"] = torch.special.entr(counts / counts.sum()).sum().exp().item()
+            codes = codes.unflatten(0, batch.step_mask.shape)
+            prior = self.model.prior(codes, batch.prompt_ids, batch.prompt_mask, batch.step_mask)
+            scalars["held_out/prior_nll"] = prior.nll[batch.step_mask].mean().item()
+        for name, value in scalars.items():
+            self.writer.add_scalar(name, value, global_step)
 
     def _log_stories(self, global_step: int) -> None:
         pipeline = StoryPipeline(self.model, self.tokenizer)
-        told = [index for index, prompt in enumerate(self._held_out.prompts) if prompt.strip()]
-        for index in told[:SAMPLE_STORIES]:
+        usable = [index for index, prompt in enumerate(self._held_out.prompts) if prompt.strip()]
+        for index in usable[:SAMPLE_STORIES]:
             prompt, num_steps = self._held_out.prompts[index], min(self._held_out.lengths[index], MAX_NUM_STEPS)
             story = pipeline(prompt, num_steps=num_steps, seed=index, num_inference_steps=10)
-            self.writer.add_image(f"stories/{index}", grid([story.images]), global_step, dataformats="HWC")
+            self.writer.add_image(f"stories/{index}", grid([story.images]), global_step)
             self.writer.add_text(f"stories/{index}", f"**{prompt}**\n\n" + "\n\n".join(story.texts), global_step)
 
 
 def cut_trace(path: Path, global_step: int) -> None:
-    """Take off the lines of `global_step` and later, and what follows a line that was not written to its end."""
+    """Remove the lines of `global_step` and later, and everything from the first incomplete line on."""
     kept = 0
     for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
         if not line.endswith(b"\n") or json.loads(line)["global_step"] >= global_step:
@@ -208,6 +208,7 @@ def cut_trace(path: Path, global_step: int) -> None:
         file.truncate(kept)
 
 
-def grid(rows: list) -> np.ndarray:
-    """Rows of equally large pictures as one array (H, W, 3)."""
-    return np.concatenate([np.concatenate([np.asarray(image) for image in row], axis=1) for row in rows])
+def grid(rows: Sequence[Sequence[Image.Image]]) -> np.ndarray:
+    """Return rows of equally large images as one array (3, H, W)."""
+    lines = [np.concatenate([np.asarray(image) for image in row], axis=1) for row in rows]
+    return np.concatenate(lines).transpose(2, 0, 1)

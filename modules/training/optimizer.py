@@ -1,4 +1,4 @@
-"""Who trains at what rate, and with or without weight decay."""
+"""Optimizer parameter groups, averages of weights, and schedules."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ def parameter_groups(
     gates: Collection[str],
     training: TrainingConfig,
 ) -> list[dict[str, Any]]:
-    """The optimizer's groups of the parameters that train: each with its `weight_decay` (of matrices that are no gates)
-    and its `share` of the learning rate, which is that of pretrained weights, of gates, or 1.
+    """Return the optimizer's groups: learning-rate scale (`share`) and weight decay of all trained parameters.
+
+    `share` is `gate_rate` for the names in `gates`, `pretrained_rate` for those in `pretrained`, else 1. Only matrices
+    that are no gates decay.
     """
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in named_parameters:
@@ -35,35 +37,10 @@ def parameter_groups(
     ]
 
 
-def cosine_with_warmup(step: int, num_steps: int, warmup_steps: int, floor: float) -> float:
-    """Learning-rate factor: linear from 0 over the warm-up, then a cosine from 1 to `floor` at the last step."""
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    progress = min(1.0, (step - warmup_steps) / max(1, num_steps - warmup_steps))
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def linear_ramp(step: int, num_steps: int) -> float:
-    """From 0 at the first of `num_steps` updates to 1 at the last, in equal steps."""
-    return min(1.0, step / max(1, num_steps - 1))
-
-
-def inverse_sigmoid_ramp(step: int, num_steps: int, sharpness: float = 20.0) -> float:
-    """From 0 at the first update to 1 at the last, slow at both ends: inverse sigmoid decay (arXiv 1506.03099), turned
-    over.
-
-    `sharpness` > 1 is that paper's k: the larger, the more of the way lies in the middle of the run.
-    """
-    rest = 1 / (
-        1 + sharpness
-    )  # What a logistic curve from -log k to log k leaves out at either end; the ramp is stretched over it.
-    share = 1 / (1 + sharpness ** (1 - 2 * linear_ramp(step, num_steps)))
-    return min(1.0, max(0.0, (share - rest) / (1 - 2 * rest)))
-
-
 class WeightAverage:
-    """The averages of `parameters`; `decay` is shorter at the start, so that a phase's first weights are soon
-    forgotten.
+    """Exponential moving averages of `parameters`.
+
+    The decay starts lower and grows to `decay`, so that a phase's first weights are soon forgotten.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:
@@ -72,13 +49,13 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after update `step`."""
+        """Move the averages towards the weights after update `step`."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self.values, [parameter.detach() for parameter in self.parameters], 1 - decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Inside, the parameters hold their averages."""
+        """Set the parameters to their averages inside the context."""
         live = [parameter.detach().clone() for parameter in self.parameters]
         self.copy_to_parameters()
         try:
@@ -91,6 +68,7 @@ class WeightAverage:
         self._assign(self.values)
 
     def state_dict(self) -> dict[str, Tensor]:
+        """Return the averages by the parameter's index."""
         return {str(index): value for index, value in enumerate(self.values)}
 
     @torch.no_grad()
@@ -102,3 +80,22 @@ class WeightAverage:
     def _assign(self, values: Sequence[Tensor]) -> None:
         for parameter, value in zip(self.parameters, values, strict=True):
             parameter.copy_(value)
+
+
+def learning_rate_at(step: int, num_steps: int, peak: float, training: TrainingConfig) -> float:
+    """Return the learning rate of update `step` of a phase."""
+    warmup = max(1, round(training.warmup_ratio * num_steps))
+    return peak * cosine_with_warmup(step, num_steps, warmup, training.learning_rate_floor)
+
+
+def cosine_with_warmup(step: int, num_steps: int, warmup_steps: int, floor: float) -> float:
+    """Return a learning-rate factor: linear over the warm-up, then a cosine from 1 to `floor` at the last step."""
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    progress = min(1.0, (step - warmup_steps) / max(1, num_steps - warmup_steps))
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def linear_ramp(step: int, num_steps: int) -> float:
+    """Return a value that rises from 0 at the first of `num_steps` updates to 1 at the last, in equal steps."""
+    return min(1.0, step / max(1, num_steps - 1))

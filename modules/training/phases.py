@@ -1,30 +1,39 @@
-"""The phases of training: what each trains, on which batches, and what happens around its updates."""
+"""The training phases on stories: the parts that each one trains, its batches, and the work around its updates."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers.utils import ModelOutput
 
 from modules.batch import PlanBatch, StepNoise, StoryBatch, draw_noise
+from modules.config import StoryConfig
 from modules.data.order import BatchOrder, rows_of_part
 from modules.encoded.codes import cache_codes
 from modules.encoded.stories import EncodedStories
 from modules.layers.seeding import derive_seed
 from modules.prior.teacher_forcing import draw_mixing
-from modules.story_model import PARTS, StoryModel
+from modules.story_model import PARTS, StoryModel, StoryModelOutput
+from modules.storyboard.quantizer import VectorQuantizer
 from modules.training.optimizer import linear_ramp
 
 KMEANS_VECTORS_PER_CODE = 40
-PLANS_PER_STORY = 4  # Cached codes are cheap to read: the prior sees this many times as many stories as the decoders.
+PLANS_PER_STORY = 4  # Cached codes are cheap: the prior reads this many times as many stories as the decoders.
 VISUAL_WORD_PICTURES = 4096
 
 
+class Loss(Protocol):
+    """The output of one part of a batch: the loss () and its named terms, each ()."""
+
+    loss: Tensor
+    losses: dict[str, Tensor]
+
+
 class Phase:
-    """One phase of `num_steps` updates of `module`. `loss` is called once for each part of a global batch."""
+    """One phase: `num_steps` updates of `module`. `loss` is called once for each part of a global batch."""
 
     name: str
     module: nn.Module
@@ -40,43 +49,40 @@ class Phase:
         visible: bool = True,
         whole: Callable[[], AbstractContextManager] = nullcontext,
     ) -> None:
-        """Inside `whole`, which all processes enter together, `model` holds its weights while `module` is trained in
-        pieces.
-        """
+        """Inside `whole`, which all processes enter together, `model` has its weights even if they are sharded."""
         self.model, self.training = model, model.config.training
         self.num_steps, self.learning_rate = num_steps, learning_rate
         self.global_batch, self.seed, self.autocast, self.visible = global_batch, seed, autocast, visible
         self.whole = whole
-        self.images_seen = self.tokens_seen = 0  # By this process, since it started.
+        self.images_seen = self.tokens_seen = 0  # In this process, since it started.
 
     def start(self) -> None:
-        """Prepare data; called when the phase begins and when a run resumes within it."""
+        """Prepare the data; called when the phase begins and when a run resumes within it."""
 
     def begin(self) -> None:
-        """Initialise what depends on the data; called once, before the phase's first update, and not on resuming."""
+        """Initialise weights from the data; called once, before the first update, and not when a run resumes."""
 
     def set_modes(self) -> None:
-        """Choose what is trained, and set train and eval modes."""
+        """Select the trained parameters and set train and eval modes."""
 
     def expect(self, step: int, parts: Sequence[int], num_parts: int) -> None:
-        """Called before update `step`, of which this process computes `parts`: what it and the next one need can be
-        read already.
-        """
+        """Start to read the data of update `step` and the next one, of which this process computes `parts`."""
 
     def before_update(self, step: int) -> None:
-        """Called before update `step` is computed."""
+        """Prepare the model for update `step`."""
 
-    def loss(self, module: nn.Module, step: int, part: int, num_parts: int) -> ModelOutput:
-        """Loss and named losses of part `part` of the global batch of update `step`."""
+    def loss(self, module: Callable[..., Any], step: int, part: int, num_parts: int) -> Loss:
+        """Return the loss and named losses of part `part` of the global batch of update `step`."""
         raise NotImplementedError
 
-    def after_update(self, step: int, outputs: list[ModelOutput], gather: Callable[[Tensor], Tensor]) -> None:
-        """Called after an update that was applied, with its parts' outputs."""
+    def after_update(self, step: int, outputs: Sequence[Any], gather: Callable[[Tensor], Tensor]) -> None:
+        """Update what is not trained by gradients, after an update that was applied; `outputs` are its parts'."""
 
     def finish(self) -> None:
-        """Called once, when the last update is done and the module holds its averaged weights."""
+        """Called once after the last update, when the module has its averaged weights."""
 
     def generator(self, purpose: str, step: int) -> torch.Generator:
+        """Return a generator that depends on seed, purpose, phase and step alone."""
         return torch.Generator().manual_seed(derive_seed(self.seed, purpose, self.name, step))
 
     @property
@@ -85,25 +91,25 @@ class Phase:
 
 
 class StoryPhase(Phase):
-    """Updates on batches of stories; the base of the phases after the autoencoder's.
+    """Base class of the phases after the autoencoder's: updates on batches of stories.
 
-    `trains` names the model's parts that it trains.
+    `trains` are the names of the model's parts that the phase trains.
     """
 
     trains: tuple[str, ...]
 
-    def __init__(self, model: StoryModel, stories: Callable[[], EncodedStories], **options) -> None:
+    def __init__(self, model: StoryModel, encode_stories: Callable[[], EncodedStories], **options: Any) -> None:
         super().__init__(model, **options)
-        self.module, self._stories = model, stories
+        self.module, self._encode_stories = model, encode_stories
 
     def start(self) -> None:
-        self.stories = self._stories()
+        self.stories = self._encode_stories()
         self.order = BatchOrder(self.stories.lengths, self.global_batch, derive_seed(self.seed, "order", self.name))
 
     def expect(self, step: int, parts: Sequence[int], num_parts: int) -> None:
         self.stories.expect(self.order.stories(range(step, min(step + 2, self.num_steps)), parts, num_parts))
 
-    def loss(self, module: nn.Module, step: int, part: int, num_parts: int) -> ModelOutput:
+    def loss(self, module: Callable[..., Any], step: int, part: int, num_parts: int) -> StoryModelOutput:
         order = self.order[step]
         num_steps = max(self.stories.lengths[index] for index in order)
         noise = self._noise(step, len(order) * num_steps)
@@ -128,14 +134,14 @@ class StoryPhase(Phase):
             self.training.null_image,
         )
 
-    def _batch(self, step: int, part: int, num_parts: int, num_steps: int, noise: StepNoise) -> StoryBatch:
-        """One part of the global batch of update `step`, padded as the whole is; `noise` is the part's own."""
+    def _batch(self, step: int, part: int, num_parts: int, num_steps: int, _noise: StepNoise) -> StoryBatch:
+        """Return one part of the global batch, padded to the whole batch's number of steps; `_noise` is the part's."""
         return self.stories.batch(rows_of_part(self.order[step], part, num_parts), num_steps)
 
-    def after_update(self, step: int, outputs: list[ModelOutput], gather: Callable[[Tensor], Tensor]) -> None:
-        if outputs[0].loads is not None:
-            loads = torch.stack([output.loads for output in outputs]).sum(0)
-            self.model.prior.update(gather(loads[None]).sum(0))
+    def after_update(self, _step: int, outputs: Sequence[StoryModelOutput], gather: Callable[[Tensor], Tensor]) -> None:
+        loads = [output.loads for output in outputs if output.loads is not None]
+        if loads and self.model.prior is not None:
+            self.model.prior.update(gather(torch.stack(loads).sum(0)[None]).sum(0))
 
     def set_modes(self) -> None:
         self.model.requires_grad_(False).eval()
@@ -147,8 +153,9 @@ class StoryPhase(Phase):
 
 
 class OpeningPhase(StoryPhase):
-    """Opens with q, its aids and p(s|z), continuous: what a step shows and says comes into the slots at half the price
-    of an update with the UNet.
+    """Trains q, its auxiliary losses and p(s|z) with continuous slots.
+
+    The slots learn the content of text and image at half the cost of an update with the UNet.
     """
 
     name = "opening"
@@ -163,9 +170,9 @@ class OpeningPhase(StoryPhase):
 
 
 class JointPhase(StoryPhase):
-    """Trains q, p(z), p(s|z) and p(x|z) together: continuous slots first, then k-means and an EMA codebook.
+    """Trains q, p(z), p(s|z) and p(x|z) together: continuous slots first, then codes by k-means and an EMA codebook.
 
-    A model without a prior has no codebook either: its slots stay continuous.
+    A model without a prior has no codebook: its slots stay continuous.
     """
 
     name = "joint"
@@ -175,16 +182,22 @@ class JointPhase(StoryPhase):
     def quantize_step(self) -> int:
         return int(self.training.quantize_at * self.num_steps)
 
+    @property
+    def quantizer(self) -> VectorQuantizer:
+        assert self.model.storyboard is not None
+        return self.model.storyboard.quantizer
+
     def before_update(self, step: int) -> None:
         if step >= self.quantize_step and not self.model.is_ready:
             with self.whole():
                 vectors = self._collect_vectors(step)
-            self.model.storyboard.quantizer.fit(vectors, derive_seed(self.seed, "codebook", step))
+            self.quantizer.fit(vectors, derive_seed(self.seed, "codebook", step))
 
     @torch.no_grad()
     def _collect_vectors(self, step: int) -> Tensor:
-        """Encode enough steps for k-means, (M, d): recomputed from the weights, so a resumed run needs no store of
-        them.
+        """Encode enough steps for k-means, (M, d).
+
+        They are recomputed from the weights, so a resumed run needs nothing stored.
         """
         wanted = KMEANS_VECTORS_PER_CODE * self.model.config.storyboard.codebook_size
         vectors, order = [], self.order[step]
@@ -195,37 +208,40 @@ class JointPhase(StoryPhase):
             batch = self.stories.batch(self.order[step + offset]).to(self.device)
             noise = self._noise(step + offset, batch.step_mask.numel())
             board = self.model.encode(batch, noise.to(self.device))
+            assert board.vectors is not None and board.vector_mask is not None
             vectors.append(board.vectors[board.vector_mask & batch.step_mask.flatten()[:, None]].float())
         return torch.cat(vectors)
 
-    def after_update(self, step: int, outputs: list[ModelOutput], gather: Callable[[Tensor], Tensor]) -> None:
+    def after_update(self, step: int, outputs: Sequence[StoryModelOutput], gather: Callable[[Tensor], Tensor]) -> None:
         super().after_update(step, outputs, gather)
         if outputs[0].codes is None:
             return
-        vectors = gather(torch.cat([output.vectors.detach() for output in outputs])).float()
-        mask = gather(torch.cat([output.vector_mask & output.step_mask[:, None] for output in outputs]))
+        vectors, masks = [], []
+        for output in outputs:
+            assert output.vectors is not None and output.vector_mask is not None and output.step_mask is not None
+            vectors.append(output.vectors.detach())
+            masks.append(output.vector_mask & output.step_mask[:, None])
+        used = gather(torch.cat(vectors)).float()[gather(torch.cat(masks))]
         revive = step < self.training.revive_until * self.num_steps
-        self.model.storyboard.quantizer.update(vectors[mask], derive_seed(self.seed, "codebook", step), revive)
+        self.quantizer.update(used, derive_seed(self.seed, "codebook", step), revive)
 
 
 class SettlingPhase(JointPhase):
-    """Consolidation of a model without codes: there are none to cache, so all its factors go on together, at the lower
-    rate.
-    """
+    """Consolidation of a model without codes: nothing can be cached, so all factors train on, at the lower rate."""
 
     name = "consolidation"
 
 
 class ConsolidationPhase(StoryPhase):
-    """q is frozen and its codes are cached; prior and decoders go on maximising the same bound."""
+    """Trains p(z), p(s|z) and p(x|z) on the cached codes of the frozen q: the same bound."""
 
     name = "consolidation"
-    trains = ("prior", "text_decoder", "image_decoder")
+    trains: tuple[str, ...] = ("prior", "text_decoder", "image_decoder")
 
     def start(self) -> None:
         super().start()
         if self.model.has_codes and self.stories.codes is None:
-            with self.autocast():  # As it was trained, and five times as fast.
+            with self.autocast():  # The precision that it was trained in, and up to five times as fast.
                 self.stories.codes = cache_codes(self.model.eval(), self.stories, self.visible)
         self.plan_order = BatchOrder(
             self.stories.lengths,
@@ -259,26 +275,24 @@ class ConsolidationPhase(StoryPhase):
 
 
 class IllustrationPhase(ConsolidationPhase):
-    """The UNet alone, on the cached codes (or, without codes, on what its decoders read): it needs more updates than
-    text and prior, and costs half of one with them.
-    """
+    """Trains p(x|z) alone: the UNet needs more updates than text and prior, and one costs half as much without them."""
 
     name = "illustration"
     trains = ("image_decoder",)
 
 
 class PlanningPhase(ConsolidationPhase):
-    """The prior alone, on the cached codes: thousands of codes take many passes over the plans, and a pass costs
-    little.
-    """
+    """Trains p(z) alone: thousands of codes take many passes over the plans, and a pass is cheap."""
 
     name = "planning"
     trains = ("prior",)
 
 
-PHASES = {
-    phase.name: phase for phase in (OpeningPhase, JointPhase, ConsolidationPhase, IllustrationPhase, PlanningPhase)
-}
-PHASES_WITHOUT_CODES = {
-    phase.name: phase for phase in (OpeningPhase, JointPhase, SettlingPhase, IllustrationPhase)
-}  # Nothing to plan.
+PHASES = (OpeningPhase, JointPhase, ConsolidationPhase, IllustrationPhase, PlanningPhase)
+PHASES_WITHOUT_CODES = (OpeningPhase, JointPhase, SettlingPhase, IllustrationPhase)  # Nothing to plan.
+
+
+def story_phase(name: str, config: StoryConfig) -> type[StoryPhase]:
+    """Return the class of a phase of `plan.trained_phases`, other than the autoencoder's."""
+    phases = PHASES if config.plan == "codes" else PHASES_WITHOUT_CODES
+    return next(phase for phase in phases if phase.name == name)

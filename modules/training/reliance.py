@@ -1,4 +1,4 @@
-"""Do the decoders need the codes? Their losses with a step's own codes, with another step's, and with the null codes."""
+"""How much the decoders rely on the codes: their losses with own, swapped and null codes."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ STORIES_PER_BATCH = 8
 
 
 def swap_rows(count: int) -> Tensor:
-    """A permutation (N,) of rows without a fixed point: every step gets the codes of a step about half a batch away."""
+    """Return a permutation (N,) without fixed points: every row is mapped to one about half a batch away."""
     return torch.arange(count).roll(count // 2 + (count > 2))
 
 
 def codes_or_null(decoder: ImageDecoder, code_embeds: Tensor, null: bool) -> Tensor:
-    """code_embeds (N,S,d) or, with `null`, as many of the null codes: what a decoder is given that goes on reading the
-    texts.
+    """Return code_embeds (N,S,d) or, with `null`, as many null codes, for a decoder that reads texts beside them.
 
-    Told by `predict`'s own `null`, it would lose them too, and the codes would get the credit for what the texts say.
+    The `null` of `predict` would drop the texts too, and their information would be credited to the codes.
     """
     return decoder.null_codes.to(code_embeds.dtype).repeat(len(code_embeds), 1, 1) if null else code_embeds
 
 
 @torch.no_grad()
 def code_reliance(model: StoryModel, batch: StoryBatch, noise: StepNoise) -> dict[str, Tensor]:
-    """Per-row sums on one batch, N = B*T rows: text_nll_{own,swapped,null} (N,) summed over tokens, num_tokens (N,),
-    and diffusion_loss_{own,swapped,null} (N,). Padded rows hold zeros; swapped codes come from a real step of the
-    batch. A decoder that reads the texts beside the codes has the true ones every time.
+    """Return sums of each row of one batch, N = B*T.
+
+    They are text_nll_{own,swapped,null} (N,) summed over tokens, num_tokens (N,), and
+    diffusion_loss_{own,swapped,null} (N,); zero on padded rows. Swapped codes come from a real step of the batch. A
+    decoder that reads texts beside the codes always reads the true ones.
     """
     input_ids, text_mask, latents = (
         batch.input_ids.flatten(0, 1),
@@ -57,19 +58,22 @@ def code_reliance(model: StoryModel, batch: StoryBatch, noise: StepNoise) -> dic
 
 @torch.no_grad()
 def condition_steps(model: StoryModel, stories: EncodedStories) -> Tensor:
-    """What the decoders read of every step of `stories`, in order: (N,S,d) on the CPU; in the baselines, given the true
-    steps before.
+    """Return the code vectors that the decoders read, of every step of `stories` in order: (N,S,d) on the CPU.
+
+    In the baselines they are predicted from the true steps before.
     """
-    device, vectors = model.autoencoder.latent_mean.device, []
+    vectors: list[Tensor] = []
     for start in track("reading stories", range(0, len(stories), STORIES_PER_BATCH)):
-        batch = stories.batch(range(start, min(start + STORIES_PER_BATCH, len(stories)))).to(device)
+        batch = stories.batch(range(start, min(start + STORIES_PER_BATCH, len(stories)))).to(
+            model.autoencoder.latent_mean.device
+        )
         vectors.append(model.condition(batch).code_embeds[batch.step_mask.flatten()].cpu())
     return torch.cat(vectors)
 
 
 def reliance_summary(sums: dict[str, Tensor], image_mask: Tensor) -> dict[str, float]:
-    """Means of `code_reliance`: nats a token and mean squared error, and the gaps to a step's own codes."""
-    summary = {}
+    """Return means of `code_reliance`: nats a token and mean squared error, and the gaps to a step's own codes."""
+    summary: dict[str, float] = {}
     for name in ("own", "swapped", "null"):
         summary[f"text_nll_{name}"] = (sums[f"text_nll_{name}"].sum() / sums["num_tokens"].sum().clamp(min=1)).item()
         summary[f"diffusion_loss_{name}"] = masked_mean(sums[f"diffusion_loss_{name}"], image_mask).item()

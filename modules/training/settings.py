@@ -1,61 +1,61 @@
-"""How a training is run, and what must stay the same when it is resumed."""
+"""Settings of a training run. Imports no torch."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from modules.common.arguments import check_fields, setting
 from modules.common.errors import UserError
-from modules.config import StoryConfig, changes, parse_config
-from modules.story import StoryDataset
 
 PHASE_NAMES = ("autoencoder", "opening", "joint", "consolidation", "illustration", "planning")
 LOG_WITH = ("tensorboard", "wandb", "all")
+PRECISIONS = ("auto", "no", "bf16", "fp16")  # "auto" is resolved when a run starts.
+
+
+def parse_phases(text: str) -> tuple[str, ...]:
+    """Split "opening,joint" at the commas."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How to run a training: nothing here changes the model but `seed`."""
+    """How to run a training; none of these settings changes the model, except `seed`.
 
-    output_dir: Path
-    mixed_precision: str = "no"
-    gradient_accumulation_steps: int = 1
-    save_every: int = 200
-    log_every: int = 10
-    sample_every: int = 200
-    keep_last: int = 2
-    seed: int = 0
-    stages: tuple[str, ...] = PHASE_NAMES
-    autoencoder: Path | None = None
-    log_with: str = "tensorboard"
-    cache: Path | None = None  # What `precompute` wrote.
-    num_workers: int = 2  # Threads that read pictures ahead.
-    offline: bool = False  # The Hub is not asked for pretrained parts.
-
-
-def run_identity(config: StoryConfig, args: TrainSettings, source: StoryDataset, global_batch: int) -> dict[str, Any]:
-    """What must not change between a run and its continuation."""
-    return {
-        "config": config.to_json(),
-        "seed": args.seed,
-        "data": source.fingerprint(),
-        "global_batch": global_batch,
-        "mixed_precision": args.mixed_precision,
-    }
-
-
-def check_same_run(checkpoint: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise UserError when the identity of the run that wrote `checkpoint` is not the one of now.
-
-    A setting that is newer than that run had its default then.
+    Raises UserError on a value out of range.
     """
-    config = json.loads(parse_config(json.loads(before["config"]), str(checkpoint)).to_json())
-    for change in changes({**before, "config": config}, {**now, "config": json.loads(now["config"])}):
-        raise UserError(
-            f"{checkpoint} was trained with another {change}: give the same flags and data to go on, or another --output_dir to start anew"
-        )
 
+    output_dir: Path = setting(help="the run's folder; the same command resumes it")
+    mixed_precision: str = setting(
+        "no",
+        "bf16 or fp16 computes faster on most GPUs; auto: bf16 where this machine computes it fast, else no "
+        "(default no, or the setting of accelerate launch)",
+        choices=PRECISIONS,
+    )
+    gradient_accumulation_steps: int = setting(1, "micro-batches in one update", low=1)
+    save_every: int = setting(200, "updates between checkpoints", low=1)
+    log_every: int = setting(10, "updates between points of a curve", low=1)
+    sample_every: int = setting(200, "updates between sample pictures and stories in the log", low=1)
+    keep_last: int = setting(2, "checkpoints to keep, 0 for all", low=0)
+    seed: int = setting(0, "random seed; the same seed gives the same model", low=0, high=2**63 - 1)
+    phases: tuple[str, ...] = setting(
+        PHASE_NAMES,
+        f"training phases to run, in order, separated by commas (default {','.join(PHASE_NAMES)})",
+        type=parse_phases,
+        metavar="PHASES",
+        alias="stages",
+    )
+    autoencoder: Path | None = setting(None, "checkpoint whose trained autoencoder is used instead of training one")
+    log_with: str = setting("tensorboard", "where to write curves and samples", choices=LOG_WITH)
+    cache: Path | None = setting(
+        None, "folder written by the precompute command for these stories, this preset and this autoencoder"
+    )
+    num_workers: int = setting(2, "threads that read pictures ahead", low=0)
+    offline: bool = setting(False, "load Hub ids from the local cache only")
 
-PRECISIONS = ("auto", "no", "bf16", "fp16")
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not self.phases or [name for name in PHASE_NAMES if name in self.phases] != list(self.phases):
+            raise UserError(
+                f"--phases must be some of {','.join(PHASE_NAMES)}, in this order, got {','.join(self.phases)!r}"
+            )

@@ -1,4 +1,8 @@
-"""Where a training's curves, pictures and stories go: TensorBoard, Weights & Biases, or both."""
+"""Writers of curves, pictures and texts: TensorBoard, Weights & Biases, or both.
+
+accelerate's trackers would lose three things: in W&B a text would replace the picture of the same name, its step cannot
+go back as it does in a resumed run, and neither tracker can be flushed at a checkpoint alone.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +20,13 @@ PROJECT = "story-generative-model"
 
 
 class Writer(Protocol):
-    """What TensorBoard's writer does, as far as it is used."""
+    """The part of TensorBoard's writer that is used. An image is (3,H,W), from 0 to 255."""
 
-    def add_scalar(self, tag: str, value: float, global_step: int) -> None: ...
+    def add_scalar(self, tag: str, value: float, global_step: int, /) -> None: ...
 
-    def add_image(self, tag: str, image: np.ndarray, global_step: int, dataformats: str) -> None: ...
+    def add_image(self, tag: str, image: np.ndarray, global_step: int, /) -> None: ...
 
-    def add_text(self, tag: str, text: str, global_step: int) -> None: ...
+    def add_text(self, tag: str, text: str, global_step: int, /) -> None: ...
 
     def flush(self) -> None: ...
 
@@ -30,24 +34,25 @@ class Writer(Protocol):
 
 
 class WandbWriter:
-    """A run of Weights & Biases in the run's folder; a resumed training goes on in the same one.
+    """A run of Weights & Biases, stored in the run's folder; a resumed training continues the same W&B run.
 
-    Its own count of steps never goes back, as a training that is resumed does: curves are drawn over `global_step`
-    instead.
+    W&B's own step never goes back, but a resumed training does: curves are drawn over `global_step` instead. Raises
+    UserError if W&B does not start.
     """
 
     def __init__(self, run_dir: Path) -> None:
         wandb = import_wandb()
-        self._to_image, self._values, self._step = wandb.Image, {}, 0
-        memory = run_dir / "wandb_run_id"
-        if not memory.exists():
-            memory.write_text(secrets.token_hex(4))
+        self._to_image, self._step = wandb.Image, 0
+        self._values: dict[str, Any] = {}
+        run_id = run_dir / "wandb_run_id"
+        if not run_id.exists():
+            run_id.write_text(secrets.token_hex(4))
         try:
             self.run = wandb.init(
                 project=PROJECT,
                 name=run_dir.resolve().name,
                 dir=run_dir,
-                id=memory.read_text(),
+                id=run_id.read_text(),
                 resume="allow",
                 settings=wandb.Settings(console="off", silent=True),
             )
@@ -60,17 +65,14 @@ class WandbWriter:
     def add_scalar(self, tag: str, value: float, global_step: int) -> None:
         self._add(tag, value, global_step)
 
-    def add_image(self, tag: str, image: np.ndarray, global_step: int, dataformats: str) -> None:
-        """An image (H,W,3), as `dataformats` HWC says."""
-        self._add(tag, self._to_image(image), global_step)
+    def add_image(self, tag: str, image: np.ndarray, global_step: int) -> None:
+        self._add(tag, self._to_image(image.transpose(1, 2, 0)), global_step)
 
     def add_text(self, tag: str, text: str, global_step: int) -> None:
-        self._add(
-            f"{tag}/text", text, global_step
-        )  # Here, other than in TensorBoard, a picture and a text cannot share a name.
+        self._add(f"{tag}/text", text, global_step)  # Unlike in TensorBoard, a picture and a text cannot share a name.
 
     def flush(self) -> None:
-        """Send what was gathered of one step."""
+        """Send the values collected for the current step."""
         if self._values:
             self.run.log({**self._values, "global_step": self._step})
             self._values = {}
@@ -87,7 +89,7 @@ class WandbWriter:
 
 
 class Writers:
-    """Several writers that are told the same."""
+    """Broadcasts to several writers."""
 
     def __init__(self, *writers: Writer) -> None:
         self.writers = writers
@@ -96,9 +98,9 @@ class Writers:
         for writer in self.writers:
             writer.add_scalar(tag, value, global_step)
 
-    def add_image(self, tag: str, image: np.ndarray, global_step: int, dataformats: str) -> None:
+    def add_image(self, tag: str, image: np.ndarray, global_step: int) -> None:
         for writer in self.writers:
-            writer.add_image(tag, image, global_step, dataformats=dataformats)
+            writer.add_image(tag, image, global_step)
 
     def add_text(self, tag: str, text: str, global_step: int) -> None:
         for writer in self.writers:
@@ -114,9 +116,7 @@ class Writers:
 
 
 def open_writers(log_with: str, run_dir: Path, global_step: int) -> Writers:
-    """Writers into `run_dir`; TensorBoard's events of `global_step` and later, of updates that will be made again, do
-    not count.
-    """
+    """Return writers into `run_dir`; TensorBoard drops events of `global_step` and later, which are made again."""
     writers: list[Writer] = []
     if log_with in ("tensorboard", "all"):
         writers.append(SummaryWriter(run_dir / "tensorboard", purge_step=global_step))
@@ -126,7 +126,7 @@ def open_writers(log_with: str, run_dir: Path, global_step: int) -> Writers:
 
 
 def check_log_with(log_with: str) -> None:
-    """Raise UserError where curves cannot be written as `log_with` says."""
+    """Raise UserError if `log_with` is unknown or needs a package that is not installed."""
     if log_with not in LOG_WITH:
         raise UserError(f"log_with must be one of {', '.join(LOG_WITH)}, got {log_with!r}")
     if log_with in ("wandb", "all"):
@@ -134,11 +134,11 @@ def check_log_with(log_with: str) -> None:
 
 
 def import_wandb() -> Any:
-    """The package wandb, which is optional."""
+    """Return the optional package wandb. Raises UserError if it is not installed."""
     try:
         import wandb
     except ImportError:
         wandb = None
-    if not hasattr(wandb, "init"):  # A folder of that name, such as its runs lie in, is imported just as well.
+    if not hasattr(wandb, "init"):  # A folder named wandb, such as one with its runs, can be imported too.
         raise UserError("--log_with wandb needs the package wandb: pip install wandb, or use --log_with tensorboard")
     return wandb

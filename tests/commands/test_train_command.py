@@ -22,7 +22,8 @@ from modules.story import Story, StoryStep
 from modules.story_model import StoryModel
 from modules.storyworld import StoryWorld
 from modules.training.processes import forgotten_precision, make_accelerator
-from modules.training.settings import TrainSettings, check_same_run
+from modules.training.settings import TrainSettings
+from modules.training.state import check_same_run
 from tests.support.runs import all_finite, events, fails, moved, outcome, trace, train, write_config
 
 
@@ -98,14 +99,12 @@ def test_autoencoder_without_pictures_is_told(tmp_path, capsys):
     stories = [Story(str(index), "a fox", (StoryStep("A fox."),)) for index in range(8)]
     write_stories(tmp_path / "data/train", stories)
     line = fails(capsys, tmp_path / "run", "--data", tmp_path / "data")
-    assert (
-        line
-        == "error: the first 8 stories hold no picture to train the autoencoder on: give a trained one with --autoencoder"
-    )
+    reason = "the first 8 stories contain no picture to train the autoencoder on: give a trained one with --autoencoder"
+    assert line == f"error: {reason}"
 
 
 def test_autoencoder_of_another_checkpoint_is_used_as_it_is(reference, tiny_checkpoint, tmp_path, capsys):
-    flags = ("--stages", "opening,joint", "--max_steps", 1, "--autoencoder")
+    flags = ("--phases", "opening,joint", "--max_steps", 1, "--autoencoder")
     assert train(tmp_path, *flags, reference / "model") == 0
     given, used = (load_file(folder / "model/model.safetensors") for folder in (reference, tmp_path))
     assert len([name for name in used if name.startswith("autoencoder.")]) > 20
@@ -115,8 +114,8 @@ def test_autoencoder_of_another_checkpoint_is_used_as_it_is(reference, tiny_chec
     assert "has another autoencoder than" in fails(capsys, tmp_path, *flags, tiny_checkpoint)
     assert train(tmp_path, *flags, reference) == 0
     capsys.readouterr()
-    assert "--autoencoder takes the place" in fails(
-        capsys, tmp_path / "new", "--stages", "autoencoder", "--autoencoder", reference
+    assert "--autoencoder replaces the only phase" in fails(
+        capsys, tmp_path / "new", "--phases", "autoencoder", "--autoencoder", reference
     )
 
 
@@ -175,15 +174,15 @@ def test_config_that_cannot_be_built_is_told(tmp_path, capsys, name):
     assert not list(tmp_path.glob("run/[!.]*"))
 
 
-@pytest.mark.parametrize("stages", ["joint,autoencoder", "joint,text", "autoencoder,sleep", "joint,joint", ","])
-def test_stages_out_of_order_are_refused(tmp_path, capsys, stages):
+@pytest.mark.parametrize("phases", ["joint,autoencoder", "joint,text", "autoencoder,sleep", "joint,joint", ","])
+def test_phases_out_of_order_are_refused(tmp_path, capsys, phases):
     assert (
-        "--stages must be some of autoencoder,opening,joint,consolidation,illustration,planning, in this order"
-        in fails(capsys, tmp_path, "--stages", stages)
+        "--phases must be some of autoencoder,opening,joint,consolidation,illustration,planning, in this order"
+        in fails(capsys, tmp_path, "--phases", phases)
     )
 
 
-def test_a_stage_of_ratio_0_is_left_out(reference, tmp_path, capsys):
+def test_a_phase_of_ratio_0_is_left_out(reference, tmp_path, capsys):
     none = {
         "max_steps": 2,
         "opening_ratio": 0,
@@ -195,9 +194,9 @@ def test_a_stage_of_ratio_0_is_left_out(reference, tmp_path, capsys):
     assert train(tmp_path / "run", "--config", config, "--max_steps", 2, "--autoencoder", reference) == 0
     assert [line["phase"] for line in trace(tmp_path / "run")] == ["joint", "joint", "consolidation"]
     capsys.readouterr()
-    line = fails(capsys, tmp_path / "other", "--config", config, "--stages", "planning", "--autoencoder", reference)
+    line = fails(capsys, tmp_path / "other", "--config", config, "--phases", "planning", "--autoencoder", reference)
     assert line.startswith(
-        "error: this config trains nothing in planning: name some of autoencoder,joint,consolidation by --stages"
+        "error: this config trains nothing in planning: name some of autoencoder,joint,consolidation by --phases"
     )
     config = write_config(tmp_path / "config.json", training=none | {"autoencoder_ratio": 0})
     assert "autoencoder_ratio is 0: give a trained autoencoder by --autoencoder" in fails(
@@ -210,7 +209,7 @@ def test_validation_stories_may_be_absent_and_not_damaged(other_stories, tmp_pat
     (data / "val" / "stories.jsonl").write_text("{no record\n")
     assert "val/stories.jsonl line 1" in fails(capsys, tmp_path / "run", "--data", data)
     shutil.rmtree(data / "val")
-    assert train(tmp_path / "run", "--data", data, "--stages", "autoencoder", "--max_steps", 1, "--batch_size", 1) == 0
+    assert train(tmp_path / "run", "--data", data, "--phases", "autoencoder", "--max_steps", 1, "--batch_size", 1) == 0
     assert "no validation stories" in capsys.readouterr().err
 
 
@@ -234,7 +233,7 @@ def test_auto_takes_what_this_machine_computes_fast(tmp_path, monkeypatch, capsy
 
 def test_bf16_trains_and_keeps_its_weights_in_float32(reference, tmp_path):
     flags = (
-        "--stages",
+        "--phases",
         "opening,joint,consolidation",
         "--autoencoder",
         reference,

@@ -51,7 +51,7 @@ def test_an_alias_works_and_is_not_listed(capsys):
     with pytest.raises(SystemExit, match="0"):
         parse("--help")
     text = " ".join(capsys.readouterr().out.split())
-    assert "--share SHARE which part (default 0.5)" in text and "--part" not in text and "internal" not in text
+    assert "--share X which part (default 0.5)" in text and "--part" not in text and "internal" not in text
     assert "how many, in 100% of the cases (default 3)" in text
 
 

@@ -30,7 +30,7 @@ SHORT = (
     100,
     "--sample_every",
     100,
-    "--stages",
+    "--phases",
     "autoencoder,opening,joint,consolidation",
 )
 
@@ -115,7 +115,7 @@ def test_training_with_a_cache_opens_no_picture_and_has_the_same_losses(
     assert story_generative_model.main([*command[:5], *command[7:]]) == 2
     assert "give a checkpoint that has one by --ckpt" in capsys.readouterr().err
     assert story_generative_model.main(command) == 0
-    flags = (*SHORT, *data, "--stages", "opening,joint,consolidation", "--autoencoder", from_folder)
+    flags = (*SHORT, *data, "--phases", "opening,joint,consolidation", "--autoencoder", from_folder)
     assert train(tmp_path / "without", *flags) == 0
     with monkeypatch.context() as patch:
         patch.setattr(StoryShards, "_group", lambda *_: pytest.fail("a picture was opened"))
@@ -125,6 +125,6 @@ def test_training_with_a_cache_opens_no_picture_and_has_the_same_losses(
         assert one == pytest.approx(other, rel=2**-8)
     capsys.readouterr()
     cache = ("--cache", tmp_path / "cache")
-    assert "--cache goes with the autoencoder" in fails(capsys, tmp_path / "new", *SHORT, *data, *cache)
+    assert "--cache belongs to the autoencoder" in fails(capsys, tmp_path / "new", *SHORT, *data, *cache)
     other_data = fails(capsys, tmp_path / "new", *flags, "--data", "storyworld", *cache)
     assert "was made from other data: run precompute again, or leave --cache out" in other_data

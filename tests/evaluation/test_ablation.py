@@ -1,6 +1,4 @@
-"""Ablations and sweeps: what a cell means, figures that mean what they say, and a CSV that survives whatever stops the
-program.
-"""
+"""Ablations: the grid, correct scores, and a CSV that survives any interruption."""
 
 from __future__ import annotations
 
@@ -18,18 +16,13 @@ import torch.nn.functional as F
 from PIL import Image
 
 from modules.common.errors import UserError
-from modules.config import StoryConfig
 from modules.evaluation import ablation
-from modules.evaluation.ablation import AblationGrid, Cell, NextPages, draw_pages, predict_next_pages, run_ablation
-from modules.evaluation.results_table import ResultsTable
-from modules.evaluation.sweep import Sweep, run_sweep, with_setting
+from modules.evaluation.ablation import AblationGrid, GridCell, NextPages, draw_pages, predict_next_pages, run_ablation
+from modules.evaluation.resumable_csv import ResumableCsv
 from modules.pipeline import StoryPipeline
-from modules.presentation.plots.heat_map import write_heat_map, write_sweep_plot
-from modules.presets import TINY
+from modules.presentation.plots.heat_map import write_heat_map
 from modules.saving.model_folder import load_model
-from modules.story import StoryDataset
 from modules.storyworld import StoryWorld
-from modules.training.settings import TrainSettings
 
 GRID = AblationGrid(steps=(2, 4), strengths=(0.5, 1.0), guidance_scales=(1.0, 3.0), num_examples=3)
 LINE = re.compile(
@@ -38,7 +31,7 @@ LINE = re.compile(
 
 
 class PlainScorer:
-    """Pictures by their mean colour, texts by their letters; after `calls` batches of pictures the program is stopped."""
+    """Embed pictures by mean colour, texts by letters; the program is interrupted after `calls` batches of pictures."""
 
     def __init__(self, name: str = "plain", calls: int = 1000) -> None:
         self.name, self.calls = name, calls
@@ -98,9 +91,9 @@ def test_grid_is_read_from_flags():
     cells = grid.cells()
     assert (len(cells), cells[0], cells[1], cells[-1]) == (
         48,
-        Cell(10, 0.02, 1.0),
-        Cell(10, 0.02, 3.0),
-        Cell(50, 1.0, 7.0),
+        GridCell(10, 0.02, 1.0),
+        GridCell(10, 0.02, 3.0),
+        GridCell(50, 1.0, 7.0),
     )
     assert [cell.denoising_steps for cell in cells[::4]] == [1, 1, 1, 10, 1, 1, 2, 20, 1, 2, 5, 50]
 
@@ -140,16 +133,16 @@ def test_next_pages_are_the_likeliest_after_three_true_ones(tiny_pipeline, world
 def test_strength_is_how_far_from_the_page_before(tiny_pipeline, pages):
     """All of it starts from noise alone, and forgets that page."""
     other = dataclasses.replace(pages, previous_latents=pages.previous_latents.flip(0))
-    from_noise, same = (draw_pages(tiny_pipeline, given, Cell(4, 1.0, 2.0), seed=0) for given in (pages, other))
+    from_noise, same = (draw_pages(tiny_pipeline, given, GridCell(4, 1.0, 2.0), seed=0) for given in (pages, other))
     assert (pixels(from_noise) == pixels(same)).all()
-    half, differs = (draw_pages(tiny_pipeline, given, Cell(4, 0.5, 2.0), seed=0) for given in (pages, other))
+    half, differs = (draw_pages(tiny_pipeline, given, GridCell(4, 0.5, 2.0), seed=0) for given in (pages, other))
     assert np.abs(pixels(half) - pixels(differs)).mean() > 1
-    less, none = (draw_pages(tiny_pipeline, pages, Cell(4, strength, 2.0), seed=0) for strength in (0.25, 0.01))
+    less, none = (draw_pages(tiny_pipeline, pages, GridCell(4, strength, 2.0), seed=0) for strength in (0.25, 0.01))
     assert (pixels(less) == pixels(none)).all()  # At least one step.
 
 
 def test_a_page_keeps_its_noise_among_other_pages(tiny_pipeline, pages, monkeypatch):
-    cell = Cell(2, 1.0, 3.0)
+    cell = GridCell(2, 1.0, 3.0)
     together = pixels(draw_pages(tiny_pipeline, pages, cell, seed=1))
     monkeypatch.setattr(ablation, "RENDER_BATCH", 2)
     assert np.abs(pixels(draw_pages(tiny_pipeline, pages, cell, seed=1)) - together).max() <= 1
@@ -199,7 +192,7 @@ def test_a_stopped_run_loses_one_cell_and_goes_on(tiny_pipeline, world, whole, t
     assert (without_seconds(read(output)), said) == (without_seconds(read(whole[0])), whole[1])
 
 
-def test_a_finished_run_measures_nothing_and_a_larger_grid_what_is_new(tiny_pipeline, world, whole, tmp_path):
+def test_a_larger_grid_measures_only_its_new_cells(tiny_pipeline, world, whole, tmp_path):
     output, said = tmp_path / "ablation.csv", []
     output.write_bytes(whole[0].read_bytes())
     run_ablation(tiny_pipeline, world, GRID, PlainScorer(calls=0), output, say=said.append)
@@ -215,23 +208,23 @@ def test_a_finished_run_measures_nothing_and_a_larger_grid_what_is_new(tiny_pipe
     [
         (
             {"grid": dataclasses.replace(GRID, steps=(2,))},
-            "results that are not asked for (steps=4 strength=0.5 cfg=1.0)",
+            "results that are not requested (steps=4 strength=0.5 cfg=1.0)",
         ),
         ({"grid": dataclasses.replace(GRID, num_examples=2)}, "another num_examples (3, now 2)"),
         ({"scorer": PlainScorer("CLIP")}, "another scorer (plain, now CLIP)"),
         ({"seed": 1}, "another seed (0, now 1)"),
-        ({"source": StoryWorld(9, split="val", image_size=32)}, "another data (storyworld"),
+        ({"dataset": StoryWorld(9, split="val", image_size=32)}, "another data (storyworld"),
     ],
 )
 def test_a_csv_of_other_settings_is_refused_and_left_alone(tiny_pipeline, world, whole, changed, problem):
     before = whole[0].read_bytes()
-    settings = {"source": world, "grid": GRID, "scorer": PlainScorer(), "output": whole[0]} | changed
+    settings = {"dataset": world, "grid": GRID, "scorer": PlainScorer(), "output": whole[0]} | changed
     with pytest.raises(UserError, match=re.escape(problem)):
         run_ablation(tiny_pipeline, **settings)
     assert whole[0].read_bytes() == before
 
 
-def test_another_model_is_refused_and_the_same_one_loaded_anew_is_not(tiny_checkpoint, tiny_pipeline, world, whole):
+def test_a_table_of_another_model_is_refused(tiny_checkpoint, tiny_pipeline, world, whole):
     again = StoryPipeline(*load_model(tiny_checkpoint))
     assert ablation.model_fingerprint(again) == ablation.model_fingerprint(tiny_pipeline)
     with torch.no_grad():
@@ -247,7 +240,7 @@ def test_a_file_that_is_none_of_ours_is_refused(tmp_path, content):
     path = tmp_path / "mine.csv"
     path.write_text(content)
     with pytest.raises(UserError, match=r"mine\.csv"):
-        ResultsTable(path, [{"steps": 2}], {"seed": 0})
+        ResumableCsv(path, [{"steps": 2}], {"seed": 0})
     assert path.read_text() == content
 
 
@@ -255,7 +248,7 @@ def test_less_than_one_step_is_told_once_a_cell(tiny_pipeline, world, tmp_path):
     grid = AblationGrid((2, 4), (0.3,), (1.0, 3.0), num_examples=1)
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always")
-        run_ablation(tiny_pipeline, world, grid, PlainScorer(), tmp_path / "a.csv", say=lambda line: None)
+        run_ablation(tiny_pipeline, world, grid, PlainScorer(), tmp_path / "a.csv", say=lambda _: None)
     assert [str(note.message).partition(": ")[::2] for note in notes] == [
         (f"steps=2 str=0.300 cfg={cfg}", "2 x 0.3 is less than one step of denoising; one is taken")
         for cfg in ("1.00", "3.00")
@@ -281,115 +274,3 @@ def test_heat_map_is_the_same_bytes_and_draws_part_of_a_grid_too(whole, tmp_path
     with pytest.raises(UserError, match="no results with a column steps"):
         (tmp_path / "empty.csv").write_text("steps,strength,cfg\n")
         write_heat_map(tmp_path / "empty.csv", tmp_path / "empty.png")
-
-
-# Sweeps
-
-
-def test_sweep_is_read_as_json_or_words():
-    assert Sweep.parse("storyboard.codebook_size=128,256") == Sweep("storyboard.codebook_size", (128, 256))
-    assert Sweep.parse("image_decoder.block_out_channels=[8,16],[8,8]").values == ([8, 16], [8, 8])
-    assert Sweep.parse("preset=a,b").values == ("a", "b")
-    for text in ("storyboard.codebook_size", "=1", "prior.dim="):
-        with pytest.raises(UserError, match="must be a setting and its values"):
-            Sweep.parse(text)
-    with pytest.raises(UserError, match="different values, got 8,8"):
-        Sweep.parse("prior.dim=8,8")
-
-
-def test_one_setting_is_replaced_and_nothing_else():
-    changed = with_setting(TINY, "image_decoder.block_out_channels", [8, 8])
-    assert changed.image_decoder.block_out_channels == (8, 8)
-    assert with_setting(changed, "image_decoder.block_out_channels", [8, 16]) == TINY
-    assert with_setting(TINY, "training.learning_rate", 1).training.learning_rate == 1.0
-
-
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        ("storyboard.codebok_size=8", "unknown setting 'codebok_size' in StoryboardConfig"),
-        ("storybord.codebook_size=8", "unknown setting 'storybord' in StoryConfig"),
-        ("storyboard.codebook_size=many", "codebook_size: expected int, got 'many'"),
-        ("storyboard.codebook_size=8.5", "codebook_size: expected int, got 8.5"),
-        ("storyboard.codebook_size.x=8", "codebook_size is no section"),
-        ("training.max_steps=0", "training.max_steps must be 1 or more"),
-        ("prior.dim=32,33", "--sweep prior.dim=33 describes no model that can be built"),
-    ],
-)
-def test_a_setting_that_cannot_be_is_told_before_anything_is_trained(text, problem, tmp_path):
-    def open_data(config: StoryConfig) -> tuple[StoryDataset, StoryDataset]:
-        raise AssertionError("no data is needed to see that")
-
-    with pytest.raises(UserError, match=re.escape(problem)):
-        run_sweep(
-            [Sweep.parse(text)], TINY, TrainSettings(tmp_path), open_data, lambda pipeline: {}, tmp_path / "sweep.csv"
-        )
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_sweep_trains_each_model_scores_it_and_goes_on(tmp_path):
-    config = dataclasses.replace(TINY, training=dataclasses.replace(TINY.training, max_steps=2, num_stories=8))
-    args, output, scored, said = (
-        TrainSettings(tmp_path / "unused", save_every=100),
-        tmp_path / "results/sweep.csv",
-        [],
-        [],
-    )
-
-    def open_data(config: StoryConfig) -> tuple[StoryDataset, StoryDataset]:
-        return tuple(
-            StoryWorld(count, split=split, image_size=32)
-            for count, split in ((config.training.num_stories, "train"), (4, "val"))
-        )
-
-    def score(pipeline: StoryPipeline) -> dict[str, float | None]:
-        scored.append(pipeline.config.storyboard.codebook_size)
-        if len(scored) == 2:
-            raise KeyboardInterrupt
-        vectors = pipeline.model.storyboard.quantizer.embed(torch.arange(scored[-1]))
-        return {"codes": len(vectors), "norm": vectors.norm().item(), "unmeasured": None}
-
-    def sweep(**changed) -> None:
-        settings = {
-            "sweeps": [Sweep.parse("storyboard.codebook_size=8,16")],
-            "config": config,
-            "args": args,
-            "output": output,
-        }
-        run_sweep(**settings | {"open_data": open_data, "score": score, "say": said.append} | changed)
-
-    with pytest.raises(KeyboardInterrupt):
-        sweep()
-    first = output.read_bytes()
-    sweep()
-    assert scored == [8, 16, 16]
-    assert output.read_bytes().startswith(first)
-    for size in (8, 16):
-        folder = output.parent / f"storyboard.codebook_size={size}"
-        assert StoryPipeline.from_pretrained(folder).config == with_setting(config, "storyboard.codebook_size", size)
-    assert not args.output_dir.exists()
-    rows = read(output)
-    assert [(row["storyboard.codebook_size"], row["codes"], row["unmeasured"]) for row in rows] == [
-        ("8", "8", ""),
-        ("16", "16", ""),
-    ]
-    assert (
-        said[1] == f"[sweep] storyboard.codebook_size=16 | codes=16.0000 norm={float(rows[1]['norm']):.4f} unmeasured=-"
-    )
-    assert write_sweep_plot(output, tmp_path / "sweep.png", ["storyboard.codebook_size"]).stat().st_size > 1000
-    for changed in ({"args": dataclasses.replace(args, seed=1)}, {"identity": {"num_stories": 9}}):
-        with pytest.raises(UserError, match="results of another run"):
-            sweep(**changed)
-
-
-def test_several_sweeps_are_a_grid(tmp_path):
-    lines = ["prior.dim,prior.num_layers,nats,nats low,nats high,settings"]
-    lines += [f"{dim},{layers},{dim / layers},1,40,x" for dim in (16, 32) for layers in (1, 2)]
-    (tmp_path / "sweep.csv").write_text("\n".join(lines) + "\n")
-    assert (
-        write_sweep_plot(tmp_path / "sweep.csv", tmp_path / "a.png", ["prior.dim", "prior.num_layers"]).stat().st_size
-        > 1000
-    )
-    with pytest.raises(UserError, match="different settings, got prior.dim, prior.dim"):
-        sweeps = [Sweep("prior.dim", (16,)), Sweep("prior.dim", (32,))]
-        run_sweep(sweeps, TINY, TrainSettings(tmp_path), lambda config: (), lambda pipeline: {}, tmp_path / "other.csv")

@@ -1,6 +1,4 @@
-"""The bound: normalised, unbiased, equal to what theory gives where theory gives it, and blind to codes where the
-decoders are.
-"""
+"""The bound: normalised, unbiased, equal to theory where theory is known, and without gaps if codes are ignored."""
 
 from __future__ import annotations
 
@@ -14,23 +12,13 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import Normal, kl_divergence
 
 from modules.common.errors import UserError
 from modules.config import StoryConfig
 from modules.encoded.codes import cache_codes
 from modules.encoded.stories import EncodedStories
-from modules.evaluation.bound import (
-    choose_pages,
-    diffusion_vlb,
-    end_nats,
-    measure_bound,
-    plan_nats,
-    sample_timesteps,
-    vlb_weights,
-)
-from modules.image_decoder.config import ImageDecoderConfig
-from modules.image_decoder.image_decoder import ImageDecoder
+from modules.evaluation.bound import measure_bound, plan_nats
+from modules.evaluation.diffusion_bound import choose_pages
 from modules.pipeline import StoryPipeline
 from modules.presets import TINY
 from modules.story import Story, StoryStep
@@ -135,141 +123,6 @@ def test_prior_that_knows_nothing_costs_the_ceiling(altered, stories, codes):
         assert [figure[name] for name in ("value", "low", "high", "ceiling")] == pytest.approx([bits] * 4)
 
 
-# The pictures' part
-
-SCHEDULES = [
-    ("v_prediction", 1000, True),
-    ("v_prediction", 50, False),
-    ("epsilon", 1000, False),
-    ("epsilon", 50, False),
-]
-
-
-def with_schedule(decoder: ImageDecoder, prediction_type: str, num_timesteps: int, zero_snr: bool) -> ImageDecoder:
-    """A decoder of another noise schedule, as one with a source has it; 50 timesteps end with much of the picture left."""
-    own = {"prediction_type": prediction_type, "num_train_timesteps": num_timesteps, "rescale_betas_zero_snr": zero_snr}
-    decoder.noise_schedule |= own | ({} if zero_snr else {"beta_start": 0.00085, "beta_end": 0.012})
-    decoder.alphas_cumprod = decoder.make_scheduler("ddim").alphas_cumprod.clone()
-    return decoder
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_weights_are_those_of_the_divergence_between_posterior_and_reverse_step(schedule):
-    """KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) from DDPM's own formulas (arXiv 2006.11239, equations 6 and 7)."""
-    decoder = with_schedule(ImageDecoder(TINY.image_decoder, (4, 4, 4), 8, 8), *schedule)
-    weights, _ = vlb_weights(decoder.alphas_cumprod, decoder.prediction_type)
-    alphas = decoder.alphas_cumprod.double()
-    before, after = alphas[:-1], alphas[1:]
-    beta = 1 - after / before
-    variance, slope = (1 - before) / (1 - after) * beta, before.sqrt() * beta / (1 - after)
-    clean = (
-        (1 - after) / after if schedule[0] == "epsilon" else 1 - after
-    )  # The error of x_0 for each unit of the loss.
-    torch.testing.assert_close(weights[1:], slope**2 / (2 * variance) * clean, rtol=1e-6, atol=0)
-    assert weights[0] == pytest.approx(0.5 if schedule[0] == "epsilon" else alphas[0] / 2)
-    assert torch.isfinite(weights).all()
-    assert (weights > 0).all()
-
-
-def test_what_is_left_of_the_picture_at_the_end_is_paid_for():
-    latents = 2 * torch.randn(4, 4, 4, generator=torch.Generator().manual_seed(0))
-    for alpha in (0.0, 0.0047, 0.8):
-        ends = Normal(math.sqrt(alpha) * latents, math.sqrt(1 - alpha)), Normal(torch.zeros(4, 4, 4), 1.0)
-        assert end_nats(torch.tensor([0.9, alpha]), latents) == pytest.approx(
-            kl_divergence(*ends).sum().item(), rel=1e-5
-        )
-    assert end_nats(torch.tensor([0.9, 0.0]), latents) == 0
-
-
-def test_noise_predicted_of_noise_alone_has_no_bound():
-    decoder = with_schedule(ImageDecoder(TINY.image_decoder, (4, 4, 4), 8, 8), "epsilon", 1000, True)
-    with pytest.raises(UserError, match="predicts noise and its schedule ends at zero signal-to-noise"):
-        vlb_weights(decoder.alphas_cumprod, decoder.prediction_type)
-
-
-def test_strata_take_every_small_timestep_and_no_timestep_twice():
-    weights, _ = vlb_weights(ImageDecoder(ImageDecoderConfig(), (4, 4, 4), 8, 8).alphas_cumprod, "v_prediction")
-    sample = sample_timesteps(weights, 64, (4, 4, 4), torch.Generator().manual_seed(0))
-    assert sample.timesteps[:9].tolist() == list(range(9))
-    assert (sample.timesteps.diff() > 0).all()
-    assert (sample.timesteps < 50).sum() >= 20
-    assert sample.weights.sum() == pytest.approx(weights.sum())
-    assert sample.weights[9:].max() < 1.5 * weights.sum() / 64
-    everything = sample_timesteps(weights, 5000, (1, 1, 1), torch.Generator())
-    assert everything.timesteps.tolist() == list(range(1000))
-    torch.testing.assert_close(everything.weights, weights)
-
-
-@pytest.mark.parametrize("count", [8, 64])
-def test_estimate_of_any_error_curve_is_unbiased(count):
-    weights, _ = vlb_weights(ImageDecoder(ImageDecoderConfig(), (4, 4, 4), 8, 8).alphas_cumprod, "v_prediction")
-    errors, generator = torch.linspace(1, -2, 1000, dtype=torch.float64).exp(), torch.Generator().manual_seed(0)
-    samples = [sample_timesteps(weights, count, (1, 1, 1), generator) for _ in range(500)]
-    estimates = torch.stack([(sample.weights * errors[sample.timesteps]).sum() for sample in samples])
-    assert estimates.std() > 0
-    assert abs(estimates.mean() - (weights * errors).sum()) < 3 * estimates.std() / 500**0.5
-
-
-def test_few_timesteps_estimate_what_all_of_them_give():
-    """Noise is the same at all timesteps, so that nothing but their choice makes estimates differ."""
-    torch.manual_seed(0)
-    decoder = ImageDecoder(replace(TINY.image_decoder, num_train_timesteps=16), (4, 4, 4), 8, 8).eval()
-    weights, _ = vlb_weights(decoder.alphas_cumprod, decoder.prediction_type)
-    embeds, latents, noise, generator = (
-        torch.randn(8, 8),
-        torch.randn(4, 4, 4),
-        torch.randn(1, 4, 4, 4),
-        torch.Generator().manual_seed(1),
-    )
-
-    @torch.no_grad()
-    def estimate(count: int) -> float:
-        sample = sample_timesteps(weights, count, latents.shape, generator)
-        return diffusion_vlb(decoder, embeds, latents, replace(sample, noise=noise.expand_as(sample.noise)))
-
-    few, full = torch.tensor([estimate(8) for _ in range(60)], dtype=torch.float64), estimate(16)
-    assert 0 < few.std() < 0.1 * abs(full)
-    assert abs(few.mean() - full) < 3 * few.std() / 60**0.5
-
-
-class ExactGaussian(ImageDecoder):
-    """What a perfect network would predict for latents that are N(0, deviation^2)."""
-
-    deviation = 0.5
-
-    def predict(self, noisy: Tensor, timesteps: Tensor, code_embeds: Tensor, *_: Tensor | None, **__: None) -> Tensor:
-        alpha = self.alphas_cumprod[timesteps].sqrt()[:, None, None, None]
-        sigma = (1 - self.alphas_cumprod[timesteps]).sqrt()[:, None, None, None]
-        clean = alpha * self.deviation**2 / (alpha**2 * self.deviation**2 + sigma**2) * noisy
-        return (noisy - alpha * clean if self.prediction_type == "epsilon" else alpha * noisy - clean) / sigma
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_bound_of_the_exact_predictor_of_a_gaussian_is_the_analytic_one_above_its_entropy(schedule):
-    decoder, shape = with_schedule(ExactGaussian(TINY.image_decoder, (4, 32, 32), 8, 8), *schedule), (4, 32, 32)
-    weights, _ = vlb_weights(decoder.alphas_cumprod, decoder.prediction_type)
-    generator, embeds = torch.Generator().manual_seed(0), torch.zeros(8, 8)
-    nats = []
-    for _ in range(20):
-        latents = decoder.deviation * torch.randn(shape, generator=generator)
-        nats.append(
-            diffusion_vlb(decoder, embeds, latents, sample_timesteps(weights, 64, shape, generator)) / latents.numel()
-        )
-
-    alphas, variance = decoder.alphas_cumprod.double(), decoder.deviation**2
-    error = variance * (1 - alphas) / (alphas * variance + 1 - alphas)  # E |x_0 - E[x_0 | x_t]|^2 a dimension.
-    snr = alphas / (1 - alphas)
-    steps = torch.cat([snr[:1], snr[:-1] - snr[1:]])
-    end = (alphas[-1] * (variance - 1) - torch.log1p(-alphas[-1])).item() / 2
-    expected = (steps / 2 * error).sum().item() + 0.5 * math.log(2 * math.pi / snr[0]) + end
-    assert sum(nats) / 20 == pytest.approx(expected, abs=0.01)
-    entropy = 0.5 * math.log(2 * math.pi * math.e * variance)
-    assert (end > 0.1) == (schedule[1] == 50)
-    assert (
-        entropy < expected < entropy + end + 0.35
-    )  # What is left is the price of large steps at the clean end of the schedule.
-
-
 def test_pages_are_spread_over_the_stories_and_have_pictures(stories):
     assert [choose_pages(stories, count) for count in (0, 99)] == [
         [],
@@ -284,7 +137,7 @@ def test_pages_are_spread_over_the_stories_and_have_pictures(stories):
 # The whole
 
 
-def test_figures_have_intervals_and_are_json(bound):
+def test_metrics_have_intervals_and_are_json(bound):
     assert json.loads(json.dumps(bound, allow_nan=False)) == bound
     for name, figure in bound.items():
         assert figure["low"] <= figure["value"] <= figure["high"], name
@@ -337,7 +190,7 @@ def test_parts_add_up(tiny_pipeline, stories, codes):
     )
 
 
-def test_decoders_that_ignore_codes_have_no_gaps_and_codes_are_worth_minus_their_price(altered, stories, codes):
+def test_decoders_that_ignore_codes_have_no_gaps(altered, stories, codes):
     model = altered.model
     for weight in (model.text_decoder.to_prefix.weight, model.image_decoder.to_context.weight):
         torch.nn.init.zeros_(weight)
@@ -364,9 +217,7 @@ def test_bound_depends_on_nothing_but_model_stories_and_seed(tiny_pipeline, stor
 @pytest.mark.parametrize(
     ("keep", "missing"), [("text", ("latent", "velocity", "bound")), ("image", ("text", "code_charged"))]
 )
-def test_stories_of_texts_or_of_pictures_alone_are_measured_as_far_as_they_go(
-    tiny_pipeline: StoryPipeline, told, keep, missing
-):
+def test_bound_of_texts_alone_and_of_pictures_alone(tiny_pipeline: StoryPipeline, told, keep, missing):
     def cut(step: StoryStep) -> StoryStep:
         return StoryStep(step.text) if keep == "text" else StoryStep(None, step.image)
 

@@ -1,6 +1,4 @@
-"""Evaluation of the presets: Stable Diffusion reads the texts wherever it is scored or draws; models without codes say
-what they can.
-"""
+"""Evaluation of the presets: Stable Diffusion gets the texts everywhere, and models without codes are supported."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ import story_generative_model
 from modules.batch import draw_noise
 from modules.encoded.codes import cache_codes
 from modules.encoded.stories import EncodedStories
-from modules.evaluation.ablation import Cell, draw_pages, predict_next_pages
+from modules.evaluation.ablation import GridCell, draw_pages, predict_next_pages
 from modules.evaluation.bound import measure_bound, plan_nats
 from modules.evaluation.codebook.interventions import remove_codes
 from modules.pipeline import StoryPipeline
@@ -40,7 +38,7 @@ def world() -> StoryWorld:
 
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory, world: StoryWorld) -> Callable[..., StoryPipeline]:
-    """A preset's pipeline, untrained but for a codebook that is placed: its text comes out as nonsense, not as nothing."""
+    """A preset's pipeline, untrained except for an initialised codebook: its texts are nonsense, but not empty."""
     hub = write_hub(tmp_path_factory.mktemp("hub"))
 
     def pipeline(name: str, **changes: str) -> StoryPipeline:
@@ -131,7 +129,7 @@ def test_what_the_texts_say_is_not_credited_to_the_codes(deaf, stories, codes):
     assert torch.equal(sums["diffusion_loss_own"], sums["diffusion_loss_null"])
 
 
-def test_the_ceiling_of_a_text_is_a_guess_among_the_language_models_tokens(pipeline, stories, codes):
+def test_text_ceiling_is_a_uniform_guess_over_the_vocabulary(pipeline, stories, codes):
     ceiling = measure_bound(pipeline, stories, codes, num_timesteps=8, max_vlb_steps=0)["text_nats_per_token_own"][
         "ceiling"
     ]
@@ -155,9 +153,9 @@ def test_experts_take_a_plan_cut_short_for_what_it_is(build, world):
 def test_next_pages_are_drawn_to_the_texts_predicted_for_them(pipeline):
     pages = predict_next_pages(pipeline, StoryWorld(4, split="val", image_size=IMAGE_SIZE), 2)
     assert all(pages.predicted_texts)
-    own = draw_pages(pipeline, pages, Cell(2, 1.0, 2.0), 0)
+    own = draw_pages(pipeline, pages, GridCell(2, 1.0, 2.0), 0)
     other = draw_pages(
-        pipeline, replace(pages, predicted_texts=[pages.predicted_texts[0], "A kite."]), Cell(2, 1.0, 2.0), 0
+        pipeline, replace(pages, predicted_texts=[pages.predicted_texts[0], "A kite."]), GridCell(2, 1.0, 2.0), 0
     )
     assert [one.tobytes() == another.tobytes() for one, another in zip(own, other, strict=True)] == [True, False]
 
@@ -204,7 +202,9 @@ def test_models_without_codes_are_shown_and_say_what_they_lack(build, tiny_judge
         )
         == 2
     )
-    message = f'error: this model has no storyboard (its plan is "{plan}"): it tells and continues stories, and no more'
+    message = (
+        f'error: this model has no storyboard (its plan is "{plan}"): only `generate` and `continue` are supported'
+    )
     assert capsys.readouterr().err.splitlines()[-1] == message
     out = tmp_path / "out"
     assert story_generative_model.main(["visualize", *flags, "--num_inference_steps", "2", "--output", str(out)]) == 0

@@ -1,11 +1,8 @@
-"""Evaluation: every figure with its interval, floor and ceiling; scores that mean what they say; nothing that is no
-number in the JSON.
-"""
+"""Evaluation: every metric with its interval, floor and ceiling, scores with known answers, and valid JSON."""
 
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,16 +14,20 @@ from PIL import Image
 import story_generative_model
 from modules.config import StoryConfig
 from modules.data.writing import write_stories
-from modules.evaluation.judge.attributes import GROUPS, score_texts
+from modules.evaluation.held_out import VARIANTS
+from modules.evaluation.judge.attributes import GROUPS
 from modules.evaluation.judge.judge import Judge
-from modules.evaluation.metrics.statistics import bootstrap_mean, jackknife, rows_of_other_stories
-from modules.evaluation.report import VARIANTS, Graders, evaluate
+from modules.evaluation.metrics import pages as page_metrics
+from modules.evaluation.metrics.pages import GradedPages, Graders
+from modules.evaluation.metrics.statistics import Estimate, mean_over_rows, story_of_rows
+from modules.evaluation.report import evaluate
+from modules.evaluation.tables import print_report
 from modules.pipeline import StoryPipeline
 from modules.presentation.model_card import write_card
 from modules.saving.model_folder import save_model
 from modules.story import Story, StoryStep
 from modules.story_model import StoryModel
-from modules.storyworld import PLACES, StoryWorld, mentioned
+from modules.storyworld import StoryWorld
 
 NUM_STORIES = 6
 
@@ -48,7 +49,7 @@ def report(tiny_pipeline: StoryPipeline, world: StoryWorld, graders: Graders) ->
 
 @pytest.fixture(scope="module")
 def bare_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Validation stories of texts alone, without pictures and attributes."""
+    """Write validation stories of texts only, without pictures and attributes."""
     folder = tmp_path_factory.mktemp("bare")
     world = StoryWorld(3, split="val", image_size=32)
     stories = [world[index] for index in range(3)]
@@ -60,7 +61,7 @@ def bare_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def figures(value: Any) -> Iterator[dict[str, float | None]]:
-    """Every figure of a report, however deep."""
+    """Yield every metric of a nested report."""
     if isinstance(value, dict) and "low" in value:
         yield value
     elif isinstance(value, dict):
@@ -71,7 +72,7 @@ def figures(value: Any) -> Iterator[dict[str, float | None]]:
 # The report
 
 
-def test_report_holds_every_figure_with_interval_floor_and_ceiling(report, world):
+def test_every_metric_has_interval_floor_and_ceiling(report, world):
     assert (report["data"], report["num_stories"], report["num_steps"]) == (
         "storyworld",
         NUM_STORIES,
@@ -95,7 +96,7 @@ def test_report_holds_every_figure_with_interval_floor_and_ceiling(report, world
     assert 1 <= report["codebook"]["perplexity_per_slot"] <= report["codebook"]["perplexity"] <= 32
 
 
-def test_pages_of_every_origin_are_graded(report):
+def test_pages_of_every_kind_are_graded(report):
     drawn = report["drawn"]
     origins = {
         *(f"true step, {name}" for name in VARIANTS),
@@ -120,12 +121,11 @@ def test_pages_of_every_origin_are_graded(report):
             name in ("whole story", "random codes") or name.startswith("true")
         )
     assert {"character_in_texts", "object_in_pictures", "place_in_texts"} < set(drawn["whole story"])
-    # Pages of real stories: their texts, if not their pictures, name what another true text names as often as by
-    # chance.
+    # The texts of other real stories name the true place only by chance.
     assert drawn["a random page"]["text_place"]["value"] < 0.9 < drawn["a random page"]["text_place"]["ceiling"]
 
 
-def test_the_model_card_tells_the_figures_of_the_report(report, tiny_pipeline, world, tmp_path):
+def test_the_model_card_contains_the_metrics_of_the_report(report, tiny_pipeline, world, tmp_path):
     card, samples = write_card(tmp_path, tiny_pipeline, world, report)
     text = card.read_text()
     for name, figures in (
@@ -151,22 +151,20 @@ def test_two_folders_of_pictures_are_compared(tiny_judge, world, tmp_path, capsy
     )
     assert json.loads((tmp_path / "out.json").read_text())["FD-judge"]["value"] > 0
     (tmp_path / "empty").mkdir()
-    for reference, message in (("a", "the same"), ("empty", "0 pictures"), (None, "go together")):
+    for reference, message in (("a", "the same"), ("empty", "0 pictures"), (None, "belong together")):
         words = [*flags, str(tmp_path / reference)] if reference else flags[:-1]
         assert story_generative_model.main(["evaluate", *words]) == 2
         assert message in capsys.readouterr().err
 
 
-def test_report_depends_on_nothing_but_model_stories_and_seed(tiny_pipeline, world, graders):
+def test_report_depends_only_on_model_stories_and_seed(tiny_pipeline, world, graders):
     first, second, other = (evaluate(tiny_pipeline, world, 2, seed, 1, graders) for seed in (3, 3, 4))
     assert first == second
     assert first["bound"]["velocity_mse_own"] != other["bound"]["velocity_mse_own"]
     assert first["codebook"] == other["codebook"]
 
 
-def test_stories_without_attributes_and_pictures_are_measured_as_far_as_they_go(
-    tiny_checkpoint, bare_folder, tmp_path, capsys
-):
+def test_stories_without_attributes_and_pictures_are_scored(tiny_checkpoint, bare_folder, tmp_path, capsys):
     flags = (
         "--data",
         str(bare_folder),
@@ -195,7 +193,7 @@ def test_stories_without_attributes_and_pictures_are_measured_as_far_as_they_go(
     assert "nan" not in printed
 
 
-def test_checkpoint_from_before_its_codebook_was_placed_is_told(
+def test_checkpoint_without_initialised_codebook_is_refused(
     tiny_config: StoryConfig, tiny_pipeline, bare_folder, tmp_path, capsys
 ):
     save_model(tmp_path / "model", tiny_config, StoryModel(tiny_config).state_dict(), tiny_pipeline.tokenizer)
@@ -209,7 +207,7 @@ def test_checkpoint_from_before_its_codebook_was_placed_is_told(
         assert captured.err.count("error") == 1
 
 
-def test_json_that_cannot_be_written_is_told(tiny_checkpoint, bare_folder, tmp_path, capsys):
+def test_unwritable_json_is_reported_before_any_work(tiny_checkpoint, bare_folder, tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
     flags = (
         "--data",
@@ -227,114 +225,17 @@ def test_json_that_cannot_be_written_is_told(tiny_checkpoint, bare_folder, tmp_p
     assert f"error: cannot write {tmp_path}/file/report.json" in captured.err
 
 
-# What texts name
+def test_a_new_page_metric_is_one_function_and_one_line(tiny_pipeline, world, graders, monkeypatch, capsys):
+    """The example of `modules/evaluation/README.md`."""
 
+    def picture_brightness(pages: GradedPages) -> dict[str, Estimate]:
+        value, real = ([np.asarray(image).mean() for image in images] for images in (pages.images, pages.true_images))
+        stories = story_of_rows(pages.lengths)
+        return {"brightness": mean_over_rows(value, stories, pages.seed, ceiling=float(np.mean(real)))}
 
-def texts_and_lengths(num_stories: int) -> tuple[list[str], list[int]]:
-    world = StoryWorld(num_stories, seed=5, image_size=32)
-    stories = [world._generate(index)[1] for index in range(num_stories)]
-    return [text for pages in stories for text, _ in pages], [len(pages) for pages in stories]
-
-
-def test_perfect_texts_score_one():
-    texts, lengths = texts_and_lengths(20)
-    for figure in score_texts(texts, texts, lengths).values():
-        assert (figure.value, figure.low, figure.high, figure.ceiling) == (1, 1, 1, 1)
-        assert 0 <= figure.floor < 1
-
-
-def test_texts_in_another_order_score_about_the_floor():
-    texts, lengths = texts_and_lengths(200)
-    others = random.Random(0).sample(texts, len(texts))
-    for name, figure in score_texts(texts, others, lengths).items():
-        assert figure.value == pytest.approx(figure.floor, abs=0.05), name
-
-
-def test_a_constant_text_scores_by_chance():
-    rng = random.Random(0)
-    texts = [f"They walk to the {rng.choice(PLACES)}." for _ in range(2000)]
-    figure = score_texts(texts, ["They are on the beach."] * len(texts), [4] * 500)["place"]
-    assert figure.value == pytest.approx(1 / len(PLACES), abs=0.03)
-    assert figure.floor == pytest.approx(1 / len(PLACES), abs=0.03)
-    assert figure.low < figure.value < figure.high < 0.2
-
-
-def test_a_score_counts_the_steps_whose_true_text_names_something():
-    true = ["The fox sleeps.", "They walk.", "Rusty and Lily walk.", "The bear is on the moon."]
-    decoded = ["A fox sleeps.", "The fox walks.", "Rusty walks.", "Bruno is on the moon."]
-    figures = score_texts(true, decoded, [1, 3])
-    assert figures["character"].value == pytest.approx(
-        2 / 3
-    )  # One of two heroes is not right; what no text names is not asked.
-    assert figures["place"].value == figures["action"].value == 1
-    assert np.isnan(figures["colour"].value)
-    assert set(figures["colour"].to_dict().values()) == {None}
-    assert mentioned(true[2])["characters"] == {"fox", "rabbit"}
-
-
-# Intervals
-
-
-def test_interval_covers_the_truth_as_often_as_it_says():
-    """Steps of a story share the story's own chance: the interval is over stories, not over steps."""
-    rng, covered = np.random.default_rng(0), 0
-    for experiment in range(100):
-        counts = rng.integers(2, 9, size=60)
-        sums = rng.binomial(counts, rng.beta(2, 2, size=60))
-        figure = bootstrap_mean(sums, counts, seed=experiment)
-        assert figure.value == pytest.approx(sums.sum() / counts.sum())
-        covered += figure.low <= 0.5 <= figure.high
-    assert 87 <= covered <= 100
-
-
-def test_whole_stories_are_drawn_again():
-    values = np.random.default_rng(1).random(30)
-    once, often = bootstrap_mean(values, np.ones(30)), bootstrap_mean(10 * values, np.full(30, 10))
-    assert once.low < once.value < once.high
-    assert (often.low, often.high) == pytest.approx(
-        (once.low, once.high)
-    )  # Ten equal steps a story tell no more than one.
-    same = bootstrap_mean([1, 2, 4], [2, 4, 8])
-    assert (same.low, same.value, same.high) == (0.5, 0.5, 0.5)
-
-
-def test_interval_is_the_same_for_the_same_seed_only():
-    values = np.random.default_rng(1).random(30)
-    assert bootstrap_mean(values, np.ones(30), seed=1) == bootstrap_mean(values, np.ones(30), seed=1)
-    assert bootstrap_mean(values, np.ones(30), seed=1) != bootstrap_mean(values, np.ones(30), seed=2)
-
-
-def test_nothing_to_count_gives_no_number_and_one_story_no_width():
-    assert bootstrap_mean([0, 0], [0, 0], floor=0.1).to_dict() == {
-        "value": None,
-        "low": None,
-        "high": None,
-        "floor": 0.1,
-        "ceiling": None,
-    }
-    rare = bootstrap_mean([0, 3, 0], [0, 4, 0])
-    assert (rare.low, rare.value, rare.high) == (0.75, 0.75, 0.75)
-
-
-def test_rows_of_other_stories_are_any_but_ones_own():
-    stories = np.repeat([0, 2, 3], [2, 1, 3])
-    seen = np.zeros((6, 6))
-    for seed in range(600):
-        seen[np.arange(6), rows_of_other_stories(stories, seed)] += 1
-    own = stories[:, None] == stories
-    assert (seen[own] == 0).all()
-    expected = 600 / (~own).sum(1, keepdims=True)
-    assert (np.abs(seen - expected)[~own] < 0.35 * expected.max()).all()
-    assert (rows_of_other_stories(stories, 7) == rows_of_other_stories(stories, 7)).all()
-    assert rows_of_other_stories(np.zeros(5), 0) is None
-    assert rows_of_other_stories([], 0) is None
-
-
-def test_the_jackknife_of_a_mean_is_students_interval():
-    values = np.random.default_rng(0).normal(size=12)
-    figure = jackknife(values.mean(), (values.sum() - values) / 11, floor=-1, ceiling=1)
-    half = 2.2010 * values.std(ddof=1) / np.sqrt(12)
-    assert (figure.low, figure.high) == pytest.approx((values.mean() - half, values.mean() + half), rel=1e-4)
-    assert (figure.floor, figure.ceiling) == (-1, 1)
-    bounded = jackknife(0.1, [0.0, 0.2, np.nan], bounds=(0, 1))
-    assert (bounded.low, bounded.high) == (0, 1)
+    monkeypatch.setattr(page_metrics, "PAGE_METRICS", (*page_metrics.PAGE_METRICS, picture_brightness))
+    report = evaluate(tiny_pipeline, world, 2, num_drawn=2, graders=graders)
+    kinds = [metrics for metrics in report["drawn"].values() if isinstance(metrics, dict)]
+    assert all(0 < metrics["brightness"]["value"] < 255 for metrics in kinds)
+    print_report(report)
+    assert "brightness" in capsys.readouterr().out

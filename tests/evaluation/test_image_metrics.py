@@ -1,4 +1,4 @@
-"""Distances between sets of pictures: known answers, what they must not depend on, and what is refused."""
+"""Distances between sets of pictures: known answers, invariances, and refused input."""
 
 from __future__ import annotations
 
@@ -11,14 +11,9 @@ from PIL import Image
 from scipy.linalg import cholesky, eigh
 
 from modules.common.errors import UserError
-from modules.evaluation.metrics.image_metrics import (
-    _kernel_left_out,
-    frechet_distance,
-    kernel_distance,
-    load_inception,
-    refuse_same_folder,
-    score_pictures,
-)
+from modules.evaluation.folders import refuse_same_folder
+from modules.evaluation.metrics.image import _kernel_left_out, distances, frechet_distance, kernel_distance
+from modules.evaluation.metrics.inception import load_inception
 
 
 def features(seed: int, num_rows: int, width: int) -> np.ndarray:
@@ -64,7 +59,7 @@ def test_frechet_distance_of_known_gaussians():
 
 
 @pytest.mark.parametrize("num_rows", [200, 21, 20, 7])
-def test_frechet_distance_is_that_of_the_textbook_also_where_covariances_are_singular(num_rows):
+def test_frechet_distance_also_of_singular_covariances(num_rows):
     a, b = features(0, num_rows, 20), 1.5 * features(1, 30, 20) + 0.3
     assert frechet_distance(a, b) == pytest.approx(frechet_by_eigh(a, b), rel=1e-6)
     assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a))
@@ -73,7 +68,7 @@ def test_frechet_distance_is_that_of_the_textbook_also_where_covariances_are_sin
     assert frechet_distance(a, a + 2) == pytest.approx(4 * 20)
 
 
-def test_frechet_distance_of_equal_distributions_falls_as_pictures_are_added():
+def test_frechet_distance_bias_falls_with_more_pictures():
     means = [
         np.mean([frechet_distance(features(2 * i, n, 8), features(2 * i + 1, n, 8)) for i in range(20)])
         for n in (40, 160)
@@ -109,12 +104,12 @@ def test_kernel_distance_over_subsets_is_near_that_of_all():
     )
 
 
-# Figures
+# Estimates
 
 
 def test_the_same_pictures_are_at_no_distance():
     a = features(0, 40, 6)
-    figures = score_pictures(a, a, "judge", [4] * 10)
+    figures = distances(a, a, "judge", [4] * 10)
     assert list(figures) == ["FD-judge", "KID-judge"]
     assert figures["FD-judge"].value == pytest.approx(0, abs=1e-11)
     assert figures["FD-judge"].low >= 0
@@ -125,14 +120,14 @@ def test_the_same_pictures_are_at_no_distance():
 def test_both_sides_of_a_story_are_left_out_together():
     """The same shift everywhere is the same distance whichever story is left out."""
     a = features(0, 30, 6)
-    figure = score_pictures(a + 2, a, "judge", [3, 0, 5, 2, 10, 4, 6])["FD-judge"]
+    figure = distances(a + 2, a, "judge", [3, 0, 5, 2, 10, 4, 6])["FD-judge"]
     assert (figure.low, figure.value, figure.high) == pytest.approx((24, 24, 24))
-    apart = score_pictures(a + 2, a[::-1], "judge", [3, 0, 5, 2, 10, 4, 6], [6, 4, 10, 2, 5, 0, 3])["FD-judge"]
+    apart = distances(a + 2, a[::-1], "judge", [3, 0, 5, 2, 10, 4, 6], [6, 4, 10, 2, 5, 0, 3])["FD-judge"]
     assert apart.value == pytest.approx(24)
     assert apart.high - apart.low > 1
 
 
-def test_the_kernel_distance_without_a_group_is_that_of_the_others():
+def test_kernel_distance_without_a_group_is_that_of_the_rest():
     a, b = features(0, 20, 5), features(1, 25, 5) + 0.4
     groups_a, groups_b = np.repeat([2, 0, 1], [7, 5, 8]), np.repeat([0, 1, 2], [10, 8, 7])
     expected = [squared_mmd(a[groups_a != group], b[groups_b != group]) for group in range(3)]
@@ -146,7 +141,7 @@ def test_intervals_cover_the_expected_distance(same_stories):
     for seed in range(40):
         a, b = ((rng.normal(size=(30, 1, 3)) + rng.normal(size=(30, 4, 3))).reshape(120, 3) for _ in range(2))
         a = 0.7 * b + 0.4 * a if same_stories else 1.2 * a
-        found.append(score_pictures(a, b, "x", [4] * 30, seed=seed))
+        found.append(distances(a, b, "x", [4] * 30, seed=seed))
     for name in ("FD-x", "KID-x"):
         expected = np.mean([figures[name].value for figures in found])
         assert 34 <= sum(figures[name].low <= expected <= figures[name].high for figures in found)
@@ -154,23 +149,23 @@ def test_intervals_cover_the_expected_distance(same_stories):
         assert np.median(widths) < 3.5 * np.std([figures[name].value for figures in found])
 
 
-def test_figures_are_the_same_for_the_same_seed_only():
+def test_distances_are_the_same_for_the_same_seed_only():
     a, b = features(0, 60, 4), features(1, 60, 4)
-    assert score_pictures(a, b, "x", [2] * 30, seed=1) == score_pictures(a, b, "x", [2] * 30, seed=1)
-    assert score_pictures(a, b, "x", [2] * 30, seed=1) != score_pictures(a, b, "x", [2] * 30, seed=2)
+    assert distances(a, b, "x", [2] * 30, seed=1) == distances(a, b, "x", [2] * 30, seed=1)
+    assert distances(a, b, "x", [2] * 30, seed=1) != distances(a, b, "x", [2] * 30, seed=2)
 
 
 def test_one_story_has_neither_width_nor_floor():
-    figure = score_pictures(features(0, 5, 3), features(1, 5, 3), "x", [5])["FD-x"]
+    figure = distances(features(0, 5, 3), features(1, 5, 3), "x", [5])["FD-x"]
     assert figure.value > 0 and figure.floor is None
     assert np.isnan([figure.low, figure.high]).all()
 
 
 def test_too_few_pictures_are_told_and_wrong_shapes_raise():
     with pytest.raises(UserError, match="needs 2 in each, got 1 and 4"):
-        score_pictures(features(0, 1, 3), features(1, 4, 3), "x", [1], [4])
+        distances(features(0, 1, 3), features(1, 4, 3), "x", [1], [4])
     with pytest.raises(ValueError, match="lengths add up to 5 and 5"):
-        score_pictures(features(0, 4, 3), features(1, 4, 3), "x", [5])
+        distances(features(0, 4, 3), features(1, 4, 3), "x", [5])
     with pytest.raises(ValueError, match="features must be"):
         frechet_distance(features(0, 4, 3), features(1, 4, 2))
 
@@ -222,7 +217,7 @@ def test_inception_sees_whole_pictures_and_names_the_figure(tmp_path):
     found = inception.features([Image.new("RGB", size, color) for color, size in zip(colors, sizes, strict=True)])
     assert found.shape == (4, 2048)
     assert found[:, :3].tolist() == [list(color) for color in colors]
-    assert list(score_pictures(found, found, inception.name, [2, 2])) == ["FID", "KID-Inception"]
+    assert list(distances(found, found, inception.name, [2, 2])) == ["FID", "KID-Inception"]
 
 
 def test_what_is_no_inception_is_told(tmp_path):

@@ -1,4 +1,4 @@
-"""Interventions: what replaced codes cost and change, and that they change only what they touch."""
+"""Interventions: the effects of replaced codes, which change nothing else."""
 
 from __future__ import annotations
 

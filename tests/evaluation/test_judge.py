@@ -1,4 +1,4 @@
-"""The judge: it learns to read renders, says what fits, and comes back from its folder as it was."""
+"""The judge: it learns to classify renders, matches texts, and is restored exactly."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 import story_generative_model
 from modules.common.errors import UserError
 from modules.evaluation.judge.judge import NOT_SHOWN, SINGLE, Judge, targets_of
-from modules.evaluation.judge.train_judge import draw_pages, score_judge, worsen
+from modules.evaluation.judge.train_judge import degrade, draw_pages, score_judge
 from modules.storyworld import CHARACTERS, COLORS, StoryWorld
 
 
@@ -54,7 +54,7 @@ def test_targets_hold_the_truth():
     assert SINGLE["object"][targets["object"][0]] is None and SINGLE["action"][targets["action"][0]] == "play"
 
 
-def test_embeddings_are_unit_vectors_and_unknown_words_are_passed_over(tiny_judge, steps):
+def test_embeddings_are_unit_vectors_without_unknown_words(tiny_judge, steps):
     images, texts = (
         tiny_judge.embed_images([step.image for step in steps]),
         tiny_judge.embed_texts([step.text for step in steps]),
@@ -89,11 +89,11 @@ def test_a_folder_without_a_judge_is_told(tiny_judge, tmp_path, damage):
         Judge.from_pretrained(tmp_path)
 
 
-def test_worse_pages_are_still_the_pages():
+def test_degraded_pages_resemble_the_pages():
     pixels, texts, pages = draw_pages(StoryWorld(2, image_size=32))
     assert len(pixels) == len(texts) == len(pages)
     exact = pixels.float() / 127.5 - 1
-    errors = [(worsen(pixels, torch.Generator().manual_seed(seed)) - exact).abs().mean().item() for seed in range(16)]
+    errors = [(degrade(pixels, torch.Generator().manual_seed(seed)) - exact).abs().mean().item() for seed in range(16)]
     assert min(errors) == 0 and 0.01 < max(errors) < 0.2
 
 
@@ -104,23 +104,23 @@ def test_the_command_trains_saves_and_scores(tmp_path, capsys):
         )
         == 0
     )
-    assert "character f1" in capsys.readouterr().out
+    assert "characters, F1" in capsys.readouterr().out
     assert Judge.from_pretrained(tmp_path).config.image_size == 96
 
 
-def test_a_stopped_training_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
+def test_a_stopped_training_is_resumed(tmp_path, monkeypatch, capsys):
     flags = ["train_judge", "--num_stories", "3", "--max_steps", "3", "--mixed_precision", "no", "--output"]
     assert story_generative_model.main([*flags, str(tmp_path / "whole")]) == 0
-    stopped, worsened = [*flags, str(tmp_path / "stopped")], []
+    stopped, degraded = [*flags, str(tmp_path / "stopped")], []
 
     def signalled(pixels, generator):
-        worsened.append(os.kill(os.getpid(), signal.SIGTERM))
-        return worsen(pixels, generator)
+        degraded.append(os.kill(os.getpid(), signal.SIGTERM))
+        return degrade(pixels, generator)
 
     with monkeypatch.context() as patch:
-        patch.setattr("modules.evaluation.judge.train_judge.worsen", signalled)
+        patch.setattr("modules.evaluation.judge.train_judge.degrade", signalled)
         assert story_generative_model.main(stopped) == 143
-    assert len(worsened) == 1 and "the same command goes on" in capsys.readouterr().err.splitlines()[-1]
+    assert len(degraded) == 1 and "the same command goes on" in capsys.readouterr().err.splitlines()[-1]
     other = [*stopped[:4], "4", *stopped[5:]]
     assert story_generative_model.main(other) == 2
     assert "a stopped training of another judge" in capsys.readouterr().err

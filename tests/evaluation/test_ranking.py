@@ -1,6 +1,4 @@
-"""Ranking by code likelihood: a prior that knows the stories is always right, one that knows nothing is right by
-chance.
-"""
+"""Ranking by code likelihood: a prior that knows the stories is always right, an ignorant one is right by chance."""
 
 from __future__ import annotations
 
@@ -94,8 +92,8 @@ def test_where_all_is_alike_scores_are_exactly_chance(fresh, same_codes):
     assert floors == pytest.approx([0.25, 0.25, sum(1 / rank for rank in range(1, 9)) / 8, 1 / 8, 5 / 8, 1, 0.5])
 
 
-def test_prior_that_repeats_itself_is_told_from_one_that_knows(fresh):
-    """Every story says the same three times and then something new: what is likely by repetition is the wrong answer."""
+def test_a_prior_that_repeats_itself_fails_the_same_story(fresh):
+    """Every story repeats one step and then changes: the continuation that repetition suggests is wrong."""
     stories, codes = random_stories(fresh, [4] * 8)
     told = codes.view(8, 4, -1)
     repeating = told[:, :1].expand(-1, 4, -1).flatten(0, 1)
@@ -107,14 +105,14 @@ def test_prior_that_repeats_itself_is_told_from_one_that_knows(fresh):
     assert figures["choice_of_4_same_story"]["value"] < 0.5
 
 
-def test_possible_ranks_are_those_of_what_is_ahead_and_what_is_level():
+def test_possible_ranks_depend_on_better_and_equal_scores():
     assert possible_ranks(torch.tensor([1.0, 0.0, -1.0])).tolist() == [1]
     assert possible_ranks(torch.tensor([0.0, 3.0, -1.0, 3.0])).tolist() == [3]
     assert possible_ranks(torch.tensor([0.0, 3.0, 1e-6, -1e-6, -9.0])).tolist() == [2, 3, 4]
     assert possible_ranks(torch.tensor([0.0])).tolist() == [1]
 
 
-def test_ranking_depends_on_nothing_but_model_stories_and_seed(tiny_pipeline):
+def test_ranking_depends_only_on_model_stories_and_seed(tiny_pipeline):
     stories, codes = random_stories(tiny_pipeline, [4, 5, 4])
     first, again, other = (rank_next_steps(tiny_pipeline, stories, codes, seed) for seed in (0, 0, 1))
     assert first == again != other

@@ -1,6 +1,4 @@
-"""Scorers of pictures and texts: a real CLIP at tiny size, and figures with known answers from a scorer that sees
-colours.
-"""
+"""Scorers of pictures and texts: a real CLIP at tiny size, and known answers with a scorer of colours."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from modules.common.errors import UserError
-from modules.evaluation.scorers import ClipScorer, agreement, clip_scores, retrieval
+from modules.evaluation.scorers import ClipScorer, clip_scores, match_scores, retrieval
 
 TEXTS = ["A red fox.", "The fox sleeps on the hill, and the bear walks to the mill by the sea.", "", "Snow!"]
 COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
@@ -125,10 +123,12 @@ def test_clip_scores_what_the_model_itself_says(clip: ClipScorer, clip_folder: P
     cosines = output.logits_per_image / model.logit_scale.exp()
     assert (cosines.amax() - cosines.amin()) > 0.3
     torch.testing.assert_close(clip.embed_images(images) @ clip.embed_texts(TEXTS).T, cosines, atol=1e-5, rtol=0)
-    torch.testing.assert_close(agreement(clip, images, TEXTS), 100 * cosines.diagonal().clamp(min=0), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        match_scores(clip, images, TEXTS), 100 * cosines.diagonal().clamp(min=0), atol=1e-3, rtol=0
+    )
 
 
-def test_embeddings_are_unit_vectors_that_do_not_depend_on_the_batch(clip: ClipScorer, monkeypatch: pytest.MonkeyPatch):
+def test_embeddings_are_unit_vectors_for_any_batch_size(clip: ClipScorer, monkeypatch: pytest.MonkeyPatch):
     images, texts = noisy_pictures(), TEXTS
     together = clip.embed_images(images), clip.embed_texts(texts)
     for vectors in together:
@@ -209,20 +209,20 @@ def test_broken_weights_are_told(broken):
     assert "no file named model.safetensors" in message_of(broken)
 
 
-# Figures
+# Estimates
 
 
-def test_agreement_is_the_cosine_in_per_cent_and_never_below_zero():
+def test_match_score_is_the_cosine_in_per_cent_from_zero():
     class Turned(ColorScorer):
         def embed_texts(self, texts: Sequence[str]) -> Tensor:
             return -super().embed_texts(texts)
 
     images, texts = painted("red", "red", "blue"), ["red", "red green", "red"]
-    assert agreement(ColorScorer(), images, texts).tolist() == pytest.approx([100, 100 * 0.5**0.5, 0])
-    assert agreement(Turned(), images, texts).tolist() == [0, 0, 0]
+    assert match_scores(ColorScorer(), images, texts).tolist() == pytest.approx([100, 100 * 0.5**0.5, 0])
+    assert match_scores(Turned(), images, texts).tolist() == [0, 0, 0]
 
 
-def test_clip_scores_stand_between_other_stories_texts_and_true_pictures():
+def test_clip_scores_have_floor_and_ceiling():
     true = ["red", "red", "red", "blue", "blue"]
     predicted = ["red", "red", "green", "green", "red green"]
     scores = clip_scores(

@@ -337,7 +337,7 @@ def test_a_story_is_told_without_codes(pipeline):
 
 
 def test_pages_are_decoded_from_what_training_predicts(pipeline, steps):
-    """Page after page, the predictor sees what it saw in training; other pages before lead elsewhere, if they are read."""
+    """Page by page, the predictor reads what it read in training; other earlier pages change it, if it reads any."""
     batch = pipeline._batch(steps)
     batch.prompt_ids, batch.prompt_mask = pipeline._prompt(PROMPT)
     with torch.no_grad():
@@ -473,10 +473,11 @@ def test_evaluate_sets_baselines_beside_a_model(run, tiny_checkpoint, tiny_judge
     assert list(report["baselines"]) == ["plan=x"] and "next_step" in report
     alone = evaluate(StoryPipeline.from_pretrained(run), StoryWorld(4, split="val", image_size=32), 4)
     assert report["baselines"]["plan=x"]["bound"] == json.loads(json.dumps(alone["bound"]))
-    told = capsys.readouterr().out.partition("beside baselines")[2]
-    assert all(kind in told for kind in ("the bound", "next step", "whole story")) and told.count("plan=x") == 3
+    printed = capsys.readouterr().out.partition("Comparison with baselines")[2]
+    assert all(title in printed for title in ("bound", "predicted next page", "story from its prompt"))
+    assert printed.count("plan=x") == 3
     assert story_generative_model.main([*flags, "--baselines", str(tmp_path)]) == 2
-    assert "holds no trained model" in capsys.readouterr().err
+    assert "contains no trained model" in capsys.readouterr().err
 
 
 def test_models_of_all_plans_are_scored_in_the_same_columns(pipeline, tiny_pipeline):

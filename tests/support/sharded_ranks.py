@@ -1,4 +1,4 @@
-"""One of two processes of trainings by FSDP2; `test_fsdp_training.py` starts them and looks at what they leave behind."""
+"""One of two processes that train with FSDP2; `test_fsdp_training.py` starts them and reads their files."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from modules.training.phases import JointPhase
 from modules.training.trainer import Trainer
 from tests.support.runs import words
 
-FLAGS = ("--stages", "autoencoder,opening,joint,consolidation", "--max_steps", 4, "--save_every", 2, "--keep_last", 0)
-MIXED = (*FLAGS, "--stages", "autoencoder,opening", "--mixed_precision", "bf16")
+FLAGS = ("--phases", "autoencoder,opening,joint,consolidation", "--max_steps", 4, "--save_every", 2, "--keep_last", 0)
+MIXED = (*FLAGS, "--phases", "autoencoder,opening", "--mixed_precision", "bf16")
 STOPPED, KILLED = (
     0,
     3,
@@ -33,9 +33,10 @@ def shares_held(trainer: Trainer) -> dict[str, float]:
     """The shares of the weights, of the averages and of the model itself that this process holds in the middle of an
     update.
     """
-    total = sum(weight.numel() for weight in trainer.trained.parameters())
-    trained = sum(weight.numel() for weight in trainer.parameters)
-    kinds = {"weights": (trainer.trained.parameters(), total), "averages": (trainer.average.values, trained)}
+    weights = trainer.weights
+    total = sum(weight.numel() for weight in weights.module.parameters())
+    trained = sum(weight.numel() for weight in weights.parameters)
+    kinds = {"weights": (weights.module.parameters(), total), "averages": (weights.average.values, trained)}
     held = {name: sum(value.to_local().numel() for value in values) / count for name, (values, count) in kinds.items()}
     return held | {"model": sum(weight.numel() for weight in trainer.model.parameters()) / total}
 
@@ -50,7 +51,7 @@ def main(folder: Path) -> None:
     def watched(self, module, step, part, num_parts):
         if not shares:
             shares.update(shares_held(trainers[-1]))
-            assert all(isinstance(weight, DTensor) for weight in trainers[-1].parameters)
+            assert all(isinstance(weight, DTensor) for weight in trainers[-1].weights.parameters)
         if (step, part, len(trainers)) == (STOPPED, num_parts - 1, 2):  # The last part is the second process's.
             os.kill(os.getpid(), signal.SIGTERM)
         if step == KILLED and len(trainers) == 3:

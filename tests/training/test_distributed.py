@@ -1,4 +1,4 @@
-"""Two processes on CPUs, started by the configuration that the repository gives for it, and the other configurations."""
+"""Two processes on CPUs, started by the repository's configuration, and the other configurations."""
 
 from __future__ import annotations
 

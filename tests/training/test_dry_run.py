@@ -145,7 +145,7 @@ def test_every_kind_of_model_is_measured(name, tmp_path):
 
 
 def test_measured_peak_of_an_update_is_within_a_fourth_of_the_estimate(model):
-    """What the allocator gave out at most during forward, backward and optimizer, beyond what is held between updates."""
+    """The allocator's peak during forward, backward and optimizer, beyond what is kept between updates."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
 
@@ -175,8 +175,8 @@ def test_memory_is_told_for_each_strategy(model, tmp_path):
     assert told["one process"]["adam"] == round(8 * trainable / 2**20)
     for strategy in STRATEGIES:
         assert told[f"each process, {strategy}"].keys() == {str(count) for count in PROCESSES}
-    assert told["one process, autoencoder stage"]["activations"] == round(autoencoder_activations(SMALL, False) / 2**20)
-    assert "one process, autoencoder stage" not in memory(model, SMALL, TrainSettings(tmp_path, autoencoder=tmp_path))
+    assert told["one process, autoencoder phase"]["activations"] == round(autoencoder_activations(SMALL, False) / 2**20)
+    assert "one process, autoencoder phase" not in memory(model, SMALL, TrainSettings(tmp_path, autoencoder=tmp_path))
 
 
 def test_half_precision_halves_most_of_the_activations():

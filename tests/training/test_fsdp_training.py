@@ -120,7 +120,7 @@ def test_one_process_goes_on_where_two_were(cut, tmp_path):
         "--gradient_accumulation_steps",
         4,
     )  # The parts of a batch stay the same: all are its own now.
-    assert train(tmp_path, *FLAGS, *shares, "--stages", "autoencoder,opening,joint") == 0
+    assert train(tmp_path, *FLAGS, *shares, "--phases", "autoencoder,opening,joint") == 0
     assert_same_losses(trace(tmp_path), trace(cut / "straight")[QUANTIZED : JOINT_START + LENGTHS["joint"]], 1e-4)
 
 
@@ -139,13 +139,13 @@ def test_bf16_is_that_of_one_process(cut, alone, tmp_path):
         (
             ["ACCELERATE_USE_DEEPSPEED"],
             [],
-            "does not run under DeepSpeed: cut the model by FSDP2, with configs/accelerate/fsdp2.yaml",
+            "does not run under DeepSpeed: shard the model by FSDP2, with configs/accelerate/fsdp2.yaml",
         ),
-        (["ACCELERATE_USE_FSDP"], ["--mixed_precision", "fp16"], "fp16 does not go with FSDP: use bf16"),
+        (["ACCELERATE_USE_FSDP"], ["--mixed_precision", "fp16"], "fp16 does not work with FSDP: use bf16"),
         (["ACCELERATE_USE_FSDP", "FSDP_OFFLOAD_PARAMS"], [], "fsdp_offload_params is not supported: set it to false"),
     ],
 )
-def test_what_cannot_be_cut_is_refused(monkeypatch, capsys, tmp_path, variables, flags, expected):
+def test_what_cannot_be_sharded_is_refused(monkeypatch, capsys, tmp_path, variables, flags, expected):
     for name in variables:
         monkeypatch.setenv(name, "true")
     assert expected in fails(capsys, tmp_path / "run", *flags)

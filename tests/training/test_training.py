@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import pytest
@@ -56,7 +56,7 @@ from tests.support.runs import (
 ROOT = Path(__file__).parents[2]
 
 
-# Killed, stopped, cut into stages: the same run
+# Killed, stopped, cut into phases: the same run
 
 
 @pytest.fixture
@@ -153,11 +153,11 @@ def test_a_later_second_signal_ends_the_program_and_an_echo_does_not(monkeypatch
     assert ended.value.code == 143
 
 
-def test_stages_by_separate_commands_are_the_whole_run(reference, tmp_path, capsys):
-    assert "--stages opening needs a finished autoencoder stage" in fails(capsys, tmp_path, "--stages", "opening")
-    assert "--stages joint needs a finished autoencoder stage" in fails(capsys, tmp_path, "--stages", "joint")
-    for stage in LENGTHS:
-        assert train(tmp_path, "--stages", stage) == 0
+def test_phases_by_separate_commands_are_the_whole_run(reference, tmp_path, capsys):
+    assert "--phases opening needs a finished autoencoder phase" in fails(capsys, tmp_path, "--phases", "opening")
+    assert "--phases joint needs a finished autoencoder phase" in fails(capsys, tmp_path, "--phases", "joint")
+    for phase in LENGTHS:
+        assert train(tmp_path, "--phases", phase) == 0
     assert outcome(tmp_path) == outcome(reference)
 
 
@@ -243,7 +243,11 @@ def test_two_processes_train_as_one_and_hold_the_same(reference, tmp_path, start
 def digest(trainer: Trainer) -> str:
     """Everything that an update may change."""
     state = hashlib.sha256()
-    for tensors in (trainer.model.state_dict(), trainer.average.state_dict(), flatten_optimizer(trainer.optimizer)[0]):
+    for tensors in (
+        trainer.model.state_dict(),
+        trainer.weights.average.state_dict(),
+        flatten_optimizer(trainer.weights.optimizer)[0],
+    ):
         for value in tensors.values():
             state.update(value.detach().numpy().tobytes())
     return state.hexdigest()
@@ -265,7 +269,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, kind: str, steps: range | set[int]) 
         return output
 
     def recorded(self, *args):
-        before, step = digest(self), self.step
+        before, step = digest(self), self.state.step
         update(self, *args)
         changed[step] = digest(self) != before
 
@@ -286,7 +290,7 @@ def joint(reference: Path, tmp_path: Path) -> Path:
 def test_non_finite_update_changes_nothing_and_training_goes_on(joint, monkeypatch, kind):
     bad = {1, QUANTIZE_STEP + 1, QUANTIZE_STEP + 2}
     changed = poison(monkeypatch, kind, bad)
-    assert train(joint, "--stages", "joint", "--keep_last", 0) == 0
+    assert train(joint, "--phases", "joint", "--keep_last", 0) == 0
     assert {step for step, has_changed in changed.items() if not has_changed} == bad
     lines = trace(joint)
     assert len(lines) == LENGTHS["joint"]
@@ -315,7 +319,7 @@ def test_non_finite_update_changes_nothing_and_training_goes_on(joint, monkeypat
 
 def test_ten_non_finite_updates_in_a_row_end_the_run_and_its_checkpoints_are_sound(joint, monkeypatch, capsys):
     changed = poison(monkeypatch, "loss", range(2, 100))
-    line = fails(capsys, joint, "--stages", "joint")
+    line = fails(capsys, joint, "--phases", "joint")
     assert line.startswith(
         "error: 10 updates in a row gave a non-finite loss or gradient (last: loss nan, gradient norm nan) at step 11"
     )
@@ -342,7 +346,7 @@ def test_each_phase_moves_what_it_trains_and_nothing_else(reference):
     model = StoryModel(TINY)
     ends = accumulate(LENGTHS.values())
     states = [model.state_dict(), *(tensors_at(reference, step) for step in ends)]
-    changes = {name: moved(*pair) for name, pair in zip(LENGTHS, zip(states, states[1:], strict=False), strict=True)}
+    changes = {name: moved(*pair) for name, pair in zip(LENGTHS, pairwise(states), strict=True)}
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     autoencoder, storyboard, text_decoder, aids = (
         {name for name in states[0] if name.startswith(f"{part}.")}
@@ -448,7 +452,7 @@ def test_a_part_of_a_batch_gets_what_the_whole_batch_would_give_it():
     source = StoryWorld(24, image_size=32)
     model = StoryModel(TINY)
     options = {"num_steps": 4, "learning_rate": 1e-3, "global_batch": 8, "seed": 0}
-    phase = AutoencoderPhase(model, source, source.lengths, **options)
+    phase = AutoencoderPhase(model, source, **options)
     step = next(step for step in range(100) if len({source.lengths[index] for index in phase.order[step]}) > 1)
     with torch.no_grad():
         losses = []
@@ -465,8 +469,9 @@ def test_memory_does_not_grow(tmp_path, monkeypatch):
     """Over 60 updates of the joint phase, the codes placed early: as many live tensors, and as much memory."""
     counts, sizes, record = {}, {}, Monitor.update
 
-    def measured(self, phase, step, *rest):
-        record(self, phase, step, *rest)
+    def measured(self, phase, state, *rest):
+        record(self, phase, state, *rest)
+        step = state.step
         if step in (20, 40, 59):
             gc.collect()
             counts[step] = sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
@@ -477,7 +482,7 @@ def test_memory_does_not_grow(tmp_path, monkeypatch):
         tmp_path / "config.json", training={"autoencoder_ratio": 0.01, "opening_ratio": 0.0, "quantize_at": 0.1}
     )
     flags = (
-        "--stages",
+        "--phases",
         "autoencoder,opening,joint",
         "--max_steps",
         60,

@@ -74,7 +74,7 @@ def test_wandb_gets_curves_pictures_and_texts(tmp_path, told):
     writers = open_writers("all", tmp_path, 0)
     for step in (4, 5):
         writers.add_scalar("joint/loss", step / 2, step)
-    writers.add_image("stories/0", np.zeros((4, 4, 3), np.uint8), 5, dataformats="HWC")
+    writers.add_image("stories/0", np.zeros((3, 4, 4), np.uint8), 5)
     writers.add_text("stories/0", "A fox.", 5)
     writers.close()
     assert (told["joint/loss"], told["stories/0/text"], told["global_step"]) == (2.5, "A fox.", 5)
@@ -83,7 +83,8 @@ def test_wandb_gets_curves_pictures_and_texts(tmp_path, told):
     assert len(events(tmp_path).Scalars("joint/loss")) == 2
 
 
-def test_a_resumed_training_goes_on_in_the_same_wandb_run(tmp_path, told):
+@pytest.mark.usefixtures("told")
+def test_a_resumed_training_goes_on_in_the_same_wandb_run(tmp_path):
     names = set()
     for start in (0, 2):
         writers = open_writers("wandb", tmp_path, start)
@@ -94,7 +95,7 @@ def test_a_resumed_training_goes_on_in_the_same_wandb_run(tmp_path, told):
 
 
 def test_a_training_logs_with_wandb(tmp_path, told, capsys):
-    assert train(tmp_path, "--stages", "autoencoder", "--log_with", "all") == 0
+    assert train(tmp_path, "--phases", "autoencoder", "--log_with", "all") == 0
     curve = events(tmp_path).Scalars("autoencoder/loss")
     assert told["autoencoder/loss"] == pytest.approx(curve[-1].value) and told["global_step"] == curve[-1].step
     assert "wandb" not in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""analyze_codebook(): what the codes of a trained storyboard are used for, what they tell, and what they do."""
+"""`analyze`: the usage of a trained storyboard's codes, what they encode, and the effect of replacing them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from modules.evaluation.codebook.code_cards import make_cards
-from modules.evaluation.codebook.code_structure import (
-    cluster,
-    co_occurrence,
-    code_presence,
-    project,
-    successions,
-    transitions,
-)
-from modules.evaluation.codebook.code_usage import usage_report
+from modules.evaluation.codebook.cards import make_cards
 from modules.evaluation.codebook.coded_stories import CodedStories, draw_plans, label_steps, read_stories
 from modules.evaluation.codebook.interventions import (
     ReadPictures,
@@ -30,18 +21,28 @@ from modules.evaluation.codebook.interventions import (
     swap_report,
     swap_slots,
 )
-from modules.evaluation.codebook.slot_report import slot_report
+from modules.evaluation.codebook.slots import slot_report
+from modules.evaluation.codebook.structure import (
+    cluster,
+    co_occurrence,
+    code_presence,
+    project,
+    successions,
+    transitions,
+)
+from modules.evaluation.codebook.usage import usage_report
 from modules.pipeline import StoryPipeline
 from modules.story import StoryDataset
 
-NUM_REMOVED, NUM_TOLD, NUM_DRAWN = 160, 96, 24  # Steps, and stories that one step each is told and drawn of.
+NUM_REMOVED = 160  # Steps whose codes are removed.
+NUM_TEXT_SWAPS, NUM_DRAWN_SWAPS = 96, 24  # Stories, one step of each, whose codes are swapped.
 NUM_IN_MATRICES = 48
 
 
 @dataclass(frozen=True)
 class CodebookAnalysis:
-    """`report` for JSON, and beside it the codebook's unit `vectors` (K,d), small pictures of the N held-out steps, and
-    the pages drawn from swapped codes, None where no story has a picture.
+    """The `report` for JSON, and what it does not contain: the codebook's unit `vectors` (K,D), thumbnails of the N
+    held-out steps, and the pages drawn from swapped codes (None if no story has a picture).
     """
 
     report: dict[str, Any]
@@ -58,13 +59,12 @@ def analyze_codebook(
     seed: int = 0,
     read_pictures: ReadPictures | None = None,
 ) -> CodebookAnalysis:
-    """Analyse the codes of the first `num_stories` of both sources; all figures are of held-out stories, against the
-    others.
+    """Analyse the codes of the first `num_stories` of both datasets; all metrics are of the held-out stories.
 
-    `read_pictures` names what pictures show, as the judge's `read` does, so that what swapped slots change in them is
-    counted.
+    `read_pictures` predicts the attributes of pictures, as the judge's `read` does; with it, the report contains the
+    attributes that swapped slots change in pictures.
 
-    Raises UserError on a model without codes, and on a checkpoint from before its codebook was placed.
+    Raises UserError on a model without codes, and on a checkpoint whose codebook is not initialised yet.
     """
     pipeline.check_codebook()
     learnt = read_stories(pipeline, train, min(num_stories, len(train)), "training stories")
@@ -102,22 +102,22 @@ def _effects_report(
     seed: int,
     read_pictures: ReadPictures | None,
 ) -> tuple[dict[str, Any], Swaps | None]:
-    """What removed and swapped codes change, the cards, and the pages drawn from swapped codes."""
+    """Report what removed and swapped codes change, and the cards; return also the pages drawn from swapped codes."""
     stories, codes, lengths = coded.stories, coded.codes, coded.lengths
     removal = remove_codes(pipeline, stories, codes, NUM_REMOVED, seed)
-    told = swap_slots(pipeline, codes, lengths, NUM_TOLD, False, seed)
-    drawn = swap_slots(pipeline, codes, lengths, NUM_DRAWN, True, seed) if stories.image_mask.any() else None
+    texts = swap_slots(pipeline, codes, lengths, NUM_TEXT_SWAPS, False, seed)
+    drawn = swap_slots(pipeline, codes, lengths, NUM_DRAWN_SWAPS, True, seed) if stories.image_mask.any() else None
+    examples = {"examples": _examples(drawn, codes)}
     cards = make_cards(codes, coded.fit, lengths, stories.texts, labels, vectors)
     return {
         "removal": removal_report(removal, coded.story),
-        "swaps": swap_report(told, drawn, coded.story, "hero" in labels, read_pictures)
-        | {"examples": _examples(drawn, codes)},
+        "swaps": swap_report(texts, drawn, coded.story, "hero" in labels, read_pictures) | examples,
         "cards": [card | {"removal": code_removal(removal, codes, card["code"])} for card in cards],
     }, drawn
 
 
 def _examples(drawn: Swaps | None, codes: np.ndarray) -> list[dict[str, Any]]:
-    """The steps that `drawn` shows: row numbers, codes (S,), and the texts in the order of the variants."""
+    """Return the steps of `drawn`: row numbers, codes (S,), and the texts in the order of the variants."""
     if drawn is None:
         return []
     pairs = enumerate(zip(drawn.rows.tolist(), drawn.donors.tolist(), strict=True))
@@ -134,9 +134,7 @@ def _examples(drawn: Swaps | None, codes: np.ndarray) -> list[dict[str, Any]]:
 
 
 def _steps(coded: CodedStories) -> list[dict[str, Any]]:
-    """Where each row of the report stands: the number of its story and of its step, both from 0, its text and its
-    codes.
-    """
+    """Return, for each row, the number of its story and of its step, both from 0, its text and its codes (S,)."""
     places = [(story, step) for story, length in enumerate(coded.lengths) for step in range(length)]
     return [
         {"story": story, "step": step, "text": text, "codes": codes}
@@ -145,6 +143,7 @@ def _steps(coded: CodedStories) -> list[dict[str, Any]]:
 
 
 def _structure_report(coded: CodedStories, vectors: np.ndarray) -> dict[str, Any]:
+    """Report the map, the clusters and the matrices of the codebook."""
     uses = np.bincount(coded.codes.ravel(), minlength=len(vectors))
     used = np.flatnonzero(uses)
     points, explained = project(vectors[used])
@@ -167,7 +166,7 @@ def _structure_report(coded: CodedStories, vectors: np.ndarray) -> dict[str, Any
 
 
 def plain(value: Any) -> Any:
-    """The same of plain numbers for JSON: arrays as lists, six significant digits, None for what is no number."""
+    """Convert to plain values for JSON: lists in place of arrays, six significant digits, None for NaN and infinity."""
     if isinstance(value, Mapping):
         return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple, np.ndarray)):

@@ -1,6 +1,4 @@
-"""Do slots specialise? Disentanglement, completeness and the mutual information gap, beside what mixed slots would
-give.
-"""
+"""Specialisation of slots: disentanglement, completeness and mutual information gap, beside those of mixed slots."""
 
 from __future__ import annotations
 
@@ -9,15 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from modules.evaluation.codebook.information import SHUFFLES_A_GROUP, SlotInformation, entropy, slot_information
-from modules.evaluation.metrics.statistics import Figure, jackknife
+from modules.evaluation.metrics.statistics import Estimate, jackknife
 
 NUM_MIXES = 10
 
 
 def disentanglement(importance: np.ndarray) -> float:
-    """DCI disentanglement (Eastwood and Williams, ICLR 2018) of an importance matrix (S,A) >= 0: 1 where every slot
-    tells of one attribute only, 0 where each tells the same of all. Slots count by how much they tell; NaN where
-    nothing is told.
+    """Return DCI disentanglement (Eastwood and Williams, ICLR 2018) of an importance matrix (S,A) >= 0.
+
+    1 if every slot encodes one attribute only, 0 if every slot encodes all attributes equally. Slots are weighted by
+    their total importance; NaN if that is 0.
     """
     if importance.shape[1] < 2 or importance.sum() <= 0:
         return float("nan")
@@ -26,46 +25,44 @@ def disentanglement(importance: np.ndarray) -> float:
 
 
 def completeness(importance: np.ndarray) -> float:
-    """DCI completeness: 1 where every attribute is told by one slot only, 0 where all slots tell of it alike.
+    """Return DCI completeness of an importance matrix (S,A) >= 0.
 
-    (S,A) as above.
+    1 if every attribute is encoded by one slot only, 0 if it is encoded by all slots equally.
     """
     return disentanglement(importance.T)
 
 
 def information_gap(information: SlotInformation) -> float:
-    """MIG (arXiv 1802.04942): how much more of an attribute the best slot tells than the second best, as a share of its
-    entropy, mean over attributes; bits beyond chance in place of bits, as both are biased.
+    """Return the mutual information gap (MIG, arXiv 1802.04942).
+
+    It is the mean over attributes of the difference between the best and the second-best slot's information, as a share
+    of the attribute's entropy. Bits above the null value replace bits, because the plug-in estimate is biased.
     """
-    told = information.entropy > 0
-    if len(information.bits) < 2 or not told.any():
+    varies = information.entropy > 0
+    if len(information.bits) < 2 or not varies.any():
         return float("nan")
     best = np.sort(np.maximum(information.excess, 0), axis=0)
-    return float(((best[-1] - best[-2])[told] / information.entropy[told]).mean())
+    return float(((best[-1] - best[-2])[varies] / information.entropy[varies]).mean())
 
 
 def measure(information: SlotInformation) -> np.ndarray:
-    """The three figures of one matrix: disentanglement, completeness, gap.
-
-    Importance is the share of an attribute that a slot tells.
-    """
+    """Return disentanglement, completeness and gap (3,); importance is the share of an attribute a slot explains."""
     importance = np.maximum(information.share, 0)
     return np.array([disentanglement(importance), completeness(importance), information_gap(information)])
 
 
-def disentanglement_figures(
+def disentanglement_metrics(
     codes: np.ndarray,
     labels: np.ndarray,
     lengths: Sequence[int],
     whole: SlotInformation,
     parts: Sequence[SlotInformation],
     seed: int = 0,
-) -> dict[str, Figure]:
-    """The three figures for codes (N,S) and labels (N,A), from their information and that without each group of
-    stories.
+) -> dict[str, Estimate]:
+    """Return the three metrics of codes (N,S) and labels (N,A), given their information, and that without each group.
 
-    The floor is the mean when every step's codes are dealt to the slots at random: they hold as much, and no slot is
-    its own.
+    The floor is the mean after every step's codes are permuted over the slots at random: the same information, without
+    any specialisation.
     """
     rng = np.random.default_rng(seed)
     mixed = [

@@ -1,41 +1,40 @@
-"""Information in bits: entropy, divergence, and what slots tell of attributes, with a null and with intervals over
-stories.
-"""
+"""Information in bits: entropy, divergence, and the mutual information of slots and attributes, with its null value."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import entr
 
+from modules.evaluation.metrics.statistics import first_rows
+
 NUM_SHUFFLES = 200
-NUM_GROUPS = 20  # Parts that the stories are cut into for the jackknife.
-SHUFFLES_A_GROUP = 20
+NUM_GROUPS = 20  # Groups of stories, for the jackknife.
+SHUFFLES_A_GROUP = 20  # Shuffles for the null value without one group.
 
 
 def entropy(counts: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Entropy in bits of the distributions proportional to `counts` along `axis`; 0 where nothing was counted."""
+    """Return the entropy in bits of the distributions proportional to `counts` along `axis`; 0 if all counts are 0."""
     counts = np.asarray(counts, dtype=np.float64)
     shares = counts / np.maximum(counts.sum(axis, keepdims=True), 1e-300)
     return entr(shares).sum(axis) / np.log(2)
 
 
 def perplexity(counts: np.ndarray, axis: int = -1) -> np.ndarray:
-    """2 to the entropy: as many equally frequent codes would be as uncertain.
+    """Return 2 to the entropy: the number of equally frequent codes with the same entropy.
 
-    The plug-in value of few counts is too low.
+    It is underestimated if there are few counts.
     """
     return 2 ** entropy(counts, axis)
 
 
 def jensen_shannon(counts: np.ndarray, others: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Jensen-Shannon divergence in bits between the distributions proportional to two arrays of counts: 0 the same, 1
-    disjoint.
+    """Return the Jensen-Shannon divergence in bits of the distributions proportional to two arrays of counts.
 
-    Two samples of one distribution are above 0, the more so the smaller they are: compare with a floor of the same
-    sample sizes.
+    0 for equal, 1 for disjoint distributions. Two samples of one distribution have a positive divergence, larger for
+    smaller samples: compare with a floor of the same sample sizes.
     """
     shares = [
         np.asarray(c, dtype=np.float64) / np.maximum(np.sum(c, axis, keepdims=True), 1e-300) for c in (counts, others)
@@ -46,9 +45,10 @@ def jensen_shannon(counts: np.ndarray, others: np.ndarray, axis: int = -1) -> np
 
 @dataclass(frozen=True)
 class SlotInformation:
-    """`bits` (S,A): plug-in mutual information of each slot's code and each attribute; `null` (S,A) its mean over
-    shuffles that leave nothing to tell; `p_values` (S,A) one-sided, not corrected for the number of cells; `entropy`
-    (A,) of the attributes.
+    """Mutual information of S slots and A attributes.
+
+    `bits` (S,A) is the plug-in estimate, `null` (S,A) its mean over shuffles that remove all dependence, `p_values`
+    (S,A) are one-sided and not corrected for multiple tests, `entropy` (A,) is that of the attributes, in bits.
     """
 
     bits: np.ndarray
@@ -58,19 +58,21 @@ class SlotInformation:
 
     @property
     def excess(self) -> np.ndarray:
-        """(S,A) bits beyond chance."""
+        """Bits above the null value (S,A)."""
         return self.bits - self.null
 
     @property
     def share(self) -> np.ndarray:
-        """(S,A): 1 where the slot tells all of the attribute, about 0 where it tells nothing (adjusted for chance as in
-        Vinh, Epps and Bailey, JMLR 11, 2010); 0 for an attribute that is constant or that chance alone would tell.
+        """The share of an attribute's entropy that a slot explains (S,A): 1 for all of it, about 0 for none.
+
+        Adjusted for chance as by Vinh, Epps and Bailey (JMLR 11, 2010); 0 for an attribute that is constant, or whose
+        null value is already its entropy.
         """
         room = np.broadcast_to(self.entropy, self.bits.shape) - self.null
         return np.divide(self.excess, room, out=np.zeros_like(room), where=room > 1e-9)
 
     def of(self, columns: Sequence[int]) -> SlotInformation:
-        """The same of some of the attributes."""
+        """Return the same for some of the attributes."""
         columns = list(columns)
         return SlotInformation(
             self.bits[:, columns], self.null[:, columns], self.p_values[:, columns], self.entropy[columns]
@@ -80,12 +82,12 @@ class SlotInformation:
 def slot_information(
     codes: np.ndarray, labels: np.ndarray, lengths: Sequence[int], num_shuffles: int = NUM_SHUFFLES, seed: int = 0
 ) -> SlotInformation:
-    """Mutual information of codes (N,S) and integer labels (N,A); `lengths` are the stories' numbers of steps.
+    """Return the mutual information of codes (N,S) and integer labels (N,A); stories have `lengths` steps.
 
-    The plug-in estimate is biased upwards by about (codes - 1)(labels - 1) / (2 N ln 2) bits (Miller 1955): a slot with
-    100 codes in use seems to tell half a bit of anything in a thousand steps. So it is compared with itself after the
-    labels of whole stories have changed places. Steps of one story are not exchangeable: shuffled one by one they would
-    make a null that is far too low, as what stays the same through a story falls together with whatever else does.
+    The plug-in estimate is biased upwards by about (codes - 1)(labels - 1) / (2 N ln 2) bits (Miller 1955): with 100
+    codes in use and a thousand steps, by half a bit for any attribute. It is therefore compared with the same estimate
+    after the labels of whole stories were exchanged. Steps of one story are not exchangeable: shuffling single steps
+    would give a null value that is far too low, because everything that stays constant in a story is correlated.
     """
     codes, labels = (
         np.stack([np.unique(column, return_inverse=True)[1] for column in rows.T], axis=1) for rows in (codes, labels)
@@ -98,7 +100,7 @@ def slot_information(
 
 
 def _plug_in_bits(codes: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Codes (N,S), labels (N,A), small integers -> (S,A)."""
+    """Return the plug-in mutual information (S,A) of codes (N,S) and labels (N,A), both small integers."""
     pairs = [[code * (label.max() + 1) + label for label in labels.T] for code in codes.T]
     joint = np.array([[entropy(np.bincount(pair)) for pair in row] for row in pairs])
     return _column_entropies(codes)[:, None] + _column_entropies(labels) - joint
@@ -109,11 +111,12 @@ def _column_entropies(numbers: np.ndarray) -> np.ndarray:
 
 
 def shuffled_rows(lengths: Sequence[int], rng: np.random.Generator) -> np.ndarray:
-    """For each step (N,) the row of the step whose labels it gets: each story those of another one in random order,
-    rotated by a random number of steps (or stories of one length would keep what goes with a position), and repeated or
-    cut to its length.
+    """Return, for each step, the row (N,) of the step whose labels it receives.
+
+    Each story receives the labels of a random story, rotated by a random number of steps (otherwise labels would stay
+    correlated with the position), and repeated or truncated to its length.
     """
-    starts = np.cumsum([0, *lengths[:-1]])
+    starts = first_rows(lengths)
     donors, turns = rng.permutation(len(lengths)), rng.integers(0, lengths)
     places = zip(lengths, donors, turns, strict=True)
     return np.concatenate(
@@ -121,10 +124,10 @@ def shuffled_rows(lengths: Sequence[int], rng: np.random.Generator) -> np.ndarra
     )
 
 
-def groups_left_out(lengths: Sequence[int], seed: int = 0) -> list[np.ndarray]:
-    """For each of up to NUM_GROUPS random groups of stories, which stories (B,) bool are left when it is taken out.
+def groups_left_out(lengths: Sized, seed: int = 0) -> list[np.ndarray]:
+    """Return, for each of up to NUM_GROUPS random groups of stories, the stories (B,) bool outside the group.
 
-    Empty where there is only one story: nothing is known of how stories differ.
+    Empty if there is only one story, because the variance between stories is then unknown.
     """
     num_groups = min(NUM_GROUPS, len(lengths))
     group = np.random.default_rng(seed).permutation(len(lengths)) % max(1, num_groups)

@@ -1,4 +1,4 @@
-"""Linear probes: how well a multinomial logistic regression on one-hot codes names an attribute of held-out steps."""
+"""Linear probes: accuracy of a multinomial logistic regression from one-hot codes to an attribute of held-out steps."""
 
 from __future__ import annotations
 
@@ -9,15 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.evaluation.metrics.statistics import Figure, bootstrap_mean
+from modules.evaluation.metrics.statistics import Estimate, mean_over_steps
 
 MAX_ITERATIONS = 100
 
 
 class Probes(nn.Module):
-    """Logits (N,G,V) of V labels from codes (N,S), by G probes that each see the slots of one group: a weight for every
-    slot seen, code and label, and a bias. Nothing is shared, so that they can be fitted in one go.
+    """Logits (N,G,V) of V labels from codes (N,S), by G independent probes that are fitted together.
+
+    Each probe reads the slots of one group: it has a weight for every slot, code and label, and a bias.
     """
+
+    slots: Tensor
+    offsets: Tensor
+    owner: Tensor
 
     def __init__(self, groups: Sequence[Sequence[int]], num_codes: int, num_labels: int) -> None:
         super().__init__()
@@ -42,10 +47,9 @@ def fit_probes(
     num_labels: int,
     penalty: float = 1.0,
 ) -> Probes:
-    """The ridge-penalised maximum of the likelihood of labels (N,) given codes (N,S), by L-BFGS from zero:
-    deterministic.
+    """Maximise the ridge-penalised likelihood of labels (N,) given codes (N,S), by L-BFGS from zero (deterministic).
 
-    `penalty` is the inverse of the prior variance of a weight; a code that was never seen keeps the weight 0.
+    `penalty` is the inverse of the prior variance of a weight; a code that never occurs keeps the weight 0.
     """
     inputs, targets = torch.from_numpy(codes).long(), torch.from_numpy(labels).long()
     targets = targets[:, None].expand(-1, len(groups)).flatten()
@@ -76,27 +80,26 @@ def probe_accuracies(
     labels: np.ndarray,
     lengths: Sequence[int],
     groups: Sequence[Sequence[int]],
-) -> list[Figure]:
-    """For each group of slots, the share of held-out steps whose label is named by a probe that was fitted on other
-    stories.
+) -> list[Estimate]:
+    """Return, for each group of slots, the accuracy on held-out steps of a probe fitted on training stories.
 
-    Codes (N,S), labels (N,) integers; `lengths` are the held-out stories' numbers of steps. The floor is the label that
-    is most frequent in training.
+    Codes (N,S), labels (N,) integers; `lengths` are the held-out stories' numbers of steps. The floor is the accuracy
+    of the most frequent training label.
     """
-    train_codes, codes, num_codes = _numbered(train_codes, codes)
+    train_codes, codes, num_codes = _renumbered(train_codes, codes)
     num_labels = int(max(train_labels.max(), labels.max())) + 1
     probes = fit_probes(train_codes, train_labels, groups, num_codes, num_labels)
-    right = (probes(torch.from_numpy(codes).long()).argmax(-1).numpy() == labels[:, None]).astype(float)
-    starts = np.cumsum([0, *lengths[:-1]])
+    right = probes(torch.from_numpy(codes).long()).argmax(-1).numpy() == labels[:, None]
     floor = float((labels == np.bincount(train_labels).argmax()).mean())
-    return [bootstrap_mean(np.add.reduceat(column, starts), lengths, floor=floor, ceiling=1.0) for column in right.T]
+    ones = np.ones(len(labels))
+    return [mean_over_steps(column, ones, lengths, floor=floor, ceiling=1.0) for column in right.T]
 
 
-def _numbered(train_codes: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """Both (N,S) with each slot's codes numbered anew, those that training lacks by one number of their own, and how
-    many.
+def _renumbered(train_codes: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return both sets (N,S) with the codes of each slot renumbered from 0, and the number of codes.
 
-    A slot uses an eighth of the codes, and weights that stay zero would be most of the work.
+    Codes that do not occur in training share one number. A slot uses about an eighth of the codebook; without
+    renumbering, most weights would stay zero.
     """
     numbered = []
     for train_column, column in zip(train_codes.T, codes.T, strict=True):

@@ -1,8 +1,7 @@
-"""What pages hold (story world only): labels matched in texts and read off pictures, against the truth and against each
-other.
+"""Attribute metrics, for the story world only: attributes named in texts and shown in pictures, against the truth.
 
-A page's truth is a step's `attributes`; a page's reading is the judge's, with the same labels. Every figure has as its
-ceiling what real texts and real renders score, and as its floor what pages of other stories score.
+The truth of a page is its step's `attributes`; the attributes of a picture are those that the judge predicts. Every
+ceiling is the score of real texts and real renders, every floor that of pages of other stories.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from modules.evaluation.metrics.statistics import Figure, bootstrap_mean, rows_of_other_stories
+from modules.evaluation.metrics.statistics import Estimate, mean_over_steps, rows_of_other_stories, story_of_rows
 from modules.storyworld import mentioned
 
 GROUPS = {
@@ -24,171 +23,176 @@ GROUPS = {
     "weathers": "weather",
     "actions": "action",
 }
+PROMPT_GROUPS = ("characters", "objects", "places")
 Labels = Mapping[str, Any]
-Score = tuple[float, float]  # What a page earns, of how much.
+Score = tuple[float, float]  # What a page earned, out of how much.
+Measure = Callable[[Labels, Labels], Score]  # Of a page's truth and its prediction.
 
 
 def score_texts(
     true_texts: Sequence[str], decoded_texts: Sequence[str], lengths: Sequence[int], seed: int = 0
-) -> dict[str, Figure]:
-    """How often a decoded text names exactly what the true text names, over the steps whose true text names any.
+) -> dict[str, Estimate]:
+    """Return how often a decoded text names exactly what the true text names, over steps whose true text names any.
 
-    `lengths` are the stories' numbers of steps. The floor is the same score for a true text of another story in place
-    of the decoded one.
+    `lengths` are the stories' numbers of steps. The floor is the score of a true text of another story.
     """
+
+    def names_the_same(group: str) -> Measure:
+        return lambda truth, named: (float(named[group] == truth[group]), 1.0) if truth[group] else (0.0, 0.0)
+
     true, decoded = [mentioned(text) for text in true_texts], [mentioned(text) for text in decoded_texts]
-
-    def measure(group: str) -> Callable[[Labels, Labels], Score]:
-        return lambda truth, told: (
-            float(bool(truth[group]) and told[group] == truth[group]),
-            float(bool(truth[group])),
-        )
-
-    measures = {name: measure(group) for group, name in GROUPS.items()}
-    return _figures(measures, true, decoded, true, lengths, seed)
+    measures = {name: names_the_same(group) for group, name in GROUPS.items()}
+    return _estimates(measures, true, decoded, true, lengths, seed)
 
 
 def score_pictures(
     truths: Sequence[Labels],
-    readings: Sequence[Labels],
-    real_readings: Sequence[Labels],
+    predictions: Sequence[Labels],
+    real_predictions: Sequence[Labels],
     lengths: Sequence[int],
     seed: int = 0,
     hero_only: bool = False,
-) -> dict[str, Figure]:
-    """How often pictures show what they should, for N pages of stories of `lengths` pages.
+) -> dict[str, Estimate]:
+    """Return how often pictures show what they should, for N pages of stories of `lengths` pages.
 
-    Character F1 over all kinds; frame accuracy: exactly the right kinds (both as for PororoSV, arXiv 1812.02784); the
-    colour of every character, which must be there; the object where there is one. Hero-colour persistence asks for no
-    truth: in how many of a story's pages that show its hero it wears what it wears most often (stories of several
-    pages). `hero_only` is for stories told from a prompt, which settles no more.
+    Character F1 over all kinds, and frame accuracy: exactly the right kinds (both as for PororoSV, arXiv 1812.02784);
+    the colour of every character that should be there; the object where there is one. Hero-colour persistence needs no
+    true colour: the share of a story's pages with its hero in which it wears its most frequent colour. `hero_only`, for
+    stories generated from a prompt alone, leaves only the metrics that a prompt determines.
     """
     measures = {"hero": PICTURE_MEASURES["hero"]} if hero_only else PICTURE_MEASURES
-    figures = _figures(measures, truths, readings, real_readings, lengths, seed)
+    estimates = _estimates(measures, truths, predictions, real_predictions, lengths, seed)
     if max(lengths) > 1:
-        figures["hero_colour_persistence"] = _persistence(truths, readings, real_readings, lengths, seed)
-    return figures
+        estimates["hero_colour_persistence"] = _persistence(truths, predictions, real_predictions, lengths, seed)
+    return estimates
 
 
 def score_agreement(
     texts: Sequence[str],
-    readings: Sequence[Labels],
+    predictions: Sequence[Labels],
     true_texts: Sequence[str],
-    real_readings: Sequence[Labels],
+    real_predictions: Sequence[Labels],
     lengths: Sequence[int],
     seed: int = 0,
-) -> dict[str, Figure]:
-    """In how many pages the picture shows every character, the object and the place that the text beside it names."""
+) -> dict[str, Estimate]:
+    """Return the share of pages whose picture shows every character, the object and the place that their text names."""
     named, truly_named = [mentioned(text) for text in texts], [mentioned(text) for text in true_texts]
-    real = _mean([_agree(*page) for page in zip(truly_named, real_readings, strict=True)])
-    floor = _floor(_agree, named, readings, lengths, seed)
-    return {
-        "text_and_picture_agree": _figure(
-            [_agree(*page) for page in zip(named, readings, strict=True)], lengths, seed, floor, real
-        )
-    }
+    ceiling = _mean(_score_all(_agree, truly_named, real_predictions))
+    floor = _floor(_agree, named, predictions, lengths, seed)
+    return {"text_and_picture_agree": _estimate(_score_all(_agree, named, predictions), lengths, seed, floor, ceiling)}
 
 
 def score_obedience(
-    prompts: Sequence[str], texts: Sequence[str], readings: Sequence[Labels], lengths: Sequence[int], seed: int = 0
-) -> dict[str, Figure]:
-    """How much of what a prompt names (characters, object, place) some page's text names, and some page's picture
-    shows.
-    """
-    told, shown, start = [], [], 0
+    prompts: Sequence[str], texts: Sequence[str], predictions: Sequence[Labels], lengths: Sequence[int], seed: int = 0
+) -> dict[str, Estimate]:
+    """Return how much of what a prompt names (characters, object, place) some text names and some picture shows."""
+    in_texts, in_pictures, start = [], [], 0
     for length in lengths:
-        pages = range(start, start := start + length)
-        told.append(
-            {
-                group: set().union(*(mentioned(texts[row])[group] for row in pages))
-                for group in ("characters", "objects", "places")
-            }
-        )
-        shown.append(
-            {
-                "characters": set().union(*(readings[row]["characters"] for row in pages)),
-                "objects": {readings[row]["object"] for row in pages},
-                "places": {readings[row]["place"] for row in pages},
-            }
-        )
+        pages = slice(start, start := start + length)
+        in_texts.append(_union([mentioned(text) for text in texts[pages]]))
+        in_pictures.append(_union([_shown_in(prediction) for prediction in predictions[pages]]))
     wanted, ones = [mentioned(prompt) for prompt in prompts], [1] * len(lengths)
-    figures = {}
-    for group in ("characters", "objects", "places"):
-        for where, found in (("texts", told), ("pictures", shown)):
+    estimates = {}
+    for group in PROMPT_GROUPS:
+        for place, stories in (("texts", in_texts), ("pictures", in_pictures)):
 
             def measure(wish: Labels, story: Labels, group: str = group) -> Score:
                 return float(len(wish[group] & story[group])), float(len(wish[group]))
 
-            scores = [measure(*pair) for pair in zip(wanted, found, strict=True)]
-            figures[f"{GROUPS[group]}_in_{where}"] = _figure(
-                scores, ones, seed, _floor(measure, wanted, found, ones, seed), 1.0
-            )
-    return figures
+            floor = _floor(measure, wanted, stories, ones, seed)
+            scores = _score_all(measure, wanted, stories)
+            estimates[f"{GROUPS[group]}_in_{place}"] = _estimate(scores, ones, seed, floor, 1.0)
+    return estimates
 
 
-def _shown(name: str) -> Callable[[Labels, Labels], Score]:
-    return lambda truth, reading: (float(truth[name] == reading[name]), 1.0)
+def _shown_in(prediction: Labels) -> dict[str, set[str]]:
+    """Return the judge's prediction of one picture by the names of the text's groups."""
+    return {"characters": prediction["characters"], "objects": {prediction["object"]}, "places": {prediction["place"]}}
 
 
-def _overlap(truth: Labels, reading: Labels) -> Score:
+def _union(pages: Sequence[Labels]) -> dict[str, set[str]]:
+    return {group: set().union(*(page[group] for page in pages)) for group in PROMPT_GROUPS}
+
+
+# Measures of one picture
+
+
+def _same(name: str) -> Measure:
+    return lambda truth, prediction: (float(truth[name] == prediction[name]), 1.0)
+
+
+def _overlap(truth: Labels, prediction: Labels) -> Score:
     kinds = set(truth["characters"])
-    return 2.0 * len(kinds & reading["characters"]), float(len(kinds) + len(reading["characters"]))
+    return 2.0 * len(kinds & prediction["characters"]), float(len(kinds) + len(prediction["characters"]))
 
 
-def _colors(truth: Labels, reading: Labels) -> Score:
-    worn = [
-        reading["colors"].get(kind) == color for kind, color in zip(truth["characters"], truth["colors"], strict=True)
-    ]
-    return float(sum(worn)), float(len(worn))
+def _same_kinds(truth: Labels, prediction: Labels) -> Score:
+    return float(set(truth["characters"]) == prediction["characters"]), 1.0
 
 
-PICTURE_MEASURES: dict[str, Callable[[Labels, Labels], Score]] = {
+def _same_colors(truth: Labels, prediction: Labels) -> Score:
+    pairs = list(zip(truth["characters"], truth["colors"], strict=True))
+    return float(sum(prediction["colors"].get(kind) == color for kind, color in pairs)), float(len(pairs))
+
+
+def _same_object(truth: Labels, prediction: Labels) -> Score:
+    return (float(truth["object"] == prediction["object"]), 1.0) if truth["object"] else (0.0, 0.0)
+
+
+def _shows_hero(truth: Labels, prediction: Labels) -> Score:
+    return float(truth["hero"] in prediction["characters"]), 1.0
+
+
+def _same_hero_color(truth: Labels, prediction: Labels) -> Score:
+    return float(prediction["colors"].get(truth["hero"]) == truth["colors"][0]), 1.0
+
+
+PICTURE_MEASURES: dict[str, Measure] = {
     "character_f1": _overlap,
-    "frame_accuracy": lambda truth, reading: (float(set(truth["characters"]) == reading["characters"]), 1.0),
-    "colour": _colors,
-    "place": _shown("place"),
-    "object": lambda truth, reading: (
-        (float(truth["object"] == reading["object"]), 1.0) if truth["object"] else (0.0, 0.0)
-    ),
-    "weather": _shown("weather"),
-    "action": _shown("action"),
-    "hero": lambda truth, reading: (float(truth["hero"] in reading["characters"]), 1.0),
-    "hero_colour": lambda truth, reading: (float(reading["colors"].get(truth["hero"]) == truth["colors"][0]), 1.0),
+    "frame_accuracy": _same_kinds,
+    "colour": _same_colors,
+    "place": _same("place"),
+    "object": _same_object,
+    "weather": _same("weather"),
+    "action": _same("action"),
+    "hero": _shows_hero,
+    "hero_colour": _same_hero_color,
 }
 
 
-def _agree(named: Labels, reading: Labels) -> Score:
-    shown = reading["characters"] | {reading["object"], reading["place"]}
+def _agree(named: Labels, prediction: Labels) -> Score:
+    shown = prediction["characters"] | {prediction["object"], prediction["place"]}
     return float(named["characters"] | named["objects"] | named["places"] <= shown), 1.0
 
 
-def _figures(
-    measures: Mapping[str, Callable[[Labels, Labels], Score]],
+# From measures to estimates
+
+
+def _estimates(
+    measures: Mapping[str, Measure],
     truths: Sequence[Labels],
-    pages: Sequence[Labels],
+    predictions: Sequence[Labels],
     real: Sequence[Labels],
     lengths: Sequence[int],
     seed: int,
-) -> dict[str, Figure]:
-    return {
-        name: _figure(
-            [measure(*pair) for pair in zip(truths, pages, strict=True)],
-            lengths,
-            seed,
-            _floor(measure, truths, real, lengths, seed),
-            _mean([measure(*pair) for pair in zip(truths, real, strict=True)]),
-        )
-        for name, measure in measures.items()
-    }
+) -> dict[str, Estimate]:
+    estimates = {}
+    for name, measure in measures.items():
+        floor, ceiling = _floor(measure, truths, real, lengths, seed), _mean(_score_all(measure, truths, real))
+        estimates[name] = _estimate(_score_all(measure, truths, predictions), lengths, seed, floor, ceiling)
+    return estimates
 
 
-def _figure(
+def _score_all(measure: Measure, truths: Sequence[Labels], predictions: Sequence[Labels]) -> list[Score]:
+    return [measure(*pair) for pair in zip(truths, predictions, strict=True)]
+
+
+def _estimate(
     scores: Sequence[Score], lengths: Sequence[int], seed: int, floor: float | None, ceiling: float | None
-) -> Figure:
-    """Scores of N pages -> their mean with its interval over stories."""
-    starts = np.cumsum([0, *lengths])[:-1]
-    earned, possible = (np.add.reduceat(column, starts) for column in np.array(scores, dtype=float).T)
-    return bootstrap_mean(earned, possible, seed, floor, ceiling)
+) -> Estimate:
+    """Return the mean of the scores of N pages, with its interval over stories."""
+    earned, possible = np.array(scores, dtype=float).T
+    return mean_over_steps(earned, possible, lengths, seed, floor, ceiling)
 
 
 def _mean(scores: Sequence[Score]) -> float | None:
@@ -197,34 +201,33 @@ def _mean(scores: Sequence[Score]) -> float | None:
 
 
 def _floor(
-    measure: Callable, truths: Sequence[Labels], pages: Sequence[Labels], lengths: Sequence[int], seed: int
+    measure: Measure, truths: Sequence[Labels], predictions: Sequence[Labels], lengths: Sequence[int], seed: int
 ) -> float | None:
-    """The score of pages of other stories."""
-    others = rows_of_other_stories(np.repeat(np.arange(len(lengths)), lengths), seed)
-    return (
-        None
-        if others is None
-        else _mean([measure(truth, pages[row]) for truth, row in zip(truths, others, strict=True)])
-    )
+    """Return the score of pages of other stories; None if there is only one story."""
+    others = rows_of_other_stories(story_of_rows(lengths), seed)
+    return None if others is None else _mean(_score_all(measure, truths, [predictions[row] for row in others]))
 
 
 def _persistence(
-    truths: Sequence[Labels], readings: Sequence[Labels], real: Sequence[Labels], lengths: Sequence[int], seed: int
-) -> Figure:
-    worn = [reading["colors"].get(truth["hero"]) for truth, reading in zip(truths, readings, strict=True)]
-    really = [reading["colors"].get(truth["hero"]) for truth, reading in zip(truths, real, strict=True)]
-    anything = [color for color in really if color is not None]
-    at_random = np.random.default_rng(seed).permutation(anything).tolist() if anything else []
-    mixed = [at_random.pop() if color is not None else None for color in really]
-    value, ceiling, floor = (_most_common(colors, lengths) for colors in (worn, really, mixed))
-    return _figure(value, [1] * len(lengths), seed, _mean(floor), _mean(ceiling))
+    truths: Sequence[Labels], predictions: Sequence[Labels], real: Sequence[Labels], lengths: Sequence[int], seed: int
+) -> Estimate:
+    """Return hero-colour persistence; its floor is that of the real pages' colours, permuted over all pages."""
+    worn, truly_worn = (
+        [page["colors"].get(truth["hero"]) for truth, page in zip(truths, pages, strict=True)]
+        for pages in (predictions, real)
+    )
+    colors = [color for color in truly_worn if color is not None]
+    permuted = np.random.default_rng(seed).permutation(colors).tolist() if colors else []
+    mixed = [permuted.pop() if color is not None else None for color in truly_worn]
+    scores, ceiling, floor = (_most_frequent(column, lengths) for column in (worn, truly_worn, mixed))
+    return _estimate(scores, [1] * len(lengths), seed, _mean(floor), _mean(ceiling))
 
 
-def _most_common(colors: Sequence[str | None], lengths: Sequence[int]) -> list[Score]:
-    """For each story: in how many pages the most common colour is seen, of the pages where any is."""
+def _most_frequent(colors: Sequence[str | None], lengths: Sequence[int]) -> list[Score]:
+    """Return, for each story, the number of pages with the most frequent colour, out of the pages with any."""
     scores, start = [], 0
     for length in lengths:
-        seen = Counter(color for color in colors[start : start + length] if color is not None)
-        scores.append((float(max(seen.values(), default=0)), float(seen.total())))
+        counts = Counter(color for color in colors[start : start + length] if color is not None)
+        scores.append((float(max(counts.values(), default=0)), float(counts.total())))
         start += length
     return scores

@@ -1,7 +1,7 @@
-"""The judge: reads the attributes of a story world's page off its picture, and says how well a text fits a picture.
+"""The judge, an attribute classifier for story-world pictures, which also scores how well a text matches a picture.
 
-A ResNet trained from scratch on real renders (`train_judge`). It has never seen a generated picture: what it reads off
-one is scored against the truth, between what it reads off real renders (the ceiling) and chance (the floor).
+A ResNet trained from scratch on real renders (`train_judge`). It has never seen a generated picture; its accuracy on
+real renders is the ceiling of every metric that uses it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,24 +27,32 @@ from modules.config import config_from_dict
 from modules.data.pixels import to_pixels
 from modules.storyworld import ACTIONS, CHARACTERS, COLORS, OBJECTS, PLACES, WEATHERS
 
-SINGLE = {"place": PLACES, "object": (*OBJECTS, None), "weather": WEATHERS, "action": ACTIONS}  # One label a page.
-NOT_SHOWN = -100  # What cross_entropy passes over.
+SINGLE: dict[str, Sequence[str | None]] = {  # Attributes with one label a page.
+    "place": PLACES,
+    "object": (*OBJECTS, None),
+    "weather": WEATHERS,
+    "action": ACTIONS,
+}
+NOT_SHOWN = -100  # The label that cross_entropy ignores.
 BATCH = 256
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 @dataclass(frozen=True)
 class JudgeConfig:
+    """Sizes of the judge; `words` is the vocabulary of the texts that it embeds."""
+
     image_size: int = 96
     hidden_sizes: tuple[int, ...] = (24, 40, 64, 96)
-    blocks: int = 2  # Of each stage.
+    blocks: int = 2  # At each resolution.
     embed_dim: int = 64
-    words: tuple[str, ...] = ()  # What its texts are written with.
+    words: tuple[str, ...] = ()
 
 
 class Judge(nn.Module):
-    """Picture -> logits of every attribute; picture and text -> unit vectors whose cosine says whether they fit (arXiv
-    2303.15343).
+    """A picture -> logits of every attribute; a picture and a text -> unit vectors, close if they match.
+
+    The embeddings are trained with the sigmoid loss of SigLIP (arXiv 2303.15343).
     """
 
     name = "judge"
@@ -64,7 +72,7 @@ class Judge(nn.Module):
         cells = (config.image_size // 2 ** (len(config.hidden_sizes) + 1)) ** 2
         self.sizes = {"characters": len(CHARACTERS), "colors": len(CHARACTERS) * len(COLORS)}
         self.sizes |= {name: len(labels) for name, labels in SINGLE.items()}
-        # From all cells, not from their mean: who stands where tells an action.
+        # The heads see all cells, not their mean, because actions depend on where the characters stand.
         self.read_head = nn.Linear(width * cells, sum(self.sizes.values()))
         self.image_head = nn.Linear(width * cells, config.embed_dim)
         self.word_embed = nn.EmbeddingBag(
@@ -75,58 +83,63 @@ class Judge(nn.Module):
         self._word_ids = {word: index for index, word in enumerate(config.words)}
 
     def forward(self, pixels: Tensor, word_ids: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
-        """pixels (N,3,H,W) in [-1,1], word_ids (N,W), targets as from `targets_of` -> the training loss ()."""
+        """Return the training loss () of pixels (N,3,H,W) in [-1,1], word_ids (N,L) and the `targets_of` N pages.
+
+        It is the sum of the attributes' cross-entropies and the sigmoid matching loss, in nats a page.
+        """
         cells = self._cells(pixels)
         logits = self._logits(cells)
         loss = F.binary_cross_entropy_with_logits(logits["characters"], targets["characters"]) * len(CHARACTERS)
         colors = logits["colors"].unflatten(1, (len(CHARACTERS), len(COLORS)))
         loss = loss + F.cross_entropy(colors.flatten(0, 1), targets["colors"].flatten(), ignore_index=NOT_SHOWN)
         loss = loss + sum(F.cross_entropy(logits[name], targets[name]) for name in SINGLE)
-        fit = self._embed(self.image_head, cells) @ self._embed_words(word_ids).T * self.log_scale.exp() + self.bias
-        return loss - F.logsigmoid(fit * (2 * torch.eye(len(fit), device=fit.device) - 1)).sum(1).mean()
+        matches = self._embed(self.image_head, cells) @ self._embed_words(word_ids).T * self.log_scale.exp() + self.bias
+        signs = 2 * torch.eye(len(matches), device=matches.device) - 1
+        return loss - F.logsigmoid(matches * signs).sum(1).mean()
 
     @torch.no_grad()
     def read(self, images: Sequence[Image.Image]) -> list[dict[str, Any]]:
-        """Pictures -> attributes of each: characters (set of kinds), colors (kind -> colour), place, object (or None),
-        weather, action.
+        """Predict the attributes of N pictures.
+
+        Each is a dict: characters (set of kinds), colors (kind -> colour), place, object (or None), weather, action.
         """
-        readings = []
+        predictions = []
         for pixels in self._batches(images):
             logits = self._logits(self._cells(pixels))
-            colors = logits["colors"].unflatten(1, (len(CHARACTERS), len(COLORS))).argmax(-1)
+            colors = logits["colors"].unflatten(1, (len(CHARACTERS), len(COLORS))).argmax(-1).tolist()
             best = {name: logits[name].argmax(-1).tolist() for name in SINGLE}
             for row, shown in enumerate((logits["characters"] > 0).tolist()):
-                kinds = [kind for kind, is_there in zip(CHARACTERS, shown, strict=True) if is_there]
-                reading = {
-                    "characters": set(kinds),
-                    "colors": {kind: COLORS[colors[row, CHARACTERS.index(kind)]] for kind in kinds},
+                numbers = [number for number, is_shown in enumerate(shown) if is_shown]
+                prediction: dict[str, Any] = {
+                    "characters": {CHARACTERS[number] for number in numbers},
+                    "colors": {CHARACTERS[number]: COLORS[colors[row][number]] for number in numbers},
                 }
-                readings.append(reading | {name: labels[best[name][row]] for name, labels in SINGLE.items()})
-        return readings
+                predictions.append(prediction | {name: labels[best[name][row]] for name, labels in SINGLE.items()})
+        return predictions
 
     @torch.no_grad()
     def features(self, images: Sequence[Image.Image]) -> Tensor:
-        """The trunk's pooled features (N, F), for Fréchet and kernel distances."""
+        """Return the trunk's pooled features (N,F), for Fréchet and kernel distances."""
         return torch.cat([self.trunk(pixels).pooler_output.flatten(1) for pixels in self._batches(images)])
 
     @torch.no_grad()
     def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
-        """Unit vectors (N, D)."""
+        """Return unit vectors (N,D) of N pictures."""
         return torch.cat([self._embed(self.image_head, self._cells(pixels)) for pixels in self._batches(images)])
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit vectors (N, D); words that the judge does not know are passed over."""
+        """Return unit vectors (N,D) of N texts; words outside the judge's vocabulary are ignored."""
         return self._embed_words(self.word_ids(texts).to(self.bias.device))
 
     def word_ids(self, texts: Sequence[str]) -> Tensor:
-        """(N, W), padded with the id after the last word's."""
+        """Return word ids (N,L), padded with the id after the last word's."""
         rows = [[self._word_ids[word] for word in split_words(text) if word in self._word_ids] for text in texts]
         width = max(1, *map(len, rows)) if rows else 1
         padding = len(self.config.words)
         return torch.tensor([row + [padding] * (width - len(row)) for row in rows]).view(len(rows), width)
 
-    def _batches(self, images: Sequence[Image.Image]):
+    def _batches(self, images: Sequence[Image.Image]) -> Iterator[Tensor]:
         for start in range(0, len(images), BATCH):
             yield to_pixels(images[start : start + BATCH], self.config.image_size).to(self.bias.device)
 
@@ -154,7 +167,7 @@ class Judge(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Judge:
-        """Read a judge's folder, in float32. Raises UserError where there is none."""
+        """Load a judge's folder, in float32. Raises UserError if the folder contains no judge."""
         folder = Path(folder)
         try:
             values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
@@ -172,11 +185,12 @@ class Judge(nn.Module):
 
 
 def split_words(text: str) -> list[str]:
+    """Return the words of a text in lower case: runs of the letters a to z."""
     return re.findall(r"[a-z]+", text.lower())
 
 
 def targets_of(pages: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-    """Ground truths of N pages -> characters (N,10) in {0,1}, colors (N,10), and each single label (N,)."""
+    """Return the targets of N pages' attributes: characters (N,10) in {0,1}, colors (N,10), and single labels (N,)."""
     characters = torch.zeros(len(pages), len(CHARACTERS))
     colors = torch.full((len(pages), len(CHARACTERS)), NOT_SHOWN)
     for row, page in enumerate(pages):

@@ -1,9 +1,9 @@
-"""Intervals for every figure: bootstrap over stories, because the steps of one story are not independent."""
+"""Estimates with 95 % intervals. Whole stories are resampled, because the steps of one story are not independent."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -14,8 +14,11 @@ NUM_RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A mean with its 95 % interval, and the floor and ceiling that it stands between, where they are known."""
+class Estimate:
+    """A value with its 95 % interval, its floor (chance, or pages of other stories) and its ceiling (real pages).
+
+    Floor and ceiling are None where they are unknown.
+    """
 
     value: float
     low: float
@@ -24,44 +27,76 @@ class Figure:
     ceiling: float | None = None
 
     def to_dict(self) -> dict[str, float | None]:
-        """The numbers by name; what could not be measured is None, as JSON knows no NaN."""
+        """Return the numbers by name; NaN becomes None, because JSON has no NaN."""
         return {name: None if value is None or math.isnan(value) else value for name, value in asdict(self).items()}
 
 
+def to_dicts(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, float | None]]:
+    """Return every estimate as a dict, ready for JSON."""
+    return {name: estimate.to_dict() for name, estimate in estimates.items()}
+
+
 def bootstrap_mean(
-    sums: Sequence[float],
-    counts: Sequence[float],
+    sums: ArrayLike, counts: ArrayLike, seed: int = 0, floor: float | None = None, ceiling: float | None = None
+) -> Estimate:
+    """Return sum(sums) / sum(counts) with its 95 % percentile interval over stories resampled with replacement.
+
+    `sums` (B,) and `counts` (B,) are each story's total and the number of items in it.
+    """
+    totals, numbers = np.asarray(sums, dtype=np.float64), np.asarray(counts, dtype=np.float64)
+    if numbers.sum() == 0:
+        return Estimate(math.nan, math.nan, math.nan, floor, ceiling)
+    draws = np.random.default_rng(seed).integers(0, len(totals), size=(NUM_RESAMPLES, len(totals)))
+    drawn = numbers[draws].sum(1)
+    means = totals[draws].sum(1)[drawn > 0] / drawn[drawn > 0]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Estimate(float(totals.sum() / numbers.sum()), float(low), float(high), floor, ceiling)
+
+
+def mean_over_steps(
+    sums: ArrayLike,
+    counts: ArrayLike,
+    lengths: Sequence[int],
     seed: int = 0,
     floor: float | None = None,
     ceiling: float | None = None,
-) -> Figure:
-    """Mean sum(sums) / sum(counts), and its 95 % percentile interval when whole stories are drawn again with
-    replacement.
+) -> Estimate:
+    """Return `bootstrap_mean` of sums (N,) and counts (N,) by step, for the steps of B stories of `lengths` steps."""
+    starts = first_rows(lengths)
+    by_story = [np.add.reduceat(np.asarray(values, dtype=np.float64), starts) for values in (sums, counts)]
+    return bootstrap_mean(by_story[0], by_story[1], seed, floor, ceiling)
 
-    `sums[i]` and `counts[i]` are story i's total and the number of things it totals.
-    """
-    sums, counts = np.asarray(sums, dtype=np.float64), np.asarray(counts, dtype=np.float64)
-    if counts.sum() == 0:
-        return Figure(float("nan"), float("nan"), float("nan"), floor, ceiling)
-    rng = np.random.default_rng(seed)
-    draws = rng.integers(0, len(sums), size=(NUM_RESAMPLES, len(sums)))
-    drawn_counts = counts[draws].sum(1)
-    means = sums[draws].sum(1)[drawn_counts > 0] / drawn_counts[drawn_counts > 0]
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Figure(float(sums.sum() / counts.sum()), float(low), float(high), floor, ceiling)
+
+def mean_over_rows(
+    values: ArrayLike, stories: ArrayLike, seed: int = 0, floor: float | None = None, ceiling: float | None = None
+) -> Estimate:
+    """Return the mean of rows (N,), without those that are NaN; `stories` (N,) are the numbers of the rows' stories."""
+    rows, owners = np.asarray(values, dtype=np.float64), np.asarray(stories, dtype=np.int64)
+    present = np.isfinite(rows)
+    sums = np.bincount(owners, weights=np.where(present, rows, 0.0))
+    return bootstrap_mean(sums, np.bincount(owners, weights=present), seed, floor, ceiling)
+
+
+def first_rows(lengths: Sequence[int]) -> NDArray[np.int64]:
+    """Return the row number (B,) of each story's first step, for stories of `lengths` steps."""
+    return np.cumsum([0, *lengths])[:-1]
+
+
+def story_of_rows(lengths: Sequence[int]) -> NDArray[np.int64]:
+    """Return the number of the story (N,) that each step belongs to, for stories of `lengths` steps."""
+    return np.repeat(np.arange(len(lengths)), lengths)
 
 
 def rows_of_other_stories(stories: ArrayLike, seed: int) -> NDArray[np.int64] | None:
-    """For each of N rows a random row of another story; `stories` (N,) are the rows' stories in order.
+    """Return, for each of N rows, a random row of another story; None if there is only one story.
 
-    None: there is but one.
+    `stories` (N,) are the numbers of the rows' stories, in order.
     """
     _, first, own, counts = np.unique(stories, return_index=True, return_inverse=True, return_counts=True)
     if len(counts) < 2:
         return None
-    after = (first + counts)[
-        own
-    ]  # The first row past the row's own story: counting on from there, round the end, meets it last.
+    # Counting on from the first row after the row's own story, and round the end, its own story comes last.
+    after = (first + counts)[own]
     return (after + np.random.default_rng(seed).integers(0, len(own) - counts[own])) % len(own)
 
 
@@ -71,17 +106,16 @@ def jackknife(
     floor: float | None = None,
     ceiling: float | None = None,
     bounds: tuple[float, float] = (-np.inf, np.inf),
-) -> Figure:
-    """95 % interval of a statistic which rises or falls when a story is drawn twice: distinct n-grams, distances
-    between sets.
+) -> Estimate:
+    """Return the 95 % interval of a statistic that duplicated stories would distort: distinct n-grams, set distances.
 
-    `left_out` (B,) is the statistic without each story, or each group of stories. The interval is symmetric, with
-    Student's quantile and the jackknife's standard error, which errs on the wide side (Efron and Stein, "The jackknife
-    estimate of variance", 1981). With one story nothing is known of how stories differ: the interval is not a number.
+    `left_out` (B,) is the statistic without each story, or without each group of stories. The interval is symmetric:
+    Student's quantile times the jackknife's standard error, which is conservative (Efron and Stein, "The jackknife
+    estimate of variance", 1981). With one story the variance is unknown and the interval is NaN.
     """
-    left_out = np.asarray(left_out, dtype=np.float64)
-    left_out = left_out[np.isfinite(left_out)]
-    freedom = len(left_out) - 1
-    half = float(stdtrit(freedom, 0.975) * np.sqrt(freedom * left_out.var())) if freedom > 0 else np.nan
+    finite = np.asarray(left_out, dtype=np.float64)
+    finite = finite[np.isfinite(finite)]
+    freedom = len(finite) - 1
+    half = float(stdtrit(freedom, 0.975) * np.sqrt(freedom * finite.var())) if freedom > 0 else np.nan
     low, high = np.clip([value - half, value + half], *bounds)
-    return Figure(value, float(low), float(high), floor, ceiling)
+    return Estimate(value, float(low), float(high), floor, ceiling)

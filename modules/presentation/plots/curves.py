@@ -144,8 +144,8 @@ def _draw_panel(axes: Axes, panel: Panel, phases: Mapping[str, int], colors: Map
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     if len(panel.curves) > 1:
         columns = 3 if max(map(len, panel.curves)) <= 18 else 2
-        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": columns}
-        axes.legend(fontsize=9, handlelength=1.2, columnspacing=1.4, **place)
+        style = {"ncols": columns, "fontsize": 9, "handlelength": 1.2, "columnspacing": 1.4}
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), **style)
 
 
 def _draw_curve(axes: Axes, name: str, curve: Curve, starts: Sequence[int], color: str) -> None:
@@ -184,6 +184,6 @@ def _mark_phases(axes: Axes, phases: Mapping[str, int], theme: Theme) -> None:
             axes.axvline(start, color=theme.soft, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         if min(right, end) - max(left, start) > 3 * edge:
             spans.append((phase, (max(left, start) + min(right, end)) / 2))
-    above, style = axes.get_xaxis_transform(), {"ha": "center", "va": "bottom", "fontsize": 8.5, "color": theme.soft}
+    style: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 8.5, "color": theme.soft}
     for phase, middle in spans if len(spans) > 1 else ():
-        axes.text(middle, 1.02, phase, transform=above, **style)
+        axes.text(middle, 1.02, phase, transform=axes.get_xaxis_transform(), **style)

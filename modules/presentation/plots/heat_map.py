@@ -1,6 +1,6 @@
-"""Ablations and sweeps at a glance: heat maps and curves of the CSV files that `ablate` writes.
+"""Heat maps and curves of the CSV files that `ablate` writes.
 
-A figure's column may be followed by columns of the same name and "low", "high" (its 95 % interval), "floor" and
+A metric's column may be followed by columns of the same name and "low", "high" (its 95 % interval), "floor" and
 "ceiling".
 """
 
@@ -17,90 +17,87 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
 from modules.common.errors import UserError
 from modules.common.files import write_whole
+from modules.presentation.theme import LIGHT, MAP_COLORS
 
-Row = dict[str, str]
+CsvRow = dict[str, str]
+Values = dict[str, list[str]]  # The values of the settings that an axis shows.
 MEANINGS = {"(pp)": "picture against predicted text", "(pg)": "picture against true text"}
 PARTS = (" low", " high", " floor", " ceiling")
 PANELS_A_ROW = 4
-INK, SOFT, LINE = "#2b2b2b", "#6f6f6f", "#2f6c8f"
 
 
 def write_heat_map(table: Path, picture: Path) -> Path:
-    """Draw the CSV of `run_ablation` as PNG: for both figures a panel a guidance scale, steps across and strengths
-    down.
+    """Draw the CSV of `run_ablation` as PNG: a panel for each metric and guidance scale, steps across, strengths down.
 
-    The same CSV gives the same bytes. Raises UserError where there is no such CSV, or no row in it.
+    The same CSV gives the same bytes. Raises UserError if the file is no such CSV, or has no rows.
     """
     rows = _read(table, ("steps", "strength", "cfg"))
-    figures = [name for name in rows[0] if name.endswith(tuple(MEANINGS))]
-    _write(_heat_maps(rows, figures, across="steps", down="strength", others=["cfg"]), picture)
-    return picture
+    metrics = [name for name in rows[0] if name.endswith(tuple(MEANINGS))]
+    return _write(_draw_heat_maps(rows, metrics, across="steps", down="strength", others=["cfg"]), picture)
 
 
 def write_sweep_plot(table: Path, picture: Path, settings: Sequence[str]) -> Path:
-    """Draw the CSV of `run_sweep` over `settings` as PNG: curves for one setting, for more heat maps of the last two.
+    """Draw the CSV of `run_sweep` over `settings` as PNG: curves for one setting, heat maps of the last two for more.
 
-    The same CSV gives the same bytes. Raises UserError where there is no such CSV, or no row in it.
+    The same CSV gives the same bytes. Raises UserError if the file is no such CSV, or has no rows.
     """
     rows = _read(table, settings)
-    figures = [
-        name for name in list(rows[0])[len(settings) : -1] if not name.endswith(PARTS)
-    ]  # The last column is the identity.
-    figures = [name for name in figures if any(row[name] for row in rows)]
+    columns = list(rows[0])[len(settings) : -1]  # The last column is the identity.
+    metrics = [name for name in columns if not name.endswith(PARTS) and any(row[name] for row in rows)]
     if len(settings) == 1:
-        figure = _curves(rows, figures, settings[0])
-    else:
-        *others, down, across = settings
-        figure = _heat_maps(rows, figures, across, down, others)
-    _write(figure, picture)
-    return picture
+        return _write(_draw_curves(rows, metrics, settings[0]), picture)
+    *others, down, across = settings
+    return _write(_draw_heat_maps(rows, metrics, across, down, others), picture)
 
 
 # -- heat maps
-# ----------------------------------------------------------------------------------------------------------
 
 
-def _heat_maps(rows: Sequence[Row], figures: Sequence[str], across: str, down: str, others: Sequence[str]) -> Figure:
-    """A block of panels for every figure, a panel for every combination of the `others`; a block has one scale of
-    colours.
-    """
+def _draw_heat_maps(
+    rows: Sequence[CsvRow], metrics: Sequence[str], across: str, down: str, others: Sequence[str]
+) -> Figure:
+    """Draw a block for every metric, with one colour scale and a panel for every combination of the `others`."""
     axes = {name: list(dict.fromkeys(row[name] for row in rows)) for name in (across, down)}
-    panels = list(dict.fromkeys(tuple(row[name] for name in others) for row in rows))
+    panels: dict[tuple[str, ...], list[CsvRow]] = {}
+    for row in rows:
+        panels.setdefault(tuple(row[name] for name in others), []).append(row)
     columns = min(len(panels), PANELS_A_ROW)
     lines = math.ceil(len(panels) / columns)
     width = max(6.0, 1.2 + columns * (0.45 + 0.95 * len(axes[across])))
     height = 0.75 + lines * (0.75 + 0.52 * len(axes[down]))
-    whole = _canvas(width, height * len(figures))
-    for name, block in zip(figures, whole.subfigures(len(figures), 1, squeeze=False)[:, 0], strict=True):
-        values = [value for row in rows if not math.isnan(value := _number(row[name]))] or [0.0]
-        shades = ScalarMappable(Normalize(min(values), max(values)), "viridis")
+    figure = _canvas(width, height * len(metrics))
+    blocks = figure.subfigures(len(metrics), 1, squeeze=False)[:, 0]
+    for name, block in zip(metrics, blocks, strict=True):
         grid = block.subplots(lines, columns, squeeze=False).ravel()
-        for panel, key in zip(grid, panels, strict=False):
-            _draw_cells(
-                panel, [row for row in rows if tuple(row[other] for other in others) == key], name, axes, shades
-            )
-            panel.set_title(
-                ", ".join(f"{other} = {value}" for other, value in zip(others, key, strict=True)),
-                fontsize=9.5,
-                color=INK,
-            )
-        for panel in grid[len(panels) :]:
-            panel.set_axis_off()
-        bar = block.colorbar(shades, ax=list(grid), aspect=18, pad=0.015)
-        bar.outline.set_visible(False)
-        bar.ax.tick_params(length=0, labelsize=8, labelcolor=SOFT)
-        block.suptitle(_title(rows, name), fontsize=10.5, color=INK)
-    return whole
+        colors = _color_scale(rows, name)
+        for axis, (key, cells) in zip(grid, panels.items(), strict=False):
+            _draw_cells(axis, cells, name, axes, colors)
+            title = ", ".join(f"{other} = {value}" for other, value in zip(others, key, strict=True))
+            axis.set_title(title, fontsize=9.5, color=LIGHT.ink)
+        for axis in grid[len(panels) :]:
+            axis.set_axis_off()
+        _draw_color_bar(block, colors, list(grid))
+        block.suptitle(_title(rows, name), fontsize=10.5, color=LIGHT.ink)
+    return figure
 
 
-def _draw_cells(
-    panel: Axes, rows: Sequence[Row], name: str, axes: dict[str, list[str]], shades: ScalarMappable
-) -> None:
-    """One panel: a cell a row, with its value and, small, its interval; what is not measured stays white."""
+def _color_scale(rows: Sequence[CsvRow], name: str) -> ScalarMappable:
+    values = [value for row in rows if not math.isnan(value := _number(row[name]))] or [0.0]
+    return ScalarMappable(Normalize(min(values), max(values)), MAP_COLORS)
+
+
+def _draw_color_bar(block: SubFigure, colors: ScalarMappable, axes: list[Axes]) -> None:
+    bar = block.colorbar(colors, ax=axes, aspect=18, pad=0.015)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0, labelsize=8, labelcolor=LIGHT.soft)
+
+
+def _draw_cells(axis: Axes, rows: Sequence[CsvRow], name: str, axes: Values, colors: ScalarMappable) -> None:
+    """Draw one panel: a cell for each row, with its value and, small, its interval; missing values stay blank."""
     (across, xs), (down, ys) = axes.items()
     values = np.full((len(ys), len(xs)), np.nan)
     for row in rows:
@@ -108,82 +105,84 @@ def _draw_cells(
         values[y, x] = value
         if math.isnan(value):
             continue
-        red, green, blue, _ = shades.to_rgba(value)
-        ink = INK if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
+        ink = _readable_ink(colors, value)
         low, high = (_number(row.get(name + part, "")) for part in (" low", " high"))
         has_interval = not math.isnan(low)
-        panel.text(x, y - 0.1 * has_interval, _short(value), ha="center", va="center", fontsize=9.5, color=ink)
+        axis.text(x, y - 0.1 * has_interval, _short(value), ha="center", va="center", fontsize=9.5, color=ink)
         if has_interval:
-            panel.text(
-                x, y + 0.24, f"{_short(low)} to {_short(high)}", ha="center", va="center", fontsize=6.5, color=ink
-            )
-    panel.imshow(values, cmap=shades.cmap, norm=shades.norm, aspect="auto")
-    panel.set_xticks(range(len(xs)), xs)
-    panel.set_yticks(range(len(ys)), ys)
-    panel.set_xlabel(across, fontsize=8.5, color=SOFT)
-    panel.set_ylabel(down, fontsize=8.5, color=SOFT)
-    panel.tick_params(length=0, labelsize=8.5, labelcolor=INK)
-    panel.spines[:].set_visible(False)
+            interval = f"{_short(low)} to {_short(high)}"
+            axis.text(x, y + 0.24, interval, ha="center", va="center", fontsize=6.5, color=ink)
+    low, high = colors.get_clim()
+    axis.imshow(values, cmap=colors.cmap, vmin=low, vmax=high, aspect="auto")
+    axis.set_xticks(range(len(xs)), xs)
+    axis.set_yticks(range(len(ys)), ys)
+    axis.set_xlabel(across, fontsize=8.5, color=LIGHT.soft)
+    axis.set_ylabel(down, fontsize=8.5, color=LIGHT.soft)
+    axis.tick_params(length=0, labelsize=8.5, labelcolor=LIGHT.ink)
+    axis.spines[:].set_visible(False)
+
+
+def _readable_ink(colors: ScalarMappable, value: float) -> str:
+    """Return dark ink on a light colour, white on a dark one."""
+    red, green, blue, _ = colors.to_rgba(np.array([value]))[0]
+    return LIGHT.ink if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
 
 
 # -- curves
-# -------------------------------------------------------------------------------------------------------------
 
 
-def _curves(rows: Sequence[Row], figures: Sequence[str], setting: str) -> Figure:
-    """A panel a figure: its value over the setting's, with the interval as a band where there is one."""
-    columns = min(len(figures), PANELS_A_ROW)
-    lines = math.ceil(len(figures) / columns)
-    whole = _canvas(max(4.5, 3.4 * columns), 2.7 * lines)
-    rows, places = _in_place(rows, setting)
-    grid = whole.subplots(lines, columns, squeeze=False).ravel()
-    for panel, name in zip(grid, figures, strict=False):
+def _draw_curves(rows: Sequence[CsvRow], metrics: Sequence[str], setting: str) -> Figure:
+    """Draw a panel for each metric: its value by the setting's, with the interval as a band where there is one."""
+    columns = min(len(metrics), PANELS_A_ROW)
+    lines = math.ceil(len(metrics) / columns)
+    figure = _canvas(max(4.5, 3.4 * columns), 2.7 * lines)
+    rows, places = _place(rows, setting)
+    grid = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axis, name in zip(grid, metrics, strict=False):
         values, low, high = ([_number(row.get(name + part, "")) for row in rows] for part in ("", " low", " high"))
-        panel.fill_between(places, low, high, color=LINE, alpha=0.18, linewidth=0)
-        panel.plot(places, values, "o-", color=LINE, markersize=4.5, linewidth=1.6)
-        panel.set_title(name, fontsize=10, color=INK)
-        panel.set_xlabel(setting, fontsize=8.5, color=SOFT)
-        panel.set_xticks(places, [row[setting] for row in rows])
-        panel.tick_params(length=0, labelsize=8.5, labelcolor=INK)
-        panel.grid(axis="y", color="#e3e3e3", linewidth=0.7)
-        panel.spines[["top", "right", "left"]].set_visible(False)
-    for panel in grid[len(figures) :]:
-        panel.set_axis_off()
-    return whole
+        axis.fill_between(places, low, high, color=LIGHT.cold, alpha=0.18, linewidth=0)
+        axis.plot(places, values, "o-", color=LIGHT.cold, markersize=4.5, linewidth=1.6)
+        axis.set_title(name, fontsize=10, color=LIGHT.ink)
+        axis.set_xlabel(setting, fontsize=8.5, color=LIGHT.soft)
+        axis.set_xticks(places, [row[setting] for row in rows])
+        axis.tick_params(length=0, labelsize=8.5, labelcolor=LIGHT.ink)
+        axis.grid(axis="y", color=LIGHT.line, linewidth=0.7)
+        axis.spines[["top", "right", "left"]].set_visible(False)
+    for axis in grid[len(metrics) :]:
+        axis.set_axis_off()
+    return figure
 
 
-def _in_place(rows: Sequence[Row], setting: str) -> tuple[Sequence[Row], list[float]]:
-    """Rows and where they stand: numbers by size, or by its logarithm if they span much; other values side by side as
-    they come.
+def _place(rows: Sequence[CsvRow], setting: str) -> tuple[Sequence[CsvRow], list[float]]:
+    """Return the rows and their places on the axis.
+
+    Numbers are placed by size, or by its logarithm if they span much; other values side by side in the order given.
     """
     values = [_number(row[setting]) for row in rows]
     if any(math.isnan(value) for value in values):
-        return rows, list(range(len(rows)))
+        return rows, [float(place) for place in range(len(rows))]
     rows, values = sorted(rows, key=lambda row: _number(row[setting])), sorted(values)
-    wide = values[0] > 0 and values[-1] / values[0] > 3
-    return rows, [math.log(value) for value in values] if wide else values
+    is_wide = values[0] > 0 and values[-1] / values[0] > 3
+    return rows, [math.log(value) for value in values] if is_wide else values
 
 
 # -- files
-# --------------------------------------------------------------------------------------------------------------
 
 
-def _read(table: Path, needed: Sequence[str]) -> list[Row]:
+def _read(table: Path, required: Sequence[str]) -> list[CsvRow]:
     try:
         with open(table, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{table} is no readable CSV ({error}): give one that ablate wrote") from error
-    missing = [name for name in needed if not rows or name not in rows[0]]
+    missing = [name for name in required if not rows or name not in rows[0]]
     if missing:
         raise UserError(f"{table} has no results with a column {missing[0]}: give one that ablate wrote")
     return rows
 
 
-def _title(rows: Sequence[Row], name: str) -> str:
-    """The figure's name and, in a second line, what it measures and between which values it stands, where that is
-    known.
-    """
+def _title(rows: Sequence[CsvRow], name: str) -> str:
+    """Return a metric's name and, in a second line, its meaning, floor and ceiling as far as they are known."""
     notes = [MEANINGS[name[-4:]]] if name.endswith(tuple(MEANINGS)) else []
     for part, meaning in ((" floor", "other stories' texts"), (" ceiling", "true pages")):
         values = [value for row in rows if not math.isnan(value := _number(row.get(name + part, "")))]
@@ -200,19 +199,19 @@ def _number(text: str) -> float:
 
 
 def _short(value: float) -> str:
-    """Three digits, zeros at the end too."""
+    """Format three significant digits, trailing zeros included."""
     return f"{value:#.3g}".rstrip(".")
 
 
 def _canvas(width: float, height: float) -> Figure:
-    """A figure of its own in inches: pyplot's state is the user's."""
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained", facecolor="white")
+    """Return a figure, in inches, apart from pyplot, whose state is the user's."""
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained", facecolor=LIGHT.paper)
     FigureCanvasAgg(figure)
     return figure
 
 
-def _write(figure: Figure, picture: Path) -> None:
+def _write(figure: Figure, picture: Path) -> Path:
     """Write a PNG without matplotlib's version in it."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
-    write_whole(picture, buffer.getvalue())
+    return write_whole(picture, buffer.getvalue())

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from modules.data.pixels import to_pictures
+from modules.image_decoder.image_decoder import ImageDecoder
 from modules.pipeline import StoryPipeline
 from modules.presentation.visualize.versions import Comparison, PageView, nonempty_prompt
 
@@ -97,9 +99,9 @@ def _sample_latents(
     return latents
 
 
-def signal_levels(decoder: torch.nn.Module, num_inference_steps: int) -> tuple[list[float], list[float]]:
+def signal_levels(decoder: ImageDecoder, num_inference_steps: int) -> tuple[list[float], list[float]]:
     """Return the share of the variance that is signal before and after each of DDIM's updates."""
-    scheduler = decoder.make_scheduler("ddim")
+    scheduler: Any = decoder.make_scheduler("ddim")
     scheduler.set_timesteps(num_inference_steps)
     stride = scheduler.config.num_train_timesteps // num_inference_steps
     levels, last = scheduler.alphas_cumprod.tolist(), float(scheduler.final_alpha_cumprod)

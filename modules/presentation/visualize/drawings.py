@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from PIL import Image
 
@@ -38,7 +39,7 @@ NOISY, GUESSES = (
 
 @own_style()
 def draw_predictions(comparison: Comparison) -> Image.Image:
-    """Draw versions as rows, pages as columns: picture, codes (framed where they are the true page's), bits and text."""
+    """Draw versions as rows, pages as columns: picture, codes (framed where they are the true page's), bits, text."""
     codes = _codes_height(comparison.pages[0])
     texts = [
         [wrap_text("" if page.is_given else page.text or "", PICTURE, TEXT) for page in version.pages]
@@ -85,7 +86,7 @@ def draw_timeline(comparison: Comparison) -> Image.Image:
     pages, num_slots = comparison.pages, len(comparison.pages[0].codes)
     repeated = repeated_codes([page.codes for page in pages])
     texts = [wrap_text(page.text or "", PICTURE, TEXT) for page in pages]
-    board, feet = PICTURE + 20, LEADING * TEXT * max(1, *map(len, texts))
+    board, feet = PICTURE + 20.0, LEADING * TEXT * max(1, *map(len, texts))
     canvas = Canvas(comparison.title, len(pages), board + num_slots * SLOT_HEIGHT + 30 + feet)
     board += canvas.top
     for slot in range(num_slots):
@@ -107,8 +108,8 @@ def _draw_slot(canvas: Canvas, codes: Sequence[int], repeated: set[int], y: floa
         x, is_pale = column(run.start), run.code not in repeated
         if run.previous is not None:
             ends, levels = (column(run.previous) + PICTURE - 4, x + 4), [y + height / 2] * 2
-            style = {"color": code_color(run.code), "linewidth": 5, "solid_capstyle": "butt", "zorder": 0.5}
-            canvas.axes.plot(ends, levels, **style)
+            style: dict[str, Any] = {"linewidth": 5, "solid_capstyle": "butt", "zorder": 0.5}
+            canvas.axes.plot(ends, levels, color=code_color(run.code), **style)
         width = column(run.end) + PICTURE - x
         canvas.tile(run.code, x, y, width, height, LIGHT.line if is_pale else "none", is_pale)
 

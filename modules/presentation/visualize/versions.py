@@ -73,9 +73,8 @@ def compare_versions(
     A shorter story is given all true pages but the last. A model that plans without codes starts from what it reads:
     true pages and prompt, or the prompt alone.
     """
-    if not pipeline.model.has_codes:
-        return _Codeless(pipeline, story, seed, num_inference_steps).compare(num_given)
-    return _Planned(pipeline, story, seed, num_inference_steps).compare(num_given)
+    versions = _Planned if pipeline.model.has_codes else _Codeless
+    return versions(pipeline, story, seed, num_inference_steps).compare(num_given)
 
 
 class _Planned:

@@ -1,4 +1,4 @@
-"""What the slots tell: information, probes and disentanglement of held-out steps, each with its interval and its floor."""
+"""What the slots encode: information, probes and disentanglement on held-out steps, with intervals and floors."""
 
 from __future__ import annotations
 
@@ -9,19 +9,12 @@ import numpy as np
 
 from modules.common.progress import track
 from modules.evaluation.codebook.coded_stories import CodedStories
-from modules.evaluation.codebook.disentanglement import disentanglement_figures
+from modules.evaluation.codebook.disentanglement import disentanglement_metrics
 from modules.evaluation.codebook.information import SHUFFLES_A_GROUP, SlotInformation, groups_left_out, slot_information
 from modules.evaluation.codebook.probes import probe_accuracies
-from modules.evaluation.metrics.statistics import jackknife
+from modules.evaluation.metrics.statistics import jackknife, to_dicts
 
-WORLD_FACTORS = (
-    "hero",
-    "colour",
-    "place",
-    "object",
-    "weather",
-    "action",
-)  # Characters are left out: the hero is one of them.
+WORLD_FACTORS = ("hero", "colour", "place", "object", "weather", "action")  # Characters include the hero.
 OTHER_FACTORS = ("position", "text length")
 
 
@@ -32,8 +25,9 @@ def slot_report(
     learnt_labels: Mapping[str, np.ndarray],
     seed: int = 0,
 ) -> dict[str, Any]:
-    """What the slots of held-out steps tell of their labels, by name (N,); probes are fitted on other stories,
-    `learnt`.
+    """Report what the slots of held-out steps encode of their labels (N,) by name.
+
+    Probes are fitted on the training stories `learnt` and their labels.
     """
     numbers = {
         name: np.unique(np.concatenate([column, learnt_labels[name]]), return_inverse=True)[1]
@@ -48,13 +42,13 @@ def slot_report(
     ]
     factors = [name for name in (WORLD_FACTORS if "hero" in labels else OTHER_FACTORS) if name in labels]
     chosen = [list(labels).index(name) for name in factors]
-    figures = disentanglement_figures(
+    metrics = disentanglement_metrics(
         coded.codes, table[:, chosen], coded.lengths, whole.of(chosen), [part.of(chosen) for part in parts], seed
     )
     return {
         "information": _information_report(whole, parts, list(labels)),
         "probes": {name: _probe_report(coded, learnt, numbers[name]) for name in track("probes", list(labels))},
-        "disentanglement": {"factors": factors, **{name: figure.to_dict() for name, figure in figures.items()}},
+        "disentanglement": {"factors": factors, **to_dicts(metrics)},
     }
 
 
@@ -69,29 +63,35 @@ def _information_report(
     shares = [part.share for part in parts]
     report = {}
     for index, name in enumerate(names):
-        bits = whole.entropy[index]
         slots = [
-            {
-                "bits": whole.bits[slot, index],
-                "null_bits": whole.null[slot, index],
-                "excess_bits": whole.excess[slot, index],
-                "of_entropy": whole.excess[slot, index] / bits if bits > 0 else 0.0,
-                "p_value": whole.p_values[slot, index],
-                "share": jackknife(
-                    whole.share[slot, index], [share[slot, index] for share in shares], 0.0, 1.0
-                ).to_dict(),
-            }
+            _slot_information(whole, slot, index, [share[slot, index] for share in shares])
             for slot in range(len(whole.bits))
         ]
-        report[name] = {"entropy_bits": bits, "slots": slots}
+        report[name] = {"entropy_bits": whole.entropy[index], "slots": slots}
     return report
 
 
+def _slot_information(whole: SlotInformation, slot: int, index: int, shares: Sequence[float]) -> dict[str, Any]:
+    """Report one slot's information about one attribute; `shares` are those without each group of stories."""
+    bits, excess = whole.entropy[index], whole.excess[slot, index]
+    return {
+        "bits": whole.bits[slot, index],
+        "null_bits": whole.null[slot, index],
+        "excess_bits": excess,
+        "of_entropy": excess / bits if bits > 0 else 0.0,
+        "p_value": whole.p_values[slot, index],
+        "share": jackknife(whole.share[slot, index], shares, 0.0, 1.0).to_dict(),
+    }
+
+
 def _probe_report(coded: CodedStories, learnt: CodedStories, numbers: np.ndarray) -> dict[str, Any]:
-    """Accuracies for one attribute, as `numbers` of the held-out steps and then the others, from each slot and from
-    all.
+    """Report the accuracies for one attribute, from each slot and from all of them together.
+
+    `numbers` are the attribute's values for the held-out steps, then for the training steps.
     """
     count, num_slots = coded.codes.shape
     groups = [*([slot] for slot in range(num_slots)), list(range(num_slots))]
-    figures = probe_accuracies(learnt.codes, numbers[count:], coded.codes, numbers[:count], coded.lengths, groups)
-    return {"slots": [figure.to_dict() for figure in figures[:-1]], "all": figures[-1].to_dict()}
+    *slots, everything = probe_accuracies(
+        learnt.codes, numbers[count:], coded.codes, numbers[:count], coded.lengths, groups
+    )
+    return {"slots": [accuracy.to_dict() for accuracy in slots], "all": everything.to_dict()}

@@ -1,4 +1,4 @@
-"""How codes lie to each other: which stand in one step, which follow, which are near in the codebook."""
+"""Code statistics: co-occurrence, transitions, clusters, and a projection of the codebook."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ MAX_CLUSTERED = 1024  # A dendrogram of more leaves than pixels shows nothing.
 
 
 def code_presence(codes: np.ndarray, codebook_size: int) -> csr_array:
-    """Codes (N,S) -> which steps hold which codes, (N,K) of 0 and 1, whatever the slot."""
+    """Return which steps contain which codes, in any slot: codes (N,S) -> (N,K) of 0 and 1."""
     rows = np.repeat(np.arange(len(codes)), codes.shape[1])
     presence = csr_array((np.ones(codes.size), (rows, codes.ravel())), shape=(len(codes), codebook_size))
-    presence.data[:] = 1.0  # A code that stands in two slots of a step is there once.
+    presence.data[:] = 1.0  # A code in two slots of a step counts once.
     return presence
 
 
 def co_occurrence(presence: csr_array, chosen: Sequence[int]) -> np.ndarray:
-    """Pointwise mutual information in bits (M,M) of the chosen codes' standing in one step; NaN on the diagonal.
+    """Return the pointwise mutual information in bits (M,M) of M chosen codes occurring in one step.
 
-    Half a step is added to what was counted and to what independence would give: rare pairs are drawn to 0.
+    NaN on the diagonal. Half a step is added to the observed and the expected count, which shrinks rare pairs to 0.
     """
     part = presence[:, list(chosen)]
     counts = (part.T @ part).toarray()
@@ -35,7 +35,7 @@ def co_occurrence(presence: csr_array, chosen: Sequence[int]) -> np.ndarray:
 
 
 def successions(codes: np.ndarray, lengths: Sequence[int], codebook_size: int) -> csr_array:
-    """How often code a is followed by code b in the same slot of the next step, (K,K), summed over slots."""
+    """Return how often code a is followed by code b in the same slot of the next step (K,K), summed over slots."""
     last = np.cumsum(lengths) - 1
     first = np.delete(np.arange(len(codes)), last)
     before, after = codes[first].ravel(), codes[first + 1].ravel()
@@ -43,18 +43,17 @@ def successions(codes: np.ndarray, lengths: Sequence[int], codebook_size: int) -
 
 
 def transitions(counts: csr_array, chosen: Sequence[int]) -> np.ndarray:
-    """Share of the times (M,M) that chosen code a is followed by chosen code b; rows sum to at most 1."""
+    """Return the relative frequency (M,M) with which chosen code a is followed by chosen code b; rows sum to <= 1."""
     totals = np.asarray(counts.sum(1)).ravel()[list(chosen)]
     part = counts[list(chosen)][:, list(chosen)].toarray()
     return part / np.maximum(totals, 1)[:, None]
 
 
 def cluster(vectors: np.ndarray, uses: np.ndarray) -> dict[str, Any] | None:
-    """Average-linkage clustering of the used codes' vectors (K,d) by cosine distance, neighbours ordered as well as can
-    be.
+    """Cluster the used codes' vectors (K,D) by average linkage of cosine distances, with optimal leaf ordering.
 
-    Returns `codes` from left to right, `merges` rows (first, second, distance, size) with leaves numbered as in
-    `codes`, and the cophenetic correlation (how well the tree keeps the distances); None below three codes.
+    Returns `codes` from left to right, `merges` as rows (first, second, distance, size) with leaves numbered as in
+    `codes`, and the cophenetic correlation (how well the tree preserves the distances); None for fewer than 3 codes.
     """
     order = np.argsort(-uses, kind="stable")
     used = np.sort(order[: min(MAX_CLUSTERED, int((uses > 0).sum()))])
@@ -72,10 +71,9 @@ def cluster(vectors: np.ndarray, uses: np.ndarray) -> dict[str, Any] | None:
 
 
 def project(vectors: np.ndarray) -> tuple[np.ndarray, float]:
-    """Vectors (M,d) -> their two principal components (M,2), and the share of the variance that these hold.
+    """Return the two principal components (M,2) of vectors (M,D), and the share of variance that they explain.
 
-    An axis may point either way: the entry that is largest in size is made positive, so that a map is the same each
-    time.
+    The sign of an axis is arbitrary; the entry with the largest magnitude is made positive, so maps are reproducible.
     """
     centred = vectors - vectors.mean(0)
     left, scale, _ = np.linalg.svd(centred, full_matrices=False)

@@ -1,4 +1,4 @@
-"""A CSV of results that a rerun goes on with."""
+"""A CSV of results that a rerun resumes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from modules.common.errors import UserError
 from modules.common.files import write_whole
 
 
-class ResultsTable:
-    """Rows of a CSV, each with a key; the file is whole after every row, whatever ends the program.
+class ResumableCsv:
+    """Rows of a CSV, each with a key; the file is complete after every row, so a stopped program can be resumed.
 
-    `keys` are all rows that belong there, in order. `identity`, which ends every row, says what else the figures depend
-    on. Raises UserError where the file holds rows of another key or of another identity, or is no CSV.
+    `keys` are all expected rows, in order. `identity`, whose columns end every row, contains everything else that the
+    results depend on. Raises UserError if the file has rows of another key or another identity, or is no CSV.
     """
 
     def __init__(self, path: Path, keys: Sequence[Mapping[str, Any]], identity: Mapping[str, Any]) -> None:
@@ -31,9 +31,9 @@ class ResultsTable:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def add(self, key: Mapping[str, Any], figures: Mapping[str, float | None]) -> None:
-        """Add a row and save; what could not be measured (None or NaN) is an empty field."""
-        fields = {name: "" if value is None or math.isnan(value) else f"{value:.6g}" for name, value in figures.items()}
+    def add(self, key: Mapping[str, Any], metrics: Mapping[str, float | None]) -> None:
+        """Add a row and save; None and NaN become empty fields."""
+        fields = {name: "" if value is None or math.isnan(value) else f"{value:.6g}" for name, value in metrics.items()}
         texts = {name: str(value) for name, value in key.items()}
         self._rows[tuple(texts.values())] = texts | fields | self.identity
         self._save()
@@ -50,22 +50,22 @@ class ResultsTable:
             raise UserError(f"{self.path} does not begin with the columns {', '.join(names)}: choose another output")
         for row in rows:
             if None in row or None in row.values():
-                raise UserError(f"{self.path} has rows of unequal length: choose another output, or mend the file")
+                raise UserError(f"{self.path} has rows of unequal length: choose another output, or repair the file")
             for name, value in self.identity.items():
                 if row.get(name) != value:
                     before = row.get(name, "unknown")
                     raise UserError(
-                        f"{self.path} holds results of another {name} ({before}, now {value}): choose another output"
+                        f"{self.path} contains results of another {name} ({before}, now {value}): choose another output"
                     )
             if tuple(row[name] for name in names) not in self._order:
                 cell = " ".join(f"{name}={row[name]}" for name in names)
-                raise UserError(f"{self.path} holds results that are not asked for ({cell}): choose another output")
+                raise UserError(f"{self.path} contains results that are not requested ({cell}): choose another output")
         return {tuple(row[name] for name in names): row for row in rows}
 
     def _save(self) -> None:
         rows = [self._rows[key] for key in self._order if key in self._rows]
         if any(list(row) != list(rows[0]) for row in rows):
-            raise UserError(f"{self.path} holds other figures than those of now: choose another output")
+            raise UserError(f"{self.path} contains other metrics than this run: choose another output")
         text = io.StringIO()
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
         writer.writeheader()

@@ -1,4 +1,4 @@
-"""How often each code is used, in which slot, and whether training, held-out stories and the prior use them alike."""
+"""Code usage: frequencies and perplexity by slot, and how much training, held-out stories and the prior differ."""
 
 from __future__ import annotations
 
@@ -8,16 +8,23 @@ from typing import Any
 import numpy as np
 
 from modules.evaluation.codebook.information import groups_left_out, jensen_shannon, perplexity
-from modules.evaluation.metrics.statistics import Figure, bootstrap_mean, jackknife
+from modules.evaluation.metrics.statistics import (
+    Estimate,
+    first_rows,
+    jackknife,
+    mean_over_steps,
+    story_of_rows,
+    to_dicts,
+)
 
 NUM_SPLITS = 50
 PAIRS = (("train", "held_out"), ("held_out", "prior"))
 
 
 def story_counts(codes: np.ndarray, lengths: Sequence[int], codebook_size: int) -> np.ndarray:
-    """Codes (N,S) of B stories -> how often each story uses each code in each slot, (B,S,K)."""
+    """Return how often each of B stories uses each code in each slot: codes (N,S) -> (B,S,K)."""
     num_slots = codes.shape[1]
-    story = np.repeat(np.arange(len(lengths)), lengths)[:, None]
+    story = story_of_rows(lengths)[:, None]
     flat = (story * num_slots + np.arange(num_slots)) * codebook_size + codes
     counts = np.bincount(flat.ravel(), minlength=len(lengths) * num_slots * codebook_size)
     return counts.astype(np.int32).reshape(len(lengths), num_slots, codebook_size)
@@ -26,10 +33,9 @@ def story_counts(codes: np.ndarray, lengths: Sequence[int], codebook_size: int) 
 def usage_report(
     sets: Mapping[str, tuple[np.ndarray, Sequence[int]]], codebook_size: int, seed: int = 0
 ) -> dict[str, Any]:
-    """Usage of codes (N,S) with the stories' lengths, for the sets "train", "held_out" and "prior" (plans drawn from
-    the prior).
+    """Report the usage of codes (N,S), with their stories' lengths, in the sets "train", "held_out" and "prior".
 
-    A dead code is used by neither training nor held-out stories.
+    The prior's set is plans sampled from it. A dead code is used by neither training nor held-out stories.
     """
     counts = {name: story_counts(codes, lengths, codebook_size) for name, (codes, lengths) in sets.items()}
     totals = {name: value.sum((0, 1)) for name, value in counts.items()}
@@ -47,8 +53,8 @@ def usage_report(
         slots.append(
             {
                 "used": int((by_story["held_out"].sum(0) > 0).sum()),
-                "perplexity": _perplexity(by_story["held_out"], codebook_size, seed),
-                "persistence": persistence(codes[:, slot], lengths, seed),
+                "perplexity": _perplexity(by_story["held_out"], codebook_size, seed).to_dict(),
+                "persistence": persistence(codes[:, slot], lengths, seed).to_dict(),
                 "divergence": _named(divergence),
             }
         )
@@ -60,50 +66,40 @@ def usage_report(
             name: _perplexity(value.sum(1), codebook_size, seed).to_dict() for name, value in counts.items()
         },
         "divergence": _named(overall),
-        "slots": [
-            {key: value.to_dict() if isinstance(value, Figure) else value for key, value in slot.items()}
-            for slot in slots
-        ],
+        "slots": slots,
     }
 
 
-def _named(divergence: Mapping[tuple[str, str], Figure]) -> dict[str, dict[str, float | None]]:
-    return {f"{first}_{second}": figure.to_dict() for (first, second), figure in divergence.items()}
+def _named(divergence: Mapping[tuple[str, str], Estimate]) -> dict[str, dict[str, float | None]]:
+    return to_dicts({"_".join(pair): estimate for pair, estimate in divergence.items()})
 
 
-def _perplexity(counts: np.ndarray, codebook_size: int, seed: int) -> Figure:
-    """Of counts (B,K) by story, with a jackknife interval over stories."""
+def _perplexity(counts: np.ndarray, codebook_size: int, seed: int) -> Estimate:
+    """Return the perplexity of counts (B,K) by story, with a jackknife interval over stories."""
     without = [float(perplexity(counts[kept].sum(0))) for kept in groups_left_out(counts[:, 0], seed)]
     return jackknife(float(perplexity(counts.sum(0))), without, floor=1.0, ceiling=float(codebook_size))
 
 
-def persistence(codes: np.ndarray, lengths: Sequence[int], seed: int = 0) -> Figure:
-    """How often one slot's code (N,) is that of the step before; the floor is how often two steps drawn at random share
-    it.
-    """
+def persistence(codes: np.ndarray, lengths: Sequence[int], seed: int = 0) -> Estimate:
+    """Return how often a slot's code (N,) equals that of the previous step; the floor is that of two random steps."""
     same = np.concatenate([[False], codes[1:] == codes[:-1]])
-    starts = np.cumsum([0, *lengths[:-1]])
-    same[starts] = False
+    has_previous = np.ones(len(codes))
+    same[first_rows(lengths)] = has_previous[first_rows(lengths)] = 0
     shares = np.bincount(codes) / len(codes)
-    return bootstrap_mean(
-        np.add.reduceat(same.astype(float), starts),
-        np.array(lengths) - 1,
-        seed,
-        floor=float(np.square(shares).sum()),
-        ceiling=1.0,
-    )
+    return mean_over_steps(same, has_previous, lengths, seed, floor=float(np.square(shares).sum()), ceiling=1.0)
 
 
-def split_divergence(first: np.ndarray, second: np.ndarray, reference: np.ndarray, seed: int = 0) -> Figure:
-    """Jensen-Shannon divergence in bits of the codes of two sets of stories, from counts (B,K) by story.
+def split_divergence(first: np.ndarray, second: np.ndarray, reference: np.ndarray, seed: int = 0) -> Estimate:
+    """Return the Jensen-Shannon divergence in bits of the codes of two sets of stories, from counts (B,K) by story.
 
-    Mean over random halves; the floor is that between two halves of `reference`. All are of the same number of stories:
-    the smaller the samples, the more two of one distribution differ. The interval is the middle 95 % over the halves.
+    The mean over random halves; the interval is the middle 95 % over them, and the floor is the divergence between two
+    halves of `reference`. All samples have the same number of stories, because the divergence between two samples of
+    one distribution grows as they get smaller.
     """
     rng = np.random.default_rng(seed)
     size = min(len(first), len(second), len(reference)) // 2
     if size == 0:
-        return Figure(float(jensen_shannon(first.sum(0), second.sum(0))), float("nan"), float("nan"))
+        return Estimate(float(jensen_shannon(first.sum(0), second.sum(0))), float("nan"), float("nan"))
     apart, within = [], []
     for _ in range(NUM_SPLITS):
         halves = [counts[rng.permutation(len(counts))[:size]].sum(0) for counts in (first, second)]
@@ -111,4 +107,4 @@ def split_divergence(first: np.ndarray, second: np.ndarray, reference: np.ndarra
         order = rng.permutation(len(reference))
         within.append(float(jensen_shannon(reference[order[:size]].sum(0), reference[order[size : 2 * size]].sum(0))))
     low, high = np.percentile(apart, [2.5, 97.5])
-    return Figure(float(np.mean(apart)), float(low), float(high), floor=float(np.mean(within)))
+    return Estimate(float(np.mean(apart)), float(low), float(high), floor=float(np.mean(within)))
