@@ -190,7 +190,7 @@ def config_from_dict(cls: type, values: Any, where: str) -> Any:
 
 
 def _convert(kind: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return config_from_dict(kind, value, where)
     if typing.get_origin(kind) is tuple:
         inner, *others = typing.get_args(kind)
