@@ -175,7 +175,10 @@ def parse_config(values: Any, where: str) -> StoryConfig:
             f"{where} has format version {version!r}, this program reads {FORMAT_VERSION}: use the program that"
             " wrote it"
         )
-    return config_from_dict(StoryConfig, settings, where)
+    try:
+        return config_from_dict(StoryConfig, settings, where)
+    except UserError as error:  # A config that checks its own values does not know its file.
+        raise UserError(str(error) if where in str(error) else f"{where}: {error}") from None
 
 
 def config_from_dict(cls: type, values: Any, where: str) -> Any:
