@@ -33,8 +33,6 @@ def noisy_jpeg(path: Path) -> bytes:
         ("P", "gif"),
         ("P", "png"),
         ("L", "png"),
-    ]
-    + [
         ("1", "png"),
         ("CMYK", "jpg"),
         ("CMYK", "tif"),

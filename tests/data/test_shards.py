@@ -1,4 +1,4 @@
-"""Parquet shards: what the datasets library reads in them, the same stories from everywhere, packing that is stopped."""
+"""Parquet shards: read by the datasets library, the same stories from everywhere, packing that is stopped."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROW_GROUP = 3_000  # Bytes: several groups a shard, several stories a group.
 
 
 def write_split(folder: Path, count: int, seed: int) -> None:
-    """Stories of 1 to 5 steps with pictures of noise, a step without text, one without picture, and keys of all kinds."""
+    """Stories of 1 to 5 steps with noise for pictures, a step without text, one without picture, and many keys."""
     rng = np.random.default_rng(seed)
     (folder / "images").mkdir(parents=True)
     lines = []
@@ -130,7 +130,7 @@ def test_threads_that_read_at_once_get_their_own_stories(packed, folder, monkeyp
 
 @pytest.fixture(scope="module")
 def server(packed: Path) -> Iterator[Hub]:
-    """The stand-in Hub: its data set o/n holds the shards; plain addresses of its files serve as any web server's do."""
+    """The stand-in Hub: its dataset o/n contains the shards; its files have plain addresses, too."""
     root = packed.with_name("hub")
     (root / "o/n").mkdir(parents=True)
     (root / "o/n/main").symlink_to(packed)

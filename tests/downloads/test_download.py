@@ -85,8 +85,10 @@ def test_ctrl_c_changes_nothing(tmp_path, monkeypatch, capsys):
         ("storyworld", "--stories", "0"),
         ("storyworld", "--stories", "many"),
         ("storyworld", "--seed", "-1"),
-    ]
-    + [("storyworld", "--image_size", "5"), ("storyworld", "--colour", "red"), ("storyworld", "--output", __file__)],
+        ("storyworld", "--image_size", "5"),
+        ("storyworld", "--colour", "red"),
+        ("storyworld", "--output", __file__),
+    ],
 )
 def test_bad_input_is_one_sentence(arguments, capsys):
     assert download(*arguments) == 2

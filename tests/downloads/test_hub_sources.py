@@ -1,4 +1,4 @@
-"""Data sets on the Hub: read from a stand-in through the real client, in processes of their own, whatever it answers."""
+"""Datasets on the Hub, read from a stand-in through the real client in other processes, whatever it answers."""
 
 from __future__ import annotations
 
@@ -120,7 +120,10 @@ def write_m3it(folder: Path) -> None:
 
 
 def write_storyreasoning(folder: Path) -> None:
-    story = "<gdo id=1>Ann</gdo> waits. <gdi image1><gdo char1>Ann</gdo> sits\ndown.</gdi> <gdi image2>She <gda>leaves</gda>.</gdi>"
+    story = (
+        "<gdo id=1>Ann</gdo> waits. <gdi image1><gdo char1>Ann</gdo> sits\ndown.</gdi> "
+        "<gdi image2>She <gda>leaves</gda>.</gdi>"
+    )
     rows = [
         {"story_id": f"s{n}", "images": [image(20 + n), image(30 + n)], "frame_count": 2, "story": story}
         for n in range(3)

@@ -12,6 +12,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from PIL import Image
@@ -164,7 +165,7 @@ def write_vist(folder: Path, address: str) -> None:
 class Photographs(BaseHTTPRequestHandler):
     """Serves the pictures of `content` by name; one was taken away."""
 
-    content: dict[str, bytes] = {}
+    content: ClassVar[dict[str, bytes]] = {}
 
     def do_GET(self):
         if self.path == "/6.jpg":
@@ -313,7 +314,8 @@ def many(folder: Path, count: int = 60) -> Path:
 def test_a_stopped_run_goes_on_and_gives_the_same_files(tmp_path, number):
     table = many(tmp_path / "in")
     collected(tmp_path / "whole", "jsonl", table)
-    slowly = "import signal, sys, time; from modules.downloads import collect; import download_data; store = collect.store_image\n"
+    slowly = "import signal, sys, time; from modules.downloads import collect; import download_data\n"
+    slowly += "store = collect.store_image\n"
     # Who starts tests in the background may have it ignored.
     slowly += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     slowly += (
