@@ -113,7 +113,7 @@ def test_training_with_a_cache_opens_no_picture_and_has_the_same_losses(
     data = ("--preset", "tiny", "--data", str(forms["shards"]))
     command = ["precompute", *data, "--ckpt", str(from_folder), "--output", str(tmp_path / "cache")]
     assert story_generative_model.main([*command[:5], *command[7:]]) == 2
-    assert "give a checkpoint that has one by --ckpt" in capsys.readouterr().err
+    assert "give a checkpoint with a trained one by --ckpt" in capsys.readouterr().err
     assert story_generative_model.main(command) == 0
     flags = (*SHORT, *data, "--phases", "opening,joint,consolidation", "--autoencoder", from_folder)
     assert train(tmp_path / "without", *flags) == 0
