@@ -14,6 +14,6 @@ DEV = [line for line in Path("requirements-dev.txt").read_text().splitlines() if
 setup(
     packages=[*find_packages(include=["modules", "modules.*"]), *FOLDERS],
     package_dir=FOLDERS,
-    package_data={"": ["*.html", "*.css", "*.js", "*.ttf"]} | {name: ["**/*"] for name in FOLDERS},
+    package_data={"": ["*.html", "*.css", "*.js", "*.md", "*.ttf"]} | {name: ["**/*"] for name in FOLDERS},
     extras_require={"dev": DEV},
 )

@@ -103,7 +103,7 @@ def make_works(
 
 
 class WaitingTrainer(Trainer):
-    """The real loop with a clock around each update of the joint phase, and one around what it takes to have the batch."""
+    """The real loop with a clock around each update of the joint phase, and one around each wait for a batch."""
 
     def _update(self, phase: Phase, *rest: Any) -> None:
         if not isinstance(phase, JointPhase):

@@ -71,7 +71,7 @@ def checkpoint_rates(megabytes: int = 512) -> dict[str, float]:
     size = sum(value.nbytes for value in tensors["model"].values())
     with tempfile.TemporaryDirectory(dir=".") as folder:
         started = time.perf_counter()
-        saved = save_checkpoint(Path(folder), 1, tensors, {}, 1, lambda folder: None)
+        saved = save_checkpoint(Path(folder), 1, tensors, {}, 1, lambda _: None)
         written = time.perf_counter()
         load_checkpoint(saved)
         return {"write": size / (written - started), "read": size / (time.perf_counter() - written)}

@@ -122,7 +122,7 @@ def test_experts_take_no_loop(num_experts, num_tokens):
 
 @pytest.mark.parametrize("num_experts", [4, 64])
 def test_experts_that_are_not_chosen_cost_nothing(num_experts):
-    """Each token passes through as many experts as it chose, however many there are, and no token is padded or dropped."""
+    """Each token passes through as many experts as it chose; no token is padded or dropped."""
     layer, rows = MixtureOfExperts(32, num_experts, top_k=2), []
     layer.experts.register_forward_pre_hook(
         lambda module, args: rows.append((len(args[0]), int(args[1].sum()), len(args[1])))

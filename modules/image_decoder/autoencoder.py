@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from modules.common.errors import UserError
 from modules.common.outputs import REQUIRED
 from modules.image_decoder.config import AutoencoderConfig
 from modules.image_decoder.stable_diffusion import load_vae
+from modules.layers.losses import weighted_sum
 from modules.pretrained.libraries import AutoencoderKL, DiagonalGaussianDistribution
 from modules.pretrained.part import PretrainedPart
 from modules.pretrained.source import PretrainedSource
@@ -79,7 +81,7 @@ class PictureAutoencoder(nn.Module):
         decoded = self._to_pixels(posterior.mean + posterior.std * noise).float()
         losses = {
             "reconstruction_loss": (decoded - images).abs().mean(),
-            "edge_loss": sum((decoded.diff(dim=axis) - images.diff(dim=axis)).abs().mean() for axis in (-1, -2)),
+            "edge_loss": _edge_error(decoded, images, -1) + _edge_error(decoded, images, -2),
             "kl_loss": posterior.kl().mean() / images[0].numel(),
         }
         weights = {
@@ -87,7 +89,7 @@ class PictureAutoencoder(nn.Module):
             "edge_loss": self.config.edge_weight,
             "kl_loss": self.config.kl_weight * images[0].numel(),
         }
-        return AutoencoderOutput(loss=sum(weights[name] * value for name, value in losses.items()), losses=losses)
+        return AutoencoderOutput(loss=weighted_sum(losses, weights), losses=losses)
 
     @torch.no_grad()
     def fit_shortcut(self, images: Tensor) -> None:
@@ -99,6 +101,7 @@ class PictureAutoencoder(nn.Module):
         count = self.config.latent_channels
         scale, axes = variances[-count:].clamp(min=1e-8).sqrt(), axes[:, -count:]
         self.to_latent.weight.copy_((axes / scale).T[:, :, None, None])
+        assert self.to_latent.bias is not None and self.to_patch.bias is not None
         self.to_latent.bias.copy_(-mean @ (axes / scale))
         self.to_patch.weight.copy_((axes * scale)[:, :, None, None])
         self.to_patch.bias.copy_(mean)
@@ -132,6 +135,10 @@ class PictureAutoencoder(nn.Module):
         return decoded + F.pixel_shuffle(self.to_patch(raw_latents), self.config.downsampling)
 
 
+def _edge_error(decoded: Tensor, images: Tensor, axis: int) -> Tensor:
+    return (decoded.diff(dim=axis) - images.diff(dim=axis)).abs().mean()
+
+
 class PretrainedAutoencoder(PretrainedPart):
     """The AutoencoderKL of a Stable Diffusion folder, frozen; latents have the scale that its UNet expects.
 
@@ -148,7 +155,7 @@ class PretrainedAutoencoder(PretrainedPart):
         source = source or PretrainedSource(config.source, "autoencoder.source")
         _check_shape(config, source)
         self.vae = load_vae(source).requires_grad_(False)
-        settings = self.vae.config
+        settings: Any = self.vae.config
         shape = (settings.latent_channels, 1, 1)
         self.latent_mean: Tensor
         self.latent_std: Tensor

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -61,4 +63,4 @@ def decouple_cross_attention(unet: UNet2DConditionModel, num_extra: int) -> None
     """Make every cross-attention of a UNet read the last `num_extra` vectors of its context separately."""
     for module in unet.modules():
         if isinstance(module, Attention) and module.is_cross_attention:
-            module.set_processor(DecoupledAttention(module, num_extra))
+            module.set_processor(cast(Any, DecoupledAttention(module, num_extra)))

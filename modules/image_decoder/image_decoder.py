@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,13 @@ from modules.image_decoder.stable_diffusion import (
     text_width,
     unet_settings,
 )
-from modules.pretrained.libraries import SchedulerMixin, UNet2DConditionModel
+from modules.pretrained.libraries import UNet2DConditionModel
 from modules.pretrained.lora import is_lora
 from modules.pretrained.part import PretrainedPart
 from modules.pretrained.source import PretrainedSource
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel, PreTrainedTokenizerBase
 
 
 @dataclass
@@ -58,20 +61,23 @@ class ImageDecoder(PretrainedPart):
         super().__init__()
         self.config, self.latent_shape = config, latent_shape
         self.noise_schedule: dict[str, Any] = {**NOISE_SCHEDULE, "num_train_timesteps": config.num_train_timesteps}
-        self.text_encoder = self.tokenizer = None
+        self.text_encoder: CLIPTextModel | None = None
+        self.tokenizer: PreTrainedTokenizerBase | None = None
         pretrained = None
-        if config.source:
+        if not config.source:
+            source = None
+        else:
             source = source or PretrainedSource(config.source, "image_decoder.source")
             self.noise_schedule = self._check_source(source)
             pretrained = load_unet(source)
-        width = config.cross_attention_dim if pretrained is None else pretrained.config.cross_attention_dim
+        width = config.cross_attention_dim if pretrained is None else pretrained.config["cross_attention_dim"]
         self.to_context = nn.Linear(code_dim, width)
         self.slot_position = nn.Parameter(torch.randn(num_slots, width) * 0.02)
         self.null_codes = nn.Parameter(torch.zeros(num_slots, code_dim))
         # A pretrained UNet expects the text encoder's output, which ends in a norm.
         self.context_norm = nn.Identity() if pretrained is None else nn.LayerNorm(width)
         self.unet = self._small_unet(num_slots * code_dim) if pretrained is None else pretrained
-        if config.source:
+        if source is not None:
             if config.condition == "codes_and_text":
                 self._add_text(source, num_slots)
             self._choose_trained()
@@ -157,7 +163,7 @@ class ImageDecoder(PretrainedPart):
         """The UNet's target: "v_prediction" or "epsilon"."""
         return self.noise_schedule.get("prediction_type", "epsilon")
 
-    def make_scheduler(self, name: SchedulerName) -> SchedulerMixin:
+    def make_scheduler(self, name: SchedulerName) -> Any:
         """Return a diffusers scheduler with this model's noise schedule."""
         return make_scheduler(name, self.noise_schedule, from_source=bool(self.config.source))
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from modules.image_decoder.config import SchedulerName
-from modules.pretrained.libraries import DDIMScheduler, SchedulerMixin
+from modules.pretrained.libraries import DDIMScheduler
 
 NOISE_SCHEDULE = {  # Of a UNet from scratch.
     "beta_schedule": "scaled_linear",
@@ -16,13 +16,13 @@ NOISE_SCHEDULE = {  # Of a UNet from scratch.
 }
 
 
-def scheduler_class(name: SchedulerName) -> type[SchedulerMixin]:
+def scheduler_class(name: SchedulerName) -> Any:
     """Return a scheduler class of diffusers; those other than DDIM also import scipy."""
     if name == "ddim":
         return DDIMScheduler
     from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler, UniPCMultistepScheduler
 
-    classes: dict[SchedulerName, type[SchedulerMixin]] = {
+    classes: dict[SchedulerName, Any] = {
         "dpmsolver++": DPMSolverMultistepScheduler,
         "unipc": UniPCMultistepScheduler,
         "euler": EulerDiscreteScheduler,
@@ -30,7 +30,7 @@ def scheduler_class(name: SchedulerName) -> type[SchedulerMixin]:
     return classes[name]
 
 
-def make_scheduler(name: SchedulerName, schedule: Mapping[str, Any], from_source: bool) -> SchedulerMixin:
+def make_scheduler(name: SchedulerName, schedule: Mapping[str, Any], from_source: bool) -> Any:
     """Return a scheduler with a noise schedule; one from a source may have settings of another scheduler."""
     # Latents are not bounded as pixels are.
     options: dict[str, Any] = {"clip_sample": False} if name == "ddim" else {}

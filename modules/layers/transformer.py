@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,8 +42,7 @@ class TransformerBlock(nn.Module):
         super().__init__()
         self.attention_norm, self.feed_forward_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.attention = Attention(dim, num_heads, num_kv_heads)
-        self.has_experts = experts is not None
-        self.feed_forward = MixtureOfExperts(dim, **experts) if self.has_experts else FeedForward(dim)
+        self.feed_forward = FeedForward(dim) if experts is None else MixtureOfExperts(dim, **experts)
         self.dropout = nn.Dropout(dropout)
 
     def forward(
@@ -57,8 +56,10 @@ class TransformerBlock(nn.Module):
         """Return (B,L,D) and, with experts, their output."""
         x = x + self.dropout(self.attention(self.attention_norm(x), mask, positions, cache))
         hidden = self.feed_forward_norm(x)
-        mixture = self.feed_forward(hidden, token_mask) if self.has_experts else None
-        return x + self.dropout(mixture.hidden if self.has_experts else self.feed_forward(hidden)), mixture
+        if isinstance(self.feed_forward, FeedForward):
+            return x + self.dropout(self.feed_forward(hidden)), None
+        mixture = self.feed_forward(hidden, token_mask)
+        return x + self.dropout(mixture.hidden), mixture
 
 
 class Transformer(nn.Module):
@@ -131,4 +132,4 @@ class Transformer(nn.Module):
     def update(self, loads: Tensor) -> None:
         """Move the experts' biases by the `loads` (layers,E) of an update; see `MixtureOfExperts.update`."""
         for block, load in zip(self.blocks, loads, strict=True):
-            block.feed_forward.update(load)
+            cast(MixtureOfExperts, cast(TransformerBlock, block).feed_forward).update(load)

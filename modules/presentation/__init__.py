@@ -1,1 +1,1 @@
-"""What a person opens: the picture book, its pages and the contact sheet."""
+"""HTML pages, images and plots for users: books, codebook, visualisations, datasets and model cards."""

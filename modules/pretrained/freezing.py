@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -31,7 +33,7 @@ def prepare_training(
                 " set gradient_checkpointing to false"
             )
         enable_checkpointing(model)
-    trained = [model] if num_layers == ALL else layers[len(layers) - num_layers :]
+    trained: list[nn.Module] = [model] if num_layers == ALL else layers[len(layers) - num_layers :]
     model.requires_grad_(False)
     for module in trained:
         module.requires_grad_(True)
@@ -63,5 +65,5 @@ def set_modes(model: nn.Module, trained: list[nn.Module], training: bool) -> Non
 
 def _layers(model: nn.Module) -> list[nn.Module]:
     """Return the transformer layers in order; of a ResNet, its stages."""
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    return layers or list(model.encoder.stages)
+    layers: list[nn.Module] = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    return layers or list(cast(nn.ModuleList, model.get_submodule("encoder.stages")))

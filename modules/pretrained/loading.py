@@ -110,7 +110,7 @@ def check_kind(model_class: Any, settings: dict[str, Any], source: PretrainedSou
 
     The libraries would build a model that is partly random.
     """
-    found = settings.get("_class_name") or settings.get("model_type")
+    found = str(settings.get("_class_name") or settings.get("model_type") or "")
     if _is_diffusers(model_class):
         wanted, fits = model_class.__name__, found == model_class.__name__
     elif model_class is AutoConfig:
@@ -172,7 +172,7 @@ def _read(
     model_class: Any, source: PretrainedSource, dtype: torch.dtype, kwargs: dict[str, Any]
 ) -> tuple[nn.Module, dict[str, Any]]:
     folder = source.find(CONFIG).parent
-    shared = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
+    shared: dict[str, Any] = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
     if _is_diffusers(model_class):
         return model_class.from_pretrained(folder, torch_dtype=dtype, **shared, **kwargs)
     if folder == source.config_path.parent:

@@ -215,7 +215,9 @@ def _checkpoints(run_dir: Path) -> list[Path]:
 
 
 def _step_of(path: Path) -> int:
-    return int(_STEP.fullmatch(path.name)[1])
+    match = _STEP.fullmatch(path.name)
+    assert match is not None, f"{path} is not a checkpoint folder"
+    return int(match[1])
 
 
 def _read(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:

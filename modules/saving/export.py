@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -65,13 +66,13 @@ def save_lora(model: StoryModel, folder: Path) -> list[Path]:
 
     Returns the folders written. Raises UserError where the model has no low-rank updates.
     """
-    decoders = {
-        "text_decoder": (model.config.text_decoder, model.text_decoder.save_lora),
-        "image_decoder": (model.config.image_decoder, partial(save_unet_lora, model.image_decoder.unet)),
+    decoders: dict[str, tuple[str, Callable[[Path], None]]] = {
+        "text_decoder": (model.config.text_decoder.tuning, model.text_decoder.save_lora),
+        "image_decoder": (model.config.image_decoder.tuning, partial(save_unet_lora, model.image_decoder.unet)),
     }
-    written = []
-    for name, (config, write) in decoders.items():
-        if config.tuning == "lora":
+    written: list[Path] = []
+    for name, (tuning, write) in decoders.items():
+        if tuning == "lora":
             written.append(folder / name)
             written[-1].mkdir(parents=True, exist_ok=True)
             write(written[-1])

@@ -149,12 +149,8 @@ def load_autoencoder(path: Path, config: StoryConfig, *, offline: bool = False) 
 
 def _left_out(state: Mapping[str, Tensor]) -> set[str]:
     """Return the names left out of a model folder: weights that only training needs, second names of tied weights."""
-    seen: set[int] = set()
-    tied = {
-        name
-        for name, value in state.items()
-        if value.numel() and (value.data_ptr() in seen or seen.add(value.data_ptr()))
-    }
+    first: dict[int, str] = {}
+    tied = {name for name, value in state.items() if value.numel() and first.setdefault(value.data_ptr(), name) != name}
     return tied | {name for name in state if name.startswith(TRAINING_ONLY)}
 
 

@@ -63,7 +63,7 @@ class VectorQuantizer(nn.Module):
         self.register_buffer("embed_avg", book.embed_avg[0].clone())
         self.register_buffer("active", torch.tensor(False))
         self._library = (book,)  # In a tuple, so that its buffers are no part of this module's state.
-        self._is_active = False
+        self.active_flag = [False]  # A list, which a copy that shares the buffers can share, too.
 
     def _on_buffers(self) -> Codebook:
         """Return the library's codebook, computing in place on this module's buffers."""
@@ -87,16 +87,16 @@ class VectorQuantizer(nn.Module):
         """Load the buffers, also under the names that older checkpoints have."""
         rename_old_keys(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
-        self._is_active = bool(self.active)
+        self.active_flag[0] = bool(self.active)
 
     @property
     def is_active(self) -> bool:
         """Whether vectors are quantised: a plain flag beside the buffer, so that `forward` need not ask the device."""
-        return self._is_active
+        return self.active_flag[0]
 
     @is_active.setter
     def is_active(self, value: bool) -> None:
-        self._is_active = value
+        self.active_flag[0] = value
         self.active.fill_(value)
 
     def normalise(self, z: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class GatedPrefixCache(DynamicCache):
 
 
 def gated_prefix_attention(
-    module: nn.Module,
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -54,7 +54,8 @@ def gated_prefix_attention(
         prefix = key[:, :, :length], value[:, :, :length]
         key, value = key[:, :, length:], value[:, :, length:]
     else:
-        prefix = keys_values[:, module.layer_idx].to(query.dtype).unbind(1)
+        both = keys_values[:, module.layer_idx].to(query.dtype)
+        prefix = both[:, 0], both[:, 1]
     start = max(0, query.shape[2] - key.shape[2])  # The prefix has queries only in the first pass.
     if attention_mask is not None:
         attention_mask = attention_mask[..., start:, length:]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from modules.common.errors import UserError
 from modules.common.outputs import REQUIRED
 from modules.layers.seeding import seeded
 from modules.pretrained.freezing import enable_checkpointing
-from modules.pretrained.libraries import GPT2LMHeadModel
+from modules.pretrained.libraries import GPT2Config, GPT2LMHeadModel
 from modules.pretrained.lora import is_lora
 from modules.pretrained.part import PretrainedPart
 from modules.pretrained.source import PretrainedSource
@@ -82,7 +82,7 @@ class TextDecoder(PretrainedPart):
         width = self._prepare_prefix(architecture, code_dim)
         self.to_prefix = nn.Linear(code_dim, width)
         self.null_codes = nn.Parameter(torch.zeros(num_slots, code_dim))
-        self.language_model = GPT2LMHeadModel(architecture) if pretrained is None else pretrained
+        self.language_model: Any = GPT2LMHeadModel(cast(GPT2Config, architecture)) if pretrained is None else pretrained
         if config.is_gated:
             self.prefix_gate = nn.Parameter(
                 torch.zeros(architecture.num_hidden_layers, architecture.num_attention_heads)
@@ -197,11 +197,12 @@ class TextDecoder(PretrainedPart):
             raise UserError(f"penalty_alpha changes greedy decoding only, not {decoding}: leave one of the two out")
         bos = torch.full((len(code_embeds), 1), self.bos_id, device=code_embeds.device)
         inputs = self.inputs(code_embeds, bos, torch.ones_like(bos, dtype=torch.bool))
-        options: dict[str, Any] = {
+        choices: dict[Decoding, dict[str, Any]] = {
             "greedy": {"do_sample": False, "num_beams": 1},
             "beam": {"do_sample": False, "num_beams": num_beams},
             "top_p": {"do_sample": True, "top_p": top_p, "top_k": 0, "temperature": temperature},
-        }[decoding]
+        }
+        options = choices[decoding]
         if self.config.is_gated:
             prefix, beams = inputs.pop("gated_prefix"), options.get("num_beams", 1)
             inputs["past_key_values"] = GatedPrefixCache(self.language_model.config, prefix, beams)

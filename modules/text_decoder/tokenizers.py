@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -204,7 +205,8 @@ class PretrainedVocabulary:
         ids = ids[1:] if ids[:1] == [self.bos_id] else ids
         if self.eos_id in ids:
             ids = ids[: ids.index(self.eos_id)]
-        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+        text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return cast(str, text).strip()
 
     def unseen_words(self, _text: str) -> list[str]:
         """Return no words: a pretrained tokenizer was trained on texts of the web."""

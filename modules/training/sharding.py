@@ -19,6 +19,7 @@ from transformers.utils import ModelOutput
 
 from modules.layers.transformer import TransformerBlock
 from modules.story_model import StoryModel
+from modules.storyboard.quantizer import VectorQuantizer
 
 
 def block_classes(model: nn.Module) -> list[str]:
@@ -133,7 +134,8 @@ class Sharded(Replicated):
     """
 
     def start(self, module: nn.Module) -> nn.Module:
-        shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+        flags = [part.active_flag for part in module.modules() if isinstance(part, VectorQuantizer)]
+        shared = {id(value): value for value in (*module.parameters(), *module.buffers(), *flags)}
         self.module = copy.deepcopy(module, shared)
         shard_model(self.module)
         self.pieces = list(zip(module.parameters(), self.module.parameters(), strict=True))

@@ -99,10 +99,8 @@ def test_autoencoder_without_pictures_is_told(tmp_path, capsys):
     stories = [Story(str(index), "a fox", (StoryStep("A fox."),)) for index in range(8)]
     write_stories(tmp_path / "data/train", stories)
     line = fails(capsys, tmp_path / "run", "--data", tmp_path / "data")
-    assert (
-        line
-        == "error: the first 8 stories contain no picture to train the autoencoder on: give a trained one with --autoencoder"
-    )
+    reason = "the first 8 stories contain no picture to train the autoencoder on: give a trained one with --autoencoder"
+    assert line == f"error: {reason}"
 
 
 def test_autoencoder_of_another_checkpoint_is_used_as_it_is(reference, tiny_checkpoint, tmp_path, capsys):

@@ -337,7 +337,7 @@ def test_a_story_is_told_without_codes(pipeline):
 
 
 def test_pages_are_decoded_from_what_training_predicts(pipeline, steps):
-    """Page after page, the predictor sees what it saw in training; other pages before lead elsewhere, if they are read."""
+    """Page by page, the predictor reads what it read in training; other earlier pages change it, if it reads any."""
     batch = pipeline._batch(steps)
     batch.prompt_ids, batch.prompt_mask = pipeline._prompt(PROMPT)
     with torch.no_grad():

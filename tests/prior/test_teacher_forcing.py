@@ -4,6 +4,8 @@ target.
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
@@ -173,7 +175,7 @@ def test_a_probability_that_is_none_is_refused(predict, codes, probability):
 def test_schedule_goes_all_the_way_and_never_back():
     values = [linear_ramp(step, 400) for step in range(400)]
     assert values[0] == 0 and values[-1] == pytest.approx(1)
-    assert all(first < second for first, second in zip(values, values[1:], strict=False))
+    assert all(first < second for first, second in itertools.pairwise(values))
     assert sum(values) / 400 == pytest.approx(0.5)
     assert linear_ramp(1000, 400) == pytest.approx(1) and linear_ramp(0, 1) == 0
     assert linear_ramp(100, 401) == 0.25 and linear_ramp(300, 401) == 0.75

@@ -1,4 +1,4 @@
-"""One of two processes of trainings by FSDP2; `test_fsdp_training.py` starts them and looks at what they leave behind."""
+"""One of two processes that train with FSDP2; `test_fsdp_training.py` starts them and reads their files."""
 
 from __future__ import annotations
 

@@ -27,3 +27,13 @@ def make_folder(folder: Path, lines: list) -> Path:
 
 def page(**step) -> dict:
     return record(steps=[{"text": "One.", "image_path": "images/p.png"}, step])
+
+
+def write_captioned_folder(folder: Path, num_stories: int) -> None:
+    """Write a folder for each story, with pictures and a .txt beside each; no two pictures are the same."""
+    for number in range(num_stories):
+        story = folder / f"story_{number}"
+        story.mkdir(parents=True)
+        for page in (1, 2):
+            picture((20 * number % 256, 90 * page, 40), (32, 32)).save(story / f"page_{page}.png")
+            (story / f"page_{page}.txt").write_text(f"Page {page} of the story.")

@@ -1,6 +1,6 @@
 """The architecture figure: four factors, and what trains in each phase.
 
-    python -m modules.presentation.plots.architecture assets/architecture.svg
+python -m modules.presentation.plots.architecture assets/architecture.svg
 """
 
 from __future__ import annotations
@@ -36,12 +36,16 @@ ROWS = {  # Parts of the model, and how the table calls them.
 
 def trained_parts() -> dict[str, tuple[str, ...]]:
     """Return the parts that each phase trains, in the order of training."""
-    return {AutoencoderPhase.name: ("autoencoder",), **{name: phase.trains for name, phase in PHASES.items()}}
+    return {AutoencoderPhase.name: ("autoencoder",), **{phase.name: phase.trains for phase in PHASES}}
 
 
-def text(x: float, y: float, words: str, size: int = 14, color: str = INK, anchor: str = "middle", style: str = "") -> str:
+def text(
+    x: float, y: float, words: str, size: int = 14, color: str = INK, anchor: str = "middle", style: str = ""
+) -> str:
     """Return one line of text whose baseline is at y."""
-    return f'<text x="{x}" y="{y}" font-size="{size}" fill="{color}" text-anchor="{anchor}" {style}>{escape(words)}</text>'
+    return (
+        f'<text x="{x}" y="{y}" font-size="{size}" fill="{color}" text-anchor="{anchor}" {style}>{escape(words)}</text>'
+    )
 
 
 def box(x: float, y: float, width: float, height: float, color: str, *lines: str) -> str:
@@ -63,11 +67,8 @@ def arrow(*points: tuple[float, float], dashed: bool = False) -> str:
 
 def codes(x: float, y: float) -> str:
     """Return the eight codes of a page as a row of cells."""
-    cells = [
-        f'<rect x="{x + 17 * slot}" y="{y}" width="14" height="26" rx="3" fill="#6b4fa0" opacity="{0.45 + 0.07 * slot:.2f}"/>'
-        for slot in range(8)
-    ]
-    return "".join(cells)
+    cell = '<rect x="{}" y="{}" width="14" height="26" rx="3" fill="#6b4fa0" opacity="{:.2f}"/>'
+    return "".join(cell.format(x + 17 * slot, y, 0.45 + 0.07 * slot) for slot in range(8))
 
 
 def model(y: float) -> str:
@@ -77,7 +78,16 @@ def model(y: float) -> str:
         [
             box(20, y + 70, 120, 40, PAPER, "page text s"),
             box(20, y + 130, 120, 40, PAPER, "picture x"),
-            box(185, y + 70, 175, 100, FACTOR_COLORS["storyboard"], "Storyboard", "q(z | s, x)", "encode, pool, quantise"),
+            box(
+                185,
+                y + 70,
+                175,
+                100,
+                FACTOR_COLORS["storyboard"],
+                "Storyboard",
+                "q(z | s, x)",
+                "encode, pool, quantise",
+            ),
             box(185, y, 175, 44, FACTOR_COLORS["prior"], "Prior  p(z | c)"),
             box(20, y + 2, 120, 40, PAPER, "prompt c"),
             codes(405, middle - 8),
@@ -109,23 +119,29 @@ def phases(y: float) -> str:
         parts.append(text(left + step * column + step / 2, y + 30, name, 14))
     for row, (part, label) in enumerate(ROWS.items()):
         top = y + 42 + height * row
-        parts.append(f'<rect x="20" y="{top + 5}" width="16" height="20" rx="4" fill="{FACTOR_COLORS[part]}" stroke="{LINE}"/>')
+        parts.append(
+            f'<rect x="20" y="{top + 5}" width="16" height="20" rx="4" fill="{FACTOR_COLORS[part]}" stroke="{LINE}"/>'
+        )
         parts.append(text(46, top + 20, label, 14, anchor="start"))
         for column, names in enumerate(trained.values()):
             trains, x = part in names, left + step * column + 8
             fill, ink = (TRAINED, PAPER) if trains else (FROZEN, MUTED)
-            parts.append(f'<rect x="{x}" y="{top + 2}" width="{step - 16}" height="{height - 6}" rx="6" fill="{fill}"/>')
+            parts.append(
+                f'<rect x="{x}" y="{top + 2}" width="{step - 16}" height="{height - 6}" rx="6" fill="{fill}"/>'
+            )
             parts.append(text(x + step / 2 - 8, top + 20, "trains" if trains else "frozen", 12, ink))
     return "".join(parts)
 
 
 def architecture_svg() -> str:
     """Return the whole figure as SVG."""
-    head = f'<marker id="head" markerWidth="9" markerHeight="8" refX="7" refY="4" orient="auto"><path d="M0,0 L8,4 L0,8 z" fill="{MUTED}"/></marker>'
+    tip = f'<path d="M0,0 L8,4 L0,8 z" fill="{MUTED}"/>'
+    head = f'<marker id="head" markerWidth="9" markerHeight="8" refX="7" refY="4" orient="auto">{tip}</marker>'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}"'
         ' font-family="Helvetica, Arial, sans-serif" role="img" aria-label="Architecture and training phases">'
-        f'<defs>{head}</defs><rect width="{WIDTH}" height="{HEIGHT}" rx="14" fill="{PAPER}"/>{model(30)}{phases(290)}</svg>\n'
+        f'<defs>{head}</defs><rect width="{WIDTH}" height="{HEIGHT}" rx="14" fill="{PAPER}"/>'
+        f"{model(30)}{phases(290)}</svg>\n"
     )
 
 

@@ -1,0 +1,115 @@
+"""The documentation: links lead somewhere, commands are understood and run, notebooks run, figures are current."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from modules.commands import cli, data_cli
+from modules.presentation.plots.architecture import architecture_svg
+from tests.support.story_folders import write_captioned_folder
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "modules").glob("*/README.md"), *ROOT.glob("benchmarks/*.md")])
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PROGRAMS = ("story_generative_model.py", "download_data.py")
+COMMAND = re.compile(
+    r"^(?:    |`)?(?:accelerate launch .*?|python )(story_generative_model\.py|download_data\.py)(.*)$"
+)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+# Flags that make a documented command quick; a later flag overrides an earlier one.
+SMALL = {
+    "train": ["--preset", "tiny", "--max_steps", "4", "--mixed_precision", "no", "--num_stories", "24"],
+    "evaluate": ["--num_stories", "3", "--num_drawn", "2"],
+}
+
+
+def commands(document: Path) -> list[list[str]]:
+    """Return the words of the document's commands, the program first; comments and placeholders' lines are left out."""
+    found = []
+    for line in document.read_text().splitlines():
+        match = COMMAND.match(line.rstrip("`"))
+        if match and "..." not in line:
+            found.append([match[1], *shlex.split(match[2], comments=True)])
+    return found
+
+
+def test_every_link_leads_to_a_file():
+    links = [(path, link) for path in DOCUMENTS for link in LINK.findall(path.read_text()) if "://" not in link]
+    assert links
+    assert [(str(path), link) for path, link in links if not (path.parent / link.partition("#")[0]).exists()] == []
+
+
+def test_every_documented_path_exists():
+    """Folders and files that a document names in backticks."""
+    names = re.compile(r"`((?:modules|tests|assets|benchmarks|configs|notebooks|checkpoints)/[\w./-]+)`")
+    named = {(path.name, name) for path in DOCUMENTS for name in names.findall(path.read_text())}
+    made_up = ("checkpoints/run", "checkpoints/mine", "modules/commands/NAME.py")
+    absent = {(document, name) for document, name in named if not (ROOT / name).exists()}
+    assert sorted(pair for pair in absent if not pair[1].startswith(made_up)) == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_documented_command_is_understood(document, monkeypatch):
+    """Its own parser accepts each command, word for word."""
+    monkeypatch.setattr(cli, "execute", lambda _run, _args: 0)
+    for program, *words in commands(document):
+        if program == "download_data.py":
+            words = words if words and not words[0].startswith("--") else [data_cli.DEFAULT_SOURCE, *words]
+            data_cli.build_parser().parse_args(words)
+        else:
+            assert cli.main(words) == 0, words
+
+
+def test_the_readme_is_short_and_has_commands():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 115
+    documented = {words[1] for words in commands(ROOT / "README.md")}
+    assert documented >= {"generate", "continue", "train", "evaluate", "folder"}
+
+
+def test_the_architecture_figure_is_current():
+    assert (ROOT / "assets/architecture.svg").read_text() == architecture_svg()
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_readme_run(tmp_path):
+    """In an empty folder with a folder of pictures, at small size, in their order."""
+    write_captioned_folder(tmp_path / "my_pictures", num_stories=12)
+    for name in ("checkpoints", "assets"):
+        (tmp_path / name).mkdir()
+    shutil.copytree(ROOT / "checkpoints/storyworld", tmp_path / "checkpoints/storyworld")
+    shutil.copytree(ROOT / "checkpoints/judge", tmp_path / "checkpoints/judge")
+    for program, *words in commands(ROOT / "README.md"):
+        command = [sys.executable, ROOT / program, *words, *SMALL.get(words[0], [])]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, (words, done.stderr)
+    assert (tmp_path / "checkpoints/mine/model/model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_the_python_example_of_the_readme_runs():
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert len(names["story"].images) == len(names["story"].texts) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_from_start_to_end(notebook):
+    import nbformat
+    from nbclient import NotebookClient
+
+    cells = nbformat.read(notebook, as_version=4)
+    NotebookClient(cells, timeout=600, resources={"metadata": {"path": str(notebook.parent)}}).execute()
+
+
+def test_there_are_three_notebooks():
+    assert [path.stem for path in NOTEBOOKS] == ["read_the_codebook", "tell_a_story", "train_on_your_pictures"]
