@@ -174,7 +174,7 @@ def _read_manifest(folder: str, split: str) -> list[Shard]:
         version, splits = manifest["format_version"], manifest["splits"]
         found = {name: [Shard(**shard) for shard in shards] for name, shards in splits.items()}
     except FileNotFoundError:
-        raise NoShards(f"{folder} holds no {MANIFEST}: make shards with download_data.py pack") from None
+        raise NoShards(f"{folder} has no {MANIFEST}: make shards with download_data.py pack") from None
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{folder}/{MANIFEST} is not what pack wrote ({first_line(error)}): pack again") from None
     if version != FORMAT_VERSION:
@@ -182,7 +182,7 @@ def _read_manifest(folder: str, split: str) -> list[Shard]:
             f"{folder}/{MANIFEST} has format version {version!r}, this program reads {FORMAT_VERSION}: pack again"
         )
     if not found.get(split):
-        raise MissingSplit(f'{folder} holds no "{split}" shards: pack a folder with train/ and val/ in it')
+        raise MissingSplit(f'{folder} has no "{split}" shards: pack a folder with train/ and val/ in it')
     return found[split]
 
 
