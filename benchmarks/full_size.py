@@ -1,10 +1,9 @@
-"""Training steps of a preset at its full size, with random weights and a batch that means nothing: seconds, samples,
-memory.
+"""Training updates of a preset at its full size, with random weights and a random batch: seconds, pages, memory.
 
     python benchmarks/full_size.py --preset gpt2-sd15 --batch_size 1 --num_steps 2
 
-No weights are needed: the architectures are in assets/. On a GPU also the share of what its matrix products reach. What
-`train --dry_run` counts stands beside what was used.
+No weights are needed: the architectures are in assets/. On a GPU, the share of its rate of matrix products is reported
+too. The memory that `train --dry_run` estimates is shown beside the memory used.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ MATMUL_SIZE = 8192
 
 
 def make_model(config: StoryConfig, device: torch.device) -> StoryModel:
-    """The model with random weights and a codebook in use, as the joint phase trains it after quantising."""
+    """Return the model with random weights and an initialised codebook, as the joint phase trains it."""
     torch.manual_seed(0)
     model = build_model(config, "this preset", random=True).to(device)
     if model.has_codes:
@@ -42,7 +41,7 @@ def make_model(config: StoryConfig, device: torch.device) -> StoryModel:
 
 
 def matmul_rate(device: torch.device) -> float:
-    """Floating-point operations a second of a large bf16 matrix product."""
+    """Return the floating-point operations a second of a large bf16 matrix product."""
     a = torch.randn(MATMUL_SIZE, MATMUL_SIZE, device=device, dtype=torch.bfloat16)
     for _ in range(3):
         a @ a
@@ -55,7 +54,7 @@ def matmul_rate(device: torch.device) -> float:
 
 
 def train_steps(model: StoryModel, args: argparse.Namespace, device: torch.device) -> tuple[list[float], int]:
-    """Seconds of every update, and the floating-point operations of one, counted in the first."""
+    """Return the seconds of every update, and the floating-point operations of one forward pass."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     average = [parameter.detach().clone() for parameter in parameters]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
@@ -83,44 +82,51 @@ def train_steps(model: StoryModel, args: argparse.Namespace, device: torch.devic
     return seconds, operations
 
 
-def measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[Goal]]:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def resolve_config(args: argparse.Namespace) -> StoryConfig:
+    """Return the preset's config with the flags' batch size and story length."""
     config = PRESETS[args.preset]
     training = dataclasses.replace(config.training, batch_size=args.batch_size or config.training.batch_size)
-    config = dataclasses.replace(config, training=training, max_steps=args.max_steps or config.max_steps)
+    return dataclasses.replace(config, training=training, max_steps=args.max_steps or config.max_steps)
+
+
+def measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[Goal]]:
+    """Train, and return the measurements and the goals."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    config, mixed = resolve_config(args), args.mixed_precision == "bf16"
     model = make_model(config, device)
-    mixed = args.mixed_precision == "bf16"
     trainable, frozen = count_parameters(model)
-    counted = training_bytes(trainable, frozen, joint_activations(config, mixed), mixed=mixed)["total"] / MIB
+    estimate = training_bytes(trainable, frozen, joint_activations(config, mixed), mixed=mixed)["total"] / MIB
     seconds, operations = train_steps(model, args, device)
     used = torch.cuda.max_memory_allocated() / MIB if device.type == "cuda" else peak_rss_mib()
-    pages, update = training.batch_size * config.max_steps, summary(seconds)
+    update = summary(seconds)
     results = {
         "seconds_an_update": update,
-        "pages_a_second": pages / update["median"],
+        "pages_a_second": config.training.batch_size * config.max_steps / update["median"],
         "memory_mib": used,
-        "memory_mib_counted": counted,
+        "memory_mib_counted": estimate,
         "trainable": trainable,
         "frozen": frozen,
         "forward_flops": operations,
     }
-    rows = [
-        ["parameters, trainable / frozen, M", f"{trainable / 1e6:,.1f} / {frozen / 1e6:,.1f}"],
-        ["seconds an update", f"{update['median']:,.2f}"],
-        ["pages a second", f"{results['pages_a_second']:,.2f}"],
-        ["memory used, MiB", f"{used:,.0f}"],
-        ["memory counted by --dry_run, MiB", f"{counted:,.0f}"],
-    ]
     if device.type == "cuda":
         results["share_of_matmul_rate"] = 3 * operations / update["median"] / matmul_rate(device)
+    print_table((args.preset, "value"), table_rows(results))
+    has_goal = args.preset == "gpt2-sd15" and device.type == "cpu"
+    return results, [Goal("memory of gpt2-sd15 on a CPU, GiB", used / 1024, 20.0)] if has_goal else []
+
+
+def table_rows(results: dict[str, Any]) -> list[list[str]]:
+    """Return the rows of the printed table."""
+    rows = [
+        ["parameters, trainable / frozen, M", f"{results['trainable'] / 1e6:,.1f} / {results['frozen'] / 1e6:,.1f}"],
+        ["seconds an update", f"{results['seconds_an_update']['median']:,.2f}"],
+        ["pages a second", f"{results['pages_a_second']:,.2f}"],
+        ["memory used, MiB", f"{results['memory_mib']:,.0f}"],
+        ["memory estimated by --dry_run, MiB", f"{results['memory_mib_counted']:,.0f}"],
+    ]
+    if "share_of_matmul_rate" in results:
         rows.append(["share of the rate of matrix products", f"{results['share_of_matmul_rate']:.1%}"])
-    print_table((args.preset, "value"), rows)
-    goals = (
-        [Goal("memory of gpt2-sd15 on a CPU, GiB", used / 1024, 20.0)]
-        if args.preset == "gpt2-sd15" and device.type == "cpu"
-        else []
-    )
-    return results, goals
+    return rows
 
 
 def make_flags() -> argparse.ArgumentParser:

@@ -14,7 +14,7 @@ from modules.commands.shared import (
     judge_flag,
     load_clip,
     load_judge,
-    open_source,
+    open_dataset,
     seed_flag,
     write_json,
 )
@@ -118,7 +118,7 @@ def measure(pipeline: StoryPipeline, args: argparse.Namespace, graders: Graders 
 
 def open_held_out(pipeline: StoryPipeline, args: argparse.Namespace) -> StoryDataset:
     """Open the held-out stories, with pictures of the model's size."""
-    return open_source(args.data, "val", pipeline.config, args.seed, args.num_stories, args.on_bad_record)
+    return open_dataset(args.data, "val", pipeline.config, args.seed, args.num_stories, args.on_bad_record)
 
 
 def check_outputs(args: argparse.Namespace) -> None:

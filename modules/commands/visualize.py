@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from modules.commands.shared import checkpoint_flag, data_flag, open_source, seed_flag
+from modules.commands.shared import checkpoint_flag, data_flag, open_dataset, seed_flag
 from modules.common.arguments import a_path, add_dataclass_flags, positive_int
 from modules.common.files import check_writable
 from modules.generation import GenerationSettings
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from modules.presentation.visualize.page import visualize
 
     pipeline = StoryPipeline.from_pretrained(args.ckpt, offline=args.offline)
-    dataset = open_source(args.data, "val", pipeline.config, args.seed, args.num_stories)
+    dataset = open_dataset(args.data, "val", pipeline.config, args.seed, args.num_stories)
     files = visualize(
         pipeline,
         dataset,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,19 @@ import story_generative_model
 from modules.config import StoryConfig
 from modules.data.writing import write_stories
 from modules.evaluation.held_out import VARIANTS
-from modules.evaluation.judge.attributes import GROUPS, score_texts
+from modules.evaluation.judge.attributes import GROUPS
 from modules.evaluation.judge.judge import Judge
-from modules.evaluation.metrics.pages import Graders
-from modules.evaluation.metrics.statistics import bootstrap_mean, jackknife, rows_of_other_stories
+from modules.evaluation.metrics import pages as page_metrics
+from modules.evaluation.metrics.pages import GradedPages, Graders
+from modules.evaluation.metrics.statistics import Estimate, mean_over_rows, story_of_rows
 from modules.evaluation.report import evaluate
+from modules.evaluation.tables import print_report
 from modules.pipeline import StoryPipeline
 from modules.presentation.model_card import write_card
 from modules.saving.model_folder import save_model
 from modules.story import Story, StoryStep
 from modules.story_model import StoryModel
-from modules.storyworld import PLACES, StoryWorld, mentioned
+from modules.storyworld import StoryWorld
 
 NUM_STORIES = 6
 
@@ -224,114 +225,17 @@ def test_unwritable_json_is_reported_before_any_work(tiny_checkpoint, bare_folde
     assert f"error: cannot write {tmp_path}/file/report.json" in captured.err
 
 
-# Attributes named in texts
+def test_a_new_page_metric_is_one_function_and_one_line(tiny_pipeline, world, graders, monkeypatch, capsys):
+    """The example of `modules/evaluation/README.md`."""
 
+    def picture_brightness(pages: GradedPages) -> dict[str, Estimate]:
+        value, real = ([np.asarray(image).mean() for image in images] for images in (pages.images, pages.true_images))
+        stories = story_of_rows(pages.lengths)
+        return {"brightness": mean_over_rows(value, stories, pages.seed, ceiling=float(np.mean(real)))}
 
-def texts_and_lengths(num_stories: int) -> tuple[list[str], list[int]]:
-    world = StoryWorld(num_stories, seed=5, image_size=32)
-    stories = [world._generate(index)[1] for index in range(num_stories)]
-    return [text for pages in stories for text, _ in pages], [len(pages) for pages in stories]
-
-
-def test_perfect_texts_score_one():
-    texts, lengths = texts_and_lengths(20)
-    for figure in score_texts(texts, texts, lengths).values():
-        assert (figure.value, figure.low, figure.high, figure.ceiling) == (1, 1, 1, 1)
-        assert 0 <= figure.floor < 1
-
-
-def test_texts_in_another_order_score_about_the_floor():
-    texts, lengths = texts_and_lengths(200)
-    others = random.Random(0).sample(texts, len(texts))
-    for name, figure in score_texts(texts, others, lengths).items():
-        assert figure.value == pytest.approx(figure.floor, abs=0.05), name
-
-
-def test_a_constant_text_scores_by_chance():
-    rng = random.Random(0)
-    texts = [f"They walk to the {rng.choice(PLACES)}." for _ in range(2000)]
-    figure = score_texts(texts, ["They are on the beach."] * len(texts), [4] * 500)["place"]
-    assert figure.value == pytest.approx(1 / len(PLACES), abs=0.03)
-    assert figure.floor == pytest.approx(1 / len(PLACES), abs=0.03)
-    assert figure.low < figure.value < figure.high < 0.2
-
-
-def test_score_counts_steps_whose_true_text_names_something():
-    true = ["The fox sleeps.", "They walk.", "Rusty and Lily walk.", "The bear is on the moon."]
-    decoded = ["A fox sleeps.", "The fox walks.", "Rusty walks.", "Bruno is on the moon."]
-    figures = score_texts(true, decoded, [1, 3])
-    assert figures["character"].value == pytest.approx(
-        2 / 3
-    )  # One of two heroes is not enough; steps whose text names nothing do not count.
-    assert figures["place"].value == figures["action"].value == 1
-    assert np.isnan(figures["colour"].value)
-    assert set(figures["colour"].to_dict().values()) == {None}
-    assert mentioned(true[2])["characters"] == {"fox", "rabbit"}
-
-
-# Intervals
-
-
-def test_interval_has_its_nominal_coverage():
-    """Steps of a story share the story's own chance: the interval is over stories, not over steps."""
-    rng, covered = np.random.default_rng(0), 0
-    for experiment in range(100):
-        counts = rng.integers(2, 9, size=60)
-        sums = rng.binomial(counts, rng.beta(2, 2, size=60))
-        figure = bootstrap_mean(sums, counts, seed=experiment)
-        assert figure.value == pytest.approx(sums.sum() / counts.sum())
-        covered += figure.low <= 0.5 <= figure.high
-    assert 87 <= covered <= 100
-
-
-def test_whole_stories_are_resampled():
-    values = np.random.default_rng(1).random(30)
-    once, often = bootstrap_mean(values, np.ones(30)), bootstrap_mean(10 * values, np.full(30, 10))
-    assert once.low < once.value < once.high
-    assert (often.low, often.high) == pytest.approx(
-        (once.low, once.high)
-    )  # Ten equal steps a story tell no more than one.
-    same = bootstrap_mean([1, 2, 4], [2, 4, 8])
-    assert (same.low, same.value, same.high) == (0.5, 0.5, 0.5)
-
-
-def test_interval_is_the_same_for_the_same_seed_only():
-    values = np.random.default_rng(1).random(30)
-    assert bootstrap_mean(values, np.ones(30), seed=1) == bootstrap_mean(values, np.ones(30), seed=1)
-    assert bootstrap_mean(values, np.ones(30), seed=1) != bootstrap_mean(values, np.ones(30), seed=2)
-
-
-def test_interval_of_nothing_and_of_one_story():
-    assert bootstrap_mean([0, 0], [0, 0], floor=0.1).to_dict() == {
-        "value": None,
-        "low": None,
-        "high": None,
-        "floor": 0.1,
-        "ceiling": None,
-    }
-    rare = bootstrap_mean([0, 3, 0], [0, 4, 0])
-    assert (rare.low, rare.value, rare.high) == (0.75, 0.75, 0.75)
-
-
-def test_rows_of_other_stories_are_any_but_ones_own():
-    stories = np.repeat([0, 2, 3], [2, 1, 3])
-    seen = np.zeros((6, 6))
-    for seed in range(600):
-        seen[np.arange(6), rows_of_other_stories(stories, seed)] += 1
-    own = stories[:, None] == stories
-    assert (seen[own] == 0).all()
-    expected = 600 / (~own).sum(1, keepdims=True)
-    assert (np.abs(seen - expected)[~own] < 0.35 * expected.max()).all()
-    assert (rows_of_other_stories(stories, 7) == rows_of_other_stories(stories, 7)).all()
-    assert rows_of_other_stories(np.zeros(5), 0) is None
-    assert rows_of_other_stories([], 0) is None
-
-
-def test_the_jackknife_of_a_mean_is_students_interval():
-    values = np.random.default_rng(0).normal(size=12)
-    figure = jackknife(values.mean(), (values.sum() - values) / 11, floor=-1, ceiling=1)
-    half = 2.2010 * values.std(ddof=1) / np.sqrt(12)
-    assert (figure.low, figure.high) == pytest.approx((values.mean() - half, values.mean() + half), rel=1e-4)
-    assert (figure.floor, figure.ceiling) == (-1, 1)
-    bounded = jackknife(0.1, [0.0, 0.2, np.nan], bounds=(0, 1))
-    assert (bounded.low, bounded.high) == (0, 1)
+    monkeypatch.setattr(page_metrics, "PAGE_METRICS", (*page_metrics.PAGE_METRICS, picture_brightness))
+    report = evaluate(tiny_pipeline, world, 2, num_drawn=2, graders=graders)
+    kinds = [metrics for metrics in report["drawn"].values() if isinstance(metrics, dict)]
+    assert all(0 < metrics["brightness"]["value"] < 255 for metrics in kinds)
+    print_report(report)
+    assert "brightness" in capsys.readouterr().out

@@ -108,7 +108,7 @@ def test_codes_are_the_modes_of_the_tokens_codes(tiny_model, steps):
 def test_gradient_goes_to_the_voters_in_equal_shares(tiny_model, steps):
     board = tiny_model.storyboard
     read = []
-    board.to_slots.register_forward_hook(lambda module, inputs, output: read.append(output))
+    board.to_slots.register_forward_hook(lambda _module, _inputs, output: read.append(output))
     out = board(steps)
     tokens = board.quantizer(read[0])
     winners, voters = elect(tokens.codes, tokens.commitment_loss, chunks(out.vector_mask, 8), 32)
