@@ -116,7 +116,7 @@ def test_stories_are_plain_nouns():
 def test_no_factor_imports_another():
     """They meet in the story model, exchanging plain tensors."""
     assert offenders(FACTORS, {"batch", "common", "layers", "pretrained"}) == []
-    assert FACTORS <= {room_of(name) for name in imports("modules.story_model")}
+    assert FACTORS <= {room_of(name) for name in reachable("modules.story_model")}
 
 
 def test_data_knows_no_models():
