@@ -31,7 +31,7 @@ from modules.data.read_ahead import ReadAhead
 from modules.encoded.rows import ShardedRows
 from modules.encoded.stories import ENCODE_BATCH, encode_pictures, no_progress
 from modules.story import StoryDataset, StoryStep
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 
 ABOUT, FORMAT_VERSION = "cache.json", 1
 SHARD_BYTES = 256 << 20

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from modules.common.progress import track
 from modules.encoded.stories import EncodedStories
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 
 BATCH_SIZE = 128  # Steps of one call.
 

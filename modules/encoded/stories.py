@@ -17,7 +17,7 @@ from modules.encoded.rows import ShardedRows
 from modules.image_decoder.autoencoder import PictureAutoencoder, PretrainedAutoencoder
 from modules.image_decoder.image_decoder import ImageDecoder
 from modules.story import Story, StoryDataset
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 from modules.text_decoder.tokenizers import Vocabulary
 
 ENCODE_BATCH = 64  # Images of one call: a fixed shape, so that oneDNN compiles its kernels once.

@@ -16,9 +16,10 @@ from torch.utils.checkpoint import checkpoint
 
 from modules.common.errors import UserError
 from modules.layers.transformer import Transformer
+from modules.pretrained.files import read_json
 from modules.pretrained.freezing import prepare_training, set_modes
 from modules.pretrained.part import PretrainedPart
-from modules.pretrained.source import PretrainedSource, read_json
+from modules.pretrained.source import PretrainedSource
 from modules.storyboard.config import ImageEncoderConfig, ScratchImageEncoderConfig
 
 if TYPE_CHECKING:

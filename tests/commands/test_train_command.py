@@ -19,7 +19,7 @@ from modules.presets import TINY
 from modules.saving.checkpoint import latest_checkpoint, load_checkpoint
 from modules.saving.run_lock import RunLock
 from modules.story import Story, StoryStep
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 from modules.storyworld import StoryWorld
 from modules.training.processes import forgotten_precision, make_accelerator
 from modules.training.settings import TrainSettings

@@ -27,7 +27,7 @@ from modules.layers.losses import cosine_distance, masked_mean, weighted_sum
 from modules.pretrained.source import PretrainedSource
 from modules.prior.predictor import Predictor
 from modules.prior.prior import Prior
-from modules.story_parts import PARTS, StoryParts
+from modules.story_model.parts import PARTS, StoryParts
 from modules.storyboard.aids import IMAGE_AIDS
 from modules.storyboard.contrastive import pool_slots, text_ids
 from modules.storyboard.storyboard import StoryboardOutput

@@ -16,7 +16,7 @@ import modules
 from modules.batch import PlanBatch, StepNoise, StoryBatch, draw_noise
 from modules.config import PLANS, LossWeights
 from modules.layers.losses import cosine_distance
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 from modules.training.reliance import code_reliance, reliance_summary, swap_rows
 
 OPTIONAL = (
