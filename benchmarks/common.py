@@ -1,4 +1,4 @@
-"""What the benchmarks share: work timed in turns, memory, the environment, goals and their JSON.
+"""Shared by the benchmarks: interleaved timing, memory, the environment, goals and JSON reports.
 
 Makes `modules` importable.
 """
@@ -36,15 +36,13 @@ MIB = 2**20
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
-    """Median, interquartile range, minimum and count of some numbers."""
+    """Return the median, interquartile range, minimum and count of numbers."""
     quarters = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
     return {"median": quarters[1], "iqr": quarters[2] - quarters[0], "min": min(values), "count": len(values)}
 
 
 def time_in_turns(works: Mapping[str, Callable[[], object]], repeats: int, warmups: int = 3) -> dict[str, list[float]]:
-    """Seconds of every repeat of each piece of work, A B C A B C ...: what slows the machine for a while slows them
-    all.
-    """
+    """Return the seconds of every repeat of each work, interleaved A B C A B C, so that slow spells hit all."""
     for _ in range(warmups):
         for work in works.values():
             work()
@@ -59,7 +57,7 @@ def time_in_turns(works: Mapping[str, Callable[[], object]], repeats: int, warmu
 
 
 def ratios(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
-    """Summary of the quotients of repeats that were timed side by side."""
+    """Return a summary of the ratios of repeats that were timed side by side."""
     return summary([first / second for first, second in zip(above, below, strict=True)])
 
 
@@ -68,7 +66,7 @@ def ratios(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
 
 
 def _status_mib(field: str) -> float | None:
-    """A field of Linux's /proc/self/status in MiB, or None elsewhere."""
+    """Return a field of Linux's /proc/self/status in MiB, None on other systems."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
@@ -77,9 +75,9 @@ def _status_mib(field: str) -> float | None:
 
 
 def peak_rss_mib() -> float:
-    """The most memory that this process has held.
+    """Return this process's peak memory in MiB.
 
-    Linux's `ru_maxrss` would count that of the parent that started it.
+    Linux's `ru_maxrss` would include the parent process that started it.
     """
     peak = _status_mib("VmHWM")
     if peak is not None:
@@ -89,7 +87,7 @@ def peak_rss_mib() -> float:
 
 
 def rss_mib() -> float:
-    """The memory that this process holds now; where the system does not say, the most that it has held."""
+    """Return this process's memory in MiB; its peak where the system does not report the current value."""
     now = _status_mib("VmRSS")
     return peak_rss_mib() if now is None else now
 
@@ -100,7 +98,7 @@ def rss_mib() -> float:
 
 @dataclass(frozen=True)
 class Goal:
-    """A figure and the bound that it should keep."""
+    """A measured value and its bound."""
 
     what: str
     measured: float
@@ -118,7 +116,7 @@ class Goal:
 
 
 def environment() -> dict[str, Any]:
-    """What a figure depends on besides the code."""
+    """Return what a measurement depends on besides the code."""
     return {
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
@@ -132,7 +130,7 @@ def environment() -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """The processor's name, as far as the system tells it."""
+    """Return the processor's name as far as the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -149,12 +147,12 @@ _LOAD_AT_START = _load_average()
 
 
 def make_parser(description: str, repeats: int, warmups: int = 3) -> argparse.ArgumentParser:
-    """A parser with the flags that every benchmark has."""
+    """Return a parser with the flags that every benchmark has."""
     from modules.common.arguments import Parser, positive_int
 
     parser = Parser(description=description)
-    parser.add_argument("--json", type=Path, help="where to write all figures")
-    parser.add_argument("--threads", type=positive_int, help="threads of torch (default: its own choice)")
+    parser.add_argument("--json", type=Path, help="write all measurements to this JSON file")
+    parser.add_argument("--threads", type=positive_int, help="torch threads (default: chosen by torch)")
     parser.add_argument("--repeats", type=positive_int, default=repeats, help=f"timed repeats (default {repeats})")
     parser.add_argument(
         "--warmups", type=positive_int, default=warmups, help=f"untimed repeats before them (default {warmups})"
@@ -165,7 +163,7 @@ def make_parser(description: str, repeats: int, warmups: int = 3) -> argparse.Ar
 def start(
     measure: Callable[[argparse.Namespace], tuple[dict[str, Any], list[Goal]]], parser: argparse.ArgumentParser
 ) -> None:
-    """Parse the flags, measure, show the goals and write the JSON."""
+    """Parse the flags, measure, print the goals and write the JSON file."""
     from modules.common.arguments import normalise_flag
     from modules.common.errors import UserError
     from modules.common.malloc import keep_freed_memory
@@ -176,7 +174,8 @@ def start(
         torch.set_num_threads(args.threads)
     if _LOAD_AT_START is not None and _LOAD_AT_START > BUSY_LOAD:
         print(
-            f"warning: the machine is busy (load {_LOAD_AT_START:.1f}): these figures will be too slow", file=sys.stderr
+            f"warning: the machine is busy (load {_LOAD_AT_START:.1f}): these measurements will be too slow",
+            file=sys.stderr,
         )
     try:
         results, goals = measure(args)
@@ -190,20 +189,20 @@ def start(
             for name, value in vars(args).items()
             if name != "json"
         }
-        told = {"goals": [asdict(goal) | {"met": goal.met} for goal in goals]}
+        goals_report = {"goals": [asdict(goal) | {"met": goal.met} for goal in goals]}
         report = {
             "benchmark": Path(sys.argv[0]).stem,
             "environment": environment(),
             "settings": settings,
             **results,
-            **told,
+            **goals_report,
         }
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows of words under a header, the first column to the left and the others to the right."""
+    """Print a table, the first column left-aligned and the others right-aligned."""
     lines = [header, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     for line in lines:
@@ -212,10 +211,11 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def timing_rows(timings: Mapping[str, Sequence[float]]) -> list[list[str]]:
-    """Name, median, interquartile range and minimum of each, in milliseconds."""
-    figures = {name: summary(seconds) for name, seconds in timings.items()}
+    """Return name, median, interquartile range and minimum of each timing, in milliseconds."""
+    summaries = {name: summary(seconds) for name, seconds in timings.items()}
     return [
-        [name, *(f"{1000 * figure[key]:,.1f}" for key in ("median", "iqr", "min"))] for name, figure in figures.items()
+        [name, *(f"{1000 * values[key]:,.1f}" for key in ("median", "iqr", "min"))]
+        for name, values in summaries.items()
     ]
 
 

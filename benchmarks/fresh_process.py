@@ -1,6 +1,4 @@
-"""What generate.py starts in a process of its own: load a checkpoint, say so, tell one story, print the peak memory in
-MiB.
-"""
+"""Started by generate.py as a new process: load a checkpoint, print "ready", generate a story, print peak MiB."""
 
 from __future__ import annotations
 
@@ -8,7 +6,7 @@ import sys
 
 from common import peak_rss_mib
 
-from modules.pipeline import StoryPipeline
+from modules.generation.pipeline import StoryPipeline
 
 if __name__ == "__main__":
     checkpoint, prompt, num_steps = sys.argv[1:]

@@ -1,4 +1,4 @@
-"""Seconds a story, loading and memory, and the ratio to the plain libraries used page after page for the same work."""
+"""Time per story, loading time and memory, and the speed relative to the plain libraries used page by page."""
 
 from __future__ import annotations
 
@@ -33,21 +33,19 @@ from torch import Tensor
 from modules.common.arguments import positive_int
 from modules.common.errors import UserError
 from modules.data.pixels import to_pictures
-from modules.generation import GenerationSettings
-from modules.pipeline import StoryPipeline
+from modules.generation.pipeline import StoryPipeline
+from modules.generation.settings import GenerationSettings
 
 PROMPT = "Rusty the fox wants a kite"
-PICTURE_TOLERANCE = 3  # Of 255 levels: another batch size rounds differently, and guidance makes more of it.
+PICTURE_TOLERANCE = 3  # Of 255 levels: another batch size rounds differently, and guidance amplifies it.
 FRESH_PROCESSES = 3
 SETTINGS = GenerationSettings()
 
 
 class PageByPage:
-    """The libraries as they come: `GPT2LMHeadModel.generate` for one page, the diffusers loop for one page, then the
-    next page.
+    """The plain libraries: `GPT2LMHeadModel.generate` and the diffusers loop for one page, then for the next.
 
-    Guidance is one UNet call on a batch of two, and the context is projected once a page, as in diffusers' own
-    pipelines.
+    Guidance is one UNet call on a batch of two, and the context is projected once per page, as in diffusers' pipelines.
     """
 
     def __init__(self, pipeline: StoryPipeline) -> None:
@@ -55,7 +53,7 @@ class PageByPage:
 
     @torch.no_grad()
     def render(self, codes: Tensor, noise: Tensor) -> tuple[list[str], list[Image.Image]]:
-        """codes (T,S), noise (T,c,h,w) -> T texts and T pictures."""
+        """Decode codes (T,S) from noise (T,c,h,w) to T texts and T images."""
         texts, images = [], []
         for page in range(len(codes)):
             code_embeds = self.model.storyboard.embed(codes[page : page + 1]).code_embeds
@@ -64,7 +62,7 @@ class PageByPage:
         return texts, images
 
     def text(self, code_embeds: Tensor) -> str:
-        """Greedy decoding of one page's text: code_embeds (1,S,d)."""
+        """Decode one page's text greedily from code_embeds (1,S,d)."""
         decoder = self.model.text_decoder
         bos = decoder.language_model.transformer.wte(torch.full((1, 1), decoder.bos_id))
         embeds = torch.cat([decoder.prefix_embeds(code_embeds), bos], dim=1)
@@ -79,7 +77,7 @@ class PageByPage:
         return self.tokenizer.decode(ids[0])
 
     def picture(self, code_embeds: Tensor, noise: Tensor) -> Image.Image:
-        """One page's picture: code_embeds (1,S,d), noise (1,c,h,w)."""
+        """Draw one page's image from code_embeds (1,S,d) and noise (1,c,h,w)."""
         decoder = self.model.image_decoder
         scheduler = decoder.make_scheduler(SETTINGS.scheduler)
         scheduler.set_timesteps(SETTINGS.num_inference_steps)
@@ -108,7 +106,7 @@ class Comparison:
 
     @contextmanager
     def all_tokens(self) -> Iterator[None]:
-        """Inside, every text has as many tokens as it may have: `min_new_tokens` = `max_new_tokens`."""
+        """Make every text as long as allowed: `min_new_tokens` = `max_new_tokens`."""
         decoder = self.pipeline.model.text_decoder
         settings = decoder.language_model.generation_config
         settings.min_new_tokens = decoder.config.max_length - 1
@@ -118,7 +116,7 @@ class Comparison:
             settings.min_new_tokens = None
 
     def story(self) -> None:
-        """Another story each time, with the default settings."""
+        """Generate another story each time, with the default settings."""
         self.pipeline(PROMPT, num_steps=self.num_pages, seed=next(self._seeds))
 
     def plan(self) -> None:
@@ -133,15 +131,13 @@ class Comparison:
             return self.plain.render(self.codes, self.noise)
 
     def check(self) -> dict[str, Any]:
-        """Raise UserError unless both ways tell the same texts, of full length, and draw the same pictures up to
-        rounding.
-        """
+        """Raise UserError unless both ways give the same texts, of full length, and the same images up to rounding."""
         (texts, images), (their_texts, their_images) = self.batched(), self.page_by_page()
         if texts != their_texts:
             raise UserError(f"the texts differ: {texts} in one batch, {their_texts} page by page")
         levels = max(
-            int(np.abs(np.asarray(mine, np.int16) - np.asarray(theirs, np.int16)).max())
-            for mine, theirs in zip(images, their_images, strict=True)
+            int(np.abs(np.asarray(image, np.int16) - np.asarray(theirs, np.int16)).max())
+            for image, theirs in zip(images, their_images, strict=True)
         )
         if levels > PICTURE_TOLERANCE:
             raise UserError(f"the pictures differ by {levels} of 255 levels, more than {PICTURE_TOLERANCE}")
@@ -154,9 +150,7 @@ class Comparison:
 
 
 def fresh_process(ckpt: Path, num_pages: int) -> tuple[float, float, float]:
-    """Seconds from the start of an interpreter to a loaded pipeline, seconds of its first story, and peak memory in
-    MiB.
-    """
+    """Return the seconds from interpreter start to a loaded pipeline, those of its first story, and peak MiB."""
     command = [sys.executable, str(Path(__file__).with_name("fresh_process.py")), str(ckpt), PROMPT, str(num_pages)]
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     started = time.perf_counter()
@@ -164,14 +158,14 @@ def fresh_process(ckpt: Path, num_pages: int) -> tuple[float, float, float]:
         ready = process.stdout.readline()
         loaded = time.perf_counter()
         rest = process.stdout.read().split()
-        told = time.perf_counter()
+        finished = time.perf_counter()
     if ready.strip() != "ready" or process.returncode != 0:
-        raise UserError(f"a fresh process could not tell a story from {ckpt}")
-    return loaded - started, told - loaded, float(rest[-1])
+        raise UserError(f"a fresh process could not generate a story with {ckpt}")
+    return loaded - started, finished - loaded, float(rest[-1])
 
 
 def measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[Goal]]:
-    """All figures and goals."""
+    """Return all measurements and goals."""
     fresh = [fresh_process(args.ckpt, args.num_pages) for _ in range(FRESH_PROCESSES)]
     loading, first_story, peak = (list(column) for column in zip(*fresh, strict=True))
     comparison = Comparison(StoryPipeline.from_pretrained(args.ckpt), args.num_pages)
@@ -197,7 +191,7 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[Goal]]:
     }
     return results, [
         Goal(f"ratio to the plain libraries, {args.num_pages} pages", same_codes, 2.0, at_least=True),
-        Goal("seconds a story", summary(timings["story"])["median"], 4.0),
+        Goal("seconds per story", summary(timings["story"])["median"], 4.0),
         Goal("seconds to load", summary(loading)["median"], 8.0),
         Goal("peak memory, MiB", max(peak), 2e9 / MIB),
     ]

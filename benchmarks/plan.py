@@ -1,6 +1,4 @@
-"""Five-step plans a second, many of one prompt at once, in float32 and under bf16 autocast; the latency of one; a
-profile.
-"""
+"""Plans per second, many of one prompt at once, in float32 and under bf16 autocast; latency of one plan; a profile."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from torch import Tensor
 from torch.profiler import profile
 
 from modules.common.arguments import positive_int
-from modules.pipeline import StoryPipeline
+from modules.generation.pipeline import StoryPipeline
 
 PROMPT = "Rusty the fox wants a kite"
 PRECISIONS = ("fp32", "bf16")
@@ -28,16 +26,14 @@ def precision_context(precision: str):
 
 
 def draw(pipeline: StoryPipeline, num_steps: int, num_plans: int, precision: str) -> Tensor:
-    """Codes (num_plans, num_steps, S)."""
+    """Sample plans: codes (num_plans, num_steps, S)."""
     with precision_context(precision):
         return pipeline.plan(PROMPT, num_steps, num_plans=num_plans).codes
 
 
 @torch.no_grad()
 def bits_a_plan(pipeline: StoryPipeline, codes: Tensor) -> float:
-    """What plans cost on average under the prior in float32: if rounding spoilt the plans of a precision, they would
-    cost more.
-    """
+    """Return the mean bits of plans under the float32 prior; plans that rounding has spoilt would need more."""
     ids, mask = pipeline.tokenizer.encode_batch([PROMPT], pipeline.config.max_prompt_length)
     prompt = ids.expand(len(codes), -1), mask.expand(len(codes), -1)
     nll = pipeline.model.prior(codes, *prompt, torch.ones(codes.shape[:2], dtype=torch.bool)).nll
@@ -45,14 +41,14 @@ def bits_a_plan(pipeline: StoryPipeline, codes: Tensor) -> float:
 
 
 def print_profile(work: Callable[[], object]) -> None:
-    """Where one call spends its time, by operator."""
+    """Print the time of one call by operator."""
     with profile() as profiler:
         work()
     print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=20, max_name_column_width=40))
 
 
 def measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[Goal]]:
-    """Plans a second of every batch and precision, and the latency of one plan."""
+    """Return the plans per second of every batch size and precision, and the latency of one plan."""
     pipeline = StoryPipeline.from_pretrained(args.ckpt)
     works = {
         f"{num_plans} plan{'s' if num_plans > 1 else ''}, {precision}": partial(
@@ -71,7 +67,7 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[Goal]]:
     bits = {
         precision: bits_a_plan(pipeline, draw(pipeline, args.num_steps, 256, precision)) for precision in PRECISIONS
     }
-    print_table((*TIMING_HEADER, "plans a second"), [[*row, f"{rates[row[0]]:,.0f}"] for row in timing_rows(timings)])
+    print_table((*TIMING_HEADER, "plans per second"), [[*row, f"{rates[row[0]]:,.0f}"] for row in timing_rows(timings)])
     best = max(rates, key=rates.get)
     print(
         f"best: {best}; a plan costs",
@@ -83,7 +79,7 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[Goal]]:
         "best": best,
         "bits_a_plan": bits,
     }
-    return results, [Goal(f"{args.num_steps}-step plans a second ({best})", rates[best], 1000.0, at_least=True)]
+    return results, [Goal(f"{args.num_steps}-step plans per second ({best})", rates[best], 1000.0, at_least=True)]
 
 
 def make_flags() -> argparse.ArgumentParser:

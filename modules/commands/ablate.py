@@ -13,18 +13,18 @@ from modules.commands.shared import (
     judge_flag,
     load_clip,
     load_judge,
+    open_dataset,
     open_held_out,
-    open_source,
     seed_flag,
 )
-from modules.commands.train import resolve_config
-from modules.common.arguments import a_path, positive_int
+from modules.commands.train import config_flags, resolve_config
+from modules.common.arguments import a_path, add_dataclass_flags, from_flags, positive_int
 from modules.common.files import check_writable
-from modules.training.settings import PRECISIONS
+from modules.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from modules.config import StoryConfig
-    from modules.pipeline import StoryPipeline
+    from modules.generation.pipeline import StoryPipeline
     from modules.story import StoryDataset
 
 
@@ -72,9 +72,8 @@ def grid_flags(parser: argparse.ArgumentParser) -> None:
 
 def sweep_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of trainings with different values of a setting."""
-    from modules.presets import PRESETS
-
-    parser.add_argument(
+    group = parser.add_argument_group("trainings of --sweep")
+    group.add_argument(
         "--sweep",
         action="append",
         default=[],
@@ -82,47 +81,22 @@ def sweep_flags(parser: argparse.ArgumentParser) -> None:
         help="train and score a model for each value of a setting of the config, such as"
         " storyboard.codebook_size=256,512, instead of comparing sampling settings; repeat it for all combinations",
     )
-    parser.add_argument(
-        "--preset",
-        choices=sorted(PRESETS),
-        default="storyworld",
-        help="--sweep: the model to vary (default storyworld)",
-    )
-    parser.add_argument(
-        "--config",
-        type=Path,
-        metavar="FILE",
-        help="--sweep: a config JSON file in place of --preset; train --dry_run prints one",
-    )
+    config_flags(group, "the model to vary")
     for name, meaning in (
-        ("max_steps", "updates of the joint phase, for"),
-        ("batch_size", "stories per batch, for"),
-        ("num_stories", "stories drawn, with --data storyworld, for"),
+        ("max_steps", "updates of the joint phase"),
+        ("batch_size", "stories per batch"),
+        ("num_stories", "training stories to draw if --data is storyworld"),
     ):
-        parser.add_argument(
-            f"--{name}",
-            type=positive_int,
-            metavar="N",
-            help=f"--sweep: {meaning} each training (default: the preset's)",
+        group.add_argument(
+            f"--{name}", type=positive_int, metavar="N", help=f"{meaning}, in each training (default: the preset's)"
         )
-    parser.add_argument(
-        "--mixed_precision",
-        choices=PRECISIONS,
-        default="no",
-        help="--sweep: precision of each training (default no, which is float32)",
-    )
-    parser.add_argument(
-        "--autoencoder",
-        type=Path,
-        metavar="PATH",
-        help="--sweep: a checkpoint whose trained autoencoder is used instead of training one",
-    )
-    parser.add_argument(
+    add_dataclass_flags(group, TrainSettings, only=("mixed_precision", "autoencoder"))
+    group.add_argument(
         "--num_evaluated",
         type=positive_int,
         default=40,
         metavar="N",
-        help="--sweep: number of held-out stories to score each model on (default 40)",
+        help="number of held-out stories to score each model on (default 40)",
     )
 
 
@@ -133,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
 def compare_sampling(args: argparse.Namespace) -> int:
     """Draw and score the next page with every combination of the sampling settings."""
     from modules.evaluation.ablation import AblationGrid, run_ablation
-    from modules.pipeline import StoryPipeline
+    from modules.generation.pipeline import StoryPipeline
     from modules.presentation.plots.heat_map import write_heat_map
 
     grid = AblationGrid.parse(args.steps, args.strength, args.cfg, args.num_examples)
@@ -141,7 +115,7 @@ def compare_sampling(args: argparse.Namespace) -> int:
     check_writable(table)
     scorer = load_clip(args) or load_judge(args)
     pipeline = StoryPipeline.from_pretrained(args.ckpt, offline=args.offline)
-    dataset = open_source(args.data, "val", pipeline.config, args.seed, 4 * args.num_examples)
+    dataset = open_dataset(args.data, "val", pipeline.config, args.seed, 4 * args.num_examples)
     run_ablation(pipeline, dataset, grid, scorer, table, args.seed)
     print(f"wrote {table}, {write_heat_map(table, table.with_suffix('.png'))}")
     return 0
@@ -153,28 +127,21 @@ def sweep_trainings(args: argparse.Namespace) -> int:
     from modules.evaluation.sweep import Sweep, run_sweep
     from modules.presentation.plots.heat_map import write_sweep_plot
     from modules.training.processes import resolve_precision
-    from modules.training.trainer import TrainSettings
 
-    args.learning_rate = None
     table = args.output / "sweep.csv"
     check_writable(table)
     config, sweeps = resolve_config(args), [Sweep.parse(text) for text in args.sweep]
-    run_args = TrainSettings(
-        args.output,
-        mixed_precision=resolve_precision(args.mixed_precision),
-        seed=args.seed,
-        autoencoder=args.autoencoder,
-        offline=args.offline,
-    )
+    precision = resolve_precision(args.mixed_precision)
+    settings = from_flags(TrainSettings, args, output_dir=args.output, mixed_precision=precision)
 
     def open_data(config: StoryConfig) -> tuple[StoryDataset, StoryDataset]:
-        dataset = open_source(args.data, "train", config, args.seed, config.training.num_stories)
+        dataset = open_dataset(args.data, "train", config, args.seed, config.training.num_stories)
         return dataset, open_held_out(args.data, dataset, config, args.seed, "error")
 
     def score(pipeline: StoryPipeline) -> dict[str, float | None]:
-        dataset = open_source(args.data, "val", pipeline.config, args.seed, args.num_evaluated)
+        dataset = open_dataset(args.data, "val", pipeline.config, args.seed, args.num_evaluated)
         return score_quickly(pipeline, dataset, min(args.num_evaluated, len(dataset)), args.seed)
 
-    run_sweep(sweeps, config, run_args, open_data, score, table, identity={"num_evaluated": args.num_evaluated})
+    run_sweep(sweeps, config, settings, open_data, score, table, identity={"num_evaluated": args.num_evaluated})
     print(f"wrote {table}, {write_sweep_plot(table, table.with_suffix('.png'), [sweep.setting for sweep in sweeps])}")
     return 0

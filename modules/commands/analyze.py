@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from modules.commands.shared import checkpoint_flag, data_flag, judge_flag, load_judge, open_source, seed_flag
+from modules.commands.shared import checkpoint_flag, data_flag, judge_flag, load_judge, open_dataset, seed_flag
 from modules.common.arguments import a_path, positive_int
 from modules.common.files import check_writable
 
@@ -33,13 +33,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     check_writable(args.output / "codebook.html")
-    from modules.pipeline import StoryPipeline
+    from modules.generation.pipeline import StoryPipeline
     from modules.presentation.codebook.page import analyze
 
     read_pictures = load_judge(args).read if args.data == "storyworld" else None
     pipeline = StoryPipeline.from_pretrained(args.ckpt, offline=args.offline)
-    train = open_source(args.data, "train", pipeline.config, args.seed, args.num_stories)
-    held_out = open_source(args.data, "val", pipeline.config, args.seed, args.num_stories)
+    train = open_dataset(args.data, "train", pipeline.config, args.seed, args.num_stories)
+    held_out = open_dataset(args.data, "val", pipeline.config, args.seed, args.num_stories)
     files = analyze(pipeline, train, held_out, args.num_stories, args.seed, args.output, read_pictures)
     print(f"wrote {', '.join(str(file) for file in files)}")
     return 0

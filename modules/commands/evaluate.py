@@ -14,7 +14,7 @@ from modules.commands.shared import (
     judge_flag,
     load_clip,
     load_judge,
-    open_source,
+    open_dataset,
     seed_flag,
     write_json,
 )
@@ -25,7 +25,7 @@ from modules.common.files import check_writable
 if TYPE_CHECKING:
     from modules.evaluation.metrics.inception import Inception
     from modules.evaluation.metrics.pages import Graders
-    from modules.pipeline import StoryPipeline
+    from modules.generation.pipeline import StoryPipeline
     from modules.story import StoryDataset
 
 
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     check_outputs(args)
     from modules.evaluation.metrics.pages import Graders
     from modules.evaluation.tables import print_report
-    from modules.pipeline import StoryPipeline
+    from modules.generation.pipeline import StoryPipeline
 
     graders = None
     if args.num_drawn:
@@ -118,7 +118,7 @@ def measure(pipeline: StoryPipeline, args: argparse.Namespace, graders: Graders 
 
 def open_held_out(pipeline: StoryPipeline, args: argparse.Namespace) -> StoryDataset:
     """Open the held-out stories, with pictures of the model's size."""
-    return open_source(args.data, "val", pipeline.config, args.seed, args.num_stories, args.on_bad_record)
+    return open_dataset(args.data, "val", pipeline.config, args.seed, args.num_stories, args.on_bad_record)
 
 
 def check_outputs(args: argparse.Namespace) -> None:
@@ -136,7 +136,7 @@ def load_baselines(folder: Path, offline: bool) -> dict[str, StoryPipeline]:
 
     Raises UserError if there are none.
     """
-    from modules.pipeline import StoryPipeline
+    from modules.generation.pipeline import StoryPipeline
 
     folders = [path for path in sorted(folder.glob("*")) if (path / "model").is_dir()]
     models = {path.name: StoryPipeline.from_pretrained(path, offline=offline) for path in folders}

@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modules.commands.shared import bad_record_flag, data_flag, offline_flag, open_source, seed_flag, shipped_path
+from modules.commands.shared import bad_record_flag, data_flag, offline_flag, open_dataset, seed_flag, shipped_path
 from modules.commands.train import config_flags, resolve_config
 from modules.common.arguments import a_path, positive_int, whole_number
 from modules.common.errors import UserError
 
 if TYPE_CHECKING:
     from modules.config import StoryConfig
-    from modules.story_model import StoryModel
+    from modules.story_model.story_model import StoryModel
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from modules.encoded.cache import write_cache
 
     config = resolve_config(args)
-    dataset = open_source(args.data, "train", config, args.seed, config.training.num_stories, args.on_bad_record)
+    dataset = open_dataset(args.data, "train", config, args.seed, config.training.num_stories, args.on_bad_record)
     model = frozen_parts(config, args.ckpt, args.offline)
     with progress_line("encoding stories", len(dataset)) as progress:
         steps = write_cache(args.output, model, dataset, args.num_workers, progress.update)
@@ -60,7 +60,7 @@ def frozen_parts(config: StoryConfig, checkpoint: Path | None, offline: bool) ->
     import torch
 
     from modules.saving.model_folder import load_autoencoder
-    from modules.story_model import build_model
+    from modules.story_model.story_model import build_model
 
     if checkpoint is None and not config.autoencoder.source:
         raise UserError("this preset trains its own autoencoder: give a checkpoint with a trained one by --ckpt")

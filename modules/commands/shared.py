@@ -84,7 +84,7 @@ def clip_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def open_source(
+def open_dataset(
     data: str, split: str, config: StoryConfig, seed: int, num_stories: int, on_bad_record: str = "error"
 ) -> StoryDataset:
     """Open one split of the stories that `--data` names; `num_stories` counts those of the story world."""
@@ -107,7 +107,7 @@ def open_held_out(data: str, dataset: StoryDataset, config: StoryConfig, seed: i
     from modules.data.folder import MissingSplit
 
     try:
-        return open_source(data, "val", config, seed, 200, on_bad_record)
+        return open_dataset(data, "val", config, seed, 200, on_bad_record)
     except MissingSplit as error:
         print(f"warning: no validation stories ({error}); samples come from the training stories", file=sys.stderr)
         return dataset

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from modules.commands.shared import bad_record_flag, data_flag, open_held_out, open_source
+from modules.commands.shared import bad_record_flag, data_flag, open_dataset, open_held_out
 from modules.common.arguments import add_dataclass_flags, from_flags, positive_float, positive_int
 from modules.training.settings import TrainSettings
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SCHEDULE = ("max_steps", "batch_size", "learning_rate", "num_stories")  # Flags that replace values of the config.
 
 
-def config_flags(parser: argparse.ArgumentParser, purpose: str = "the model and its training, by name") -> None:
+def config_flags(parser: argparse._ActionsContainer, purpose: str = "the model and its training, by name") -> None:
     """Add --preset and --config."""
     from modules.presets import PRESETS
 
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         print(json.dumps(plan(config, settings), indent=2, default=str))
         return 0
-    dataset = open_source(args.data, "train", config, args.seed, config.training.num_stories, args.on_bad_record)
+    dataset = open_dataset(args.data, "train", config, args.seed, config.training.num_stories, args.on_bad_record)
     held_out = open_held_out(args.data, dataset, config, args.seed, args.on_bad_record)
     try:
         folder = train(config, settings, dataset, held_out)

@@ -118,7 +118,7 @@ def check_fields(settings: Any) -> None:
 
 
 def add_dataclass_flags(
-    parser: argparse.ArgumentParser, cls: type, only: Collection[str] | None = None, **defaults: Any
+    parser: argparse._ActionsContainer, cls: type, only: Collection[str] | None = None, **defaults: Any
 ) -> None:
     """Add a flag for every field of the dataclass `cls` that was made by `setting`, or for those named in `only`.
 
@@ -131,8 +131,10 @@ def add_dataclass_flags(
             continue
         default = defaults.get(field.name, field.default)
         options = _flag_options(annotations[field.name], default, field.metadata) | field.metadata["options"]
-        note = f" (default {default})" if type(default) in (int, float, str, Path) else ""
-        parser.add_argument(f"--{field.name}", help=(field.metadata["help"] + note).replace("%", "%%"), **options)
+        text = field.metadata["help"]
+        if isinstance(default, (int, float, str, Path)) and not isinstance(default, bool) and "(default" not in text:
+            text += f" (default {default})"
+        parser.add_argument(f"--{field.name}", help=text.replace("%", "%%"), **options)
         if alias := field.metadata["alias"]:
             hidden = options | {"dest": field.name, "default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
             parser.add_argument(f"--{alias}", **hidden | {"required": False})

@@ -19,7 +19,7 @@ from modules.common.errors import UserError
 from modules.evaluation import ablation
 from modules.evaluation.ablation import AblationGrid, GridCell, NextPages, draw_pages, predict_next_pages, run_ablation
 from modules.evaluation.resumable_csv import ResumableCsv
-from modules.pipeline import StoryPipeline
+from modules.generation.pipeline import StoryPipeline
 from modules.presentation.plots.heat_map import write_heat_map
 from modules.saving.model_folder import load_model
 from modules.storyworld import StoryWorld

@@ -19,10 +19,10 @@ from modules.encoded.codes import cache_codes
 from modules.encoded.stories import EncodedStories
 from modules.evaluation.bound import measure_bound, plan_nats
 from modules.evaluation.diffusion_bound import choose_pages
-from modules.pipeline import StoryPipeline
+from modules.generation.pipeline import StoryPipeline
 from modules.presets import TINY
 from modules.story import Story, StoryStep
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 from modules.storyworld import StoryWorld
 
 BIT = math.log(2)

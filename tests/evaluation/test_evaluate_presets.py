@@ -18,10 +18,10 @@ from modules.encoded.stories import EncodedStories
 from modules.evaluation.ablation import GridCell, draw_pages, predict_next_pages
 from modules.evaluation.bound import measure_bound, plan_nats
 from modules.evaluation.codebook.interventions import remove_codes
-from modules.pipeline import StoryPipeline
+from modules.generation.pipeline import StoryPipeline
 from modules.presentation.visualize.denoising import denoise, predicted_clean, signal_levels
 from modules.saving.model_folder import save_model
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 from modules.storyworld import StoryWorld
 from modules.text_decoder.tokenizers import make_vocabulary
 from modules.training.reliance import code_reliance

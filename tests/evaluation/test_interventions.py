@@ -20,7 +20,7 @@ from modules.evaluation.codebook.interventions import (
     swap_slots,
     swap_variants,
 )
-from modules.pipeline import StoryPipeline
+from modules.generation.pipeline import StoryPipeline
 from modules.storyworld import StoryWorld
 
 STEPS = 450

@@ -13,7 +13,7 @@ from torch import Tensor
 from modules.common.errors import UserError
 from modules.encoded.stories import EncodedStories
 from modules.evaluation.ranking import possible_ranks, rank_next_steps
-from modules.pipeline import StoryPipeline
+from modules.generation.pipeline import StoryPipeline
 from modules.prior.prior import Prior
 from modules.story import Story, StoryStep
 
