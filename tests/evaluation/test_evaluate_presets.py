@@ -139,11 +139,11 @@ def test_text_ceiling_is_a_uniform_guess_over_the_vocabulary(pipeline, stories, 
 
 def test_experts_take_a_plan_cut_short_for_what_it_is(build, world):
     captioner = build("captioner")
-    told = EncodedStories(world, captioner.model, captioner.tokenizer)
-    plan = torch.randint(32, (1, told.lengths[0], 8), generator=torch.Generator().manual_seed(0))
+    stories = EncodedStories(world, captioner.model, captioner.tokenizer)
+    plan = torch.randint(32, (1, stories.lengths[0], 8), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         torch.testing.assert_close(
-            plan_nats(captioner, told, 0, plan[:, :2]), plan_nats(captioner, told, 0, plan)[:, :2]
+            plan_nats(captioner, stories, 0, plan[:, :2]), plan_nats(captioner, stories, 0, plan)[:, :2]
         )
 
 
