@@ -14,14 +14,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from modules.batch import StoryBatch
 from modules.common.devices import find_device
 from modules.common.errors import UserError
 from modules.common.shipped import shipped
-from modules.data.pixels import pixels_of
-from modules.encoded.stories import tokenize_steps
+from modules.encoded.stories import batch_of_steps
 from modules.generation.output import StoryPipelineOutput
-from modules.generation.rendering import encode_captions, encode_images, place_model, render_images, render_texts
+from modules.generation.rendering import encode_captions, place_model, render_images, render_texts
 from modules.generation.settings import MAX_LONG_STORY, MAX_NUM_STEPS, GenerationSettings, check_story
 from modules.prior.prior import PriorSample
 from modules.saving.export import push_to_hub, save_lora, save_pretrained
@@ -217,7 +215,7 @@ class StoryPipeline:
     def encode(self, steps: Sequence[StoryStep]) -> Tensor:
         """Encode steps, each with a text, an image or both -> their codes (T,S)."""
         self.check_codebook()
-        codes = self.model.encode(self._batch(steps)).codes
+        codes = self.model.encode(batch_of_steps(steps, self.model, self.tokenizer)).codes
         assert codes is not None  # The codebook is ready.
         return codes
 
@@ -230,23 +228,6 @@ class StoryPipeline:
         """Return the prompt's tokens (1,Lp) and their mask, on the model's device."""
         ids, mask = self.tokenizer.encode_batch([prompt], self.config.max_prompt_length)
         return ids[:, : mask.sum()].to(self.device), mask[:, : mask.sum()].to(self.device)
-
-    def _batch(self, steps: Sequence[StoryStep]) -> StoryBatch:
-        """Return T given steps as a batch of one story, on the model's device."""
-        images = [step.image for step in steps]
-        has_image = torch.tensor([image is not None for image in images])
-        latents = torch.zeros(len(steps), *self.config.autoencoder.latent_shape)
-        if given := [image for image in images if image is not None]:
-            latents[has_image] = encode_images(self.model, given).cpu()
-        tokens = tokenize_steps([step.text for step in steps], self.model, self.tokenizer)
-        fields: dict[str, Any] = {name: ids[None] for name, ids in tokens.items()}
-        return StoryBatch(
-            **fields,
-            latents=latents[None],
-            image_mask=has_image[None],
-            step_mask=torch.ones_like(has_image)[None],
-            pixels=pixels_of(images, self.config.autoencoder.image_size)[None] if self.model.reads_pixels else None,
-        ).to(self.device)
 
 
 class BaselinePipeline(StoryPipeline):
@@ -287,7 +268,7 @@ class BaselinePipeline(StoryPipeline):
             return self.model.predictor(*story)[0, given:]
         slots = torch.zeros(1, total, board.num_slots, board.codebook_dim, device=self.device)
         if steps:
-            slots[0, :given] = self.model.encode(self._batch(steps)).code_embeds
+            slots[0, :given] = self.model.encode(batch_of_steps(steps, self.model, self.tokenizer)).code_embeds
         return self.model.predictor(*story, slots)[0, given : given + 1]
 
     def _generate(
