@@ -1,6 +1,4 @@
-"""From disk to batch: stories a second from JPEGs, shards and a cache; what a cache saves; the share of an update that
-waits for data.
-"""
+"""From disk to batch: stories a second from JPEGs, shards and a cache; the share of an update that waits for data."""
 
 from __future__ import annotations
 
@@ -31,7 +29,7 @@ from modules.encoded.cache import EncodedCache, write_cache
 from modules.encoded.stories import EncodedStories
 from modules.presets import PRESETS
 from modules.story import Story
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 from modules.storyworld import StoryWorld
 from modules.text_decoder.tokenizers import StoryTokenizer
 from modules.training.phases import JointPhase, Phase
@@ -44,9 +42,7 @@ MANY = 3000  # Stories.
 
 
 def write_jpegs(folder: Path, num_stories: int, size: int) -> None:
-    """The story world's stories with JPEGs of `size` pixels, as grainy as photographs: with as many bytes as these
-    have.
-    """
+    """Write story-world stories with JPEGs of `size` pixels and enough noise for the file size of a photograph."""
     grain = np.random.default_rng(0).normal(0, 6, (size, size, 3)).astype(np.float32)
     (folder / "images").mkdir(parents=True)
     with open(folder / "stories.jsonl", "w", encoding="utf-8") as lines:
@@ -62,7 +58,7 @@ def write_jpegs(folder: Path, num_stories: int, size: int) -> None:
 
 
 def read_all(stories: ReadAhead, order: Sequence[int]) -> list[Story]:
-    """Stories at the model's size, each expected 8 stories ahead."""
+    """Read stories at the model's image size, expecting 8 stories ahead."""
     read = []
     for position, index in enumerate(order):
         stories.expect(order[position : position + 8])
@@ -73,7 +69,7 @@ def read_all(stories: ReadAhead, order: Sequence[int]) -> list[Story]:
 def make_works(
     args: argparse.Namespace, config: StoryConfig, folder: Path
 ) -> tuple[dict[str, Callable[[], object]], EncodedStories]:
-    """Each way to read all stories in a random order, and all of them with a cache."""
+    """Return each way to read all stories in a random order, and the stories encoded from a cache."""
     size, workers = config.autoencoder.image_size, args.num_workers
     write_jpegs(folder / "data" / "train", args.num_stories, args.jpeg_size)
     pack(folder / "data", folder / "shards", 256 << 20)
@@ -103,7 +99,9 @@ def make_works(
 
 
 class WaitingTrainer(Trainer):
-    """The real loop with a clock around each update of the joint phase, and one around each wait for a batch."""
+    """The real loop, with the share of each joint update that waits for its batch in `shares`."""
+
+    shares: list[float]
 
     def _update(self, phase: Phase, *rest: Any) -> None:
         if not isinstance(phase, JointPhase):
@@ -113,9 +111,9 @@ class WaitingTrainer(Trainer):
         def timed(*args: Any, **options: Any) -> StoryBatch:
             nonlocal waited
             before = time.perf_counter()
-            found = batch(*args, **options)
+            result = batch(*args, **options)
             waited += time.perf_counter() - before
-            return found
+            return result
 
         phase.stories.batch, started = timed, time.perf_counter()
         super()._update(phase, *rest)
@@ -124,49 +122,48 @@ class WaitingTrainer(Trainer):
 
 
 def waiting_shares(args: argparse.Namespace, config: StoryConfig, folder: Path) -> dict[str, dict[str, float]]:
-    """The share of an update that waits for data, without and with a cache, for a model that reads pixels and one that
-    does not.
-    """
-    source, shares = StoryShards(folder / "shards", "train"), {}
-    config = replace(
-        config, storyboard=replace(config.storyboard, codebook_size=64)
-    )  # Few: placing codes is not what is timed.
-    pixels = replace(config, storyboard=replace(config.storyboard, pictures="pixels"))
-    for name, chosen, workers, cached in (
-        ("reads latents", config, args.num_workers, False),
-        ("reads latents, cache", config, args.num_workers, True),
-        ("reads pixels, no thread", pixels, 0, False),
-        (f"reads pixels, {args.num_workers} threads", pixels, args.num_workers, False),
-        ("reads pixels, cache", pixels, args.num_workers, True),
-    ):
-        steps = args.warmups + args.updates
-        training = replace(
-            chosen.training, max_steps=steps, autoencoder_ratio=1 / steps, opening_ratio=1 / steps, quantize_at=0.99
+    """Return the share of an update that waits for data, with and without a cache, for latents and for pixels."""
+    # Few codes, because placing them is not measured.
+    latents = replace(config, storyboard=replace(config.storyboard, codebook_size=64))
+    pixels = replace(latents, storyboard=replace(latents.storyboard, pictures="pixels"))
+    workers, dataset = args.num_workers, StoryShards(folder / "shards", "train")
+    cases = {
+        "reads latents": (latents, workers, False),
+        "reads latents, cache": (latents, workers, True),
+        "reads pixels, no thread": (pixels, 0, False),
+        f"reads pixels, {workers} threads": (pixels, workers, False),
+        "reads pixels, cache": (pixels, workers, True),
+    }
+    updates = args.warmups + args.updates
+    return {name: summary(wait_for_data(*case, dataset, updates)[args.warmups :]) for name, case in cases.items()}
+
+
+def wait_for_data(
+    config: StoryConfig, workers: int, has_cache: bool, dataset: StoryShards, updates: int
+) -> list[float]:
+    """Train for a number of joint updates and return the share of each one that waits for data."""
+    schedule = {"max_steps": updates, "autoencoder_ratio": 1 / updates, "opening_ratio": 1 / updates}
+    config = replace(config, training=replace(config.training, quantize_at=0.99, **schedule))
+    with tempfile.TemporaryDirectory() as output:
+        settings = TrainSettings(
+            Path(output),
+            resolve_precision("auto"),
+            save_every=10**9,
+            sample_every=10**9,
+            phases=PHASE_NAMES[:3],
+            num_workers=workers,
+            keep_last=1,
         )
-        chosen = replace(chosen, training=training)
-        with tempfile.TemporaryDirectory() as output:
-            run = TrainSettings(
-                Path(output),
-                resolve_precision("auto"),
-                save_every=10**9,
-                sample_every=10**9,
-                phases=PHASE_NAMES[:3],
-                num_workers=workers,
-                keep_last=1,
-            )
-            trainer = WaitingTrainer(chosen, run, source, source, make_accelerator(run), [])
-            trainer.shares = []
-            if cached:
-                trainer._encode_stories = lambda trainer=trainer, output=output: encode_by_cache(
-                    trainer, Path(output) / "cache"
-                )
-            trainer.run()
-        shares[name] = summary(trainer.shares[args.warmups :])
-    return shares
+        trainer = WaitingTrainer(config, settings, dataset, dataset, make_accelerator(settings), [])
+        trainer.shares = []
+        if has_cache:
+            trainer._encode_stories = lambda: encode_by_cache(trainer, Path(output) / "cache")
+        trainer.run()
+    return trainer.shares
 
 
 def encode_by_cache(trainer: Trainer, folder: Path) -> EncodedStories:
-    """What the trainer would have with a cache of its own autoencoder, which it has just trained."""
+    """Return the trainer's stories from a cache made with the autoencoder that it has just trained."""
     if trainer._encoded is None:
         write_cache(folder, trainer.model, trainer.dataset)
         rows = EncodedCache(folder, trainer.model, trainer.dataset).rows
@@ -175,9 +172,7 @@ def encode_by_cache(trainer: Trainer, folder: Path) -> EncodedStories:
 
 
 def index_of_many(folder: Path) -> dict[str, float]:
-    """What a page takes in every process, in bytes of memory, and of the time to open shards: of stories with small
-    pictures, many.
-    """
+    """Return bytes of memory per page in every process, and seconds per page to open shards, of many small stories."""
     write_jpegs(folder / "many" / "train", MANY, 32)
     pack(folder / "many", folder / "many_shards", 256 << 20)
     before = pa.total_allocated_bytes()
@@ -186,14 +181,14 @@ def index_of_many(folder: Path) -> dict[str, float]:
     seconds = time_in_turns({"open": lambda: StoryShards(folder / "many_shards", "train")}, 5, 1)["open"]
     tracemalloc.start()
     texts = [(story.prompt, [step.text for step in story.steps]) for story in map(opened.outline, range(MANY))]
-    held, _ = tracemalloc.get_traced_memory()
+    size, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    del texts  # Held until they were measured.
-    return {"index": index / pages, "texts": held / pages, "seconds_to_open": summary(seconds)["median"] / pages}
+    del texts  # Kept until here, to be measured.
+    return {"index": index / pages, "texts": size / pages, "seconds_to_open": summary(seconds)["median"] / pages}
 
 
 def sizes(folder: Path) -> dict[str, int]:
-    """Bytes of each form on disk."""
+    """Return the bytes of each form on disk."""
     return {
         name: sum(path.stat().st_size for path in (folder / name).rglob("*") if path.is_file())
         for name in ("data", "shards", "cache")
@@ -222,8 +217,8 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[Goal]]:
         f"{pictures:,} pictures; bytes a picture: "
         + ", ".join(f"{name} {size / pictures:,.0f}" for name, size in on_disk.items())
     )
-    told = ", ".join(f"{name} {index[name]:,.0f}" for name in ("index", "texts", "tokens"))
-    print(f"bytes of memory a page: {told}; microseconds a page to open shards: {1e6 * index['seconds_to_open']:.1f}")
+    memory = ", ".join(f"{name} {index[name]:,.0f}" for name in ("index", "texts", "tokens"))
+    print(f"bytes of memory a page: {memory}; microseconds a page to open shards: {1e6 * index['seconds_to_open']:.1f}")
     for name, share in shares.items():
         print(f"waits for data, {name}: {share['median']:.2%} of an update")
     goals = [
@@ -237,15 +232,18 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[Goal]]:
 def make_flags() -> argparse.ArgumentParser:
     parser = make_parser(__doc__, repeats=5, warmups=1)
     parser.add_argument(
-        "--preset", choices=sorted(PRESETS), default="storyworld", help="decides sizes; no weights are needed"
+        "--preset",
+        choices=sorted(PRESETS),
+        default="storyworld",
+        help="preset whose sizes are used; no weights are needed",
     )
-    parser.add_argument("--num_stories", type=positive_int, default=60, help="stories to go through (default 60)")
+    parser.add_argument("--num_stories", type=positive_int, default=60, help="stories to read (default 60)")
     parser.add_argument(
         "--jpeg_size", type=positive_int, default=512, help="side of the pictures on disk (default 512)"
     )
     parser.add_argument("--num_workers", type=positive_int, default=2, help="threads that read ahead (default 2)")
     parser.add_argument(
-        "--updates", type=whole_number, default=12, help="updates watched for the time they wait; 0: none (default 12)"
+        "--updates", type=whole_number, default=12, help="updates whose waiting time is measured; 0: none (default 12)"
     )
     return parser
 

@@ -1,6 +1,4 @@
-"""Pages a second of the joint phase's real loop, and how much of an update is not the parts' own forward and backward
-passes.
-"""
+"""Pages a second of the joint phase's real loop, and an update's time beside the sum of its parts."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ from modules.common.arguments import positive_int
 from modules.config import StoryConfig
 from modules.layers.losses import masked_mean
 from modules.presets import PRESETS
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 from modules.storyworld import StoryWorld
 from modules.training.phases import JointPhase, Phase
 from modules.training.processes import make_accelerator, resolve_precision
@@ -37,8 +35,9 @@ MEMORY_EVERY = 50
 
 @dataclass(frozen=True)
 class Update:
-    """One update of the real loop, and its parts timed alone on the same batch; `data` is within the update, but no
-    part.
+    """One update of the real loop, and its parts timed alone on the same batch.
+
+    `data`, the time to make the batch, is included in the update but is no part.
     """
 
     seconds: float
@@ -48,14 +47,14 @@ class Update:
 
 
 class TimedTrainer(Trainer):
-    """The real loop with a clock around each update. The first half of `num_timed` updates is continuous, the second
-    quantised.
+    """The real loop, with every update timed; the first half of `num_timed` is continuous, the second quantised.
 
-    An update counts when its state has seen `warmups` updates and this shape of batch before. Those after `num_timed`
-    are watched for memory alone.
+    An update counts after `warmups` updates of its state and an earlier batch of its shape. Memory is read during the
+    updates after `num_timed`.
     """
 
     def watch(self, num_timed: int, warmups: int) -> TimedTrainer:
+        """Set which updates count; return self."""
         self.num_timed, self.warmups = num_timed, warmups
         self.updates: dict[str, list[Update]] = {state: [] for state in STATES}
         self.memory: dict[int, float] = {}
@@ -87,7 +86,7 @@ class TimedTrainer(Trainer):
             self.updates[state].append(Update(seconds, pages, parts, data))
 
     def _time_pass(self, forward: Callable[[], Tensor]) -> float:
-        """Seconds of a forward pass in the run's precision, and of its backward pass."""
+        """Return the seconds of a forward pass in the run's precision and its backward pass."""
         started = time.perf_counter()
         with self.accelerator.autocast():
             loss = forward()
@@ -96,15 +95,13 @@ class TimedTrainer(Trainer):
 
 
 def draw_batch(phase: JointPhase, step: int) -> tuple[StoryBatch, StepNoise]:
-    """The batch and the noise of an update."""
+    """Return the batch and the noise of an update."""
     batch = phase.stories.batch(phase.order[step])
     return batch.to(phase.device), phase._noise(step, batch.step_mask.numel()).to(phase.device)
 
 
 def make_forwards(model: StoryModel, batch: StoryBatch, noise: StepNoise) -> dict[str, Callable[[], Tensor]]:
-    """What each factor computes within an update, for itself: what it gets from another factor is given, and needs its
-    gradient.
-    """
+    """Return each factor's part of an update alone; its input from another factor is given and gets a gradient."""
     with torch.no_grad():
         board = model.encode(batch, noise)
     code_embeds = board.code_embeds.clone().requires_grad_()
@@ -133,10 +130,7 @@ def make_forwards(model: StoryModel, batch: StoryBatch, noise: StepNoise) -> dic
 
 
 def time_optimizer(optimizer: torch.optim.Optimizer) -> float:
-    """Seconds of an optimizer step on the gradients that are there.
-
-    Its learning rate is 0: the next update sets its own.
-    """
+    """Return the seconds of an optimizer step on the current gradients, at learning rate 0."""
     for group in optimizer.param_groups:
         group["lr"] = 0.0
     started = time.perf_counter()
@@ -147,9 +141,7 @@ def time_optimizer(optimizer: torch.optim.Optimizer) -> float:
 
 
 def make_config(args: argparse.Namespace, num_timed: int) -> StoryConfig:
-    """The preset with a schedule of our length: one update each of what comes before, then the joint phase, quantised
-    half-way.
-    """
+    """Return the preset with one update of each earlier phase and a short joint phase, quantised half-way."""
     config = PRESETS[args.preset]
     total = num_timed + args.memory_steps
     schedule = {
@@ -168,10 +160,10 @@ def train_for_a_while(args: argparse.Namespace) -> TimedTrainer:
     num_timed = 2 * (args.warmups + args.repeats)
     config = make_config(args, num_timed)
     size = config.autoencoder.image_size
-    source, held_out = StoryWorld(args.num_stories, image_size=size), StoryWorld(4, split="val", image_size=size)
+    dataset, held_out = StoryWorld(args.num_stories, image_size=size), StoryWorld(4, split="val", image_size=size)
     with tempfile.TemporaryDirectory() as folder:
         never = 10**9
-        run = TrainSettings(
+        settings = TrainSettings(
             Path(folder),
             args.mixed_precision,
             save_every=never,
@@ -179,13 +171,13 @@ def train_for_a_while(args: argparse.Namespace) -> TimedTrainer:
             phases=PHASE_NAMES[:3],
             keep_last=1,
         )
-        trainer = TimedTrainer(config, run, source, held_out, make_accelerator(run), []).watch(num_timed, args.warmups)
-        trainer.run()
+        trainer = TimedTrainer(config, settings, dataset, held_out, make_accelerator(settings), [])
+        trainer.watch(num_timed, args.warmups).run()
     return trainer
 
 
 def summarise(updates: list[Update]) -> dict[str, Any]:
-    """The figures of one state."""
+    """Return the measurements of one state."""
     parts = {name: summary([update.parts[name] for update in updates]) for name in PARTS if name in updates[0].parts}
     return {
         "pages_a_second": summary([update.pages / update.seconds for update in updates]),
@@ -197,8 +189,9 @@ def summarise(updates: list[Update]) -> dict[str, Any]:
 
 
 def memory_growth(memory: dict[int, float]) -> float:
-    """MiB a 100 updates, by a straight line through the readings; the first, when caches still fill, is left out if it
-    can be.
+    """Return MiB per 100 updates, by a straight line through the readings.
+
+    The first one is left out if there are others: caches still fill.
     """
     readings = sorted(memory.items())[1 if len(memory) > 2 else 0 :]
     updates, mib = np.array(readings).T
@@ -210,23 +203,23 @@ def milliseconds(seconds: dict[str, float]) -> str:
 
 
 def measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[Goal]]:
-    """Both states' figures, and memory if asked for."""
+    """Measure both states, and memory growth if asked for."""
     trainer = train_for_a_while(args)
     results: dict[str, Any] = {state: summarise(updates) for state, updates in trainer.updates.items() if updates}
     rows, goals = [], []
-    for state, figures in results.items():
+    for state, numbers in results.items():
         rows += [
             [
                 f"{state}: update",
-                milliseconds(figures["seconds_an_update"]),
-                f"{figures['pages_a_second']['median']:,.1f}",
+                milliseconds(numbers["seconds_an_update"]),
+                f"{numbers['pages_a_second']['median']:,.1f}",
             ]
         ]
         rows += [
-            [f"  {name} alone", milliseconds(part), ""] for name, part in figures["seconds_of_parts_alone"].items()
+            [f"  {name} alone", milliseconds(part), ""] for name, part in numbers["seconds_of_parts_alone"].items()
         ]
-        rows += [["  (data alone)", milliseconds(figures["seconds_of_data_alone"]), ""]]
-        goals.append(Goal(f"update to the sum of its parts, {state}", figures["ratio_to_parts"]["median"], 1.1))
+        rows += [["  (data alone)", milliseconds(numbers["seconds_of_data_alone"]), ""]]
+        goals.append(Goal(f"update to the sum of its parts, {state}", numbers["ratio_to_parts"]["median"], 1.1))
     print_table(("milliseconds", "median", "pages a second"), rows)
     if trainer.memory:
         print("memory after updates, MiB:", ", ".join(f"{done}: {mib:,.0f}" for done, mib in trainer.memory.items()))

@@ -1,4 +1,4 @@
-"""What the train command takes, refuses and says; runs at tiny size with the real classes."""
+"""Flags, errors and output of the train command; runs at tiny size with the real classes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from modules.presets import TINY
 from modules.saving.checkpoint import latest_checkpoint, load_checkpoint
 from modules.saving.run_lock import RunLock
 from modules.story import Story, StoryStep
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 from modules.storyworld import StoryWorld
 from modules.training.processes import forgotten_precision, make_accelerator
 from modules.training.settings import TrainSettings
@@ -65,7 +65,7 @@ def test_other_data_on_the_same_folder_is_refused(reference, other_stories, caps
     assert "another data ('" in fails(capsys, reference, "--data", other_stories)
 
 
-def test_a_setting_that_is_newer_than_a_run_had_its_default(tmp_path):
+def test_a_setting_newer_than_a_run_counts_as_its_default(tmp_path):
     values = json.loads(TINY.to_json())
     del values["storyboard"]["pooling"]
     older, now = {"config": json.dumps(values)}, {"config": TINY.to_json()}
@@ -75,7 +75,7 @@ def test_a_setting_that_is_newer_than_a_run_had_its_default(tmp_path):
         check_same_run(tmp_path, older, voting)
 
 
-def test_stories_that_lack_prompts_texts_and_pictures_are_trained_on(other_stories, tmp_path):
+def test_stories_with_missing_parts_are_trained_on(other_stories, tmp_path):
     flags = (
         "--data",
         other_stories,
@@ -90,12 +90,12 @@ def test_stories_that_lack_prompts_texts_and_pictures_are_trained_on(other_stori
     )
     assert train(tmp_path, *flags) == 0
     assert all(math.isfinite(line["loss"]) for line in trace(tmp_path))
-    told = events(tmp_path)
-    assert "stories/2" in told.Tags()["images"]
-    assert "stories/0" not in told.Tags()["images"]
+    logged = events(tmp_path)
+    assert "stories/2" in logged.Tags()["images"]
+    assert "stories/0" not in logged.Tags()["images"]
 
 
-def test_autoencoder_without_pictures_is_told(tmp_path, capsys):
+def test_an_autoencoder_without_pictures_is_reported(tmp_path, capsys):
     stories = [Story(str(index), "a fox", (StoryStep("A fox."),)) for index in range(8)]
     write_stories(tmp_path / "data/train", stories)
     line = fails(capsys, tmp_path / "run", "--data", tmp_path / "data")
@@ -124,29 +124,29 @@ def test_autoencoder_of_another_shape_is_refused(reference, tmp_path, capsys):
     assert "has another shape" in fails(capsys, tmp_path / "run", "--config", config, "--autoencoder", reference)
 
 
-def test_dry_run_prints_a_plan_that_can_be_trained_by_and_writes_nothing(tmp_path, capsys):
+def test_dry_run_prints_a_usable_config_and_writes_nothing(tmp_path, capsys):
     folder, plan = tmp_path / "run", tmp_path / "plan.json"
     assert train(folder, "--dry_run") == 0
     printed = capsys.readouterr().out
-    told = json.loads(printed)
+    report = json.loads(printed)
     assert list(tmp_path.iterdir()) == []
     counts = {
         name: sum(p.numel() for p in getattr(StoryModel(TINY), name).parameters())
-        for name in told["parameters"]
+        for name in report["parameters"]
         if name != "total"
     }
     assert set(counts) == {"storyboard", "prior", "text_decoder", "image_decoder", "aids", "autoencoder"}
     assert {
-        name: told["parameters"][name]["trainable"] + told["parameters"][name]["frozen"] for name in counts
+        name: report["parameters"][name]["trainable"] + report["parameters"][name]["frozen"] for name in counts
     } == counts
-    assert told["parameters"]["total"] == sum(counts.values())
-    for content in (printed, json.dumps(told["config"])):
+    assert report["parameters"]["total"] == sum(counts.values())
+    for content in (printed, json.dumps(report["config"])):
         plan.write_text(content)
         config = load_config(plan)
         assert config == replace(TINY, training=replace(TINY.training, max_steps=12))
         assert train(folder, "--config", plan, "--preset", "storyworld", "--learning_rate", 0.5, "--dry_run") == 0
-        assert json.loads(capsys.readouterr().out)["config"] == told["config"] | {
-            "training": told["config"]["training"] | {"learning_rate": 0.5}
+        assert json.loads(capsys.readouterr().out)["config"] == report["config"] | {
+            "training": report["config"]["training"] | {"learning_rate": 0.5}
         }
     assert not folder.exists()
 
@@ -158,14 +158,14 @@ UNBUILDABLE = {
     "groups": ({"image_decoder": {"norm_num_groups": 3}}, "describes no model that can be built"),
     "picture size": ({"autoencoder": {"image_size": 36}}, "image_size 36 is not a multiple of 8"),
     "patches": ({"storyboard": {"patch_size": 3}}, "patch_size 3 does not divide"),
-    "vocabulary": ({"vocab_size": -1}, "describes no model that can be built"),
+    "vocabulary": ({"vocab_size": -1}, "vocab_size must be 1 or more, got -1"),
     "batch": ({"training": {"batch_size": 0}}, "training.batch_size must be 1 or more, got 0"),
     "quantised never": ({"training": {"quantize_at": 1.0}}, "training.quantize_at must be from 0 to below 1, got 1.0"),
 }
 
 
 @pytest.mark.parametrize("name", UNBUILDABLE)
-def test_config_that_cannot_be_built_is_told(tmp_path, capsys, name):
+def test_a_config_that_cannot_be_built_is_reported(tmp_path, capsys, name):
     sections, message = UNBUILDABLE[name]
     config = write_config(tmp_path / "config.json", **sections)
     for flags in ((), ("--dry_run",)):
@@ -213,21 +213,21 @@ def test_validation_stories_may_be_absent_and_not_damaged(other_stories, tmp_pat
     assert "no validation stories" in capsys.readouterr().err
 
 
-def test_fp16_without_a_gpu_is_told(tmp_path, monkeypatch, capsys):
+def test_fp16_without_a_gpu_is_reported(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     line = fails(capsys, tmp_path, "--mixed_precision", "fp16")
     assert line == "error: --mixed_precision fp16 needs a GPU; on a CPU use auto, bf16 or no"
     assert list(tmp_path.iterdir()) == []
 
 
-def test_auto_takes_what_this_machine_computes_fast(tmp_path, monkeypatch, capsys):
+def test_auto_precision_is_what_this_machine_computes_fast(tmp_path, monkeypatch, capsys):
     for fast, expected in ((True, "bf16"), (False, "no")):
         monkeypatch.setattr("modules.training.processes.has_fast_bf16", lambda fast=fast: fast)
         assert train(tmp_path / "run", "--dry_run", "--mixed_precision", "auto") == 0
         assert json.loads(capsys.readouterr().out)["run"]["mixed_precision"] == expected
     monkeypatch.setattr("modules.training.processes.has_fast_bf16", lambda: False)
-    told = "this machine emulates bfloat16, slowly: --mixed_precision auto takes float32 here"
-    with forgotten_precision(), pytest.warns(UserWarning, match=told):
+    message = "this machine emulates bfloat16, slowly: --mixed_precision auto takes float32 here"
+    with forgotten_precision(), pytest.warns(UserWarning, match=message):
         make_accelerator(TrainSettings(tmp_path, mixed_precision="bf16"))
 
 

@@ -30,7 +30,7 @@ class Killed(BaseException):
 
 
 def shares_held(trainer: Trainer) -> dict[str, float]:
-    """The shares of the weights, of the averages and of the model itself that this process holds in the middle of an
+    """Return the shares of weights, averages and the model itself that this process has in the middle of an
     update.
     """
     weights = trainer.weights

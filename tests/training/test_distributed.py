@@ -26,7 +26,7 @@ CONFIGS = ROOT / "configs/accelerate"
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, torch.Tensor]]:
-    """What each of two processes found; they are started as the README says, but for the program."""
+    """The results of each of two processes, which are started as the README describes, with another program."""
     folder = tmp_path_factory.mktemp("ranks")
     launch = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "two_cpus.yaml"), "--module"]
     command = [sys.executable, *launch, "tests.support.two_ranks", str(folder)]
@@ -45,7 +45,7 @@ def test_the_configuration_for_cpus_starts_two_processes(ranks):
 # The contrastive loss of a batch in two halves
 
 
-def test_contrastive_loss_and_gradients_are_those_of_the_joined_batch(ranks):
+def test_contrastive_loss_is_that_of_the_joined_batch(ranks):
     towers = two_ranks.Towers()
     loss = towers(*two_ranks.pairs())
     loss.backward()

@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from modules.batch import StepNoise, StoryBatch
 from modules.presets import TINY
 from modules.prior.config import PredictorConfig
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 from modules.training.dry_run import PROCESSES, memory, plan
 from modules.training.memory_estimate import (
     STRATEGIES,
@@ -112,7 +112,7 @@ def test_what_is_gathered_is_the_blocks_and_the_rest(model):
 
 
 @pytest.mark.parametrize("mixed", [False, True])
-def test_activations_of_a_pass_on_nothing_are_those_of_a_real_one(model, mixed):
+def test_activations_of_fake_tensors_equal_those_of_real_ones(model, mixed):
     """Within a tenth: for attention another kernel may be chosen."""
     real = saved_bytes(model, lambda: model(*full_batch(SMALL)).loss, mixed)
     assert kept(mixed) == pytest.approx(real, rel=0.1)
@@ -140,11 +140,11 @@ BASELINES = {
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_every_kind_of_model_is_measured(name, tmp_path):
-    told = plan(BASELINES[name], TrainSettings(tmp_path))["memory_mib"]
-    assert told["one process"]["activations"] > 0
+    report = plan(BASELINES[name], TrainSettings(tmp_path))["memory_mib"]
+    assert report["one process"]["activations"] > 0
 
 
-def test_measured_peak_of_an_update_is_within_a_fourth_of_the_estimate(model):
+def test_the_measured_peak_is_within_a_fourth_of_the_estimate(model):
     """The allocator's peak during forward, backward and optimizer, beyond what is kept between updates."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
@@ -167,15 +167,17 @@ def test_measured_peak_of_an_update_is_within_a_fourth_of_the_estimate(model):
 # What is printed
 
 
-def test_memory_is_told_for_each_strategy(model, tmp_path):
-    told = memory(model, SMALL, TrainSettings(tmp_path))
+def test_memory_is_reported_for_each_strategy(model, tmp_path):
+    report = memory(model, SMALL, TrainSettings(tmp_path))
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     frozen = sum(parameter.numel() for parameter in model.autoencoder.parameters())
-    assert told["one process"]["weights"] == round(4 * (trainable + frozen) / 2**20)
-    assert told["one process"]["adam"] == round(8 * trainable / 2**20)
+    assert report["one process"]["weights"] == round(4 * (trainable + frozen) / 2**20)
+    assert report["one process"]["adam"] == round(8 * trainable / 2**20)
     for strategy in STRATEGIES:
-        assert told[f"each process, {strategy}"].keys() == {str(count) for count in PROCESSES}
-    assert told["one process, autoencoder phase"]["activations"] == round(autoencoder_activations(SMALL, False) / 2**20)
+        assert report[f"each process, {strategy}"].keys() == {str(count) for count in PROCESSES}
+    assert report["one process, autoencoder phase"]["activations"] == round(
+        autoencoder_activations(SMALL, False) / 2**20
+    )
     assert "one process, autoencoder phase" not in memory(model, SMALL, TrainSettings(tmp_path, autoencoder=tmp_path))
 
 
@@ -183,7 +185,7 @@ def test_half_precision_halves_most_of_the_activations():
     assert 0.45 < kept(mixed=True) / kept() < 0.75
 
 
-def test_precision_is_the_launchers_where_no_flag_says_another(tmp_path, monkeypatch, capsys):
+def test_precision_is_the_launchers_without_a_flag(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     for flags, expected in (((), "bf16"), (("--mixed_precision", "no"), "no")):
         assert train(tmp_path / "run", "--dry_run", *flags) == 0

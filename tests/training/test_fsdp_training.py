@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from modules.pipeline import StoryPipeline
+from modules.generation.pipeline import StoryPipeline
 from tests.support.runs import events, fails, state_of, tensors_at, trace, train
 from tests.support.sharded_ranks import FLAGS, KILLED, MIXED
 
@@ -103,9 +103,9 @@ def test_stopped_and_killed_it_ends_as_the_uninterrupted_one(cut, reports):
 
 
 def test_samples_are_drawn_from_the_model_in_pieces(cut):
-    told = events(cut / "straight")
-    assert "reconstructions" in told.Tags()["images"] and "stories/0" in told.Tags()["images"]
-    norms = {name for name in told.Tags()["scalars"] if name.startswith("gradient_norm/")}
+    logged = events(cut / "straight")
+    assert "reconstructions" in logged.Tags()["images"] and "stories/0" in logged.Tags()["images"]
+    norms = {name for name in logged.Tags()["scalars"] if name.startswith("gradient_norm/")}
     assert {
         f"gradient_norm/{name}" for name in ("autoencoder", "storyboard", "prior", "text_decoder", "image_decoder")
     } < norms

@@ -16,7 +16,7 @@ SENTENCE = "--log_with wandb needs the package wandb: pip install wandb, or use 
 
 
 @pytest.mark.parametrize("name", ["wandb", "all"])
-def test_without_the_package_it_is_told_before_anything_is_written(tmp_path, monkeypatch, capsys, name):
+def test_a_missing_package_is_reported_before_files_are_written(tmp_path, monkeypatch, capsys, name):
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert fails(capsys, tmp_path, "--log_with", name) == f"error: {SENTENCE}"
     assert list(tmp_path.iterdir()) == []
@@ -32,12 +32,12 @@ def test_a_folder_of_that_name_is_not_the_package(tmp_path, monkeypatch):
     del sys.modules["wandb"]
 
 
-def test_an_unknown_writer_is_told():
+def test_an_unknown_writer_is_reported():
     with pytest.raises(UserError, match="must be one of tensorboard, wandb, all, got 'paper'"):
         check_log_with("paper")
 
 
-def test_tensorboard_forgets_what_is_written_again(tmp_path):
+def test_tensorboard_drops_events_that_are_written_again(tmp_path):
     for start in (0, 2):
         writers = open_writers("tensorboard", tmp_path, start)
         for step in range(start, 4):
@@ -53,10 +53,8 @@ def test_tensorboard_forgets_what_is_written_again(tmp_path):
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The last value of everything that wandb was told when its run ends; without a network, and only where the package
-    is.
-    """
+def logged(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The last logged value of each name at the end of a wandb run; offline, and only with the package."""
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     values, close = {}, WandbWriter.close
@@ -70,20 +68,20 @@ def told(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return values
 
 
-def test_wandb_gets_curves_pictures_and_texts(tmp_path, told):
+def test_wandb_gets_curves_pictures_and_texts(tmp_path, logged):
     writers = open_writers("all", tmp_path, 0)
     for step in (4, 5):
         writers.add_scalar("joint/loss", step / 2, step)
     writers.add_image("stories/0", np.zeros((3, 4, 4), np.uint8), 5)
     writers.add_text("stories/0", "A fox.", 5)
     writers.close()
-    assert (told["joint/loss"], told["stories/0/text"], told["global_step"]) == (2.5, "A fox.", 5)
-    assert told["stories/0"]["_type"] == "image-file"
+    assert (logged["joint/loss"], logged["stories/0/text"], logged["global_step"]) == (2.5, "A fox.", 5)
+    assert logged["stories/0"]["_type"] == "image-file"
     assert len(list(tmp_path.glob("wandb/offline-run-*/*.wandb"))) == 1
     assert len(events(tmp_path).Scalars("joint/loss")) == 2
 
 
-@pytest.mark.usefixtures("told")
+@pytest.mark.usefixtures("logged")
 def test_a_resumed_training_goes_on_in_the_same_wandb_run(tmp_path):
     names = set()
     for start in (0, 2):
@@ -94,8 +92,8 @@ def test_a_resumed_training_goes_on_in_the_same_wandb_run(tmp_path):
     assert len(names) == 1 and not (tmp_path / "tensorboard").exists()
 
 
-def test_a_training_logs_with_wandb(tmp_path, told, capsys):
+def test_a_training_logs_with_wandb(tmp_path, logged, capsys):
     assert train(tmp_path, "--phases", "autoencoder", "--log_with", "all") == 0
     curve = events(tmp_path).Scalars("autoencoder/loss")
-    assert told["autoencoder/loss"] == pytest.approx(curve[-1].value) and told["global_step"] == curve[-1].step
+    assert logged["autoencoder/loss"] == pytest.approx(curve[-1].value) and logged["global_step"] == curve[-1].step
     assert "wandb" not in capsys.readouterr().out
