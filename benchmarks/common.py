@@ -166,9 +166,9 @@ def start(
     """Parse the flags, measure, print the goals and write the JSON file."""
     from modules.common.arguments import normalise_flag
     from modules.common.errors import UserError
-    from modules.common.malloc import keep_freed_memory
+    from modules.common.process import tune_process
 
-    keep_freed_memory()  # As the command line does.
+    tune_process()  # As the command line does.
     args = parser.parse_args([normalise_flag(word) for word in sys.argv[1:]])
     if args.threads:
         torch.set_num_threads(args.threads)

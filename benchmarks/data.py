@@ -19,7 +19,7 @@ from modules.data.writing import write_stories
 from modules.encoded.stories import EncodedStories
 from modules.presets import PRESETS
 from modules.story import Story
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 from modules.storyworld import StoryWorld
 from modules.storyworld.plots import make_plot
 from modules.storyworld.scene import draw

@@ -6,7 +6,7 @@ import sys
 
 from common import peak_rss_mib
 
-from modules.pipeline import StoryPipeline
+from modules.generation.pipeline import StoryPipeline
 
 if __name__ == "__main__":
     checkpoint, prompt, num_steps = sys.argv[1:]

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from modules.common.arguments import positive_int
 from modules.config import StoryConfig
 from modules.presets import PRESETS
-from modules.story_model import StoryModel, build_model
+from modules.story_model.story_model import StoryModel, build_model
 from modules.training.memory_estimate import count_parameters, full_batch, joint_activations, training_bytes
 from modules.training.phases import JointPhase
 from modules.training.processes import resolve_precision

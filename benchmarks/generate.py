@@ -33,8 +33,8 @@ from torch import Tensor
 from modules.common.arguments import positive_int
 from modules.common.errors import UserError
 from modules.data.pixels import to_pictures
-from modules.generation import GenerationSettings
-from modules.pipeline import StoryPipeline
+from modules.generation.pipeline import StoryPipeline
+from modules.generation.settings import GenerationSettings
 
 PROMPT = "Rusty the fox wants a kite"
 PICTURE_TOLERANCE = 3  # Of 255 levels: another batch size rounds differently, and guidance amplifies it.

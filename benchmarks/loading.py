@@ -29,7 +29,7 @@ from modules.encoded.cache import EncodedCache, write_cache
 from modules.encoded.stories import EncodedStories
 from modules.presets import PRESETS
 from modules.story import Story
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 from modules.storyworld import StoryWorld
 from modules.text_decoder.tokenizers import StoryTokenizer
 from modules.training.phases import JointPhase, Phase

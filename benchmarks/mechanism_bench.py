@@ -19,9 +19,9 @@ from modules.encoded.stories import EncodedStories
 from modules.evaluation.bound import story_nats
 from modules.evaluation.decoded import decode_texts
 from modules.evaluation.metrics.statistics import Estimate, bootstrap_mean, mean_over_rows, mean_over_steps
-from modules.pipeline import StoryPipeline
+from modules.generation.pipeline import StoryPipeline
 from modules.story import StoryDataset
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 from modules.storyboard.contrastive import pool_slots
 from modules.storyworld import StoryWorld, mentioned
 from modules.training.optimizer import cosine_with_warmup, parameter_groups

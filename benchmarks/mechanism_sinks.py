@@ -13,7 +13,7 @@ from modules.encoded.stories import EncodedStories
 from modules.evaluation.decoded import decode_texts
 from modules.evaluation.metrics.statistics import Estimate, bootstrap_mean
 from modules.story import Story
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 from modules.storyworld import StoryWorld, mentioned
 from modules.training.phases import PlanningPhase
 

@@ -24,7 +24,7 @@ from mechanism_sinks import study_sinks
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from modules.common.arguments import Parser
-from modules.common.malloc import keep_freed_memory
+from modules.common.process import tune_process
 from modules.common.progress import progress_line
 from modules.config import StoryConfig
 from modules.encoded.stories import EncodedStories
@@ -210,7 +210,7 @@ def make_flags() -> argparse.ArgumentParser:
 
 def main() -> int:
     args = make_flags().parse_args()
-    keep_freed_memory()
+    tune_process()
     results: Results = json.loads(args.json.read_text()) if args.json and args.json.exists() else {}
     with forgotten_precision():
         bench = Bench(args)

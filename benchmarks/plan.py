@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.profiler import profile
 
 from modules.common.arguments import positive_int
-from modules.pipeline import StoryPipeline
+from modules.generation.pipeline import StoryPipeline
 
 PROMPT = "Rusty the fox wants a kite"
 PRECISIONS = ("fp32", "bf16")

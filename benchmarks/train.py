@@ -21,7 +21,7 @@ from modules.common.arguments import positive_int
 from modules.config import StoryConfig
 from modules.layers.losses import masked_mean
 from modules.presets import PRESETS
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 from modules.storyworld import StoryWorld
 from modules.training.phases import JointPhase, Phase
 from modules.training.processes import make_accelerator, resolve_precision

@@ -175,7 +175,10 @@ def parse_config(values: Any, where: str) -> StoryConfig:
             f"{where} has format version {version!r}, this program reads {FORMAT_VERSION}: use the program that"
             " wrote it"
         )
-    return config_from_dict(StoryConfig, settings, where)
+    try:
+        return config_from_dict(StoryConfig, settings, where)
+    except UserError as error:  # A config that checks its own values does not know its file.
+        raise UserError(str(error) if where in str(error) else f"{where}: {error}") from None
 
 
 def config_from_dict(cls: type, values: Any, where: str) -> Any:
@@ -190,7 +193,7 @@ def config_from_dict(cls: type, values: Any, where: str) -> Any:
 
 
 def _convert(kind: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return config_from_dict(kind, value, where)
     if typing.get_origin(kind) is tuple:
         inner, *others = typing.get_args(kind)

@@ -1,4 +1,4 @@
-"""The presets: every one of them is a config of the same model. DESIGN: a seed project each, and what we recommend."""
+"""The presets: configs of the same model, from a toy for tests to the pretrained combinations. Imports no torch."""
 
 from __future__ import annotations
 
@@ -9,11 +9,7 @@ from modules.storyboard.config import AidsConfig, ImageEncoderConfig, Storyboard
 from modules.text_decoder.config import TextDecoderConfig
 
 STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-
-
 GPT2, GPT2_XL = "openai-community/gpt2", "openai-community/gpt2-xl"
-
-
 CLIP, RESNET, VIT = "openai/clip-vit-large-patch14", "microsoft/resnet-50", "google/vit-base-patch16-224"
 BERT, LLAMA = "google-bert/bert-base-uncased", "TinyLlama/TinyLlama-1.1B-Chat-v1.0"
 
@@ -30,6 +26,7 @@ def stable_diffusion_latents(image_size: int) -> AutoencoderConfig:
 
 
 def stable_diffusion_unet(tuning: str, condition: str = "codes_and_text") -> ImageDecoderConfig:
+    """Stable Diffusion 1.x's own UNet."""
     return ImageDecoderConfig(source=STABLE_DIFFUSION, tuning=tuning, condition=condition)
 
 
@@ -63,8 +60,8 @@ TINY = StoryConfig(
 )
 
 
-# Codes beside the text, low-rank updates of what is large, frozen encoders: trains on one GPU, and begins as GPT-2 and
-# Stable Diffusion.
+# Codes beside the text, low-rank updates of the large parts, frozen encoders: trains on one GPU, and starts as GPT-2
+# and Stable Diffusion.
 GPT2_SD15 = StoryConfig(
     preset="gpt2-sd15",
     max_prompt_length=64,
@@ -83,8 +80,8 @@ GPT2_SD15 = StoryConfig(
 )
 
 
-# StoryDiffusion: GPT-2-XL and Stable Diffusion frozen, six layers that read, tokens quantised, a majority vote for 8
-# codes of 4,096.
+# StoryDiffusion: frozen GPT-2-XL and Stable Diffusion, an encoder of six layers, quantised tokens, a majority vote for
+# 8 of 4,096 codes.
 STORYDIFFUSION = StoryConfig(
     preset="storydiffusion",
     max_prompt_length=64,
@@ -99,9 +96,9 @@ STORYDIFFUSION = StoryConfig(
 )
 
 
-# The next-step predictor: ResNet-50 (last block trained) and BERT, fused; a temporal transformer over the steps so far;
-# a UNet from scratch
-# in Stable Diffusion's latents. With plan="predicted" what it says goes straight to the decoders, as it did there.
+# The next-step predictor: ResNet-50 (last block trained) and BERT, fused; a temporal transformer over past steps; a
+# UNet from scratch in Stable Diffusion's latents. With plan="predicted" its output goes straight to the
+# decoders, as in the original.
 NEXT_STEP = StoryConfig(
     preset="next-step",
     max_prompt_length=64,
@@ -129,9 +126,8 @@ NEXT_STEP = StoryConfig(
 )
 
 
-# SEED-Story: a ViT (last four layers trained), a Q-Former with group norms, LLaMA, and plans far longer than those in
-# training: the first
-# steps stay in sight (attention sinks), the others pass through a window.
+# SEED-Story: a ViT (last four layers trained), a Q-Former with group norms, LLaMA, and plans far longer than in
+# training: the first steps stay visible (attention sinks), later ones pass through a window.
 SEED_STORY = StoryConfig(
     preset="seed-story",
     max_prompt_length=64,
@@ -152,8 +148,8 @@ SEED_STORY = StoryConfig(
 )
 
 
-# Multimodal-GPT2: CLIP's whole sequence, frozen; one Linear makes a prefix of what it says; LoRA in GPT-2's attention.
-# One step a story.
+# Multimodal-GPT2: frozen CLIP's whole sequence, a linear layer to the prefix, LoRA in GPT-2's attention; stories of one
+# step.
 MULTIMODAL_GPT2 = StoryConfig(
     preset="multimodal-gpt2",
     max_prompt_length=64,
@@ -171,9 +167,8 @@ MULTIMODAL_GPT2 = StoryConfig(
 )
 
 
-# The captioner from scratch: a ResNet's map as tokens that see each other, rotary positions, a mixture of experts, the
-# sigmoid contrastive
-# loss and scheduled sampling that works; nothing is pretrained.
+# The captioner from scratch: a ResNet's map as tokens that attend to each other, rotary positions, a mixture of
+# experts, the sigmoid contrastive loss and scheduled sampling; nothing is pretrained.
 CAPTIONER = StoryConfig(
     preset="captioner",
     storyboard=StoryboardConfig(pictures="pixels"),

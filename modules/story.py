@@ -1,4 +1,4 @@
-"""Stories on the host, batches of stories on the device, and the legend of axes.
+"""Stories, the protocol of data sets, and the legend of axes.
 
 Axes, everywhere in this project:
     B stories - T steps - N = B*T steps flattened - L text tokens - P image patches - S storyboard slots (8)
@@ -18,7 +18,7 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class StoryStep:
-    """One page: a text and a picture, either of which may be absent (`caption` has no text, `illustrate` no picture)."""
+    """One page: a text and an image; `caption` starts without the text, `illustrate` without the image."""
 
     text: str | None
     image: Image.Image | None = None
@@ -28,7 +28,7 @@ class StoryStep:
 
 @dataclass(frozen=True)
 class Story:
-    """A prompt and its steps. `extra` keeps what else the record held (license, author, ...)."""
+    """A prompt and its steps. `extra` keeps the other keys of the record (license, author, ...)."""
 
     id: str
     prompt: str
@@ -37,24 +37,24 @@ class Story:
 
 
 class StoryDataset(Protocol):
-    """What training and evaluation read from: a folder of stories, or the story world itself."""
+    """A source of stories for training and evaluation: a folder, or the story world."""
 
     name: str
 
     @property
     def lengths(self) -> Sequence[int]:
-        """The number of steps of every story, known without opening a picture."""
+        """The number of steps of every story, available without opening an image."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Story:
-        """Return one story with its pictures loaded (RGB, any size)."""
+        """Return one story with its images loaded (RGB, any size)."""
 
     def outline(self, index: int) -> Story:
-        """Return one story without its pictures, which stay unopened."""
+        """Return one story without opening its images."""
 
     def texts(self) -> Iterator[str]:
-        """Yield every prompt and every step's text, without opening a picture."""
+        """Yield every prompt and every step's text, without opening an image."""
 
     def fingerprint(self) -> str:
         """A short hash of the content, so that a resumed run can tell that the data changed."""

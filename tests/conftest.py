@@ -13,10 +13,10 @@ from modules.batch import StepNoise, StoryBatch, draw_noise
 from modules.config import StoryConfig
 from modules.evaluation.judge.judge import Judge, JudgeConfig
 from modules.evaluation.judge.train_judge import train_judge
-from modules.pipeline import StoryPipeline
+from modules.generation.pipeline import StoryPipeline
 from modules.presets import PRESETS
 from modules.saving.model_folder import save_model
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 from modules.storyworld import StoryWorld
 from modules.text_decoder.tokenizers import StoryTokenizer
 from tests.support.runs import END, trace, train
@@ -50,6 +50,7 @@ LONG_FILES = (
     "evaluation/test_ablation.py",
     "evaluation/test_judge.py",
     "training/test_dry_run.py",
+    "downloads/test_hub_library.py",
     "downloads/test_hub_sources.py",
 )
 

@@ -19,10 +19,10 @@ from modules.data.folder import StoryFolder
 from modules.data.writing import write_stories
 from modules.encoded.codes import cache_codes
 from modules.encoded.stories import EncodedStories
+from modules.generation.pipeline import StoryPipeline
 from modules.layers.moe import MixtureOfExperts
-from modules.pipeline import StoryPipeline
 from modules.story import Story
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 from modules.storyboard.contrastive import pool_slots
 from modules.storyworld import StoryWorld
 from modules.text_decoder.tokenizers import StoryTokenizer

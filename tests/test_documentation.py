@@ -31,12 +31,16 @@ SMALL = {
 
 
 def commands(document: Path) -> list[list[str]]:
-    """Return the words of the document's commands, the program first; comments and placeholders' lines are left out."""
+    """Return the words of the document's commands, the program first.
+
+    Comments are dropped, and so are lines with an ellipsis or a placeholder in capitals.
+    """
     found = []
-    for line in document.read_text().splitlines():
+    for line in document.read_text().replace("\\\n", " ").splitlines():
         match = COMMAND.match(line.rstrip("`"))
-        if match and "..." not in line:
-            found.append([match[1], *shlex.split(match[2], comments=True)])
+        words = shlex.split(match[2], comments=True) if match else []
+        if match and not any("..." in word or re.fullmatch("[A-Z]{3,}", word) for word in words):
+            found.append([match[1], *words])
     return found
 
 

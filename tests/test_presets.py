@@ -15,12 +15,12 @@ from transformers import AutoModelForCausalLM
 
 import story_generative_model
 from modules.config import StoryConfig
+from modules.generation.pipeline import StoryPipeline
 from modules.image_decoder.stable_diffusion import load_unet
-from modules.pipeline import StoryPipeline
 from modules.presets import PRESETS
 from modules.pretrained.source import PretrainedSource
 from modules.saving.checkpoint import latest_checkpoint, load_checkpoint
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 from modules.storyworld import StoryWorld
 from tests.support.tiny_presets import IMAGE_SIZE, PRETRAINED, tiny_preset, write_hub
 

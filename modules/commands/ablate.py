@@ -24,7 +24,7 @@ from modules.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from modules.config import StoryConfig
-    from modules.pipeline import StoryPipeline
+    from modules.generation.pipeline import StoryPipeline
     from modules.story import StoryDataset
 
 
@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
 def compare_sampling(args: argparse.Namespace) -> int:
     """Draw and score the next page with every combination of the sampling settings."""
     from modules.evaluation.ablation import AblationGrid, run_ablation
-    from modules.pipeline import StoryPipeline
+    from modules.generation.pipeline import StoryPipeline
     from modules.presentation.plots.heat_map import write_heat_map
 
     grid = AblationGrid.parse(args.steps, args.strength, args.cfg, args.num_examples)

@@ -33,7 +33,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     check_writable(args.output / "codebook.html")
-    from modules.pipeline import StoryPipeline
+    from modules.generation.pipeline import StoryPipeline
     from modules.presentation.codebook.page import analyze
 
     read_pictures = load_judge(args).read if args.data == "storyworld" else None

@@ -12,7 +12,7 @@ from pathlib import Path
 from modules.common.arguments import Parser, normalise_flag
 from modules.common.errors import UserError
 from modules.common.interrupts import Interrupted, exit_code, sigterm_as_ctrl_c
-from modules.common.malloc import keep_freed_memory
+from modules.common.process import tune_process
 
 PROGRAM = "story_generative_model.py"
 # Name -> its module in this folder, and its summary.
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def execute(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
     """Call `run` and return its exit code; print a UserError, or that it was stopped, on one line."""
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-    keep_freed_memory()
+    tune_process()
     try:
         with sigterm_as_ctrl_c():
             return run(args)

@@ -25,7 +25,7 @@ from modules.common.files import check_writable
 if TYPE_CHECKING:
     from modules.evaluation.metrics.inception import Inception
     from modules.evaluation.metrics.pages import Graders
-    from modules.pipeline import StoryPipeline
+    from modules.generation.pipeline import StoryPipeline
     from modules.story import StoryDataset
 
 
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     check_outputs(args)
     from modules.evaluation.metrics.pages import Graders
     from modules.evaluation.tables import print_report
-    from modules.pipeline import StoryPipeline
+    from modules.generation.pipeline import StoryPipeline
 
     graders = None
     if args.num_drawn:
@@ -136,7 +136,7 @@ def load_baselines(folder: Path, offline: bool) -> dict[str, StoryPipeline]:
 
     Raises UserError if there are none.
     """
-    from modules.pipeline import StoryPipeline
+    from modules.generation.pipeline import StoryPipeline
 
     folders = [path for path in sorted(folder.glob("*")) if (path / "model").is_dir()]
     models = {path.name: StoryPipeline.from_pretrained(path, offline=offline) for path in folders}

@@ -29,7 +29,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from modules.pipeline import StoryPipeline
+    from modules.generation.pipeline import StoryPipeline
 
     if not (args.output or args.lora or args.push_to_hub):
         raise UserError("no destination: give --output FOLDER, --lora FOLDER or --push_to_hub OWNER/NAME")

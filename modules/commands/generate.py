@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from modules.commands.generating import generation_flags, load_pipeline, print_story
 from modules.common.arguments import from_flags, positive_int
-from modules.generation import MAX_LONG_STORY, GenerationSettings, check_story
+from modules.generation.settings import MAX_LONG_STORY, GenerationSettings, check_story
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

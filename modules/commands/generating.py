@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from modules.commands.shared import checkpoint_flag
 from modules.common.arguments import a_path, add_dataclass_flags
-from modules.generation import GenerationSettings, check_story
+from modules.generation.settings import GenerationSettings, check_story
 
 if TYPE_CHECKING:
-    from modules.pipeline import StoryPipeline
+    from modules.generation.pipeline import StoryPipeline
 
 
 def device_flag(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +51,7 @@ def load_pipeline(
 
     Raises UserError where it cannot generate `num_steps` pages.
     """
-    from modules.pipeline import StoryPipeline
+    from modules.generation.pipeline import StoryPipeline
 
     pipeline = StoryPipeline.from_pretrained(args.ckpt, offline=args.offline)
     if num_steps:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from modules.commands.generating import generation_flags, load_pipeline, print_story
 from modules.common.arguments import from_flags
 from modules.common.errors import UserError
-from modules.generation import GenerationSettings
+from modules.generation.settings import GenerationSettings
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ from modules.common.errors import UserError
 
 if TYPE_CHECKING:
     from modules.config import StoryConfig
-    from modules.story_model import StoryModel
+    from modules.story_model.story_model import StoryModel
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +60,7 @@ def frozen_parts(config: StoryConfig, checkpoint: Path | None, offline: bool) ->
     import torch
 
     from modules.saving.model_folder import load_autoencoder
-    from modules.story_model import build_model
+    from modules.story_model.story_model import build_model
 
     if checkpoint is None and not config.autoencoder.source:
         raise UserError("this preset trains its own autoencoder: give a checkpoint with a trained one by --ckpt")

@@ -8,7 +8,7 @@ from pathlib import Path
 from modules.commands.shared import checkpoint_flag, data_flag, open_dataset, seed_flag
 from modules.common.arguments import a_path, add_dataclass_flags, positive_int
 from modules.common.files import check_writable
-from modules.generation import GenerationSettings
+from modules.generation.settings import GenerationSettings
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +37,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     check_writable(args.output / "visualize.html")
-    from modules.pipeline import StoryPipeline
+    from modules.generation.pipeline import StoryPipeline
     from modules.presentation.visualize.page import visualize
 
     pipeline = StoryPipeline.from_pretrained(args.ckpt, offline=args.offline)

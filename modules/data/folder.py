@@ -131,10 +131,10 @@ def split_folders(folder: Path) -> dict[str, Path]:
         return {name if name in SPLITS else "train": folder}
     found = {split: folder / split for split in SPLITS if (folder / split / STORIES_FILE).is_file()}
     if not found and (folder / MANIFEST).is_file():
-        raise UserError(f"{folder} holds shards: give the folder that they were packed from")
+        raise UserError(f"{folder} contains shards: give the folder that they were packed from")
     if not found:
         raise UserError(
-            f"{folder} holds neither {STORIES_FILE} nor train/{STORIES_FILE}: make them with download_data.py"
+            f"{folder} has neither {STORIES_FILE} nor train/{STORIES_FILE}: make them with download_data.py"
         )
     return found
 
@@ -161,7 +161,7 @@ def open_split(folder: str | Path, split: str, **options: Any) -> StoryFolder:
         raise UserError(f"the data folder {folder} does not exist; make one with download_data.py")
     parts = split_folders(folder)
     if split not in parts:
-        raise MissingSplit(f'{folder} holds stories, and no "{split}" part; give a folder with train/ and val/ in it')
+        raise MissingSplit(f'{folder} has stories but no "{split}" split; give a folder with train/ and val/ in it')
     return StoryFolder(parts[split], **options)
 
 
@@ -202,7 +202,7 @@ def _read_entries(path: Path) -> tuple[list[_Entry], dict[int, str]]:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     if not entries and not problems:
-        raise UserError(f"{path} holds no stories")
+        raise UserError(f"{path} has no stories")
     return entries, problems
 
 

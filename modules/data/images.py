@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -13,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from modules.common.errors import UserError
+from modules.story import Story
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 50_000_000
@@ -32,6 +34,16 @@ def decode_image(content: bytes, name: str) -> Image.Image:
     """As `load_image`, from a file's bytes; `name` appears in errors."""
     with _errors_named(name):
         return to_rgb(_upright(_open_checked(io.BytesIO(content))))
+
+
+def with_pictures(story: Story, pictures: Sequence[bytes | None]) -> Story:
+    """Decode encoded pictures into the steps of a story. Raises UserError if one is broken."""
+    names = (f'of step {number} of "{story.id}"' for number in range(1, len(story.steps) + 1))
+    steps = (
+        step if picture is None else replace(step, image=decode_image(picture, name))
+        for step, picture, name in zip(story.steps, pictures, names, strict=True)
+    )
+    return replace(story, steps=tuple(steps))
 
 
 def check_image(path: str | Path) -> str:

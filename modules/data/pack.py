@@ -74,13 +74,13 @@ def pack(folder: Path, output: Path, shard_bytes: int, overwrite: bool = False) 
 def _check_output(output: Path, folder: Path, overwrite: bool) -> None:
     """Raise UserError if `output` contains anything but shards, or overlaps with the packed `folder`."""
     if output.is_relative_to(folder) or folder.is_relative_to(output):
-        raise UserError(f"{output} holds, or lies in, the stories that are packed: choose another --output")
+        raise UserError(f"{output} contains, or is inside, the stories that are packed: choose another --output")
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not (output / MANIFEST).is_file():
-        raise UserError(f"{output} is not an empty folder, and holds no shards: choose another --output")
+        raise UserError(f"{output} is not an empty folder, and contains no shards: choose another --output")
     if not overwrite:
-        raise UserError(f"{output} holds shards; add --overwrite to replace them, or choose another --output")
+        raise UserError(f"{output} contains shards; add --overwrite to replace them, or choose another --output")
 
 
 def _write_split(

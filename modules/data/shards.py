@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,8 @@ import pyarrow.parquet as pq
 
 from modules.common.errors import UserError, first_line
 from modules.data.folder import MissingSplit, StoryFolder, check_split_name, hash_records, open_split
-from modules.data.images import decode_image
+from modules.data.hf_datasets import HUB, LibraryStories, is_saved
+from modules.data.images import with_pictures
 from modules.data.pack import COLUMNS, FORMAT_VERSION, Shard
 from modules.data.records import MANIFEST
 from modules.data.remote import is_remote, open_ranges, read_whole
@@ -28,6 +27,10 @@ from modules.story import Story, StoryStep
 KEPT_GROUPS = 16  # Row groups of about a MiB; consecutive stories share one.
 OPEN_AT_ONCE = 8
 PICTURES = COLUMNS[-1]
+
+
+class NoShards(UserError):
+    """A folder or address has no list of shards."""
 
 
 class StoryShards(WindowedStories):
@@ -139,25 +142,29 @@ class StoryShards(WindowedStories):
 
 def open_stories(
     data: str, split: str, on_bad_record: str = "error", max_steps: int | None = None
-) -> StoryFolder | StoryShards:
-    """Open the "train" or "val" stories of a folder of stories, or of shards on this disk or at an address.
+) -> StoryFolder | StoryShards | LibraryStories:
+    """Open the "train" or "val" stories of a folder, of shards, or of a data set that `datasets` can load.
+
+    Args:
+        data: a folder of stories or of shards, an address of shards, hf://datasets/OWNER/NAME, or a folder written by
+            `save_to_disk`.
+        split: "train" or "val".
+        on_bad_record: as in `StoryFolder`, for folders of stories only.
+        max_steps: as in `StoryFolder`.
 
     Raises:
-        UserError: as `open_split` or `StoryShards`.
+        UserError: as `open_split`, `StoryShards` or `LibraryStories`.
     """
     if is_remote(data) or (Path(data) / MANIFEST).is_file():
-        return StoryShards(data, split, max_steps)
+        try:
+            return StoryShards(data, split, max_steps)
+        except NoShards:
+            if not data.startswith(HUB):
+                raise
+        return LibraryStories(data, split, max_steps)
+    if is_saved(Path(data)):
+        return LibraryStories(data, split, max_steps)
     return open_split(data, split, on_bad_record=on_bad_record, max_steps=max_steps)
-
-
-def with_pictures(story: Story, pictures: Sequence[bytes | None]) -> Story:
-    """Decode encoded pictures into the steps of a story. Raises UserError if one is broken."""
-    names = (f'of step {number} of "{story.id}"' for number in range(1, len(story.steps) + 1))
-    steps = (
-        step if picture is None else replace(step, image=decode_image(picture, name))
-        for step, picture, name in zip(story.steps, pictures, names, strict=True)
-    )
-    return replace(story, steps=tuple(steps))
 
 
 def _read_manifest(folder: str, split: str) -> list[Shard]:
@@ -167,7 +174,7 @@ def _read_manifest(folder: str, split: str) -> list[Shard]:
         version, splits = manifest["format_version"], manifest["splits"]
         found = {name: [Shard(**shard) for shard in shards] for name, shards in splits.items()}
     except FileNotFoundError:
-        raise UserError(f"{folder} holds no {MANIFEST}: make shards with download_data.py pack") from None
+        raise NoShards(f"{folder} has no {MANIFEST}: make shards with download_data.py pack") from None
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{folder}/{MANIFEST} is not what pack wrote ({first_line(error)}): pack again") from None
     if version != FORMAT_VERSION:
@@ -175,7 +182,7 @@ def _read_manifest(folder: str, split: str) -> list[Shard]:
             f"{folder}/{MANIFEST} has format version {version!r}, this program reads {FORMAT_VERSION}: pack again"
         )
     if not found.get(split):
-        raise MissingSplit(f'{folder} holds no "{split}" shards: pack a folder with train/ and val/ in it')
+        raise MissingSplit(f'{folder} has no "{split}" shards: pack a folder with train/ and val/ in it')
     return found[split]
 
 

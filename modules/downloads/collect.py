@@ -213,7 +213,7 @@ def read_progress(folder: Path, settings: Mapping[str, Any]) -> Progress:
     for key in sorted(settings.keys() | progress.settings.keys()):
         was, now = progress.settings.get(key), settings.get(key)
         if was != now:
-            stopped = f"{folder} holds a run that was stopped, with {key} {was}, not {now}"
+            stopped = f"{folder} contains a stopped run, with {key} {was}, not {now}"
             raise UserError(f"{stopped}: give the same, or delete that folder")
     return progress
 

@@ -79,7 +79,7 @@ class Folder(Source):
             yield str(path), path
         if not folders and not pictures_in(root):
             contents = "no stories.jsonl, no metadata file and no pictures"
-            raise UserError(f"{root} holds {contents}: see download_data.py folder --help")
+            raise UserError(f"{root} has {contents}: see download_data.py folder --help")
 
     def stories(self, row: Row) -> Iterable[SourceStory]:
         if isinstance(row.value, Path):

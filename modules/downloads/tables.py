@@ -225,7 +225,7 @@ def _steps(record: Mapping[str, Any], text: str, image: str) -> list[tuple[str |
         [None if value == "" else value for value in _listed(column_of(record, column))] for column in (text, image)
     )
     if wrong := next((value for value in texts if value is not None and not isinstance(value, str)), None):
-        raise RecordError(f"{text!r} holds {type(wrong).__name__}, not a text")
+        raise RecordError(f"{text!r} contains {type(wrong).__name__}, not a text")
     if texts and images and len(texts) != len(images):
         raise RecordError(f"it has {len(texts)} texts and {len(images)} pictures")
     count = max(len(texts), len(images))

@@ -1,11 +1,10 @@
-"""What never changes while a model trains, computed once: latents of the frozen autoencoder, features of frozen
-encoders.
+"""A cache of all tensors that stay constant in training: latents of the autoencoder, features of frozen encoders.
 
-A cache is a folder of `cache.json` and safetensors shards, one row a step, in the order of the stories. It is keyed by
-the data, by the settings and by the weights that made it; a shard is written whole or not at all, so a run that is
-stopped goes on. What reads pixels and trains (an image encoder from scratch, or one whose last layers train) finds them
-here too, at the model's size, as bytes. Stable Diffusion's own text encoder is not here: its 77 vectors a text take 14
-times the room of a page's latents, and it is cheap beside the UNet.
+A cache is a folder of `cache.json` and safetensors shards, one row a step, in the order of the stories. Its key is made
+of the data, the settings and the weights; a shard is written whole or not at all, so an interrupted run continues.
+Image encoders that train (from scratch, or with trainable last layers) read pixels, which are cached too, at the
+model's size, as bytes. Features of Stable Diffusion's text encoder are not: 77 vectors a text need 14 times the space
+of a step's latents, and computing them is cheap beside the UNet.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,28 +29,26 @@ from modules.common.files import write_whole
 from modules.data.pixels import pixels_of
 from modules.data.read_ahead import ReadAhead
 from modules.encoded.rows import ShardedRows
-from modules.encoded.stories import ENCODE_BATCH, encode_pictures
-from modules.story import StoryDataset
-from modules.story_model import StoryModel
+from modules.encoded.stories import ENCODE_BATCH, encode_pictures, no_progress
+from modules.story import StoryDataset, StoryStep
+from modules.story_model.story_model import StoryModel
 
 ABOUT, FORMAT_VERSION = "cache.json", 1
 SHARD_BYTES = 256 << 20
 
 
 def cache_key(model: StoryModel, source: StoryDataset) -> dict[str, str]:
-    """What a cache was made from: a hash each of the data, of the settings and of the weights, these as a model folder
-    keeps them.
-    """
+    """Return the key of a cache: hashes of the data, of the settings, and of the weights as a model folder has them."""
     board = model.config.storyboard
-    settings = {"autoencoder": asdict(model.config.autoencoder), "pictures": model.pictures}
+    settings: dict[str, Any] = {"autoencoder": asdict(model.config.autoencoder), "pictures": model.pictures}
     weights = hashlib.sha256(_digest(model.autoencoder))
     for name, encoder in model.frozen_encoders().items():
         settings[name] = asdict(getattr(board, name))
         weights.update(_digest(encoder))
-    told = json.dumps(settings, sort_keys=True).encode()
+    text = json.dumps(settings, sort_keys=True).encode()
     return {
         "data": source.fingerprint(),
-        "settings": hashlib.sha256(told).hexdigest()[:16],
+        "settings": hashlib.sha256(text).hexdigest()[:16],
         "weights": weights.hexdigest()[:16],
     }
 
@@ -66,12 +64,8 @@ def _digest(module: nn.Module) -> bytes:
 
 @torch.no_grad()
 def _encode(model: StoryModel, images: Sequence[Image.Image | None], texts: Sequence[str | None]) -> dict[str, Tensor]:
-    """The rows of up to ENCODE_BATCH steps."""
-    size, device, frozen = (
-        model.config.autoencoder.image_size,
-        model.autoencoder.latent_mean.device,
-        model.frozen_encoders(),
-    )
+    """Compute the rows of up to ENCODE_BATCH steps, by name."""
+    size, device, frozen = model.config.autoencoder.image_size, model.device, model.frozen_encoders()
     image_mask = torch.tensor([image is not None for image in images])
     rows = {"latents": encode_pictures(images, model.autoencoder, size), "image_mask": image_mask}
     if "image_encoder" in frozen:
@@ -79,9 +73,9 @@ def _encode(model: StoryModel, images: Sequence[Image.Image | None], texts: Sequ
     elif model.reads_pixels:
         rows["pixels"] = ((pixels_of(images, size) + 1) * 127.5).round().to(torch.uint8)
     if "text_encoder" in frozen:
-        encoder = frozen["text_encoder"]
-        ids, mask = encoder.tokenizer.encode_batch([text or "" for text in texts])
-        rows["text_features"] = encoder(ids.to(device), mask.to(device)).half().cpu()
+        tokens = model.tokenize([text or "" for text in texts])
+        ids, mask = tokens["encoder_ids"].to(device), tokens["encoder_mask"].to(device)
+        rows["text_features"] = frozen["text_encoder"](ids, mask).half().cpu()
     return rows
 
 
@@ -90,51 +84,50 @@ def write_cache(
     model: StoryModel,
     source: StoryDataset,
     workers: int = 2,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[int], None] = no_progress,
 ) -> int:
-    """Write, or complete, the cache of `source` for `model`, and return its number of rows; `progress` hears how many
-    stories are done.
+    """Write, or complete, the cache of `source` for `model`, and return its number of rows; `progress` is called with
+    the number of stories processed.
 
     Raises:
-        UserError: `folder` holds the cache of something else, or cannot be written.
+        UserError: `folder` contains another cache, or cannot be written.
     """
-    key, lengths = cache_key(model, source), source.lengths
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    total = int(starts[-1])
+    key, starts = cache_key(model, source), np.concatenate([[0], np.cumsum(source.lengths)])
+    total, size = int(starts[-1]), model.config.autoencoder.image_size
     if (folder / ABOUT).exists():
         _check_key(folder, key, "choose another --output")
-    write_whole(
-        folder / ABOUT, json.dumps({"format_version": FORMAT_VERSION, "key": key, "rows": total}, indent=1).encode()
-    )
-    stories, done = (
-        ReadAhead(source, model.config.autoencoder.image_size, workers),
-        sum(_rows_of(path) for path in _shards(folder)),
-    )
-    blocks, held = [], 0
-    for start in range(done, total, ENCODE_BATCH):
+    about = {"format_version": FORMAT_VERSION, "key": key, "rows": total}
+    write_whole(folder / ABOUT, json.dumps(about, indent=1).encode())
+    stories, num_written = ReadAhead(source, size, workers), sum(_rows_of(path) for path in _shards(folder))
+    blocks: list[dict[str, Tensor]] = []
+    for start in range(num_written, total, ENCODE_BATCH):
         rows = range(start, min(total, start + ENCODE_BATCH))
-        first, last = (int(np.searchsorted(starts, row, side="right")) - 1 for row in (rows[0], rows[-1]))
-        stories.expect(
-            range(first, min(len(lengths), 2 * last + 2 - first))
-        )  # These, and as many more for the next call.
-        steps = [step for index in range(first, last + 1) for step in stories[index].steps][rows[0] - starts[first] :][
-            : len(rows)
-        ]
+        steps, num_done = _steps_at(rows, stories, starts)
         blocks.append(_encode(model, [step.image for step in steps], [step.text for step in steps]))
-        held += sum(value.nbytes for value in blocks[-1].values())
-        if held >= SHARD_BYTES or rows.stop == total:
-            whole = {name: torch.cat([block[name] for block in blocks]).contiguous() for name in blocks[0]}
-            write_whole(folder / f"{done:012d}.safetensors", save(whole))
-            blocks, held, done = [], 0, rows.stop
-        progress(last + (rows.stop == starts[last + 1]))
+        num_bytes = sum(value.nbytes for block in blocks for value in block.values())
+        if num_bytes >= SHARD_BYTES or rows.stop == total:
+            shard = {name: torch.cat([block[name] for block in blocks]).contiguous() for name in blocks[0]}
+            write_whole(folder / f"{num_written:012d}.safetensors", save(shard))
+            blocks, num_written = [], rows.stop
+        progress(num_done)
     return total
 
 
+def _steps_at(rows: range, stories: ReadAhead, starts: np.ndarray) -> tuple[list[StoryStep], int]:
+    """Read the steps of row numbers; also return how many stories end there. `starts` are the stories' first rows."""
+    first, last = (int(np.searchsorted(starts, row, side="right")) - 1 for row in (rows[0], rows[-1]))
+    # These, and as many more for the next call.
+    stories.expect(range(first, min(len(stories), 2 * last + 2 - first)))
+    steps = [step for index in range(first, last + 1) for step in stories[index].steps]
+    offset = rows[0] - int(starts[first])
+    return steps[offset : offset + len(rows)], last + int(rows.stop == starts[last + 1])
+
+
 class EncodedCache:
-    """A cache that belongs to `model` and `source`; its files are mapped into memory, not read.
+    """A cache of `source` for `model`; its files are mapped into memory, not read.
 
     Raises:
-        UserError: there is none, it is not finished, or it was made from something else.
+        UserError: There is none, it is incomplete, or its key differs.
     """
 
     def __init__(self, folder: Path, model: StoryModel, source: StoryDataset) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from modules.common.progress import track
 from modules.encoded.stories import EncodedStories
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 
 BATCH_SIZE = 128  # Steps of one call.
 
@@ -18,13 +18,12 @@ def cache_codes(model: StoryModel, stories: EncodedStories, visible: bool = True
 
     Where a step lacks one modality, all three come from the other.
     """
-    device = model.autoencoder.latent_mean.device
     variants = []
     for name, keep_image, keep_text in (("both", True, True), ("the text", False, True), ("the picture", True, False)):
         codes = []
         for start in track(f"codes from {name}", range(0, len(stories.text_mask), BATCH_SIZE), visible):
             rows = slice(start, start + BATCH_SIZE)
-            steps = stories.steps(rows).to(device).keep(text=keep_text, image=keep_image)
+            steps = stories.steps(rows).to(model.device).keep(text=keep_text, image=keep_image)
             codes.append(model.storyboard(steps).codes.cpu())
         variants.append(torch.cat(codes))
     return torch.stack(variants)

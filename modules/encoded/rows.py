@@ -1,4 +1,4 @@
-"""A tensor that lies in several files."""
+"""Rows of a tensor stored in several files."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from torch import Tensor
 
 
 class ShardedRows:
-    """A tensor (N,...) that lies in several files: indexed by row numbers like one, and only the rows asked for are
-    read.
-    """
+    """A tensor (N,...) stored in several files and indexed by row numbers; only the requested rows are read."""
 
     def __init__(self, parts: Sequence[Tensor]) -> None:
         self.parts = parts

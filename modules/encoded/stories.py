@@ -1,40 +1,47 @@
-"""Stories as tensors in memory: texts tokenised, pictures encoded once by the frozen autoencoder."""
+"""Stories as tensors in memory: texts tokenised, images encoded once by the frozen autoencoder."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from modules.batch import FEATURES, STEP_FIELDS, PlanBatch, StepInputs, StoryBatch
 from modules.data.pixels import pixels_of
 from modules.data.read_ahead import ReadAhead
 from modules.encoded.rows import ShardedRows
+from modules.image_decoder.autoencoder import PictureAutoencoder, PretrainedAutoencoder
 from modules.image_decoder.image_decoder import ImageDecoder
 from modules.story import Story, StoryDataset
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 from modules.text_decoder.tokenizers import Vocabulary
 
-ENCODE_BATCH = 64  # Pictures of one call: a fixed shape, so that oneDNN compiles its kernels once.
+ENCODE_BATCH = 64  # Images of one call: a fixed shape, so that oneDNN compiles its kernels once.
 READ_AHEAD = 16  # Stories, while all of them are encoded.
+Autoencoder = PictureAutoencoder | PretrainedAutoencoder
 
 
-def encode_pictures(images: Sequence[Image.Image | None], autoencoder: nn.Module, size: int) -> Tensor:
-    """Up to ENCODE_BATCH pictures, None where one is absent -> latents (N,c,h,w) float16 on the CPU, zeros where there
-    is none.
+def no_progress(_done: int) -> None:
+    """Report nothing."""
+
+
+def encode_pictures(images: Sequence[Image.Image | None], autoencoder: Autoencoder, size: int) -> Tensor:
+    """Encode up to ENCODE_BATCH images, None where one is absent -> latents (N,c,h,w) float16 on the CPU, zeros for
+    absent ones.
     """
     pixels = pixels_of([*images, *[None] * (ENCODE_BATCH - len(images))], size)
     latents = autoencoder.encode(pixels.to(autoencoder.latent_mean.device))[: len(images)].cpu()
     latents[torch.tensor([image is None for image in images])] = 0
-    return latents.half().contiguous()  # As a cache gives them: kernels round otherwise by how numbers lie.
+    return latents.half().contiguous()  # As in a cache: rounding depends on the memory layout.
 
 
 def tokenize_steps(texts: Sequence[str | None], model: StoryModel, tokenizer: Vocabulary) -> dict[str, Tensor]:
-    """The texts of N steps, None where there is none, as the tokens of all that reads texts: fields of `StoryBatch`,
-    each (N,L).
+    """Tokenise the texts of N steps, None where absent, for every part that reads texts: fields of `StoryBatch`, each
+    (N,L).
     """
     words = [text or "" for text in texts]
     ids, mask = tokenizer.encode_batch(words, model.config.text_decoder.max_length)
@@ -46,11 +53,11 @@ def tokenize_steps(texts: Sequence[str | None], model: StoryModel, tokenizer: Vo
 
 
 class EncodedStories:
-    """All stories of a source, ready to be cut into batches of what `model` reads; about 10 kB a page.
+    """All stories of a data set as the inputs of `model`, to be cut into batches; about 10 kB a step.
 
-    `lengths[i]` is the number of steps of story i, `attributes[i]` its steps' ground truth (None where there is none).
-    Where the model reads pixels too, they come from the source again for every batch: `workers` threads read what
-    `expect` names. With what `EncodedCache` gives as `cached` no picture is opened at all.
+    `lengths[i]` is the number of steps of story i, `attributes[i]` the ground truth of its steps (None if unknown). If
+    the model reads pixels, they are read from the data set again for every batch: `workers` threads read the stories
+    given to `expect`. With the rows of an `EncodedCache` as `cached`, no image is opened.
     """
 
     def __init__(
@@ -58,14 +65,17 @@ class EncodedStories:
         source: StoryDataset,
         model: StoryModel,
         tokenizer: Vocabulary,
-        progress: Callable[[int], None] = lambda done: None,
+        progress: Callable[[int], None] = no_progress,
         workers: int = 0,
         cached: Mapping[str, ShardedRows] | None = None,
     ) -> None:
-        self.config, self.lengths, self.attributes = model.config, [], []
+        self.config, self._cached, self._has_pixels = model.config, cached or {}, model.reads_pixels
         self.source = ReadAhead(source, self.config.autoencoder.image_size, workers)
-        self.prompts, self.texts, self._cached = [], [], cached or {}
-        self._has_pixels = model.reads_pixels
+        self.lengths: list[int] = []
+        self.attributes: list[list[Mapping[str, Any] | None]] = []
+        self.prompts: list[str] = []
+        self.texts: list[str | None] = []
+        self.latents: Tensor | ShardedRows
         self.latents, self.image_mask = (
             self._read_cached(progress) if cached else self._read(model.autoencoder, progress)
         )
@@ -76,26 +86,28 @@ class EncodedStories:
 
     def _read_cached(self, progress: Callable[[int], None]) -> tuple[ShardedRows, Tensor]:
         for index in range(len(self.source)):
-            self._take(self.source.outline(index))
+            self._append(self.source.outline(index))
             progress(index + 1)
         return self._cached["latents"], self._cached["image_mask"][:]
 
-    def _read(self, autoencoder: nn.Module, progress: Callable[[int], None]) -> tuple[Tensor, Tensor]:
-        latents, masks, waiting = [], [], []
+    def _read(self, autoencoder: Autoencoder, progress: Callable[[int], None]) -> tuple[Tensor, Tensor]:
+        latents: list[Tensor] = []
+        masks: list[bool] = []
+        queue: list[Image.Image | None] = []
         for index in range(len(self.source)):
             self.source.expect(range(index, min(len(self.source), index + READ_AHEAD)))
             story = self.source[index]
-            self._take(story)
-            waiting += [step.image for step in story.steps]
+            self._append(story)
+            queue += [step.image for step in story.steps]
             masks += [step.image is not None for step in story.steps]
-            while len(waiting) >= ENCODE_BATCH or (waiting and index == len(self.source) - 1):
-                latents.append(encode_pictures(waiting[:ENCODE_BATCH], autoencoder, self.config.autoencoder.image_size))
-                waiting = waiting[ENCODE_BATCH:]
+            while len(queue) >= ENCODE_BATCH or (queue and index == len(self.source) - 1):
+                latents.append(encode_pictures(queue[:ENCODE_BATCH], autoencoder, self.config.autoencoder.image_size))
+                queue = queue[ENCODE_BATCH:]
             progress(index + 1)
         return torch.cat(latents), torch.tensor(masks)
 
-    def _take(self, story: Story) -> None:
-        """Keep all of a story but its pictures."""
+    def _append(self, story: Story) -> None:
+        """Append a story without its images."""
         self.lengths.append(len(story.steps))
         self.attributes.append([step.attributes for step in story.steps])
         self.prompts.append(story.prompt)
@@ -103,12 +115,12 @@ class EncodedStories:
 
     @property
     def input_ids(self) -> Tensor:
-        """(N,L), of all steps."""
+        """The tokens (N,L) of all steps."""
         return self.tokens["input_ids"]
 
     @property
     def text_mask(self) -> Tensor:
-        """(N,L) bool, of all steps."""
+        """Their mask (N,L) bool."""
         return self.tokens["text_mask"]
 
     def steps(self, rows: Tensor | slice) -> StepInputs:
@@ -124,24 +136,22 @@ class EncodedStories:
         return inputs
 
     def _decoded(self, rows: Tensor | slice) -> dict[str, Tensor]:
-        """What the decoders learn to give, of the same rows."""
+        """Return the decoders' targets for row numbers (...), each (..., *)."""
         masks = {"image_mask": self.image_mask[rows], "text_mask": self.text_mask[rows]}
         return {"latents": self.latents[rows].float(), "input_ids": self.input_ids[rows], **masks}
 
     def expect(self, indices: Iterable[int]) -> None:
-        """Let the pictures of these stories be read, if batches need them: they are asked for soon."""
+        """Start reading the images of these stories, which are needed soon, if batches contain pixels."""
         if self.reads_pixels:
             self.source.expect(indices)
 
     @property
     def reads_pixels(self) -> bool:
-        """Whether batches open pictures: not when these, or codes in the place of all that the encoder reads, are
-        cached.
-        """
+        """Whether batches open images: not if these, or codes in place of all the encoder's inputs, are cached."""
         return self._has_pixels and self.codes is None and not self._cached
 
     def _pixels(self, rows: Tensor) -> Tensor:
-        """(...) -> (...,3,H,W)."""
+        """Return the pixels (...,3,H,W) of row numbers (...)."""
         if "pixels" in self._cached:
             return self._cached["pixels"][rows].float() / 127.5 - 1
         size = self.config.autoencoder.image_size
@@ -154,45 +164,42 @@ class EncodedStories:
         return pixels_of(images, size).unflatten(0, rows.shape)
 
     def captions(self, rows: Tensor | Sequence[int], decoder: ImageDecoder) -> Tensor | None:
-        """What an image decoder reads of the texts of some row numbers (n,): (n,L,D); None where it reads the codes
-        alone.
-        """
+        """Return the texts of row numbers (n,) as an image decoder reads them (n,L,D); None if it reads codes alone."""
         return decoder.encode_text(self.tokens["caption_ids"][rows]) if "caption_ids" in self.tokens else None
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def rows(self, index: int) -> range:
-        """The flat row numbers of one story's steps."""
+        """Return the flat row numbers of one story's steps."""
         return range(self.starts[index], self.starts[index] + self.lengths[index])
 
     def batch(self, indices: Sequence[int], num_steps: int | None = None, variant: Tensor | None = None) -> StoryBatch:
-        """The stories of `indices`, padded to `num_steps` steps (default: the longest of them).
+        """Return the stories of `indices`, padded to `num_steps` steps (default: those of the longest).
 
-        Where codes are cached they are given too; `variant` (B,T) says which of them, default 0: from both modalities.
+        Cached codes are included; `variant` (B,T) chooses among them, by default 0: from both modalities.
         """
         rows, step_mask = self._padded(indices, num_steps)
         steps = self._inputs(rows) if self.codes is None else self._decoded(rows)
-        steps["text_mask"], steps["image_mask"] = (
-            steps["text_mask"] & step_mask[..., None],
-            steps["image_mask"] & step_mask,
-        )
+        steps["text_mask"] = steps["text_mask"] & step_mask[..., None]
+        steps["image_mask"] = steps["image_mask"] & step_mask
         if "caption_ids" in self.tokens:
             steps["caption_ids"] = self.tokens["caption_ids"][rows]
         codes = None if self.codes is None else self.codes[torch.zeros_like(rows) if variant is None else variant, rows]
         return StoryBatch(
+            **steps,
             prompt_ids=self.prompt_ids[list(indices)],
             prompt_mask=self.prompt_mask[list(indices)],
-            **steps,
             step_mask=step_mask,
             codes=codes,
+            plans=None,
             num_steps=step_mask.sum().float(),
             num_images=steps["image_mask"].sum().float(),
             num_tokens=steps["text_mask"][..., 1:].sum().float(),
         )
 
     def counts(self, indices: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """How many steps, tokens after <bos> and pictures the stories of `indices` hold, each () float."""
+        """Return the numbers of steps, tokens after <bos> and images of the stories of `indices`, each () float."""
         rows = torch.tensor([row for index in indices for row in self.rows(index)])
         return (
             torch.tensor(float(len(rows))),
@@ -201,7 +208,8 @@ class EncodedStories:
         )
 
     def plans(self, indices: Sequence[int]) -> PlanBatch:
-        """The cached codes of the stories of `indices`, from both modalities, for the prior."""
+        """Return the cached codes of the stories of `indices`, from both modalities, for the prior."""
+        assert self.codes is not None
         rows, step_mask = self._padded(indices, None)
         return PlanBatch(
             codes=self.codes[0, rows],
@@ -212,7 +220,7 @@ class EncodedStories:
         )
 
     def _padded(self, indices: Sequence[int], num_steps: int | None) -> tuple[Tensor, Tensor]:
-        """Row numbers (B,T) of the stories' steps, padded with the first one's, and their step_mask (B,T)."""
+        """Return row numbers (B,T) of the stories' steps, padded with the first step's, and their step_mask (B,T)."""
         lengths = [self.lengths[index] for index in indices]
         num_steps = num_steps or max(lengths)
         rows = [

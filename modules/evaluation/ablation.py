@@ -22,8 +22,8 @@ from modules.data.pixels import pixels_of, to_pictures
 from modules.evaluation.metrics.statistics import bootstrap_mean
 from modules.evaluation.resumable_csv import ResumableCsv
 from modules.evaluation.scorers import Scorer
-from modules.generation import MAX_NUM_STEPS, GenerationSettings
-from modules.pipeline import StoryPipeline
+from modules.generation.pipeline import StoryPipeline
+from modules.generation.settings import MAX_NUM_STEPS, GenerationSettings
 from modules.saving.model_folder import TRAINING_ONLY
 from modules.story import Story, StoryDataset
 

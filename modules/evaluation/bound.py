@@ -30,7 +30,7 @@ from modules.evaluation.diffusion_bound import (
     vlb_weights,
 )
 from modules.evaluation.metrics.statistics import mean_over_steps
-from modules.pipeline import StoryPipeline
+from modules.generation.pipeline import StoryPipeline
 from modules.training.reliance import codes_or_null, swap_rows
 
 MIN_TIMESTEPS = 8

@@ -13,7 +13,7 @@ from torch import Tensor
 from modules.common.progress import track
 from modules.encoded.stories import EncodedStories
 from modules.evaluation.metrics.statistics import story_of_rows
-from modules.pipeline import StoryPipeline
+from modules.generation.pipeline import StoryPipeline
 
 NUM_GIVEN = 3  # True steps before a step that is predicted.
 TEXT_BATCH, PICTURE_BATCH = 128, 32

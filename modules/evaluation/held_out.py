@@ -16,7 +16,7 @@ from modules.data.read_ahead import Head
 from modules.encoded.codes import cache_codes
 from modules.encoded.stories import EncodedStories
 from modules.evaluation.metrics.statistics import story_of_rows
-from modules.pipeline import StoryPipeline
+from modules.generation.pipeline import StoryPipeline
 from modules.story import Story, StoryDataset
 from modules.training.reliance import condition_steps
 

@@ -15,7 +15,7 @@ from modules.common.progress import track
 from modules.encoded.stories import EncodedStories
 from modules.evaluation.bound import plan_nats
 from modules.evaluation.metrics.statistics import bootstrap_mean
-from modules.pipeline import StoryPipeline
+from modules.generation.pipeline import StoryPipeline
 
 CHOICES = 4
 RECALL_AT = (1, 5, 10)

@@ -26,7 +26,7 @@ from modules.evaluation.metrics.pages import GradedPages, Graders, grade_pages
 from modules.evaluation.metrics.statistics import rows_of_other_stories, to_dicts
 from modules.evaluation.metrics.text import compare_texts
 from modules.evaluation.ranking import rank_next_steps
-from modules.pipeline import StoryPipeline
+from modules.generation.pipeline import StoryPipeline
 from modules.story import StoryDataset
 
 QUICK_METRICS = (

@@ -16,9 +16,9 @@ import torch
 from modules.common.errors import UserError
 from modules.config import StoryConfig, config_from_dict
 from modules.evaluation.resumable_csv import ResumableCsv
-from modules.pipeline import StoryPipeline
+from modules.generation.pipeline import StoryPipeline
 from modules.story import StoryDataset
-from modules.story_model import build_model
+from modules.story_model.story_model import build_model
 from modules.training.settings import TrainSettings
 from modules.training.trainer import train
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from modules.common.files import write_whole
 from modules.evaluation.labels import KINDS, label
-from modules.pipeline import StoryPipeline, StoryPipelineOutput
+from modules.generation.pipeline import StoryPipeline, StoryPipelineOutput
 from modules.presentation.images import encode_image
 from modules.presentation.templates import render
 from modules.story import StoryDataset

@@ -23,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from modules.common.errors import UserError
 from modules.common.versions import version_problem
-from modules.pretrained.source import CONFIG, PretrainedSource, read_json
+from modules.pretrained.files import CONFIG, SourceFiles, read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -52,10 +52,8 @@ _BROKEN = (  # The errors that the libraries raise on a broken file.
 )
 
 
-def load_model(
-    model_class: Any, source: PretrainedSource, dtype: torch.dtype = torch.float32, **kwargs: Any
-) -> nn.Module:
-    """Return a transformers or diffusers model in eval mode; see `PretrainedSource.load`.
+def load_model(model_class: Any, source: SourceFiles, dtype: torch.dtype = torch.float32, **kwargs: Any) -> nn.Module:
+    """Return a transformers or diffusers model in eval mode; see `source.PretrainedSource.load`.
 
     Raises:
         UserError: There is no such model, it is of another kind, or its weights are missing, broken or another model's.
@@ -82,7 +80,7 @@ def load_model(
     return model.eval()
 
 
-def load_config(source: PretrainedSource) -> PreTrainedConfig:
+def load_config(source: SourceFiles) -> PreTrainedConfig:
     """Return the config of a transformers model of any kind. Raises UserError where there is none."""
     check_kind(AutoConfig, source.settings, source)
     with _one_line_errors(f"{source.what}: the config in {source.id}"):
@@ -91,7 +89,7 @@ def load_config(source: PretrainedSource) -> PreTrainedConfig:
         return config
 
 
-def load_tokenizer(source: PretrainedSource) -> PreTrainedTokenizerBase:
+def load_tokenizer(source: SourceFiles) -> PreTrainedTokenizerBase:
     """Return the tokenizer of a source. Raises UserError where there is none, or it cannot be read."""
     found = source.find_optional(TOKENIZER)
     for name in VOCABULARIES:
@@ -105,7 +103,7 @@ def load_tokenizer(source: PretrainedSource) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(found.parent, local_files_only=True, trust_remote_code=False)
 
 
-def check_kind(model_class: Any, settings: dict[str, Any], source: PretrainedSource) -> None:
+def check_kind(model_class: Any, settings: dict[str, Any], source: SourceFiles) -> None:
     """Raise UserError where a config belongs to a model that `model_class` cannot load.
 
     The libraries would build a model that is partly random.
@@ -143,10 +141,11 @@ def _is_auto(model_class: Any) -> bool:
     return model_class is AutoConfig or hasattr(model_class, "_model_mapping")
 
 
-def config_of(model_class: Any, source: PretrainedSource) -> PreTrainedConfig:
+def config_of(model_class: Any, source: SourceFiles) -> PreTrainedConfig:
     """Return the config that `model_class` is built from; of a CLIP's vision model, a part of the source's."""
-    if _is_auto(model_class) or isinstance(source.config, model_class.config_class):
-        return source.config
+    config = load_config(source)
+    if _is_auto(model_class) or isinstance(config, model_class.config_class):
+        return config
     return model_class.config_class.from_pretrained(source.config_path.parent, local_files_only=True)
 
 
@@ -160,7 +159,7 @@ def _options(model_class: Any, config: PreTrainedConfig, kwargs: dict[str, Any])
     return {name: value for name, value in kwargs.items() if name != "add_pooling_layer" or name in known}
 
 
-def _build(model_class: Any, source: PretrainedSource, dtype: torch.dtype, kwargs: dict[str, Any]) -> nn.Module:
+def _build(model_class: Any, source: SourceFiles, dtype: torch.dtype, kwargs: dict[str, Any]) -> nn.Module:
     if _is_diffusers(model_class):
         return model_class.from_config(source.settings, **kwargs).to(dtype)
     config = config_of(model_class, source)
@@ -169,7 +168,7 @@ def _build(model_class: Any, source: PretrainedSource, dtype: torch.dtype, kwarg
 
 
 def _read(
-    model_class: Any, source: PretrainedSource, dtype: torch.dtype, kwargs: dict[str, Any]
+    model_class: Any, source: SourceFiles, dtype: torch.dtype, kwargs: dict[str, Any]
 ) -> tuple[nn.Module, dict[str, Any]]:
     folder = source.find(CONFIG).parent
     shared: dict[str, Any] = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}

@@ -10,7 +10,7 @@ from pathlib import Path
 from modules.common.errors import UserError
 from modules.image_decoder.stable_diffusion import save_lora as save_unet_lora
 from modules.saving.model_folder import architectures_of, save_model
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 from modules.text_decoder.tokenizers import Vocabulary
 
 CARD = """---

@@ -21,7 +21,7 @@ from modules.common.errors import UserError
 from modules.config import StoryConfig, load_config
 from modules.pretrained.source import PretrainedSource
 from modules.saving.checkpoint import latest_checkpoint
-from modules.story_model import StoryModel, build_model
+from modules.story_model.story_model import StoryModel, build_model
 from modules.storyboard.quantizer import TRAINING_STATE
 from modules.text_decoder.tokenizers import FOLDER, Vocabulary, load_vocabulary
 

@@ -1,6 +1,4 @@
-"""The picture and the text of a step find each other among all steps of a batch: the sigmoid loss of SigLIP (arXiv
-2303.15343).
-"""
+"""Contrastive loss that matches the image and the text of a step within a batch: SigLIP's (arXiv 2303.15343)."""
 
 from __future__ import annotations
 
@@ -14,21 +12,23 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from transformers.utils import ModelOutput
 
+from modules.common.outputs import REQUIRED
+
 HASH_BASE = 0x9E3779B97F4A7C15 - 2**64  # Odd and large, as a signed number.
 
 
 @dataclass
 class ContrastiveOutput(ModelOutput):
-    """`loss` (), whose mean over processes is that of the joined batch; `logits` (N,M): own pictures against every
-    process's texts.
+    """`loss` (), whose mean over processes is that of the joined batch; `logits` (N,M) of this process's images against
+    the texts of all processes.
     """
 
-    loss: Tensor = None
-    logits: Tensor = None
+    loss: Tensor
+    logits: Tensor = REQUIRED
 
 
 class ContrastiveLoss(nn.Module):
-    """Owns the temperature and the bias, which are learned; both begin as in the paper."""
+    """The loss with its learned temperature and bias, initialised as in the paper."""
 
     def __init__(self, scale: float = 10.0, bias: float = -10.0) -> None:
         super().__init__()
@@ -39,11 +39,11 @@ class ContrastiveLoss(nn.Module):
     def forward(
         self, image_embeds: Tensor, text_embeds: Tensor, mask: Tensor | None = None, group_ids: Tensor | None = None
     ) -> ContrastiveOutput:
-        """image_embeds and text_embeds (N,D) of the same steps -> their loss, in float32, a mean over steps.
+        """Return the loss of image_embeds and text_embeds (N,D) of the same steps, in float32, a mean over steps.
 
-        Rows where `mask` (N,) is False do not occur. Rows of one `group_ids` (N,) are not told apart: of steps that
-        share their text none is a wrong answer (see `text_ids`). Every process must call this at the same time, with
-        the same N.
+        Rows where `mask` (N,) is False are left out. Rows with equal `group_ids` (N,) are not negatives of each other:
+        of steps that share their text, each is a right answer (see `text_ids`). Every process must call this at the
+        same time, with the same N.
         """
         rows = torch.arange(len(image_embeds), device=image_embeds.device)
         mask = torch.ones_like(rows, dtype=torch.bool) if mask is None else mask
@@ -55,21 +55,18 @@ class ContrastiveLoss(nn.Module):
             logits = self.log_scale.float().exp() * (images @ _Gather.apply(texts).t()) + self.bias.float()
             is_pair = keys[:, :1] == all_rows
             counts = (mask[:, None] & all_mask.bool()) & (is_pair | (keys[:, 1:2] != all_groups))
-            share = (
-                len(all_rows) // len(rows) / all_mask.sum().clamp(min=1)
-            )  # As many times as there are processes, of the joined mean.
+            num_processes = len(all_rows) // len(rows)
+            share = num_processes / all_mask.sum().clamp(min=1)  # Processes are averaged, so their sum is scaled up.
             return ContrastiveOutput(loss=share * sigmoid_contrastive_loss(logits, is_pair, counts), logits=logits)
 
 
 def pool_slots(slots: Tensor) -> Tensor:
-    """(N,S,d) -> (N,S*d): the cosine of two steps is then the mean cosine of their slots, each compared with its own
-    like.
-    """
+    """Flatten normalised slots (N,S,d) -> (N,S*d): the cosine of two steps is then the mean cosine of their slots."""
     return F.normalize(slots.float(), dim=-1).flatten(1)
 
 
 def text_ids(input_ids: Tensor, text_mask: Tensor) -> Tensor:
-    """A number (N,) for each text of tokens and mask (N,L): the same for equal texts, on every process, whatever the
+    """Return a hash (N,) of each text of tokens and mask (N,L): equal for equal texts, on every process, with any
     padding.
     """
     powers = torch.full_like(input_ids[0], HASH_BASE).cumprod(0)  # A polynomial modulo 2^64: integers wrap around.
@@ -77,12 +74,10 @@ def text_ids(input_ids: Tensor, text_mask: Tensor) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    """The rows (N,...) of all processes, in their order, (M,...); what each makes of a row comes back to its owner as
-    gradient.
-    """
+    """Gather the rows (N,...) of all processes, in rank order: (M,...). A row's gradients are summed at its owner."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, rows: Tensor) -> Tensor:
+    def forward(_ctx: FunctionCtx, rows: Tensor) -> Tensor:
         if not _is_shared():
             return rows.view_as(rows)
         parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
@@ -90,7 +85,7 @@ class _Gather(torch.autograd.Function):
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
+    def backward(_ctx: FunctionCtx, gradient: Tensor) -> Tensor:
         if not _is_shared():
             return gradient
         gradient = gradient.contiguous()
@@ -103,9 +98,8 @@ def _is_shared() -> bool:
 
 
 def sigmoid_contrastive_loss(logits: Tensor, is_pair: Tensor, counts: Tensor) -> Tensor:
-    """Sum, in float32, of what it costs to tell the pairs (N,M) that `is_pair` from those that are not, where `counts`
-    (SigLIP, arXiv 2303.15343): every entry of logits (N,M) is a yes-or-no question of its own, so rows may be computed
-    apart and added.
+    """Return the sum (), in float32, of the binary losses of logits (N,M), positive where `is_pair`, over the entries
+    that `counts` (SigLIP, arXiv 2303.15343). Entries are independent, so parts of the rows may be computed and added.
     """
     signed = torch.where(is_pair, logits, -logits).float()
     return -F.logsigmoid(signed).masked_fill(~counts, 0).sum()

@@ -16,9 +16,10 @@ from torch.utils.checkpoint import checkpoint
 
 from modules.common.errors import UserError
 from modules.layers.transformer import Transformer
+from modules.pretrained.files import read_json
 from modules.pretrained.freezing import prepare_training, set_modes
 from modules.pretrained.part import PretrainedPart
-from modules.pretrained.source import PretrainedSource, read_json
+from modules.pretrained.source import PretrainedSource
 from modules.storyboard.config import ImageEncoderConfig, ScratchImageEncoderConfig
 
 if TYPE_CHECKING:
@@ -64,9 +65,12 @@ def _kinds() -> dict[str, _Kind]:
 
 
 class PretrainedImageEncoder(PretrainedPart):
-    """A picture's tokens from a pretrained encoder, which resizes and normalises for itself; frozen layers never leave
-    eval mode.
+    """An image's tokens from a pretrained encoder, with resizing and normalisation; frozen layers never leave eval
+    mode.
     """
+
+    scale: Tensor  # (3, 1, 1)
+    shift: Tensor  # (3, 1, 1)
 
     def __init__(self, config: ImageEncoderConfig, source: PretrainedSource | None = None) -> None:
         """`source` is by default the one that the config names. Raises UserError where it cannot be loaded."""
@@ -83,7 +87,7 @@ class PretrainedImageEncoder(PretrainedPart):
         self.model = cast("PreTrainedModel", source.load(kind.model, **kind.options))
         self.trained = prepare_training(self.model, config.trainable_layers, config.gradient_checkpointing, PART)
         for name, parameter in self.model.named_parameters():
-            if kind.beside_tokens in name.split("."):  # It would wait for gradients that never come.
+            if kind.beside_tokens in name.split("."):  # These never receive gradients.
                 parameter.requires_grad_(False)
         self._read_preprocessing(kind, source)
 
@@ -121,8 +125,8 @@ class PretrainedImageEncoder(PretrainedPart):
         return (self.image_size // config.patch_size) ** 2 + self.has_class_token
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(N,3,H,W) in [-1,1], of any size -> the whole token sequence (N,P,D'); of a ResNet, the last feature map's
-        cells by rows.
+        """Encode (N,3,H,W) in [-1,1], of any size, into the whole token sequence (N,P,D'); of a ResNet, the last
+        feature map's cells by rows.
         """
         pixels = resize(pixels.float(), self.image_size) * self.scale + self.shift
         with torch.set_grad_enabled(torch.is_grad_enabled() and bool(self.trained)):
@@ -136,14 +140,14 @@ class PretrainedImageEncoder(PretrainedPart):
 
 
 def resize(pixels: Tensor, size: int) -> Tensor:
-    """(N,3,H,W) in [-1,1] -> (N,3,size,size) by antialiased bicubic interpolation, as the encoders were trained with."""
+    """Resize (N,3,H,W) in [-1,1] to (N,3,size,size) by antialiased bicubic interpolation, as encoders were trained."""
     if pixels.shape[-2:] == (size, size):
         return pixels
     return F.interpolate(pixels, size=(size, size), mode="bicubic", align_corners=False, antialias=True).clamp(-1, 1)
 
 
 def _input_size(preprocessor: dict[str, Any]) -> int:
-    """Pixels a side, out of the three forms that a preprocessor_config.json has them in."""
+    """Return the pixels a side, from any of the three forms in a preprocessor_config.json."""
     size = preprocessor.get("crop_size", preprocessor.get("size", RESNET_SIZE))
     return size if isinstance(size, int) else size.get("shortest_edge", size.get("height", RESNET_SIZE))
 
@@ -157,9 +161,9 @@ def _are_channels(values: Any) -> bool:
 
 
 class ResidualStage(nn.Module):
-    """Two convolutions beside a projection, halving height and width (ResNet, arXiv 1512.03385).
+    """Two convolutions with a projection shortcut, halving height and width (ResNet, arXiv 1512.03385).
 
-    GroupNorm: statistics over a batch would mix stories, and blank pictures into them.
+    GroupNorm, because batch statistics would mix stories and include blank images.
     """
 
     def __init__(self, in_channels: int, channels: int, norm_num_groups: int) -> None:
@@ -170,19 +174,20 @@ class ResidualStage(nn.Module):
         self.norm1, self.norm2, self.shortcut_norm = (nn.GroupNorm(norm_num_groups, channels) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N,C,H,W) -> (N,channels,H/2,W/2)."""
+        """Map (N,C,H,W) -> (N,channels,H/2,W/2)."""
         hidden = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
         return F.relu(hidden + self.shortcut_norm(self.shortcut(x)))
 
 
 class ScratchImageEncoder(nn.Module):
-    """A small ResNet's last map, cut into tokens that then attend to each other (the hybrid of ViT, arXiv 2010.11929)."""
+    """A small ResNet's last map, cut into tokens that attend to each other (the hybrid ViT, arXiv 2010.11929)."""
 
     def __init__(self, config: ScratchImageEncoderConfig) -> None:
         super().__init__()
         if config.image_size % config.token_size:
             raise ValueError(
-                f"image_size {config.image_size} is not a multiple of {config.token_size}, the pixels a side of one token"
+                f"image_size {config.image_size} is not a multiple of {config.token_size}, the pixels a"
+                " side of one token"
             )
         self.config = config
         channels, groups, patch = config.stem_channels, config.norm_num_groups, config.patch_size
@@ -202,16 +207,16 @@ class ScratchImageEncoder(nn.Module):
 
     @property
     def width(self) -> int:
-        """D, of the vectors that `forward` gives."""
+        """D, the width of the vectors that `forward` returns."""
         return self.config.dim
 
     @property
     def num_tokens(self) -> int:
-        """P."""
+        """P, the tokens of an image."""
         return (self.config.image_size // self.config.token_size) ** 2
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(N,3,H,W) in [-1,1], of any size -> (N,P,D)."""
+        """Encode (N,3,H,W) in [-1,1], of any size -> (N,P,D)."""
         pixels = resize(pixels, self.config.image_size)
         keeps_all = not (self.config.gradient_checkpointing and self.training)
         return self.transformer(
@@ -223,7 +228,7 @@ class ScratchImageEncoder(nn.Module):
 
 
 class LatentPatchEncoder(nn.Module):
-    """Cuts a latent (N, c, h, w) into patches and embeds them: (N, P, D), P = (h/patch) * (w/patch)."""
+    """Cuts latents (N,c,h,w) into patches and embeds them: (N,P,D), P = (h/patch) * (w/patch)."""
 
     def __init__(self, latent_shape: tuple[int, int, int], patch_size: int, dim: int) -> None:
         super().__init__()

@@ -71,7 +71,7 @@ class Storyboard(nn.Module):
         else:
             self.text_encoder = TokenEncoder(vocab_size, max_text_length, config.dim)
         # Small queries: a large one drowns what its slot reads, and all steps look alike to the codebook.
-        self.queries = nn.Parameter(torch.randn(config.num_slots, config.dim) * 0.02)
+        self.queries: nn.Parameter | None = nn.Parameter(torch.randn(config.num_slots, config.dim) * 0.02)
         self.fusion = Transformer(config.dim, config.num_layers, config.num_heads)
         self.to_slots = nn.Linear(config.dim, config.codebook_dim)
         self.quantizer = VectorQuantizer(
@@ -123,6 +123,7 @@ class Storyboard(nn.Module):
     def encode(self, steps: StepInputs) -> Tensor:
         """Return the slots (N,S,d) of N steps. A masked modality is never looked at."""
         vectors, mask = self.sequence(steps)
+        assert self.queries is not None
         queries = self.queries.expand(len(vectors), -1, -1)
         mask = torch.cat([mask.new_ones(queries.shape[:2]), mask], dim=1)
         fused = self.fusion(torch.cat([queries, vectors], dim=1), mask[:, None, None, :])

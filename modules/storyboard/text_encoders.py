@@ -1,9 +1,10 @@
-"""Texts as sequences of vectors by a pretrained BERT or any other transformers text encoder, and its tokenizer."""
+"""Texts as sequences of vectors: pretrained text encoders (BERT, ...) with their tokenizers, and embedded tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +15,14 @@ from modules.pretrained.part import PretrainedPart
 from modules.pretrained.source import PretrainedSource
 from modules.storyboard.config import TextEncoderConfig
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 PART = "storyboard.text_encoder"
 
 
 class PretrainedTextEncoder(PretrainedPart):
-    """A text's tokens from a pretrained encoder, each having seen the whole text; frozen layers never leave eval mode."""
+    """Contextual token vectors from a pretrained text encoder; frozen layers never leave eval mode."""
 
     def __init__(self, config: TextEncoderConfig, source: PretrainedSource | None = None) -> None:
         """`source` is by default the one that the config names. Raises UserError where it cannot be loaded."""
@@ -26,7 +30,7 @@ class PretrainedTextEncoder(PretrainedPart):
         self.config, self.source = config, source or PretrainedSource(config.source, f"{PART}.source")
         from transformers import AutoModelForTextEncoding
 
-        self.model = self.source.load(AutoModelForTextEncoding, add_pooling_layer=False)
+        self.model = cast("PreTrainedModel", self.source.load(AutoModelForTextEncoding, add_pooling_layer=False))
         self.trained = prepare_training(self.model, config.trainable_layers, config.gradient_checkpointing, PART)
 
     def pretrained_names(self) -> Iterator[str]:
@@ -35,7 +39,7 @@ class PretrainedTextEncoder(PretrainedPart):
 
     @property
     def width(self) -> int:
-        """D', of the vectors that `forward` gives."""
+        """D', the width of the vectors that `forward` returns."""
         return self.model.config.hidden_size
 
     @cached_property
@@ -44,11 +48,9 @@ class PretrainedTextEncoder(PretrainedPart):
         return EncoderTokenizer(self.config, self.source)
 
     def forward(self, input_ids: Tensor, text_mask: Tensor) -> Tensor:
-        """Ids of `EncoderTokenizer` (N,L) and their mask (N,L) bool -> (N,L,D'); what stands where the mask is False
-        means nothing.
-        """
-        # A row without a text looks at its first token: attention over nothing would be NaN, which no mask takes out of
-        # a gradient.
+        """Encode ids of `EncoderTokenizer` (N,L) with their mask (N,L) bool -> (N,L,D'); masked rows mean nothing."""
+        # A row without text attends to its first token: attention over nothing is NaN, which no mask removes from a
+        # gradient.
         seen = text_mask.clone()
         seen[:, 0] |= ~text_mask.any(1)
         with torch.set_grad_enabled(torch.is_grad_enabled() and bool(self.trained)):
@@ -72,20 +74,22 @@ class EncoderTokenizer:
         longest = min(getattr(model, "max_position_embeddings", config.max_length), self.tokenizer.model_max_length)
         if config.max_length > longest:
             raise UserError(
-                f"{PART}: max_length {config.max_length} is more than the {longest} tokens that {config.source} reads: lower it"
+                f"{PART}: max_length {config.max_length} is more than the {longest} tokens that {config.source} reads:"
+                " lower it"
             )
         if len(self.tokenizer) > model.vocab_size:
             raise UserError(
-                f"{source.what}: {config.source} has a tokenizer of {len(self.tokenizer)} tokens and weights for {model.vocab_size}:"
-                " they do not belong together; copy or fetch it anew"
+                f"{source.what}: {config.source} has a tokenizer of {len(self.tokenizer)} tokens and weights for"
+                f" {model.vocab_size}: they do not belong together; copy or fetch it anew"
             )
         if self.tokenizer.pad_token is None:
             raise UserError(
-                f"{source.what}: the tokenizer in {config.source} has no padding token: choose an encoder whose tokenizer has one"
+                f"{source.what}: the tokenizer in {config.source} has no padding token: choose an encoder whose"
+                " tokenizer has one"
             )
 
     def encode_batch(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Texts -> ids (N,L) int64 and their mask (N,L) bool, padded and cut to L = max_length."""
+        """Tokenise N texts: ids (N,L) int64 and their mask (N,L) bool, padded and cut to L = max_length."""
         encoded = self.tokenizer(
             list(texts), padding="max_length", truncation=True, max_length=self.config.max_length, return_tensors="pt"
         )
@@ -93,7 +97,7 @@ class EncoderTokenizer:
 
 
 class TokenEncoder(nn.Module):
-    """Embeds token ids (N, L) with learned positions: (N, L, D). The fusion transformer does the reading."""
+    """Embeds token ids (N,L) with learned positions: (N,L,D). The fusion transformer contextualises them."""
 
     def __init__(self, vocab_size: int, max_length: int, dim: int) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ from modules.data.read_ahead import ReadAhead, iterate_pages
 from modules.image_decoder.autoencoder import AutoencoderOutput, PictureAutoencoder
 from modules.layers.seeding import derive_seed
 from modules.story import StoryDataset
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 from modules.training.phases import Phase
 
 STATISTICS_STORIES = 64

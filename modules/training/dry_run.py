@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from modules.config import StoryConfig
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 from modules.training.memory_estimate import (
     STRATEGIES,
     autoencoder_activations,

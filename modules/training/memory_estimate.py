@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from modules.batch import StepNoise, StoryBatch, draw_noise
 from modules.config import StoryConfig
-from modules.story_model import StoryModel, build_model
+from modules.story_model.story_model import StoryModel, build_model
 
 STRATEGIES = ("ddp", "fsdp2")
 CAPTION_LENGTH = 77  # Of the text encoder of Stable Diffusion.

@@ -20,10 +20,10 @@ from modules.common.progress import ProgressLine
 from modules.data.pixels import to_pictures, to_pixels
 from modules.data.read_ahead import Head
 from modules.encoded.stories import EncodedStories
-from modules.generation import MAX_NUM_STEPS
-from modules.pipeline import StoryPipeline
+from modules.generation.pipeline import StoryPipeline
+from modules.generation.settings import MAX_NUM_STEPS
 from modules.story import StoryDataset
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 from modules.text_decoder.tokenizers import Vocabulary
 from modules.training.phases import Phase
 from modules.training.reliance import code_reliance, reliance_summary

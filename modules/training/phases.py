@@ -16,7 +16,7 @@ from modules.encoded.codes import cache_codes
 from modules.encoded.stories import EncodedStories
 from modules.layers.seeding import derive_seed
 from modules.prior.teacher_forcing import draw_mixing
-from modules.story_model import PARTS, StoryModel, StoryModelOutput
+from modules.story_model.story_model import PARTS, StoryModel, StoryModelOutput
 from modules.storyboard.quantizer import VectorQuantizer
 from modules.training.optimizer import linear_ramp
 

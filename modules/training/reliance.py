@@ -10,7 +10,7 @@ from modules.common.progress import track
 from modules.encoded.stories import EncodedStories
 from modules.image_decoder.image_decoder import ImageDecoder
 from modules.layers.losses import masked_mean
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 
 STORIES_PER_BATCH = 8
 

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from transformers.utils import ModelOutput
 
 from modules.layers.transformer import TransformerBlock
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 from modules.storyboard.quantizer import VectorQuantizer
 
 

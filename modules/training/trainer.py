@@ -28,7 +28,7 @@ from modules.saving.checkpoint import latest_checkpoint, load_checkpoint, save_c
 from modules.saving.model_folder import architectures_of, load_autoencoder, save_model
 from modules.saving.run_lock import RunLock
 from modules.story import StoryDataset
-from modules.story_model import build_model
+from modules.story_model.story_model import build_model
 from modules.text_decoder.tokenizers import load_vocabulary, make_vocabulary
 from modules.training.autoencoder_phase import AutoencoderPhase
 from modules.training.monitor import Monitor

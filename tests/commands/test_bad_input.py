@@ -82,7 +82,10 @@ BAD_CHECKPOINTS = {
     ),
     "newer": (lambda folder: edit_config(folder, format_version=3), "format version 3"),
     "another shape": (lambda folder: edit_config(folder, vocab_size=500), "does not contain this model's weights"),
-    "no such shape": (lambda folder: edit_config(folder, vocab_size=-1), "describes no model"),
+    "no such shape": (
+        lambda folder: edit_config(folder, vocab_size=-1),
+        "config.json: vocab_size must be 1 or more, got -1",
+    ),
     "truncated": (
         lambda folder: (folder / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{"),
         "model.safetensors does not contain",

@@ -11,8 +11,8 @@ from PIL import Image
 
 import story_generative_model
 from modules.data.images import load_image
-from modules.generation import SCHEDULERS
-from modules.pipeline import StoryPipeline
+from modules.generation.pipeline import StoryPipeline
+from modules.generation.settings import SCHEDULERS
 from modules.presentation.story.files import read_story
 from modules.saving.checkpoint import save_checkpoint
 from modules.storyworld import StoryWorld

@@ -15,7 +15,7 @@ import story_generative_model
 from modules.commands import data_cli
 from modules.common.shipped import shipped
 from modules.downloads import SOURCES
-from modules.generation import GenerationSettings
+from modules.generation.settings import GenerationSettings
 from tests.support.commands import PROMPT, ROOT, run
 
 HEAVY = {

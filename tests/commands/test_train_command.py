@@ -19,7 +19,7 @@ from modules.presets import TINY
 from modules.saving.checkpoint import latest_checkpoint, load_checkpoint
 from modules.saving.run_lock import RunLock
 from modules.story import Story, StoryStep
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 from modules.storyworld import StoryWorld
 from modules.training.processes import forgotten_precision, make_accelerator
 from modules.training.settings import TrainSettings
@@ -158,7 +158,7 @@ UNBUILDABLE = {
     "groups": ({"image_decoder": {"norm_num_groups": 3}}, "describes no model that can be built"),
     "picture size": ({"autoencoder": {"image_size": 36}}, "image_size 36 is not a multiple of 8"),
     "patches": ({"storyboard": {"patch_size": 3}}, "patch_size 3 does not divide"),
-    "vocabulary": ({"vocab_size": -1}, "describes no model that can be built"),
+    "vocabulary": ({"vocab_size": -1}, "vocab_size must be 1 or more, got -1"),
     "batch": ({"training": {"batch_size": 0}}, "training.batch_size must be 1 or more, got 0"),
     "quantised never": ({"training": {"quantize_at": 1.0}}, "training.quantize_at must be from 0 to below 1, got 1.0"),
 }

@@ -15,7 +15,7 @@ from modules.common import versions
 from modules.common.errors import UserError
 from modules.common.versions import MEND, check_version, version_problem
 from modules.presets import PRESETS
-from modules.story_model import build_model
+from modules.story_model.story_model import build_model
 
 INSTALLED = {"peft": "0.21.2", "transformers": "5.24.0", "torch": "2.13.0+cpu"}
 
@@ -75,7 +75,7 @@ def test_any_refusal_of_a_library_is_no_broken_config(monkeypatch):
     def refuse(*_args, **_options):
         raise ImportError("peft>=99.0 is required")
 
-    monkeypatch.setattr("modules.story_model.TextDecoder", refuse)
+    monkeypatch.setattr("modules.story_model.story_model.TextDecoder", refuse)
     with pytest.raises(UserError, match="do not fit together") as caught:
         build_model(PRESETS["tiny"], "this config")
     assert "describes no model" not in str(caught.value)

@@ -81,7 +81,7 @@ def test_a_run_goes_on_from_another_form_of_its_data(forms, from_folder, tmp_pat
     assert outcome(tmp_path) == outcome(from_folder)
 
 
-def test_other_shards_are_refused(forms, from_folder, tmp_path, capsys):
+def test_other_shards_are_refused(from_folder, tmp_path, capsys):
     write_stories(tmp_path / "data" / "train", [StoryWorld(1, image_size=32)[0]])
     pack(tmp_path / "data", tmp_path / "shards", 1 << 20)
     assert "was trained with another data" in fails(capsys, from_folder, *SHORT, "--data", tmp_path / "shards")
@@ -113,7 +113,7 @@ def test_training_with_a_cache_opens_no_picture_and_has_the_same_losses(
     data = ("--preset", "tiny", "--data", str(forms["shards"]))
     command = ["precompute", *data, "--ckpt", str(from_folder), "--output", str(tmp_path / "cache")]
     assert story_generative_model.main([*command[:5], *command[7:]]) == 2
-    assert "give a checkpoint that has one by --ckpt" in capsys.readouterr().err
+    assert "give a checkpoint with a trained one by --ckpt" in capsys.readouterr().err
     assert story_generative_model.main(command) == 0
     flags = (*SHORT, *data, "--phases", "opening,joint,consolidation", "--autoencoder", from_folder)
     assert train(tmp_path / "without", *flags) == 0

@@ -1,4 +1,4 @@
-"""Parquet shards: read by the datasets library, the same stories from everywhere, packing that is stopped."""
+"""Parquet shards: read by the datasets library, locally and remotely; packing that is stopped and resumed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROW_GROUP = 3_000  # Bytes: several groups a shard, several stories a group.
 
 
 def write_split(folder: Path, count: int, seed: int) -> None:
-    """Stories of 1 to 5 steps with noise for pictures, a step without text, one without picture, and many keys."""
+    """Write stories of 1 to 5 steps with pictures of noise, some of them incomplete, and keys of all kinds."""
     rng = np.random.default_rng(seed)
     (folder / "images").mkdir(parents=True)
     lines = []
@@ -130,7 +130,7 @@ def test_threads_that_read_at_once_get_their_own_stories(packed, folder, monkeyp
 
 @pytest.fixture(scope="module")
 def server(packed: Path) -> Iterator[Hub]:
-    """The stand-in Hub: its dataset o/n contains the shards; its files have plain addresses, too."""
+    """The stand-in Hub with the shards as data set o/n; its plain addresses work as on any web server."""
     root = packed.with_name("hub")
     (root / "o/n").mkdir(parents=True)
     (root / "o/n/main").symlink_to(packed)
@@ -138,7 +138,7 @@ def server(packed: Path) -> Iterator[Hub]:
         yield hub
 
 
-def test_a_web_server_is_asked_for_what_is_needed_alone(server, packed, folder):
+def test_a_web_server_is_asked_for_what_is_needed_alone(server, folder):
     where = f"{server.endpoint}/datasets/o/n/resolve/main"
     shards = open_stories(where, "train")
     assert shards.fingerprint() == StoryFolder(folder / "train").fingerprint()
@@ -159,7 +159,7 @@ def test_memory_and_the_local_protocol_hold_the_same(packed, folder):
         assert [told(shards[index]) for index in range(6)] == [told(stories[index]) for index in range(6)]
 
 
-def test_a_network_that_fails_for_a_moment_is_waited_for(packed, monkeypatch):
+def test_a_network_that_fails_for_a_moment_is_waited_for(monkeypatch):
     files = fsspec.filesystem("memory")
     files.pipe_file("/x/part", b"0123456789")
     calls, cat = [], type(files).cat_file
@@ -171,7 +171,7 @@ def test_a_network_that_fails_for_a_moment_is_waited_for(packed, monkeypatch):
         return cat(self, *args, **options)
 
     monkeypatch.setattr(type(files), "cat_file", failing)
-    monkeypatch.setattr(remote.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(remote.time, "sleep", lambda _: None)
     with remote.open_ranges("memory://x/part", 10) as file:
         file.seek(-4, 2)
         assert file.read(3) == b"678" and len(calls) == 3
@@ -184,11 +184,11 @@ def test_a_network_that_fails_for_a_moment_is_waited_for(packed, monkeypatch):
 @pytest.mark.parametrize(
     ("where", "message"),
     [
-        ("{tmp}", "holds neither"),
-        ("memory://nowhere", r"holds no shards\.json: make shards with download_data\.py pack"),
+        ("{tmp}", "has neither"),
+        ("memory://nowhere", r"has no shards\.json: make shards with download_data\.py pack"),
         ("nothing://x", "nothing://x.* is not an address that can be opened"),
         ("{hub}/datasets/a/private/resolve/main", "cannot be read .*401"),
-        ("{hub}/datasets/o/n/resolve/other", r"holds no shards\.json"),
+        ("{hub}/datasets/o/n/resolve/other", r"has no shards\.json"),
     ],
 )
 def test_what_cannot_be_opened_is_told_in_a_sentence(where, message, tmp_path, server):
@@ -201,7 +201,7 @@ def test_shards_that_are_not_whole_are_refused(packed, tmp_path):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     manifest = json.loads((packed / MANIFEST).read_bytes())
     (tmp_path / MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match='no "test"|"train" or "val"'):
+    with pytest.raises(UserError, match=r'no "test"|"train" or "val"'):
         StoryShards(tmp_path, "test")
     first, second = (tmp_path / shard["name"] for shard in manifest["splits"]["train"][:2])
     whole = first.read_bytes()
@@ -209,7 +209,7 @@ def test_shards_that_are_not_whole_are_refused(packed, tmp_path):
     with pytest.raises(UserError, match=f"{first.name} is missing or not whole"):
         StoryShards(tmp_path, "train")
     first.write_bytes(second.read_bytes())
-    with pytest.raises(UserError, match="stories, not the|not whole"):
+    with pytest.raises(UserError, match=r"stories, not the|not whole"):
         StoryShards(tmp_path, "train")
 
 
@@ -255,7 +255,7 @@ def test_nothing_but_shards_is_ever_replaced(folder, tmp_path, capsys, monkeypat
 def test_one_set_of_stories_becomes_its_own_split(folder, tmp_path):
     assert list(pack(folder / "val", tmp_path / "out", 1 << 20)) == ["val"]
     assert len(StoryShards(tmp_path / "out", "val")) == 6
-    with pytest.raises(UserError, match='holds no "train" shards'):
+    with pytest.raises(UserError, match='has no "train" shards'):
         StoryShards(tmp_path / "out", "train")
 
 

@@ -66,7 +66,7 @@ def test_download_refuses_to_overwrite(tmp_path, capsys):
 def test_ctrl_c_changes_nothing(tmp_path, monkeypatch, capsys):
     assert download("storyworld", "--stories", 1, "--output", tmp_path) == 0
 
-    def interrupt(self, index):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(StoryWorld, "__getitem__", interrupt)

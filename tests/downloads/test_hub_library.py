@@ -12,9 +12,9 @@ import datasets
 import pytest
 
 from modules.data.folder import open_split
-from tests.downloads.test_hub_sources import picture, run
 from tests.support.downloads import collected, files, texts
 from tests.support.downloads import run as run_here
+from tests.support.hub_data import picture, run
 from tests.support.hub_server import Hub, serving
 
 

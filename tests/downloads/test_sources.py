@@ -1,15 +1,10 @@
-"""Data sets on this disk, each in a tiny copy of its layout; splits, resumption, and what is said of what cannot be
-used.
-"""
+"""Sources on this disk, each in a tiny copy of its layout, and messages about faults."""
 
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
+import textwrap
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
@@ -21,8 +16,7 @@ from modules.data.folder import open_split
 from modules.downloads import SOURCES
 from modules.downloads.codraw import parse_scene
 from modules.downloads.record import first_sentence, license_key
-from modules.downloads.splits import assign_splits
-from tests.support.downloads import collected, files, paint, run, texts
+from tests.support.downloads import collected, paint, run, texts
 
 ROOT = Path(__file__).parents[2]
 
@@ -73,72 +67,6 @@ def test_our_own_form_and_pictures_with_a_text_beside(tmp_path):
     assert [story.steps[0].image_path.read_bytes() for story in again.values()] == [
         story.steps[0].image_path.read_bytes() for story in first.values()
     ]
-
-
-# --- tables
-
-
-def test_csv_jsonl_and_parquet_with_columns_named(tmp_path):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    for number in range(4):
-        paint(tmp_path / f"pics/{number}.png", number)
-    rows = [
-        {"pic": f"pics/{n}.png", "says": f"Step {n}.", "book": f"b{n // 2}", "who": "Ann", "about": "A walk"}
-        for n in range(4)
-    ]
-    (tmp_path / "t.csv").write_text("\n".join([",".join(rows[0]), *(",".join(row.values()) for row in rows)]))
-    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, [*rows[:2], "no object", *rows[2:]])))
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet", row_group_size=3)
-    columns = [
-        "--image",
-        "pic",
-        "--text",
-        "says",
-        "--story",
-        "book",
-        "--credit",
-        "who",
-        "--prompt",
-        "about",
-        "--license",
-        "CC0",
-    ]
-    for kind in ("csv", "jsonl", "parquet"):
-        found = collected(tmp_path / kind, kind, tmp_path / f"t.{kind}", *columns)
-        assert {name: texts(story) for name, story in found.items()} == {
-            "b0": ["Step 0.", "Step 1."],
-            "b1": ["Step 2.", "Step 3."],
-        }
-        assert found["b0"].prompt == "A walk" and found["b0"].extra == {
-            "source": kind,
-            "license": "CC0",
-            "credit": "Ann",
-        }
-
-
-def test_a_damaged_row_group_is_named_and_the_rest_is_read(tmp_path):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path = tmp_path / "t.parquet"
-    rows = [{"image": paint(tmp_path / f"{n}.png", n).read_bytes(), "text": f"Text {n}."} for n in range(6)]
-    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=2, compression="zstd", use_dictionary=False)
-    column = pq.ParquetFile(path).metadata.row_group(1).column(0)
-    content = bytearray(path.read_bytes())
-    content[column.data_page_offset : column.data_page_offset + column.total_compressed_size] = bytes(
-        column.total_compressed_size
-    )
-    path.write_bytes(content)
-    found = collected(tmp_path / "out", "parquet", path)
-    assert sorted(text for story in found.values() for text in texts(story)) == [
-        "Text 0.",
-        "Text 1.",
-        "Text 4.",
-        "Text 5.",
-    ]
-    assert "rows 3 to 4: 2 rows are damaged" in (tmp_path / "out/train/source.json").read_text()
 
 
 # --- data sets that a user has
@@ -271,122 +199,6 @@ def test_codraw_draws_a_step_each_time_the_canvas_changes(tmp_path):
     assert len(parse_scene(f"2,{sun}{unused}")) == 1
 
 
-# --- splits
-
-
-def test_stories_that_share_a_picture_go_together():
-    chain = [("a", "all", "12"), ("b", "all", "23"), ("c", "all", "34")]
-    stories = [*chain, *((f"s{n}", "all", [f"own {n}"]) for n in range(97))]
-    splits = assign_splits(stories)
-    assert len(set(splits[:3])) == 1 and splits.count("val") == 10 and splits == assign_splits(stories)
-    own = [("a", "train", "1"), ("b", "val", "12"), ("c", "val", "2"), ("d", "val", "3")]
-    assert assign_splits(own) == ["train", "train", "train", "val"]
-    assert assign_splits(own[1:]) == ["val"] * 3
-    assert assign_splits([("a", "all", "1"), ("b", "all", "1")]) == ["train", "train"]
-
-
-def test_no_picture_is_in_two_splits_on_disk(tmp_path, capsys):
-    for n in range(30):
-        paint(tmp_path / f"in/{n:02d}/1.png", n // 2)
-        (tmp_path / f"in/{n:02d}/1.txt").write_text(f"Story {n}.")
-    collected(tmp_path / "out", "folder", tmp_path / "in")
-    pictures = [{path.name for path in (tmp_path / "out" / split).rglob("*.png")} for split in ("train", "val")]
-    assert pictures[0] and pictures[1] and not pictures[0] & pictures[1]
-    collected(tmp_path / "val", "folder", tmp_path / "in", "--splits", "val")
-    assert files(tmp_path / "val/val") == files(tmp_path / "out/val") and not (tmp_path / "val/train").exists()
-    assert run("validate", tmp_path / "out") == 0
-    assert "no fault" in capsys.readouterr().out
-
-
-# --- stopping, going on, and what is in the way
-
-
-def many(folder: Path, count: int = 60) -> Path:
-    lines = [
-        {"text": f"Story {n}. It is told.", "image": paint(folder / f"{n}.png", n, (200, 160)).name}
-        for n in range(count)
-    ]
-    (folder / "t.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    return folder / "t.jsonl"
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_stopped_run_goes_on_and_gives_the_same_files(tmp_path, number):
-    table = many(tmp_path / "in")
-    collected(tmp_path / "whole", "jsonl", table)
-    slowly = "import signal, sys, time; from modules.downloads import collect; import download_data\n"
-    slowly += "store = collect.store_image\n"
-    # Who starts tests in the background may have it ignored.
-    slowly += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    slowly += (
-        "collect.store_image = lambda *a: (time.sleep(0.02), store(*a))[1]; collect.SECONDS_BETWEEN_SAVES = 0.05\n"
-    )
-    command = [
-        sys.executable,
-        "-c",
-        f"{slowly}sys.exit(download_data.main({['jsonl', str(table), '--output', str(tmp_path / 'out')]}))",
-    ]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    records = tmp_path / "out/.download-jsonl/records.jsonl"
-    while not (records.exists() and records.stat().st_size > 2000):
-        assert process.poll() is None and not time.sleep(0.01)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
-    assert number == signal.SIGKILL or ("the same command goes on from there" in err and "Traceback" not in err)
-    assert not (tmp_path / "out/train").exists() and 0 < len(records.read_bytes().splitlines()) < 60
-    collected(tmp_path / "out", "jsonl", table)
-    assert files(tmp_path / "out") == files(tmp_path / "whole")
-
-
-def test_a_run_that_ends_while_it_moves_is_completed(tmp_path, monkeypatch):
-    from modules.downloads import splits
-
-    table = many(tmp_path / "in", 20)
-    collected(tmp_path / "whole", "jsonl", table)
-    replace_folder = splits.replace_folder
-
-    def once(folder: Path, new: Path) -> None:
-        replace_folder(folder, new)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(splits, "replace_folder", once)
-    assert run("jsonl", table, "--output", tmp_path / "out") == 130 and not (tmp_path / "out/val").exists()
-    monkeypatch.undo()
-    collected(tmp_path / "out", "jsonl", table)
-    assert files(tmp_path / "out") == files(tmp_path / "whole")
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full is Linux's")
-def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path, capsys):
-    table = many(tmp_path / "in", 3)
-    (tmp_path / "out/.download-jsonl").mkdir(parents=True)
-    (tmp_path / "out/.download-jsonl/records.jsonl").symlink_to("/dev/full")
-    assert run("jsonl", table, "--output", tmp_path / "out") == 2
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert "No space left on device" in error and "the same command goes on from there" in error
-    assert len(collected(tmp_path / "out", "jsonl", table)) == 3
-
-
-def test_bad_records_are_named_and_none_that_is_good_is_an_error(tmp_path, capsys):
-    table = many(tmp_path / "in", 4)
-    (tmp_path / "in/2.png").write_bytes((tmp_path / "in/2.png").read_bytes()[:60])
-    with open(table, "a") as file:
-        file.write('\n{"text": 5}\n{"image": "1.png"\n' + json.dumps({"text": "t", "image": "../in/0.png", "id": "x"}))
-    found = collected(tmp_path / "out", "jsonl", table)
-    problems = json.loads((tmp_path / "out/train/source.json").read_text())["problems"]
-    assert (
-        len(found) == 4
-        and [
-            any(word in line for line in problems) for word in ("2.png is broken", "'text' holds int", "not valid JSON")
-        ]
-        == [True] * 3
-    )
-    assert f"left out 3 bad; the first: {table} byte-" in capsys.readouterr().err
-    assert run("jsonl", table, "--text", "words", "--image", "photo", "--output", tmp_path / "none") == 2
-    assert "has no usable story" in capsys.readouterr().err and not (tmp_path / "none").exists()
-
-
 def test_pictures_are_kept_as_they_are_or_made_smaller(tmp_path):
     kept = paint(tmp_path / "in/a.jpg", 3, (300, 200), quality=60).read_bytes()
     paint(tmp_path / "in/b.jpg", 4, (900, 300))
@@ -407,18 +219,18 @@ def test_pictures_are_kept_as_they_are_or_made_smaller(tmp_path):
         (["folder", "nowhere"], "the folder nowhere does not exist"),
         (["jsonl", "nowhere.jsonl"], "nowhere.jsonl does not exist"),
         (["csv", "tests"], "there is no .csv file in tests"),
-        (["folder", "modules"], "holds no stories.jsonl"),
+        (["folder", "modules"], "has no stories.jsonl"),
         (["m3it", "--splits", "test"], "must be train, val or train,val"),
         (["m3it", "--image_size", "5"], "must be from 16 to 4096"),
         (["african-storybook", "--texts", "no", "--images", "no"], "clone global-asp/asp-source"),
-        (["validate", "nowhere"], "holds"),
+        (["validate", "nowhere"], "has neither"),
         (["bookdash", "--clone", "no"], "clone bookdash/bookdash-books"),
         (["codraw", "--clone", "no", "--clipart", "no"], "clone parthra"),
         (["vist", "--json", "no", "--fetch"], "unpack SIS-with-labels"),
-        (["view", "nowhere"], "holds neither"),
+        (["view", "nowhere"], "has neither"),
     ],
 )
-def test_what_is_missing_is_said_in_one_sentence(words, said, tmp_path, capsys, monkeypatch):
+def test_missing_input_is_one_sentence(words, said, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     output = [] if words[0] in ("validate", "view") else ["--output", tmp_path]
     assert run(*words, *output) == 2
@@ -426,7 +238,7 @@ def test_what_is_missing_is_said_in_one_sentence(words, said, tmp_path, capsys, 
     assert said in err[-1] and not any("Traceback" in line for line in err)
 
 
-def test_every_source_says_where_it_comes_from():
+def test_every_source_documents_its_origin_and_licence():
     for name, source in SOURCES.items():
         assert "icence" in source.__doc__, name
         assert name in ("folder", "csv", "jsonl", "parquet") or (
@@ -443,3 +255,22 @@ def test_first_sentences_and_licence_names():
         "cc-by-sa",
         "mit",
     ]
+
+
+def test_the_source_in_the_readme_works(tmp_path, monkeypatch):
+    """A new source is one class and its entry in SOURCES."""
+    text = (ROOT / "modules/data/README.md").read_text(encoding="utf-8")
+    code = textwrap.dedent(text[text.index("    class Fables") : text.index("`rows` yields records")])
+    imports = (
+        "import argparse\nfrom collections.abc import Iterable, Iterator\n"
+        "from pathlib import Path\nfrom typing import Any\n"
+        "from modules.downloads.record import Row, Source, SourceStep, SourceStory, counted, first_sentence\n"
+    )
+    names: dict = {}
+    exec(imports + code, names)
+    for number in range(3):
+        paint(tmp_path / f"clone/{number}.png", number)
+        (tmp_path / f"clone/{number}.txt").write_text(f"Fable {number}. The end.")
+    monkeypatch.setitem(SOURCES, "fables", names["Fables"])
+    found = collected(tmp_path / "out", "fables", "--clone", tmp_path / "clone")
+    assert sorted(story.prompt for story in found.values()) == [f"Fable {number}." for number in range(3)]

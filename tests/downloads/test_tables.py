@@ -1,4 +1,4 @@
-"""The tables and folders of a user's own: what belongs together stays together, and what is misspelt is told."""
+"""Tables and folders of a user: texts stay with their pictures, and misspelt columns are reported."""
 
 from __future__ import annotations
 
@@ -86,3 +86,53 @@ def test_ones_own_stories_keep_what_is_known_of_them(tmp_path):
         assert [step.attributes for step in found[story.id].steps] == [
             json.loads(json.dumps(step.attributes)) for step in story.steps
         ]
+
+
+def test_csv_jsonl_and_parquet_with_columns_named(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for number in range(4):
+        paint(tmp_path / f"pics/{number}.png", number)
+    rows = [
+        {"pic": f"pics/{n}.png", "says": f"Step {n}.", "book": f"b{n // 2}", "who": "Ann", "about": "A walk"}
+        for n in range(4)
+    ]
+    (tmp_path / "t.csv").write_text("\n".join([",".join(rows[0]), *(",".join(row.values()) for row in rows)]))
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, [*rows[:2], "no object", *rows[2:]])))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet", row_group_size=3)
+    columns = "--image pic --text says --story book --credit who --prompt about --license CC0".split()
+    for kind in ("csv", "jsonl", "parquet"):
+        found = collected(tmp_path / kind, kind, tmp_path / f"t.{kind}", *columns)
+        assert {name: texts(story) for name, story in found.items()} == {
+            "b0": ["Step 0.", "Step 1."],
+            "b1": ["Step 2.", "Step 3."],
+        }
+        assert found["b0"].prompt == "A walk" and found["b0"].extra == {
+            "source": kind,
+            "license": "CC0",
+            "credit": "Ann",
+        }
+
+
+def test_a_damaged_row_group_is_named_and_the_rest_is_read(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "t.parquet"
+    rows = [{"image": paint(tmp_path / f"{n}.png", n).read_bytes(), "text": f"Text {n}."} for n in range(6)]
+    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=2, compression="zstd", use_dictionary=False)
+    column = pq.ParquetFile(path).metadata.row_group(1).column(0)
+    content = bytearray(path.read_bytes())
+    content[column.data_page_offset : column.data_page_offset + column.total_compressed_size] = bytes(
+        column.total_compressed_size
+    )
+    path.write_bytes(content)
+    found = collected(tmp_path / "out", "parquet", path)
+    assert sorted(text for story in found.values() for text in texts(story)) == [
+        "Text 0.",
+        "Text 1.",
+        "Text 4.",
+        "Text 5.",
+    ]
+    assert "rows 3 to 4: 2 rows are damaged" in (tmp_path / "out/train/source.json").read_text()

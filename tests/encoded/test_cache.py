@@ -21,7 +21,7 @@ from modules.encoded.rows import ShardedRows
 from modules.encoded.stories import EncodedStories
 from modules.presets import TINY
 from modules.story import Story, StoryStep
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 from modules.storyboard.config import ImageEncoderConfig, TextEncoderConfig
 from modules.storyworld import StoryWorld
 from modules.text_decoder.tokenizers import StoryTokenizer

@@ -15,7 +15,7 @@ from modules.data.read_ahead import Head, iterate_pages
 from modules.encoded import stories as encoded
 from modules.encoded.stories import EncodedStories
 from modules.story import Story
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 from modules.storyworld import StoryWorld
 from modules.text_decoder.tokenizers import StoryTokenizer
 

@@ -19,7 +19,7 @@ from modules.common.errors import UserError
 from modules.evaluation import ablation
 from modules.evaluation.ablation import AblationGrid, GridCell, NextPages, draw_pages, predict_next_pages, run_ablation
 from modules.evaluation.resumable_csv import ResumableCsv
-from modules.pipeline import StoryPipeline
+from modules.generation.pipeline import StoryPipeline
 from modules.presentation.plots.heat_map import write_heat_map
 from modules.saving.model_folder import load_model
 from modules.storyworld import StoryWorld
@@ -63,10 +63,10 @@ def pages(tiny_pipeline: StoryPipeline, world: StoryWorld) -> NextPages:
 def whole(
     tiny_pipeline: StoryPipeline, world: StoryWorld, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[str]]:
-    """A CSV that was written in one go, and what was said."""
-    output, said = tmp_path_factory.mktemp("whole") / "results/ablation.csv", []
-    run_ablation(tiny_pipeline, world, GRID, PlainScorer(), output, say=said.append)
-    return output, said
+    """Write a CSV in one go; return its path and the printed lines."""
+    output, printed = tmp_path_factory.mktemp("whole") / "results/ablation.csv", []
+    run_ablation(tiny_pipeline, world, GRID, PlainScorer(), output, say=printed.append)
+    return output, printed
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -155,21 +155,21 @@ def test_a_page_keeps_its_noise_among_other_pages(tiny_pipeline, pages, monkeypa
 
 
 def test_a_row_a_cell_and_a_line_a_page(tiny_pipeline, pages, whole):
-    output, said = whole
+    output, printed = whole
     rows = read(output)
     assert [(row["steps"], row["strength"], row["cfg"]) for row in rows] == [
         (str(cell.steps), str(cell.strength), str(cell.cfg)) for cell in GRID.cells()
     ]
-    assert len(said) == 3 * len(rows)
-    assert all(LINE.fullmatch(line) for line in said)
-    assert said[4].startswith("[ablate] idx=1 steps=2 str=0.500 cfg=3.00 | ")
+    assert len(printed) == 3 * len(rows)
+    assert all(LINE.fullmatch(line) for line in printed)
+    assert printed[4].startswith("[ablate] idx=1 steps=2 str=0.500 cfg=3.00 | ")
     scorer, row = PlainScorer(), rows[1]
     images = scorer.embed_images(draw_pages(tiny_pipeline, pages, GRID.cells()[1], seed=0))
     for name, texts in (("plain(pp)", pages.predicted_texts), ("plain(pg)", pages.true_texts)):
         cosines = images @ scorer.embed_texts(texts).T
         others = cosines[~torch.eye(3, dtype=torch.bool)]
         ceiling = (scorer.embed_images(pages.true_images) * scorer.embed_texts(pages.true_texts)).sum(1).mean()
-        shown = [float(re.search(rf"{re.escape(name)}=(\S+)", line)[1]) for line in said[3:6]]
+        shown = [float(re.search(rf"{re.escape(name)}=(\S+)", line)[1]) for line in printed[3:6]]
         assert shown == pytest.approx(cosines.diagonal().tolist(), abs=1e-4)
         measured = [float(row[f"{name}{part}"]) for part in ("", " floor", " ceiling")]
         assert measured == pytest.approx(
@@ -181,25 +181,25 @@ def test_a_row_a_cell_and_a_line_a_page(tiny_pipeline, pages, whole):
 
 
 def test_a_stopped_run_loses_one_cell_and_goes_on(tiny_pipeline, world, whole, tmp_path):
-    output, said = tmp_path / "ablation.csv", []
+    output, printed = tmp_path / "ablation.csv", []
     with pytest.raises(KeyboardInterrupt):  # True pages first; then in the fourth cell.
-        run_ablation(tiny_pipeline, world, GRID, PlainScorer(calls=4), output, say=said.append)
+        run_ablation(tiny_pipeline, world, GRID, PlainScorer(calls=4), output, say=printed.append)
     before = output.read_bytes()
     assert before.count(b"\n") == 4
     assert [path.name for path in tmp_path.iterdir()] == ["ablation.csv"]
-    run_ablation(tiny_pipeline, world, GRID, PlainScorer(), output, say=said.append)
+    run_ablation(tiny_pipeline, world, GRID, PlainScorer(), output, say=printed.append)
     assert output.read_bytes().startswith(before)
-    assert (without_seconds(read(output)), said) == (without_seconds(read(whole[0])), whole[1])
+    assert (without_seconds(read(output)), printed) == (without_seconds(read(whole[0])), whole[1])
 
 
 def test_a_larger_grid_measures_only_its_new_cells(tiny_pipeline, world, whole, tmp_path):
-    output, said = tmp_path / "ablation.csv", []
+    output, printed = tmp_path / "ablation.csv", []
     output.write_bytes(whole[0].read_bytes())
-    run_ablation(tiny_pipeline, world, GRID, PlainScorer(calls=0), output, say=said.append)
-    assert said == []
+    run_ablation(tiny_pipeline, world, GRID, PlainScorer(calls=0), output, say=printed.append)
+    assert printed == []
     larger = dataclasses.replace(GRID, steps=(6, *GRID.steps))
-    run_ablation(tiny_pipeline, world, larger, PlainScorer(), output, say=said.append)
-    assert len(said) == 3 * 4
+    run_ablation(tiny_pipeline, world, larger, PlainScorer(), output, say=printed.append)
+    assert len(printed) == 3 * 4
     assert output.read_bytes().splitlines()[5:] == whole[0].read_bytes().splitlines()[1:]
 
 

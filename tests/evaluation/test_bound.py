@@ -19,10 +19,10 @@ from modules.encoded.codes import cache_codes
 from modules.encoded.stories import EncodedStories
 from modules.evaluation.bound import measure_bound, plan_nats
 from modules.evaluation.diffusion_bound import choose_pages
-from modules.pipeline import StoryPipeline
+from modules.generation.pipeline import StoryPipeline
 from modules.presets import TINY
 from modules.story import Story, StoryStep
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 from modules.storyworld import StoryWorld
 
 BIT = math.log(2)
@@ -35,8 +35,8 @@ def encode(pipeline: StoryPipeline, stories: Sequence[Story]) -> EncodedStories:
 
 
 @pytest.fixture(scope="module")
-def told() -> list[Story]:
-    """Stories of 2, 3 and 4 steps with texts and pictures, but for one text and one picture."""
+def raw_stories() -> list[Story]:
+    """Stories of 2, 3 and 4 steps with texts and pictures, except for one text and one picture."""
     world = StoryWorld(3, split="val", image_size=32)
     stories = [Story(str(index), world[index].prompt, world[index].steps[: 2 + index]) for index in range(3)]
     first, second, *rest = stories[1].steps
@@ -48,8 +48,8 @@ def told() -> list[Story]:
 
 
 @pytest.fixture(scope="module")
-def stories(tiny_pipeline: StoryPipeline, told: list[Story]) -> EncodedStories:
-    return encode(tiny_pipeline, told)
+def stories(tiny_pipeline: StoryPipeline, raw_stories: list[Story]) -> EncodedStories:
+    return encode(tiny_pipeline, raw_stories)
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +85,8 @@ def toy(tiny_pipeline: StoryPipeline) -> StoryPipeline:
 # The codes' part
 
 
-def test_probabilities_of_all_plans_sum_to_one(toy, told):
-    stories = encode(toy, told)
+def test_probabilities_of_all_plans_sum_to_one(toy, raw_stories):
+    stories = encode(toy, raw_stories)
     steps = torch.tensor(list(itertools.product(range(3), repeat=2)))
     plans = torch.tensor(list(itertools.product(range(3), repeat=4))).view(-1, 2, 2)
     for index in range(3):  # Of 2, 3 and 4 steps: the first two of a story are a distribution whatever its length.
@@ -97,8 +97,8 @@ def test_probabilities_of_all_plans_sum_to_one(toy, told):
         assert (-after).exp().sum().item() == pytest.approx(1, abs=1e-5)
 
 
-def test_cached_sampling_and_full_forward_agree(toy, told):
-    stories, given = encode(toy, told), torch.tensor([[[2, 0]]])
+def test_cached_sampling_and_full_forward_agree(toy, raw_stories):
+    stories, given = encode(toy, raw_stories), torch.tensor([[[2, 0]]])
     generator = torch.Generator().manual_seed(0)
     for index in range(3):
         prompt_ids, prompt_mask = stories.prompt_ids[[index]], stories.prompt_mask[[index]]
@@ -108,7 +108,7 @@ def test_cached_sampling_and_full_forward_agree(toy, told):
 
 
 def test_a_plan_cut_short_costs_what_it_costs_in_the_whole_one(tiny_pipeline, stories, codes):
-    """The prior is told the true length of a story, not that of the plan in hand."""
+    """The prior is conditioned on the true length of a story, not on that of the plan."""
     plan = codes[None, list(stories.rows(2))]
     torch.testing.assert_close(
         plan_nats(tiny_pipeline, stories, 2, plan[:, :2]), plan_nats(tiny_pipeline, stories, 2, plan)[:, :2]
@@ -184,9 +184,9 @@ def test_parts_add_up(tiny_pipeline, stories, codes):
         stories.input_ids[[only_text[1]]],
         stories.text_mask[[only_text[1]]],
     ).nll.sum()
-    told = value["text_nats_per_token_own"] * tokens - text.item() + nats[has_image].sum().item()
+    nats_without_pictures = value["text_nats_per_token_own"] * tokens - text.item() + nats[has_image].sum().item()
     assert value["bound_nats_per_step"] == pytest.approx(
-        told / 8 + value["latent_bits_per_dim_own"] * dims * BIT, rel=1e-5
+        nats_without_pictures / 8 + value["latent_bits_per_dim_own"] * dims * BIT, rel=1e-5
     )
 
 
@@ -217,12 +217,12 @@ def test_bound_depends_on_nothing_but_model_stories_and_seed(tiny_pipeline, stor
 @pytest.mark.parametrize(
     ("keep", "missing"), [("text", ("latent", "velocity", "bound")), ("image", ("text", "code_charged"))]
 )
-def test_bound_of_texts_alone_and_of_pictures_alone(tiny_pipeline: StoryPipeline, told, keep, missing):
+def test_bound_of_texts_alone_and_of_pictures_alone(tiny_pipeline: StoryPipeline, raw_stories, keep, missing):
     def cut(step: StoryStep) -> StoryStep:
         return StoryStep(step.text) if keep == "text" else StoryStep(None, step.image)
 
     stories = encode(
-        tiny_pipeline, [replace(story, steps=tuple(cut(step) for step in story.steps)) for story in told[::2]]
+        tiny_pipeline, [replace(story, steps=tuple(cut(step) for step in story.steps)) for story in raw_stories[::2]]
     )
     figures = measure_bound(tiny_pipeline, stories, torch.randint(32, (6, 8)), **QUICK)
     json.dumps(figures, allow_nan=False)

@@ -62,20 +62,20 @@ def test_divergence_of_known_distributions():
 def test_a_slot_that_determines_an_attribute_tells_all_of_it():
     codes = rng().integers(0, 12, size=(STEPS, 2))
     labels = np.stack([codes[:, 0] % 4, codes[:, 1] * 0], axis=1)
-    told = slot_information(codes, labels, LENGTHS, num_shuffles=50)
-    assert told.bits[0, 0] == pytest.approx(told.entropy[0])
-    assert told.share[0, 0] == pytest.approx(1)
-    assert told.p_values[0, 0] == pytest.approx(1 / 51)
-    assert told.entropy[1] == 0 and told.share[:, 1].tolist() == [0, 0]  # A constant has nothing to tell.
+    information = slot_information(codes, labels, LENGTHS, num_shuffles=50)
+    assert information.bits[0, 0] == pytest.approx(information.entropy[0])
+    assert information.share[0, 0] == pytest.approx(1)
+    assert information.p_values[0, 0] == pytest.approx(1 / 51)
+    assert information.entropy[1] == 0 and information.share[:, 1].tolist() == [0, 0]  # A constant has no entropy.
 
 
 def test_an_independent_slot_has_no_excess_information():
     codes, labels = rng().integers(0, 60, size=(STEPS, 3)), rng().integers(0, 8, size=(STEPS, 2))[::-1]
-    told = slot_information(codes, labels, LENGTHS)
-    assert told.bits.min() > 0.4
-    assert np.abs(told.excess).max() < 0.08
-    assert np.abs(told.share).max() < 0.04
-    assert told.p_values.min() > 0.01
+    information = slot_information(codes, labels, LENGTHS)
+    assert information.bits.min() > 0.4
+    assert np.abs(information.excess).max() < 0.08
+    assert np.abs(information.share).max() < 0.04
+    assert information.p_values.min() > 0.01
 
 
 def test_the_null_knows_that_steps_of_a_story_are_alike():
@@ -83,9 +83,9 @@ def test_the_null_knows_that_steps_of_a_story_are_alike():
     significant.
     """
     codes, labels = (np.random.default_rng(seed).integers(0, 6, size=(len(LENGTHS), 12))[STORY] for seed in range(2))
-    told = slot_information(codes, labels, LENGTHS, num_shuffles=100)
-    assert (told.p_values < 0.05).mean() == pytest.approx(0.05, abs=0.05)
-    assert abs(told.excess.mean()) < 0.02
+    information = slot_information(codes, labels, LENGTHS, num_shuffles=100)
+    assert (information.p_values < 0.05).mean() == pytest.approx(0.05, abs=0.05)
+    assert abs(information.excess.mean()) < 0.02
     by_step = slot_information(codes, labels, [1] * STEPS, num_shuffles=100)
     assert (by_step.p_values < 0.05).mean() > 0.9
 

@@ -86,7 +86,7 @@ def test_words_of_a_code_are_those_that_go_with_it():
 
 
 def test_a_card_holds_what_the_codes_do():
-    """Slot 0 holds code 0 on the first step of a story, then 1, and last 2; slot 1 always 3."""
+    """Slot 0 has code 0 on the first step of a story, then 1, and last 2; slot 1 always 3."""
     lengths = [3] * 20
     codes = np.stack([np.tile([0, 1, 2], 20), np.full(60, 3)], axis=1)
     fit = np.random.default_rng(0).random((60, 2))

@@ -18,10 +18,10 @@ from modules.encoded.stories import EncodedStories
 from modules.evaluation.ablation import GridCell, draw_pages, predict_next_pages
 from modules.evaluation.bound import measure_bound, plan_nats
 from modules.evaluation.codebook.interventions import remove_codes
-from modules.pipeline import StoryPipeline
+from modules.generation.pipeline import StoryPipeline
 from modules.presentation.visualize.denoising import denoise, predicted_clean, signal_levels
 from modules.saving.model_folder import save_model
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 from modules.storyworld import StoryWorld
 from modules.text_decoder.tokenizers import make_vocabulary
 from modules.training.reliance import code_reliance
@@ -139,11 +139,11 @@ def test_text_ceiling_is_a_uniform_guess_over_the_vocabulary(pipeline, stories, 
 
 def test_experts_take_a_plan_cut_short_for_what_it_is(build, world):
     captioner = build("captioner")
-    told = EncodedStories(world, captioner.model, captioner.tokenizer)
-    plan = torch.randint(32, (1, told.lengths[0], 8), generator=torch.Generator().manual_seed(0))
+    stories = EncodedStories(world, captioner.model, captioner.tokenizer)
+    plan = torch.randint(32, (1, stories.lengths[0], 8), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         torch.testing.assert_close(
-            plan_nats(captioner, told, 0, plan[:, :2]), plan_nats(captioner, told, 0, plan)[:, :2]
+            plan_nats(captioner, stories, 0, plan[:, :2]), plan_nats(captioner, stories, 0, plan)[:, :2]
         )
 
 

@@ -22,11 +22,11 @@ from modules.evaluation.metrics.pages import GradedPages, Graders
 from modules.evaluation.metrics.statistics import Estimate, mean_over_rows, story_of_rows
 from modules.evaluation.report import evaluate
 from modules.evaluation.tables import print_report
-from modules.pipeline import StoryPipeline
+from modules.generation.pipeline import StoryPipeline
 from modules.presentation.model_card import write_card
 from modules.saving.model_folder import save_model
 from modules.story import Story, StoryStep
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 from modules.storyworld import StoryWorld
 
 NUM_STORIES = 6

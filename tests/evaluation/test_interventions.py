@@ -20,7 +20,7 @@ from modules.evaluation.codebook.interventions import (
     swap_slots,
     swap_variants,
 )
-from modules.pipeline import StoryPipeline
+from modules.generation.pipeline import StoryPipeline
 from modules.storyworld import StoryWorld
 
 STEPS = 450
@@ -72,15 +72,15 @@ def test_removal_is_told_by_slot_and_by_code(tiny_pipeline, stories, codes):
     assert report["num_steps"] == len(codes)
     assert [figure["value"] for figure in report["text_nats"]] == pytest.approx(removal.text_nats.mean(0).tolist())
     assert report["text_nats"][0]["ceiling"] == pytest.approx(removal.text_nats[:, -1].mean())
-    told = code_removal(removal, codes, int(codes[0, 0]))
+    effect = code_removal(removal, codes, int(codes[0, 0]))
     places = codes == codes[0, 0]
-    assert told["places"] == places.sum()
-    assert told["diffusion_loss"] == pytest.approx(removal.diffusion_loss[:, :-1][places].mean())
+    assert effect["places"] == places.sum()
+    assert effect["diffusion_loss"] == pytest.approx(removal.diffusion_loss[:, :-1][places].mean())
     assert code_removal(removal, codes, 99) is None
 
 
 def test_a_swap_that_changes_no_code_changes_no_page(tiny_pipeline):
-    """Slots 1 to 7 hold the same code on every step, and each variant is drawn from the same noise."""
+    """Slots 1 to 7 have the same code on every step, and each variant is drawn from the same noise."""
     codes = np.zeros((12, 8), dtype=np.int64)
     codes[:, 0] = np.arange(12)
     swaps = swap_slots(tiny_pipeline, codes, [3, 4, 5], 3, draw=True)

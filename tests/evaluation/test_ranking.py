@@ -13,7 +13,7 @@ from torch import Tensor
 from modules.common.errors import UserError
 from modules.encoded.stories import EncodedStories
 from modules.evaluation.ranking import possible_ranks, rank_next_steps
-from modules.pipeline import StoryPipeline
+from modules.generation.pipeline import StoryPipeline
 from modules.prior.prior import Prior
 from modules.story import Story, StoryStep
 
@@ -95,8 +95,8 @@ def test_where_all_is_alike_scores_are_exactly_chance(fresh, same_codes):
 def test_a_prior_that_repeats_itself_fails_the_same_story(fresh):
     """Every story repeats one step and then changes: the continuation that repetition suggests is wrong."""
     stories, codes = random_stories(fresh, [4] * 8)
-    told = codes.view(8, 4, -1)
-    repeating = told[:, :1].expand(-1, 4, -1).flatten(0, 1)
+    by_story = codes.view(8, 4, -1)
+    repeating = by_story[:, :1].expand(-1, 4, -1).flatten(0, 1)
     memorise(fresh.model.prior, stories, repeating)
     ending = repeating.clone()
     ending[3::4] = codes[3::4]

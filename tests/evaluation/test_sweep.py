@@ -14,7 +14,7 @@ import torch
 from modules.common.errors import UserError
 from modules.config import StoryConfig
 from modules.evaluation.sweep import Sweep, run_sweep, with_setting
-from modules.pipeline import StoryPipeline
+from modules.generation.pipeline import StoryPipeline
 from modules.presentation.plots.heat_map import write_sweep_plot
 from modules.presets import TINY
 from modules.story import StoryDataset

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from modules.common.errors import UserError
 from modules.image_decoder.autoencoder import PictureAutoencoder
 from tests.support.tensors import generator
 
@@ -80,9 +81,12 @@ def test_posterior_is_as_wide_as_the_latent_noise(autoencoder, pictures, tiny_co
     torch.testing.assert_close(posterior.std, torch.full_like(posterior.mean, tiny_config.autoencoder.latent_noise))
 
 
-@pytest.mark.parametrize("latent_noise", [0.0, -0.1])
-def test_latent_noise_must_be_positive(tiny_config, latent_noise):
-    with pytest.raises(ValueError, match="latent_noise must be above 0"):
+@pytest.mark.parametrize(
+    ("latent_noise", "error", "message"),
+    [(0.0, ValueError, "must be above 0, got 0.0"), (-0.1, UserError, "must be 0 or more, got -0.1")],
+)
+def test_latent_noise_must_be_positive(tiny_config, latent_noise, error, message):
+    with pytest.raises(error, match=f"latent_noise {message}"):
         PictureAutoencoder(replace(tiny_config.autoencoder, latent_noise=latent_noise))
 
 

@@ -19,10 +19,10 @@ from modules.config import StoryConfig
 from modules.data.folder import StoryFolder
 from modules.data.writing import write_stories
 from modules.evaluation.codebook import analysis as codebook
-from modules.pipeline import StoryPipeline
+from modules.generation.pipeline import StoryPipeline
 from modules.presentation.codebook.page import analyze
 from modules.story import Story, StoryStep
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 from modules.storyworld import StoryWorld
 from tests.support.html_pages import Collector
 

@@ -20,7 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 from modules.common.errors import UserError
 from modules.data.folder import StoryFolder
 from modules.data.writing import write_stories
-from modules.pipeline import StoryPipeline
+from modules.generation.pipeline import StoryPipeline
 from modules.presentation.plots.curve_files import Curve, phase_starts, read_curves
 from modules.presentation.plots.curves import draw_curves, group_curves, smooth
 from modules.presentation.theme import DARK

@@ -21,7 +21,7 @@ def run(code: str) -> str:
 
 
 def test_a_model_is_imported_without_optional_libraries():
-    code = f"import sys, modules.pipeline; print([name for name in {HEAVY} if name in sys.modules])"
+    code = f"import sys, modules.generation.pipeline; print([name for name in {HEAVY} if name in sys.modules])"
     assert run(code) == "[]"
 
 
@@ -40,4 +40,4 @@ LATER = {
 
 @pytest.mark.parametrize("name", LATER)
 def test_optional_libraries_load_when_they_are_needed(name):
-    assert run(f"import modules.story_model\n{LATER[name]}") == "True"
+    assert run(f"import modules.story_model.story_model\n{LATER[name]}") == "True"

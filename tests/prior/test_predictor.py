@@ -23,15 +23,16 @@ from modules.evaluation.bound import measure_bound
 from modules.evaluation.report import Graders, evaluate, score_quickly
 from modules.evaluation.sweep import Sweep, run_sweep
 from modules.evaluation.tables import print_report
-from modules.pipeline import StoryPipeline
+from modules.generation.pipeline import StoryPipeline
 from modules.presets import PRESETS
 from modules.prior.config import PredictorConfig
 from modules.prior.predictor import Predictor
 from modules.story import StoryStep
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 from modules.storyworld import StoryWorld
 from modules.training.reliance import code_reliance, condition_steps
 from modules.training.settings import TrainSettings
+from tests.story_model.test_story_model import CLOSE, changed, reached, where
 from tests.support.runs import (
     END,
     JOINT_END,
@@ -46,7 +47,6 @@ from tests.support.runs import (
     train,
     write_config,
 )
-from tests.test_story_model import CLOSE, changed, reached, where
 
 PLANS = ("predicted", "prompt")
 PROMPT = "Rusty the fox wants a kite"

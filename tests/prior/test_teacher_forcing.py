@@ -13,7 +13,7 @@ from torch import Tensor
 from modules.batch import StoryBatch
 from modules.prior.prior import Prior
 from modules.prior.teacher_forcing import draw_mixing, mix_history, two_pass_nll
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 from modules.training.optimizer import linear_ramp
 
 NUM_CODES, SLOTS = 32, 8

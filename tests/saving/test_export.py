@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM
 
 import story_generative_model
 from modules.common.errors import UserError
-from modules.pipeline import StoryPipeline
-from modules.story_model import StoryModel
+from modules.generation.pipeline import StoryPipeline
+from modules.story_model.story_model import StoryModel
 from modules.text_decoder.tokenizers import make_vocabulary
 from tests.support.tiny_presets import tiny_preset, write_hub
 

@@ -15,7 +15,7 @@ from modules.presets import TINY
 from modules.pretrained.source import PretrainedSource
 from modules.saving.checkpoint import save_checkpoint
 from modules.saving.model_folder import architectures_of, load_model, resolve_model_folder, save_model
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 from modules.text_decoder.tokenizers import PretrainedVocabulary
 from tests.support.hub_folders import write_gpt2, write_stable_diffusion
 

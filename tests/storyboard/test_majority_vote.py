@@ -11,13 +11,23 @@ from torch import Tensor
 from modules.batch import StepInputs
 from modules.common.errors import UserError
 from modules.config import StoryConfig, load_config
-from modules.pipeline import StoryPipeline
+from modules.generation.pipeline import StoryPipeline
 from modules.presets import PRESETS
 from modules.storyboard.pooling import chunks, elect, mean_over
 from modules.storyworld import StoryWorld
+from tests.story_model.test_story_model import (
+    AIDS,
+    CLOSE,
+    ENCODER_ONLY,
+    FACTORS,
+    TERMS,
+    TRAINS,
+    changed,
+    reached,
+    where,
+)
 from tests.support.runs import JOINT_END, JOINT_START, all_finite, moved, tensors_at, trace, train, write_config
 from tests.support.tensors import select_steps
-from tests.test_story_model import AIDS, CLOSE, ENCODER_ONLY, FACTORS, TERMS, TRAINS, changed, reached, where
 
 VOTING = {"pooling": "majority_vote"}
 
@@ -108,7 +118,7 @@ def test_codes_are_the_modes_of_the_tokens_codes(tiny_model, steps):
 def test_gradient_goes_to_the_voters_in_equal_shares(tiny_model, steps):
     board = tiny_model.storyboard
     read = []
-    board.to_slots.register_forward_hook(lambda module, inputs, output: read.append(output))
+    board.to_slots.register_forward_hook(lambda _module, _inputs, output: read.append(output))
     out = board(steps)
     tokens = board.quantizer(read[0])
     winners, voters = elect(tokens.codes, tokens.commitment_loss, chunks(out.vector_mask, 8), 32)

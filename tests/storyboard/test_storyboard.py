@@ -49,7 +49,7 @@ def test_storyboard_does_not_see_how_long_the_padding_is(storyboard, steps):
 
 def test_storyboard_reads_every_token_and_every_patch(storyboard, steps):
     tokens = []
-    handle = storyboard.text_encoder.register_forward_hook(lambda module, inputs, output: tokens.append(output))
+    handle = storyboard.text_encoder.register_forward_hook(lambda _module, _inputs, output: tokens.append(output))
     latents = steps.latents.clone().requires_grad_()
     slots = storyboard.encode(replace(steps, latents=latents))
     handle.remove()

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from modules.batch import StepNoise, StoryBatch, draw_noise
 from modules.presets import TINY
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 from modules.storyboard.contrastive import ContrastiveLoss
 from modules.training.processes import make_accelerator
 from modules.training.settings import TrainSettings

@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from modules.batch import StepNoise, StoryBatch
 from modules.presets import TINY
 from modules.prior.config import PredictorConfig
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 from modules.training.dry_run import PROCESSES, memory, plan
 from modules.training.memory_estimate import (
     STRATEGIES,

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from modules.pipeline import StoryPipeline
+from modules.generation.pipeline import StoryPipeline
 from tests.support.runs import events, fails, state_of, tensors_at, trace, train
 from tests.support.sharded_ranks import FLAGS, KILLED, MIXED
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 from modules.training.optimizer import parameter_groups
 from modules.training.phases import JointPhase
 from tests.support.tiny_presets import tiny_preset, write_hub

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from modules.layers.seeding import derive_seed
 from modules.presets import TINY
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 from modules.storyworld import StoryWorld
 from modules.training.autoencoder_phase import AutoencoderPhase
 from modules.training.monitor import Monitor

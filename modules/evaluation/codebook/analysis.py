@@ -31,7 +31,7 @@ from modules.evaluation.codebook.structure import (
     transitions,
 )
 from modules.evaluation.codebook.usage import usage_report
-from modules.pipeline import StoryPipeline
+from modules.generation.pipeline import StoryPipeline
 from modules.story import StoryDataset
 
 NUM_REMOVED = 160  # Steps whose codes are removed.

@@ -13,7 +13,7 @@ from modules.data.images import fit_image
 from modules.encoded.stories import EncodedStories
 from modules.evaluation.held_out import KeptPictures, encode_stories, true_attributes
 from modules.evaluation.metrics.statistics import story_of_rows
-from modules.pipeline import StoryPipeline
+from modules.generation.pipeline import StoryPipeline
 from modules.story import StoryDataset
 
 THUMBNAIL_PIXELS = 80

@@ -17,7 +17,7 @@ from modules.common.progress import track
 from modules.encoded.stories import EncodedStories
 from modules.evaluation.judge.attributes import GROUPS
 from modules.evaluation.metrics.statistics import first_rows, mean_over_rows
-from modules.pipeline import StoryPipeline
+from modules.generation.pipeline import StoryPipeline
 from modules.storyworld import mentioned
 from modules.text_decoder.tokenizers import find_words
 

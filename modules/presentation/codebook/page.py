@@ -16,7 +16,7 @@ from modules.common.files import write_whole
 from modules.evaluation.codebook.analysis import CodebookAnalysis, analyze_codebook
 from modules.evaluation.codebook.coded_stories import THUMBNAIL_PIXELS
 from modules.evaluation.codebook.interventions import ReadPictures
-from modules.pipeline import StoryPipeline
+from modules.generation.pipeline import StoryPipeline
 from modules.presentation.codebook import sections
 from modules.presentation.codebook.plots import range_plot, rank_plot
 from modules.presentation.codebook.projector import write_projector

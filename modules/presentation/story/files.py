@@ -26,7 +26,7 @@ from modules.presentation.story.sheet import contact_sheet
 from modules.story import Story
 
 if TYPE_CHECKING:
-    from modules.pipeline import StoryPipelineOutput
+    from modules.generation.pipeline import StoryPipelineOutput
 
 
 RAW = "raw"

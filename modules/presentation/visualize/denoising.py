@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from modules.data.pixels import to_pictures
+from modules.generation.pipeline import StoryPipeline
 from modules.image_decoder.image_decoder import ImageDecoder
-from modules.pipeline import StoryPipeline
 from modules.presentation.visualize.versions import Comparison, PageView, nonempty_prompt
 
 SHOWN_STEPS = 7

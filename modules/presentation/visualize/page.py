@@ -18,7 +18,7 @@ from typing import Any
 from modules.common.errors import UserError
 from modules.common.files import write_whole
 from modules.common.progress import track
-from modules.pipeline import StoryPipeline
+from modules.generation.pipeline import StoryPipeline
 from modules.presentation.images import png_uri, write_png
 from modules.presentation.plots.curve_files import Curve, read_curves
 from modules.presentation.plots.curves import draw_curves

@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from modules.data.images import fit_image
-from modules.generation import GenerationSettings
-from modules.pipeline import StoryPipeline
+from modules.generation.pipeline import StoryPipeline
+from modules.generation.settings import GenerationSettings
 from modules.story import Story
 
 

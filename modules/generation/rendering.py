@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from modules.data.pixels import pixels_of, to_pictures
-from modules.generation import GenerationSettings
-from modules.story_model import StoryModel
+from modules.generation.settings import GenerationSettings
+from modules.story_model.story_model import StoryModel
 from modules.text_decoder.tokenizers import Vocabulary
 
 RENDER_BATCH = 32  # Steps decoded at once, so that longer stories need no more memory.

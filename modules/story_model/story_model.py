@@ -3,7 +3,7 @@
 p(s, x, z | c) = prod_t  p(z_t | z_<t, c)  p(s_t | z_t)  p(x_t | z_t)        q(z_t | s_t, x_t) one-hot
 
 loss = text_nll + beta * prior_nll + commitment_loss + lambda * diffusion_loss
-       (+ agreement_loss + the losses of the encoder's aids + alpha * contrastive_loss + gamma * the router's losses)
+       (+ agreement_loss + the encoder's auxiliary losses + alpha * contrastive_loss + gamma * the router's losses)
 
 Two baselines have no z: a predictor takes the prior's place and guesses the decoders' input from prompt and past steps.
 """
@@ -23,38 +23,21 @@ from modules.common.errors import UserError
 from modules.common.outputs import REQUIRED
 from modules.common.versions import version_problem
 from modules.config import StoryConfig
-from modules.image_decoder.autoencoder import PictureAutoencoder, PretrainedAutoencoder
-from modules.image_decoder.image_decoder import ImageDecoder
 from modules.layers.losses import cosine_distance, masked_mean, weighted_sum
-from modules.layers.transformer import Transformer
-from modules.pretrained.freezing import enable_checkpointing
-from modules.pretrained.part import gate_names, pretrained_names
 from modules.pretrained.source import PretrainedSource
 from modules.prior.predictor import Predictor
 from modules.prior.prior import Prior
-from modules.storyboard.aids import IMAGE_AIDS, EncoderAids
-from modules.storyboard.contrastive import ContrastiveLoss, pool_slots, text_ids
-from modules.storyboard.pooling import MajorityVoteStoryboard, MeanStoryboard, QFormerStoryboard
-from modules.storyboard.storyboard import Storyboard, StoryboardOutput
-from modules.text_decoder.language_model import vocabulary_of
-from modules.text_decoder.text_decoder import TextDecoder
-
-FACTORS = ("storyboard", "prior", "predictor", "text_decoder", "image_decoder")
-PARTS = (*FACTORS, "aids", "contrastive")  # All parts that are trained jointly.
-STORYBOARDS = {
-    "queries": Storyboard,
-    "majority_vote": MajorityVoteStoryboard,
-    "qformer": QFormerStoryboard,
-    "mean": MeanStoryboard,
-}
-SPECIAL_IDS = (0, 1, 2)  # <pad>, <bos>, <eos> of every tokenizer trained here.
+from modules.story_model.parts import PARTS, StoryParts
+from modules.storyboard.aids import IMAGE_AIDS
+from modules.storyboard.contrastive import pool_slots, text_ids
+from modules.storyboard.storyboard import StoryboardOutput
 
 
 @dataclass
 class StoryModelOutput(ModelOutput):
-    """`loss` (); `losses` its named terms, each (); `slots` (N,S,d) before quantising and their `step_mask` (N,);
-    `codes` (B,T,S) or None while continuous; `vectors` (N,V,d) and `vector_mask` (N,V) as in `StoryboardOutput`;
-    `loads` (layers,E) of the prior's experts, where it has some.
+    """`loss` () and its named terms `losses`, each (); `slots` (N,S,d) before quantising and their `step_mask` (N,);
+    `codes` (B,T,S), None while the quantiser is inactive; `vectors` (N,V,d) and `vector_mask` (N,V) as in
+    `StoryboardOutput`; `loads` (layers,E) of the prior's experts, if it has any.
     """
 
     loss: Tensor
@@ -67,73 +50,21 @@ class StoryModelOutput(ModelOutput):
     loads: Tensor | None = None
 
 
-class StoryModel(nn.Module):
+class StoryModel(StoryParts):
     """The four factors, and the frozen autoencoder that pictures enter and leave by.
 
     `StoryModel(config)` is the model of `config.plan`: this class plans in codes, its subclasses are the baselines.
     """
 
-    has_codes = True  # Whether the plan is a storyboard of codes, with a prior.
-    reads_steps = True  # Whether an encoder reads the steps' texts and images.
-
     def __new__(cls, config: StoryConfig | None = None, **_: Any) -> StoryModel:
         """Choose the class of the config's plan; a copy, which has no config yet, keeps its class."""
         return super().__new__(MODELS[config.plan] if config is not None and cls is StoryModel else cls)
-
-    def __init__(
-        self,
-        config: StoryConfig,
-        *,
-        offline: bool = False,
-        random: bool = False,
-        sources: Mapping[str, PretrainedSource] | None = None,
-    ) -> None:
-        """Build the model with fresh weights; parts with a `source` are pretrained.
-
-        With `offline` they are read from the local cache only; with `random` they get random weights. `sources` replace
-        those that the config names, by the part's name. Raises UserError where a source cannot be loaded.
-        """
-        super().__init__()
-        self.config = config
-        self.sources = pretrained_sources(config, offline, random) | dict(sources or {})
-        board, latent_shape = config.storyboard, config.autoencoder.latent_shape
-        slots, language_model = (board.num_slots, board.codebook_dim), self.sources.get("text_decoder")
-        self.vocab_size = config.vocab_size if language_model is None else vocabulary_of(language_model)
-        self._build_plan(config)
-        special_ids = SPECIAL_IDS if language_model is None or random else None
-        self.text_decoder = TextDecoder(config.text_decoder, self.vocab_size, *slots, special_ids, language_model)
-        self.image_decoder = ImageDecoder(config.image_decoder, latent_shape, *slots, self.sources.get("image_decoder"))
-        self.aids = EncoderAids(config.aids, self.vocab_size, latent_shape, *slots)
-        contrasts = config.loss_weights.contrastive_loss > 0 and self.reads_steps
-        self.contrastive = ContrastiveLoss() if contrasts else None
-        if config.autoencoder.source:
-            self.autoencoder = PretrainedAutoencoder(config.autoencoder, self.sources["autoencoder"])
-        else:
-            self.autoencoder = PictureAutoencoder(config.autoencoder).requires_grad_(False)
-        if config.training.gradient_checkpointing:
-            self._keep_less()
-        self.pretrained, self.gates = pretrained_names(self), gate_names(self)
-        parameters = dict(self.named_parameters(remove_duplicate=False))
-        self.frozen = frozenset(name for name in self.pretrained if not parameters[name].requires_grad)
 
     def _build_plan(self, config: StoryConfig) -> None:
         """Build the parts that differ between plans: here the storyboard and its prior."""
         self._build_storyboard(config)
         board = config.storyboard
         self.prior = Prior(config.prior, self.vocab_size, board.codebook_size, board.num_slots)
-
-    def _build_storyboard(self, config: StoryConfig) -> None:
-        board, max_text_length = config.storyboard, config.text_decoder.max_length
-        shape = config.autoencoder.latent_shape
-        self.storyboard = STORYBOARDS[board.pooling](board, self.vocab_size, max_text_length, shape, self.sources)
-
-    def _keep_less(self) -> None:
-        """Checkpoint the blocks of all transformers and of the UNet. Pretrained encoders have settings of their own."""
-        for module in self.modules():
-            if isinstance(module, Transformer):
-                module.gradient_checkpointing = True
-        self.image_decoder.enable_gradient_checkpointing()
-        enable_checkpointing(self.text_decoder.language_model)
 
     def forward(self, batch: StoryBatch, noise: StepNoise, parts: Collection[str] = PARTS) -> StoryModelOutput:
         """Return the training loss of a batch: a pure function of weights, batch and noise (but for dropout). N = B*T.
@@ -218,10 +149,12 @@ class StoryModel(nn.Module):
         """
         with torch.no_grad():
             whole = self.encode(batch).slots
+        assert whole is not None
         return cosine_distance(slots, whole)
 
     def contrast(self, batch: StoryBatch) -> Tensor:
         """Return the contrastive loss () of slots from images alone and texts alone, a mean over steps with both."""
+        assert self.contrastive is not None
         steps = batch.steps()
         has_both = steps.text_mask.any(1) & steps.image_mask
         image_slots = self.storyboard.encode(steps.without_text())
@@ -244,25 +177,6 @@ class StoryModel(nn.Module):
             losses |= {"load_balancing_loss": prior.load_balancing_loss, "router_z_loss": prior.router_z_loss}
         return losses, prior.loads
 
-    def own_state(self) -> dict[str, Tensor]:
-        """The state dict without what a source keeps for us: the frozen weights."""
-        return {name: value for name, value in self.state_dict().items() if name not in self.frozen}
-
-    def load_own_state(self, state: Mapping[str, Tensor]) -> None:
-        """Load what `own_state` gave. Raises RuntimeError where it is another model's."""
-        self.load_state_dict(
-            {name: value for name, value in self.state_dict().items() if name in self.frozen} | dict(state)
-        )
-
-    def parts(self, names: Collection[str] = PARTS) -> dict[str, nn.Module]:
-        """Return the trainable parts that this model has, of those named."""
-        return {name: part for name in names if isinstance(part := getattr(self, name, None), nn.Module)}
-
-    @property
-    def factors(self) -> dict[str, nn.Module]:
-        """The trainable factors by name, without auxiliary losses."""
-        return self.parts(FACTORS)
-
     @property
     def is_ready(self) -> bool:
         """Whether the model can generate: a storyboard's codebook must have been fitted."""
@@ -271,24 +185,6 @@ class StoryModel(nn.Module):
     def assume_ready(self) -> None:
         """Quantise although the codebook was not fitted, to measure a pass of the later phases."""
         self.storyboard.quantizer.is_active = True
-
-    @property
-    def pictures(self) -> str | None:
-        """What the encoder reads pictures as, of `StoryboardConfig.pictures`; None if it reads no steps."""
-        return self.config.storyboard.pictures
-
-    @property
-    def reads_pixels(self) -> bool:
-        """Whether the encoder reads pixels, not latents."""
-        return self.pictures not in (None, "latents")
-
-    def frozen_encoders(self) -> dict[str, nn.Module]:
-        """Return the pretrained encoders of steps that are wholly frozen, by the name of their config."""
-        return dict(self.storyboard.frozen_encoders())
-
-    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Return the tokens that the encoder reads of N texts beside the text decoder's, by field of `StoryBatch`."""
-        return self.storyboard.tokenize(texts)
 
 
 class NextStepModel(StoryModel):
@@ -314,7 +210,7 @@ class NextStepModel(StoryModel):
         guesses = self.predictor(batch.prompt_ids, batch.prompt_mask, batch.step_mask, slots)
         return StoryboardOutput(code_embeds=guesses.flatten(0, 1), slots=board.slots)
 
-    def prior_losses(self, board: StoryboardOutput, batch: StoryBatch) -> tuple[dict[str, Tensor], Tensor | None]:
+    def prior_losses(self, _board: StoryboardOutput, _batch: StoryBatch) -> tuple[dict[str, Tensor], Tensor | None]:
         """Return no terms: nothing is drawn, so nothing has a likelihood."""
         return {}, None
 
@@ -336,7 +232,7 @@ class PromptModel(NextStepModel):
         """Build the predictor."""
         self._build_predictor(config)
 
-    def condition(self, batch: StoryBatch, noise: StepNoise | None = None) -> StoryboardOutput:
+    def condition(self, batch: StoryBatch, _noise: StepNoise | None = None) -> StoryboardOutput:
         """Return the predictor's guesses for N = B*T steps, from the prompt."""
         guesses = self.predictor(batch.prompt_ids, batch.prompt_mask, batch.step_mask)
         return StoryboardOutput(code_embeds=guesses.flatten(0, 1))
@@ -349,29 +245,12 @@ class PromptModel(NextStepModel):
         """Return none: the model reads no steps."""
         return {}
 
-    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
+    def tokenize(self, _texts: Sequence[str]) -> dict[str, Tensor]:
         """Return nothing: the model reads no steps."""
         return {}
 
 
 MODELS: dict[str, type[StoryModel]] = {"codes": StoryModel, "predicted": NextStepModel, "prompt": PromptModel}
-
-
-def pretrained_sources(config: StoryConfig, offline: bool = False, random: bool = False) -> dict[str, PretrainedSource]:
-    """Return the source of every pretrained part, by the part's name in a config."""
-    board = config.storyboard
-    ids = {
-        "storyboard.image_encoder": board.image_encoder.source if board.pictures == "pretrained" else "",
-        "storyboard.text_encoder": board.text_encoder.source,
-        "text_decoder": config.text_decoder.source,
-        "image_decoder": config.image_decoder.source,
-        "autoencoder": config.autoencoder.source,
-    }
-    return {
-        part: PretrainedSource(source, f"{part}.source", offline=offline, random=random)
-        for part, source in ids.items()
-        if source
-    }
 
 
 def build_model(

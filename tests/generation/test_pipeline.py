@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from modules import generation as checks
 from modules.common.errors import UserError
+from modules.generation import settings as checks
+from modules.generation.pipeline import StoryPipeline, StoryPipelineOutput
 from modules.image_decoder.config import SchedulerName
-from modules.pipeline import StoryPipeline, StoryPipelineOutput
 from modules.presets import PRESETS
 from modules.story import StoryStep
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 from modules.storyworld import StoryWorld
 from modules.text_decoder.config import Decoding
 

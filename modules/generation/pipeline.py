@@ -21,15 +21,15 @@ from modules.common.errors import UserError
 from modules.common.shipped import shipped
 from modules.data.pixels import pixels_of
 from modules.encoded.stories import tokenize_steps
-from modules.generation import MAX_LONG_STORY, MAX_NUM_STEPS, GenerationSettings, check_story
+from modules.generation.rendering import encode_captions, encode_images, render_images, render_texts
+from modules.generation.settings import MAX_LONG_STORY, MAX_NUM_STEPS, GenerationSettings, check_story
 from modules.image_decoder.autoencoder import PretrainedAutoencoder
 from modules.image_decoder.stable_diffusion import offload
 from modules.prior.prior import PriorSample
-from modules.rendering import encode_captions, encode_images, render_images, render_texts
 from modules.saving.export import push_to_hub, save_lora, save_pretrained
 from modules.saving.model_folder import load_model
 from modules.story import StoryStep
-from modules.story_model import NextStepModel, StoryModel
+from modules.story_model.story_model import NextStepModel, StoryModel
 from modules.text_decoder.config import Decoding
 from modules.text_decoder.tokenizers import Vocabulary
 

@@ -16,7 +16,7 @@ import modules
 from modules.batch import PlanBatch, StepNoise, StoryBatch, draw_noise
 from modules.config import PLANS, LossWeights
 from modules.layers.losses import cosine_distance
-from modules.story_model import StoryModel
+from modules.story_model.story_model import StoryModel
 from modules.training.reliance import code_reliance, reliance_summary, swap_rows
 
 OPTIONAL = (
@@ -145,7 +145,8 @@ def no_device_sync(monkeypatch):
 
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("training", [True, False])
-def test_forward_pass_reads_no_tensor_value(tiny_config, story_batch, story_noise, plan, training, no_device_sync):
+@pytest.mark.usefixtures("no_device_sync")
+def test_forward_pass_reads_no_tensor_value(tiny_config, story_batch, story_noise, plan, training):
     weights = replace(tiny_config.loss_weights, contrastive_loss=0.1)
     model = StoryModel(replace(tiny_config, plan=plan, loss_weights=weights)).train(training)
     model.assume_ready()
