@@ -22,7 +22,7 @@ from modules.common.arguments import positive_int
 from modules.config import StoryConfig
 from modules.presets import PRESETS
 from modules.story_model.story_model import StoryModel, build_model
-from modules.training.memory_estimate import count_parameters, full_batch, joint_activations, training_bytes
+from modules.training.memory_estimate import count_parameters, full_batch, story_activations, training_bytes
 from modules.training.phases import JointPhase
 from modules.training.processes import resolve_precision
 
@@ -95,7 +95,7 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[Goal]]:
     config, mixed = resolve_config(args), args.mixed_precision == "bf16"
     model = make_model(config, device)
     trainable, frozen = count_parameters(model)
-    estimate = training_bytes(trainable, frozen, joint_activations(config, mixed), mixed=mixed)["total"] / MIB
+    estimate = training_bytes(trainable, frozen, story_activations(config, mixed), mixed=mixed)["total"] / MIB
     seconds, operations = train_steps(model, args, device)
     used = torch.cuda.max_memory_allocated() / MIB if device.type == "cuda" else peak_rss_mib()
     update = summary(seconds)

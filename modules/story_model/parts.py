@@ -117,6 +117,15 @@ class StoryParts(nn.Module):
         """Return the trainable parts that this model has, of those named."""
         return {name: part for name in names if isinstance(part := getattr(self, name, None), nn.Module)}
 
+    def train_parts(self, names: Collection[str]) -> None:
+        """Train the named parts, except pretrained weights that stay frozen, and freeze everything else."""
+        self.requires_grad_(False).eval()
+        for part in self.parts(names).values():
+            part.requires_grad_(True).train()
+        for name, parameter in self.named_parameters():
+            if name in self.frozen:
+                parameter.requires_grad_(False)
+
     @property
     def factors(self) -> dict[str, nn.Module]:
         """The trainable factors by name, without auxiliary losses."""

@@ -13,9 +13,11 @@ from modules.training.memory_estimate import (
     autoencoder_activations,
     build_on_meta,
     count_parameters,
-    joint_activations,
+    story_activations,
+    trained_parameters,
     training_bytes,
 )
+from modules.training.plan import trained_phases
 from modules.training.settings import TrainSettings
 from modules.training.sharding import gathered_sizes
 
@@ -48,7 +50,7 @@ def memory(model: StoryModel, config: StoryConfig, settings: TrainSettings) -> d
     sizes: dict[str, Any] = {
         "trainable": trainable,
         "frozen": frozen,
-        "activations": joint_activations(config, mixed),
+        "activations": story_activations(config, mixed),
         "mixed": mixed,
     }
     report = {"one process": in_mib(training_bytes(**sizes))}
@@ -57,11 +59,22 @@ def memory(model: StoryModel, config: StoryConfig, settings: TrainSettings) -> d
             n: training_bytes(**sizes, strategy=strategy, num_processes=n, root=root, block=block) for n in PROCESSES
         }
         report[f"each process, {strategy}"] = in_mib({str(n): parts["total"] for n, parts in several.items()})
-    if "autoencoder" in settings.phases and settings.autoencoder is None and not config.autoencoder.source:
-        own = sum(count_parameters(model.autoencoder))
-        alone = training_bytes(own, trainable + frozen - own, autoencoder_activations(config, mixed), mixed=mixed)
-        report["one process, autoencoder phase"] = in_mib(alone)
+    for phase in trained_phases(config):
+        if phase in settings.phases and phase != "joint" and not (phase == "autoencoder" and settings.autoencoder):
+            report[f"one process, {phase} phase"] = in_mib(phase_bytes(model, config, phase, mixed))
     return report
+
+
+def phase_bytes(model: StoryModel, config: StoryConfig, phase: str, mixed: bool) -> dict[str, int]:
+    """Return the bytes, by `training_bytes`, that one process needs in a phase."""
+    if phase == "autoencoder":
+        trained = sum(count_parameters(model.autoencoder))
+        frozen = sum(count_parameters(model)) - trained
+        activations = autoencoder_activations(config, mixed)
+    else:
+        trained, frozen = trained_parameters(config, phase)
+        activations = story_activations(config, mixed, phase)
+    return training_bytes(trained, frozen, activations, mixed=mixed)
 
 
 def in_mib(sizes: dict[str, int]) -> dict[str, int]:

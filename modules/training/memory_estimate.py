@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from modules.batch import StepNoise, StoryBatch, draw_noise
+from modules.batch import PlanBatch, StepNoise, StoryBatch, draw_noise
 from modules.config import StoryConfig
 from modules.story_model.story_model import StoryModel, build_model
+from modules.training.phases import PLANS_PER_STORY, ConsolidationPhase, story_phase
 
 STRATEGIES = ("ddp", "fsdp2")
 CAPTION_LENGTH = 77  # Of the text encoder of Stable Diffusion.
@@ -56,18 +58,31 @@ def training_bytes(
     return parts | {"total": max(sum(parts.values()), between)}
 
 
-def joint_activations(config: StoryConfig, mixed: bool) -> int:
-    """Return the bytes kept for the backward pass of the joint phase's loss.
+def story_activations(config: StoryConfig, mixed: bool, phase: str = "joint") -> int:
+    """Return the bytes kept for the backward pass of the loss of a phase on stories.
 
-    The batch has the longest stories, and every step has a full text and a picture.
+    The batch has the longest stories, and every step has a full text and a picture. After the joint phase the encoder's
+    codes are cached.
     """
-    model = build_on_meta(config)
+    model, phase_class = build_on_meta(config), story_phase(phase, config)
+    batch, noise = full_batch(config)
+    if issubclass(phase_class, ConsolidationPhase) and model.has_codes:
+        batch = _with_codes(batch, config)
     has_experts = config.prior.experts.num_experts > 0
     with pretended(model):
-        model.assume_ready()
-        saved = saved_bytes(model, lambda: model(*full_batch(config)).loss, mixed or has_experts)
+        model.train_parts(phase_class.trains)
+        if phase != "opening":
+            model.assume_ready()
+        saved = saved_bytes(model, lambda: model(batch, noise, phase_class.trains).loss, mixed or has_experts)
     # torch infers the shapes of the experts' products in bfloat16 only.
     return saved if mixed or not has_experts else 2 * saved
+
+
+def trained_parameters(config: StoryConfig, phase: str) -> tuple[int, int]:
+    """Return the numbers of parameters that a phase on stories trains, and that are frozen in it."""
+    model = build_on_meta(config)
+    model.train_parts(story_phase(phase, config).trains)
+    return count_parameters(model)
 
 
 def autoencoder_activations(config: StoryConfig, mixed: bool) -> int:
@@ -145,6 +160,20 @@ def full_batch(config: StoryConfig) -> tuple[StoryBatch, StepNoise]:
     return batch, draw_noise(
         stories * steps, config.autoencoder.latent_shape, timesteps, torch.Generator().manual_seed(0)
     )
+
+
+def _with_codes(batch: StoryBatch, config: StoryConfig) -> StoryBatch:
+    """Return the batch with cached codes, and with the plans of several times as many stories for the prior."""
+    stories, steps, slots = config.training.batch_size, config.max_steps, config.storyboard.num_slots
+    many = PLANS_PER_STORY * stories
+    plans = PlanBatch(
+        codes=torch.zeros(many, steps, slots, dtype=torch.long),
+        prompt_ids=batch.prompt_ids.repeat(PLANS_PER_STORY, 1),
+        prompt_mask=batch.prompt_mask.repeat(PLANS_PER_STORY, 1),
+        step_mask=torch.ones(many, steps, dtype=torch.bool),
+        num_steps=torch.tensor(float(many * steps)),
+    )
+    return replace(batch, codes=torch.zeros(stories, steps, slots, dtype=torch.long), plans=plans)
 
 
 def _for_encoders(config: StoryConfig) -> dict[str, Any]:

@@ -144,12 +144,7 @@ class StoryPhase(Phase):
             self.model.prior.update(gather(torch.stack(loads).sum(0)[None]).sum(0))
 
     def set_modes(self) -> None:
-        self.model.requires_grad_(False).eval()
-        for part in self.model.parts(self.trains).values():
-            part.requires_grad_(True).train()
-        for name, parameter in self.model.named_parameters():
-            if name in self.model.frozen:
-                parameter.requires_grad_(False)
+        self.model.train_parts(self.trains)
 
 
 class OpeningPhase(StoryPhase):

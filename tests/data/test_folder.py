@@ -143,7 +143,7 @@ def test_missing_or_empty_files_and_wrong_options(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         StoryFolder(tmp_path)
     make_folder(tmp_path, [b"", b"  "])
-    with pytest.raises(UserError, match="holds no stories"):
+    with pytest.raises(UserError, match="has no stories"):
         StoryFolder(tmp_path)
     make_folder(tmp_path, [record()])
     with pytest.raises(UserError, match="max_steps"):
@@ -181,11 +181,11 @@ def test_open_split_picks_parts(tmp_path):
     assert open_split(tmp_path, "val").lengths == [1]
     assert open_split(tmp_path / "val", "val").lengths == [1]
     for folder, split, message in [
-        (tmp_path / "val", "train", 'no "train" part'),
-        (tmp_path / "train", "val", 'no "val" part'),
+        (tmp_path / "val", "train", 'no "train" split'),
+        (tmp_path / "train", "val", 'no "val" split'),
         (tmp_path, "test", '"train" or "val"'),
         (tmp_path / "none", "val", "does not exist"),
-        (tmp_path / "train" / "images", "val", "holds neither"),
+        (tmp_path / "train" / "images", "val", "has neither"),
     ]:
         with pytest.raises(UserError, match=message):
             open_split(folder, split)

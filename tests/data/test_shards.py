@@ -184,11 +184,11 @@ def test_a_network_that_fails_for_a_moment_is_waited_for(monkeypatch):
 @pytest.mark.parametrize(
     ("where", "message"),
     [
-        ("{tmp}", "holds neither"),
-        ("memory://nowhere", r"holds no shards\.json: make shards with download_data\.py pack"),
+        ("{tmp}", "has neither"),
+        ("memory://nowhere", r"has no shards\.json: make shards with download_data\.py pack"),
         ("nothing://x", "nothing://x.* is not an address that can be opened"),
         ("{hub}/datasets/a/private/resolve/main", "cannot be read .*401"),
-        ("{hub}/datasets/o/n/resolve/other", r"holds no shards\.json"),
+        ("{hub}/datasets/o/n/resolve/other", r"has no shards\.json"),
     ],
 )
 def test_what_cannot_be_opened_is_told_in_a_sentence(where, message, tmp_path, server):
@@ -255,7 +255,7 @@ def test_nothing_but_shards_is_ever_replaced(folder, tmp_path, capsys, monkeypat
 def test_one_set_of_stories_becomes_its_own_split(folder, tmp_path):
     assert list(pack(folder / "val", tmp_path / "out", 1 << 20)) == ["val"]
     assert len(StoryShards(tmp_path / "out", "val")) == 6
-    with pytest.raises(UserError, match='holds no "train" shards'):
+    with pytest.raises(UserError, match='has no "train" shards'):
         StoryShards(tmp_path / "out", "train")
 
 

@@ -219,15 +219,15 @@ def test_pictures_are_kept_as_they_are_or_made_smaller(tmp_path):
         (["folder", "nowhere"], "the folder nowhere does not exist"),
         (["jsonl", "nowhere.jsonl"], "nowhere.jsonl does not exist"),
         (["csv", "tests"], "there is no .csv file in tests"),
-        (["folder", "modules"], "holds no stories.jsonl"),
+        (["folder", "modules"], "has no stories.jsonl"),
         (["m3it", "--splits", "test"], "must be train, val or train,val"),
         (["m3it", "--image_size", "5"], "must be from 16 to 4096"),
         (["african-storybook", "--texts", "no", "--images", "no"], "clone global-asp/asp-source"),
-        (["validate", "nowhere"], "holds"),
+        (["validate", "nowhere"], "has neither"),
         (["bookdash", "--clone", "no"], "clone bookdash/bookdash-books"),
         (["codraw", "--clone", "no", "--clipart", "no"], "clone parthra"),
         (["vist", "--json", "no", "--fetch"], "unpack SIS-with-labels"),
-        (["view", "nowhere"], "holds neither"),
+        (["view", "nowhere"], "has neither"),
     ],
 )
 def test_missing_input_is_one_sentence(words, said, tmp_path, capsys, monkeypatch):

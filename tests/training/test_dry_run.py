@@ -19,10 +19,12 @@ from modules.training.memory_estimate import (
     STRATEGIES,
     autoencoder_activations,
     full_batch,
-    joint_activations,
     saved_bytes,
+    story_activations,
+    trained_parameters,
     training_bytes,
 )
+from modules.training.plan import trained_phases
 from modules.training.settings import TrainSettings
 from modules.training.sharding import gathered_sizes
 from tests.support.runs import train
@@ -41,7 +43,7 @@ def model() -> StoryModel:
 @cache
 def kept(mixed: bool = False) -> int:
     """Activations of a small batch."""
-    return joint_activations(SMALL, mixed)
+    return story_activations(SMALL, mixed)
 
 
 # Arithmetic
@@ -120,7 +122,7 @@ def test_activations_of_fake_tensors_equal_those_of_real_ones(model, mixed):
 
 def test_activations_grow_with_the_batch():
     twice = replace(SMALL, training=replace(SMALL.training, batch_size=2 * SMALL.training.batch_size))
-    assert joint_activations(twice, False) == pytest.approx(2 * kept(), rel=0.05)
+    assert story_activations(twice, False) == pytest.approx(2 * kept(), rel=0.05)
 
 
 def test_saved_bytes_by_hand():
@@ -179,6 +181,20 @@ def test_memory_is_reported_for_each_strategy(model, tmp_path):
         autoencoder_activations(SMALL, False) / 2**20
     )
     assert "one process, autoencoder phase" not in memory(model, SMALL, TrainSettings(tmp_path, autoencoder=tmp_path))
+
+
+def test_memory_is_reported_for_every_phase(tmp_path):
+    """Phases that train fewer parts need less of everything that trained parameters need; weights are always there."""
+    report = plan(SMALL, TrainSettings(tmp_path))["memory_mib"]
+    joint = story_activations(SMALL, False)
+    assert {name for name in report if name.endswith("phase")} == {
+        f"one process, {phase} phase" for phase in trained_phases(SMALL) if phase != "joint"
+    }
+    for phase in ("opening", "illustration", "planning"):
+        assert 0 < story_activations(SMALL, False, phase) < joint
+        trained, frozen = trained_parameters(SMALL, phase)
+        assert trained < trained_parameters(SMALL, "joint")[0]
+        assert trained + frozen == sum(trained_parameters(SMALL, "joint"))
 
 
 def test_half_precision_halves_most_of_the_activations():
