@@ -16,7 +16,7 @@ from modules.data.read_ahead import ReadAhead
 from modules.encoded.rows import ShardedRows
 from modules.image_decoder.autoencoder import PictureAutoencoder, PretrainedAutoencoder
 from modules.image_decoder.image_decoder import ImageDecoder
-from modules.story import Story, StoryDataset
+from modules.story import Story, StoryDataset, StoryStep
 from modules.story_model.story_model import StoryModel
 from modules.text_decoder.tokenizers import Vocabulary
 
@@ -50,6 +50,25 @@ def tokenize_steps(texts: Sequence[str | None], model: StoryModel, tokenizer: Vo
     if model.image_decoder.text_encoder is not None:
         tokens["caption_ids"] = model.image_decoder.tokenize(words)
     return tokens
+
+
+def batch_of_steps(steps: Sequence[StoryStep], model: StoryModel, tokenizer: Vocabulary) -> StoryBatch:
+    """Return T given steps as a batch of one story, on the model's device."""
+    images = [step.image for step in steps]
+    has_image = torch.tensor([image is not None for image in images])
+    pixels = pixels_of(images, model.config.autoencoder.image_size)
+    latents = torch.zeros(len(steps), *model.config.autoencoder.latent_shape)
+    if has_image.any():
+        latents[has_image] = model.autoencoder.encode(pixels[has_image].to(model.device)).cpu()
+    tokens = tokenize_steps([step.text for step in steps], model, tokenizer)
+    fields: dict[str, Any] = {name: ids[None] for name, ids in tokens.items()}
+    return StoryBatch(
+        **fields,
+        latents=latents[None],
+        image_mask=has_image[None],
+        step_mask=torch.ones_like(has_image)[None],
+        pixels=pixels[None] if model.reads_pixels else None,
+    ).to(model.device)
 
 
 class EncodedStories:

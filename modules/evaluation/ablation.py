@@ -145,12 +145,9 @@ def predict_next_pages(pipeline: StoryPipeline, dataset: StoryDataset, num_examp
 def _plan_next_page(pipeline: StoryPipeline, story: Story) -> Tensor:
     """Return what the decoders read of the page after the given ones (S,D)."""
     given = story.steps[:NUM_GIVEN]
-    to_come = min(
-        len(story.steps) - NUM_GIVEN, MAX_NUM_STEPS
-    )  # All, because the plan depends on how many pages are left.
-    if not pipeline.model.has_codes:
-        return pipeline.predict(story.prompt, to_come, given)[0]
-    return pipeline.embed(pipeline.plan(story.prompt, to_come, temperature=0, codes=pipeline.encode(given)).codes[0, 0])
+    # All pages that are left, because the plan depends on their number.
+    num_left = min(len(story.steps) - NUM_GIVEN, MAX_NUM_STEPS)
+    return pipeline.plan_next(story.prompt, num_left, given)
 
 
 def _whole_stories(dataset: StoryDataset) -> Iterator[Story]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,16 +14,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from modules.batch import StoryBatch
 from modules.common.devices import find_device
 from modules.common.errors import UserError
 from modules.common.shipped import shipped
-from modules.data.pixels import pixels_of
-from modules.encoded.stories import tokenize_steps
-from modules.generation.rendering import encode_captions, encode_images, render_images, render_texts
+from modules.encoded.stories import batch_of_steps
+from modules.generation.output import StoryPipelineOutput
+from modules.generation.rendering import encode_captions, place_model, render_images, render_texts
 from modules.generation.settings import MAX_LONG_STORY, MAX_NUM_STEPS, GenerationSettings, check_story
-from modules.image_decoder.autoencoder import PretrainedAutoencoder
-from modules.image_decoder.stable_diffusion import offload
 from modules.prior.prior import PriorSample
 from modules.saving.export import push_to_hub, save_lora, save_pretrained
 from modules.saving.model_folder import load_model
@@ -34,32 +30,18 @@ from modules.text_decoder.config import Decoding
 from modules.text_decoder.tokenizers import Vocabulary
 
 
-@dataclass(frozen=True)
-class StoryPipelineOutput:
-    """T steps: `images` (RGB), `texts`, `codes` (T,S) and their `log_probs` (T,S) in nats.
-
-    A baseline without a storyboard has no codes.
-    """
-
-    prompt: str
-    images: list[Image.Image]
-    texts: list[str]
-    codes: Tensor | None
-    log_probs: Tensor | None
-
-    @property
-    def bits(self) -> list[float] | None:
-        """Bits of each step's codes under the prior."""
-        return None if self.log_probs is None else (-self.log_probs.sum(-1) / torch.log(torch.tensor(2.0))).tolist()
-
-
 class StoryPipeline:
     """A trained model that generates, continues, captions and illustrates stories.
 
     The `options` of every method that samples are `settings`, a `GenerationSettings`, and any of its fields, which take
     precedence: pipeline(prompt, seed=1, temperature=0.8). Equal arguments give equal bytes. Raises UserError on a
-    setting out of range.
+    setting out of range. `StoryPipeline(model, tokenizer)` is a `BaselinePipeline` if the model plans without codes.
     """
+
+    def __new__(cls, model: StoryModel | None = None, *_: Any, **__: Any) -> StoryPipeline:
+        """Choose the class for the model; a copy, which has no model yet, keeps its class."""
+        is_baseline = cls is StoryPipeline and model is not None and not model.has_codes
+        return super().__new__(BaselinePipeline if is_baseline else cls)
 
     def __init__(self, model: StoryModel, tokenizer: Vocabulary) -> None:
         self.model, self.tokenizer, self.config = model.eval(), tokenizer, model.config
@@ -87,12 +69,12 @@ class StoryPipeline:
 
     @property
     def device(self) -> torch.device:
-        return self.model.autoencoder.latent_mean.device
+        return self.model.device
 
     @property
     def longest_story(self) -> int:
         """The largest number of pages generated at once."""
-        return MAX_LONG_STORY if self.model.has_codes and self.config.prior.attention_window else MAX_NUM_STEPS
+        return MAX_LONG_STORY if self.config.prior.attention_window else MAX_NUM_STEPS
 
     def to(self, device: str | torch.device) -> StoryPipeline:
         """Move the model to `device`."""
@@ -106,13 +88,7 @@ class StoryPipeline:
         pretrained parts stay in main memory until they are used: the same result, slower. Raises UserError if the
         device is not available.
         """
-        target = find_device(device)
-        self.to(target)
-        if save_memory and isinstance(self.model.autoencoder, PretrainedAutoencoder):
-            self.model.autoencoder.save_memory()
-            if target.type != "cpu":
-                model = self.model
-                offload([model.text_decoder.language_model, model.image_decoder.unet, model.autoencoder.vae], target)
+        place_model(self.model, find_device(device), save_memory)
         return self
 
     # -- sampling
@@ -127,9 +103,12 @@ class StoryPipeline:
         **options: Any,
     ) -> StoryPipelineOutput:
         """Generate `num_steps` pages, after the given `steps` if any. Raises UserError on an empty prompt."""
-        settings = GenerationSettings.resolve(seed=seed, **options)
-        if not self.model.has_codes:
-            return self._generate_page_by_page(prompt, num_steps, steps, settings)
+        return self._generate(prompt, num_steps, steps, GenerationSettings.resolve(seed=seed, **options))
+
+    def _generate(
+        self, prompt: str, num_steps: int, steps: Sequence[StoryStep], settings: GenerationSettings
+    ) -> StoryPipelineOutput:
+        """Plan all pages, then render them."""
         given = self.encode(steps) if steps else None
         plan = self.plan(prompt, num_steps, codes=given, settings=settings)
         texts, images = self.render(plan.codes[0], previous=steps[-1].image if steps else None, settings=settings)
@@ -163,6 +142,11 @@ class StoryPipeline:
         return self.model.prior.sample(
             *self._prompt(prompt), num_steps, settings.temperature, settings.top_p, generator, history, num_plans
         )
+
+    def plan_next(self, prompt: str, num_steps: int, steps: Sequence[StoryStep]) -> Tensor:
+        """Return the decoders' vectors (S,d) of the likeliest page after the given ones, if `num_steps` are left."""
+        plan = self.plan(prompt, num_steps, temperature=0, codes=self.encode(steps) if steps else None)
+        return self.embed(plan.codes[0, 0])
 
     @torch.no_grad()
     def render(
@@ -204,13 +188,17 @@ class StoryPipeline:
         settings = GenerationSettings.resolve(seed=seed, **options)
         texts, images = [step.text for step in steps], [step.image for step in steps]
         rows = [row for row, step in enumerate(steps) if step.text is None or step.image is None]
-        codes = self.encode(steps) if rows or self.model.has_codes else None
+        codes = self._codes(steps, bool(rows))
         if codes is not None and rows:
             drawn = self.render(codes[rows], texts=[texts[row] for row in rows], settings=settings)
             for row, text, image in zip(rows, *drawn, strict=True):
                 texts[row], images[row] = text, images[row] or image
         pages = cast("list[Image.Image]", images), cast("list[str]", texts)
         return StoryPipelineOutput(prompt, *pages, None if codes is None else codes.cpu(), None)
+
+    def _codes(self, steps: Sequence[StoryStep], _needed: bool) -> Tensor | None:
+        """Return the codes of given steps (T,S), also if all of them are complete."""
+        return self.encode(steps)
 
     # -- reading
 
@@ -227,17 +215,12 @@ class StoryPipeline:
     def encode(self, steps: Sequence[StoryStep]) -> Tensor:
         """Encode steps, each with a text, an image or both -> their codes (T,S)."""
         self.check_codebook()
-        codes = self.model.encode(self._batch(steps)).codes
+        codes = self.model.encode(batch_of_steps(steps, self.model, self.tokenizer)).codes
         assert codes is not None  # The codebook is ready.
         return codes
 
     def check_codebook(self) -> None:
-        """Raise UserError if the model has no codes: it is a baseline, or its codebook is not initialised yet."""
-        if not self.model.has_codes:
-            raise UserError(
-                f'this model has no storyboard (its plan is "{self.config.plan}"): only `generate` and `continue` are'
-                " supported"
-            )
+        """Raise UserError if the model has no codes: its codebook is not initialised yet, or it is a baseline."""
         if not self.model.is_ready:
             raise UserError("this checkpoint is from before its codebook was placed: train on, or take a later one")
 
@@ -246,28 +229,33 @@ class StoryPipeline:
         ids, mask = self.tokenizer.encode_batch([prompt], self.config.max_prompt_length)
         return ids[:, : mask.sum()].to(self.device), mask[:, : mask.sum()].to(self.device)
 
-    def _batch(self, steps: Sequence[StoryStep]) -> StoryBatch:
-        """Return T given steps as a batch of one story, on the model's device."""
-        images = [step.image for step in steps]
-        has_image = torch.tensor([image is not None for image in images])
-        latents = torch.zeros(len(steps), *self.config.autoencoder.latent_shape)
-        if given := [image for image in images if image is not None]:
-            latents[has_image] = encode_images(self.model, given).cpu()
-        tokens = tokenize_steps([step.text for step in steps], self.model, self.tokenizer)
-        fields: dict[str, Any] = {name: ids[None] for name, ids in tokens.items()}
-        return StoryBatch(
-            **fields,
-            latents=latents[None],
-            image_mask=has_image[None],
-            step_mask=torch.ones_like(has_image)[None],
-            pixels=pixels_of(images, self.config.autoencoder.image_size)[None] if self.model.reads_pixels else None,
-        ).to(self.device)
 
-    # -- baselines
+class BaselinePipeline(StoryPipeline):
+    """A baseline without codes: it generates and continues stories, page by page."""
+
+    @property
+    def longest_story(self) -> int:
+        """The largest number of pages generated at once."""
+        return MAX_NUM_STEPS
+
+    def check_codebook(self) -> None:
+        """Raise UserError: there are no codes."""
+        raise UserError(
+            f'this model has no storyboard (its plan is "{self.config.plan}"): only `generate` and `continue` are'
+            " supported"
+        )
+
+    def _codes(self, steps: Sequence[StoryStep], needed: bool) -> Tensor | None:
+        """Return None for steps that are complete. Raises UserError if codes are needed."""
+        return self.encode(steps) if needed else None
+
+    def plan_next(self, prompt: str, num_steps: int, steps: Sequence[StoryStep]) -> Tensor:
+        """Return the decoders' vectors (S,d) predicted for the page after the given ones, if `num_steps` are left."""
+        return self.predict(prompt, num_steps, steps)[0]
 
     @torch.no_grad()
     def predict(self, prompt: str, num_steps: int, steps: Sequence[StoryStep] = ()) -> Tensor:
-        """Return a baseline's plan: the vectors (M,S,d) from which the next pages after the given ones are decoded.
+        """Return the vectors (M,S,d) from which the next pages after the given ones are decoded.
 
         `num_steps` pages are left. M is all of them if the prompt alone decides, else 1, because each page needs the
         page before. Raises UserError on an empty prompt or a number out of range.
@@ -280,13 +268,13 @@ class StoryPipeline:
             return self.model.predictor(*story)[0, given:]
         slots = torch.zeros(1, total, board.num_slots, board.codebook_dim, device=self.device)
         if steps:
-            slots[0, :given] = self.model.encode(self._batch(steps)).code_embeds
+            slots[0, :given] = self.model.encode(batch_of_steps(steps, self.model, self.tokenizer)).code_embeds
         return self.model.predictor(*story, slots)[0, given : given + 1]
 
-    def _generate_page_by_page(
+    def _generate(
         self, prompt: str, num_steps: int, steps: Sequence[StoryStep], settings: GenerationSettings
     ) -> StoryPipelineOutput:
-        """Generate a baseline's story: each page is encoded before the next one is predicted."""
+        """Generate page by page: each page is encoded before the next one is predicted."""
         check_story(prompt, num_steps)
         texts: list[str] = []
         images: list[Image.Image] = []

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from modules.data.pixels import pixels_of, to_pictures
 from modules.generation.settings import GenerationSettings
+from modules.image_decoder.autoencoder import PretrainedAutoencoder
+from modules.image_decoder.stable_diffusion import offload
 from modules.story_model.story_model import StoryModel
 from modules.text_decoder.tokenizers import Vocabulary
 
@@ -81,3 +83,12 @@ def encode_images(model: StoryModel, images: Sequence[Image.Image | None]) -> Te
     """Encode images of any shape to latents (N,c,h,w); a missing image is black."""
     pixels = pixels_of(images, model.config.autoencoder.image_size)
     return model.autoencoder.encode(pixels.to(model.autoencoder.latent_mean.device))
+
+
+def place_model(model: StoryModel, device: torch.device, save_memory: bool) -> None:
+    """Move a model to `device`; to save memory, decode one image at a time and keep large parts in main memory."""
+    model.to(device)
+    if save_memory and isinstance(model.autoencoder, PretrainedAutoencoder):
+        model.autoencoder.save_memory()
+        if device.type != "cpu":
+            offload([model.text_decoder.language_model, model.image_decoder.unet, model.autoencoder.vae], device)

@@ -17,7 +17,7 @@ from torch import Tensor
 import story_generative_model
 from modules.common.errors import UserError
 from modules.config import load_config
-from modules.encoded.stories import EncodedStories
+from modules.encoded.stories import EncodedStories, batch_of_steps
 from modules.evaluation.ablation import predict_next_pages
 from modules.evaluation.bound import measure_bound
 from modules.evaluation.report import Graders, evaluate, score_quickly
@@ -338,7 +338,7 @@ def test_a_story_is_told_without_codes(pipeline):
 
 def test_pages_are_decoded_from_what_training_predicts(pipeline, steps):
     """Page by page, the predictor reads what it read in training; other earlier pages change it, if it reads any."""
-    batch = pipeline._batch(steps)
+    batch = batch_of_steps(steps, pipeline.model, pipeline.tokenizer)
     batch.prompt_ids, batch.prompt_mask = pipeline._prompt(PROMPT)
     with torch.no_grad():
         expected = pipeline.model.condition(batch).code_embeds

@@ -42,7 +42,7 @@ def denoise_one(
     if comparisons[0].has_codes:
         page = next((page for page in pages if page.image is not None), pages[0])
         return denoise(pipeline, page, torch.tensor([page.codes]), seed, num_inference_steps)
-    vectors = pipeline.predict(nonempty_prompt(comparisons[0].prompt), len(comparisons[0].pages))[:1]
+    vectors = pipeline.plan_next(nonempty_prompt(comparisons[0].prompt), len(comparisons[0].pages), ())[None]
     return denoise(pipeline, pages[0], vectors, seed, num_inference_steps)
 
 
