@@ -75,7 +75,7 @@ def test_any_refusal_of_a_library_is_no_broken_config(monkeypatch):
     def refuse(*_args, **_options):
         raise ImportError("peft>=99.0 is required")
 
-    monkeypatch.setattr("modules.story_model.story_model.TextDecoder", refuse)
+    monkeypatch.setattr("modules.story_model.parts.TextDecoder", refuse)
     with pytest.raises(UserError, match="do not fit together") as caught:
         build_model(PRESETS["tiny"], "this config")
     assert "describes no model" not in str(caught.value)
