@@ -109,7 +109,7 @@ def test_near_pairs_are_all_pairs_within_three_bits():
     assert near_pairs(looks) == every and len(every) > 20
 
 
-def test_the_page_shows_pictures_and_texts_and_needs_nothing_else(folder):
+def test_the_page_is_one_file_with_pictures_and_texts(folder):
     page = folder / "view.html"
     assert download_data.main(["view", str(folder), "--output", str(page), "--pages", "2"]) == 0
     document = page.read_text(encoding="utf-8")

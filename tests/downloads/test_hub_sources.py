@@ -39,47 +39,49 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
         yield hub
 
 
+COMMANDS: dict[str, list[object]] = {
+    "m3it": ["--max_stories", 5],
+    "m3it raw": ["m3it", "--repo", "raw/M3IT"],
+    "storyreasoning": ["storyreasoning"],
+    "storystream": ["storystream", "--window", 2],
+    "flickr8k": ["flickr8k", "--image_size", 16],
+    "coco": ["coco"],
+    "pororosv": ["pororosv"],
+    "flintstonessv": ["flintstonessv", "--splits", "train"],
+    "table": ["hub", "some/table", "--image", "pic", "--text", "says", "--story", "book", "--license_column", "by"],
+    "licenses": [
+        "hub",
+        "some/table",
+        "--image",
+        "pic",
+        "--text",
+        "says",
+        "--license_column",
+        "by",
+        "--licenses",
+        "CC0",
+    ],
+    "columns": ["hub", "some/table", "--image", "photo", "--text", "caption"],
+    "broken file": ["hub", "half/broken"],
+    "no such file": ["hub", "some/table", "--files", "*.arrow"],
+    "probe": ["m3it", "--probe"],
+    "probe stories": ["storyreasoning", "--probe"],
+    **{name: ["m3it", "--repo", name] for name in ("a/gated", "a/gone", "a/busy", "a/down", "a/private")},
+    "not an id": ["hub", "no id at all"],
+    "cut archive": ["storystream", "--repo", "cut/stream"],
+    "no raw lines": ["m3it", "--repo", "some/table"],
+}
+
+
 @pytest.fixture(scope="module")
 def told(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, str, float, Path]]:
     """Every data set once, and every refusal, by name."""
     base = tmp_path_factory.mktemp("told")
-    commands = {
-        "m3it": ["--max_stories", 5],
-        "m3it raw": ["m3it", "--repo", "raw/M3IT"],
-        "storyreasoning": ["storyreasoning"],
-        "storystream": ["storystream", "--window", 2],
-        "flickr8k": ["flickr8k", "--image_size", 16],
-        "coco": ["coco"],
-        "pororosv": ["pororosv"],
-        "flintstonessv": ["flintstonessv", "--splits", "train"],
-        "table": ["hub", "some/table", "--image", "pic", "--text", "says", "--story", "book", "--license_column", "by"],
-        "licenses": [
-            "hub",
-            "some/table",
-            "--image",
-            "pic",
-            "--text",
-            "says",
-            "--license_column",
-            "by",
-            "--licenses",
-            "CC0",
-        ],
-        "columns": ["hub", "some/table", "--image", "photo", "--text", "caption"],
-        "broken file": ["hub", "half/broken"],
-        "no such file": ["hub", "some/table", "--files", "*.arrow"],
-        "probe": ["m3it", "--probe"],
-        "probe stories": ["storyreasoning", "--probe"],
-        **{name: ["m3it", "--repo", name] for name in ("a/gated", "a/gone", "a/busy", "a/down", "a/private")},
-        "not an id": ["hub", "no id at all"],
-        "cut archive": ["storystream", "--repo", "cut/stream"],
-        "no raw lines": ["m3it", "--repo", "some/table"],
-    }
-    outputs = {name: base / name.replace("/", "-").replace(" ", "-") for name in commands}
+    outputs = {name: base / name.replace("/", "-").replace(" ", "-") for name in COMMANDS}
     answers = run(
-        hub.endpoint, base / "home", *([*words, "--output", outputs[name]] for name, words in commands.items())
+        hub.endpoint, base / "home", *([*words, "--output", outputs[name]] for name, words in COMMANDS.items())
     )
-    return {name: (*answer, outputs[name]) for name, answer in zip(commands, answers, strict=True)}
+    return {name: (*answer, outputs[name]) for name, answer in zip(COMMANDS, answers, strict=True)}
 
 
 def stories(told: dict, name: str, split: str) -> list:
@@ -204,7 +206,7 @@ def test_without_a_network_and_in_offline_mode(hub, tmp_path):
     assert code == 2 and "in offline mode: unset HF_HUB_OFFLINE" in err and not (tmp_path / "data").exists()
 
 
-def test_a_run_that_was_cut_off_goes_on_without_a_gap_or_a_duplicate(hub, told, tmp_path):
+def test_an_interrupted_run_resumes_without_gap_or_duplicate(hub, told, tmp_path):
     """Once within a file of lines by a kill, and once between two Parquet files by a refusal."""
     command = ["m3it", "--repo", "raw/M3IT", "--output", tmp_path / "lines"]
     assert run(hub.endpoint, tmp_path / "home", ["die", 5], command) == []

@@ -142,7 +142,7 @@ def write_african_book(base: Path, number: str, pages: int, pictures: int, licen
         paint(base / f"images/medium/{number}/{n:02d}.jpg", 10 * int(number) + n)
 
 
-def test_african_storybook_pairs_pages_with_the_pictures_after_the_cover(tmp_path):
+def test_african_storybook_pairs_pages_with_pictures(tmp_path):
     write_african_book(tmp_path, "0001", 3, 4)
     write_african_book(tmp_path, "0002", 2, 4, "CC-BY-NC")
     write_african_book(tmp_path, "0003", 3, 9)

@@ -98,7 +98,7 @@ def test_json_holds_every_figure_between_its_bounds(report_folder):
             assert figure["low"] <= figure["value"] <= figure["high"]
 
 
-def test_every_used_code_has_a_card_and_every_page_of_it_holds_the_code(report_folder):
+def test_every_used_code_has_a_card_with_its_pages(report_folder):
     _, _, report = parts(report_folder)
     used = {code for step in report["steps"] for code in step["codes"]}
     assert {card["code"] for card in report["cards"]} == used == {int(code) for code in report["map"]["points"]}
@@ -138,7 +138,7 @@ def test_projector_files_belong_together(report_folder):
     assert side**2 >= len(tensors) > (side - 1) ** 2
 
 
-def test_same_stories_and_seed_give_the_same_bytes_in_place_of_the_old(tiny_pipeline, report_folder):
+def test_same_stories_and_seed_give_the_same_bytes(tiny_pipeline, report_folder):
     def written() -> dict[str, bytes]:
         files = [*report_folder.glob("codebook.*"), *(report_folder / "projector/00000").rglob("*.*")]
         return {file.name: file.read_bytes() for file in files}
@@ -200,9 +200,7 @@ def test_one_modality_is_enough(tiny_pipeline, tmp_path, keep):
     assert all(card["removal"] is None or card["removal"][lost] is None for card in report["cards"])
 
 
-def test_what_cannot_be_analysed_or_written_is_told_before_any_work(
-    tiny_pipeline, tiny_config: StoryConfig, tmp_path, monkeypatch
-):
+def test_unusable_input_or_output_fails_before_any_work(tiny_pipeline, tiny_config: StoryConfig, tmp_path, monkeypatch):
     untrained = StoryPipeline(StoryModel(tiny_config), tiny_pipeline.tokenizer)
     with pytest.raises(UserError, match="before its codebook was placed"):
         analyze(untrained, TRAIN, HELD_OUT, 2, 0, tmp_path)

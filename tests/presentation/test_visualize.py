@@ -118,7 +118,7 @@ def test_tellings_are_those_of_the_pipeline(tiny_pipeline, story, comparison):
         assert [page.bits for page in pages] == pytest.approx(expected.bits, rel=1e-5)
 
 
-def test_bits_of_the_true_pages_are_those_of_a_plan_that_draws_them(tiny_pipeline, story, comparison):
+def test_bits_of_true_pages_match_the_prior(tiny_pipeline, story, comparison):
     """The prior's own sample, taken for a true story, costs by `forward` what sampling said."""
     plan = tiny_pipeline.plan(story.prompt, len(story.steps), seed=5)
     ids, mask = tiny_pipeline.tokenizer.encode_batch([story.prompt], tiny_pipeline.config.max_prompt_length)
@@ -283,7 +283,7 @@ def test_smoothing_lags_behind_nothing():
     assert smooth(noise).std() < 0.3 * noise.std()
 
 
-def test_drawing_leaves_matplotlib_as_it_was_and_heeds_none_of_its_settings(run, comparison):
+def test_drawing_ignores_and_keeps_matplotlib_settings(run, comparison):
     before = draw_curves(read_curves(run)).tobytes(), draw_timeline(comparison).tobytes()
     with matplotlib.rc_context(
         {"font.size": 30, "axes.facecolor": "red", "lines.linewidth": 9, "image.interpolation": "nearest"}

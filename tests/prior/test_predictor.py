@@ -95,7 +95,7 @@ def told(story_batch) -> dict[str, Tensor]:
     return {"slots": slots, **{name: story_batch[name] for name in ("prompt_ids", "prompt_mask", "step_mask")}}
 
 
-def test_a_step_is_predicted_from_every_slot_before_it_and_from_no_other(predictor, told):
+def test_a_step_is_predicted_from_all_earlier_slots_only(predictor, told):
     slots = told["slots"].requires_grad_()
     embeds = predictor(**told)
     assert embeds.shape == (2, 3, 8, 6)

@@ -49,7 +49,7 @@ def told(num_steps: int) -> dict[str, Tensor]:
 # --- the cache
 
 
-def test_what_is_read_with_sinks_is_what_stands_in_the_cache_and_nowhere_else():
+def test_attention_with_sinks_reads_the_cache_only():
     """One layer: its keys depend on the tokens alone, so the definition is attention to [sinks | latest] at positions
     0, 1, 2...
     """
@@ -129,7 +129,7 @@ def test_plans_are_drawn_from_what_is_scored(given, num_samples, sinks):
     torch.testing.assert_close(plan.log_probs, -nll[:, given:], atol=1e-4, rtol=1e-4)
 
 
-def test_prompt_first_step_and_window_are_seen_and_nothing_between():
+def test_only_prompt_first_step_and_window_are_seen():
     """One layer, so that what left the window cannot come back through what is in it."""
     prior, story = toy(num_layers=1, attention_window=WINDOW), told(12)
     last = prior.score(**story).logits[0, -1, -1]
@@ -153,7 +153,7 @@ def test_scores_need_neither_a_whole_prompt_nor_whole_stories():
     torch.testing.assert_close(prior.score(**story).nll[1, :6], prior.score(**alone).nll[0], **CLOSE)
 
 
-def test_a_plan_of_hundreds_of_steps_costs_the_same_at_every_step():
+def test_long_plans_cost_the_same_at_every_step():
     prior, seen = toy(num_layers=1, attention_window=WINDOW), []
     prior.transformer.register_forward_pre_hook(
         lambda module, args: seen.append((args[3].length, int(args[2].max()), args[1].shape))
@@ -187,7 +187,7 @@ def test_grouped_queries_and_experts_plan_and_score_alike(options):
     )
 
 
-def test_experts_losses_and_loads_leave_the_prior_without_padding():
+def test_expert_losses_and_loads_ignore_padding():
     prior, story = toy(experts=ExpertsConfig(num_experts=4, bias_rate=0.1)), told(5)
     story["step_mask"][1, 3:] = False
     out = prior(**story)

@@ -6,6 +6,7 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -89,39 +90,43 @@ def test_a_model_without_lora_says_so(tiny_pipeline, tmp_path):
         tiny_pipeline.save_lora(tmp_path)
 
 
+class StandIn(BaseHTTPRequestHandler):
+    """A stand-in for the Hub that accepts a commit; `asked` are the requests as (method, path, body)."""
+
+    asked: ClassVar[list[tuple[str, str, bytes]]] = []
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.asked.append((self.command, self.path, body))
+        url = f"http://{self.headers['Host']}/me/mine"
+        answer = {"url": url, "commitUrl": f"{url}/commit/{'0' * 40}", "commitOid": "0" * 40, "hookOutput": ""}
+        if "preupload" in self.path:
+            answer = {
+                "files": [
+                    {**file, "uploadMode": "regular", "shouldIgnore": False} for file in json.loads(body)["files"]
+                ]
+            }
+        self._answer(answer)
+
+    def do_GET(self) -> None:
+        self.asked.append((self.command, self.path, b""))
+        self._answer({"id": "me/mine", "sha": "0" * 40, "siblings": []})
+
+    def _answer(self, value: object) -> None:
+        content = json.dumps(value).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 def test_push_to_hub_uploads_the_folder(tiny_pipeline, monkeypatch):
     """Requests that the real client makes of a stand-in for the Hub."""
-    asked: list[tuple[str, str, bytes]] = []
-
-    class StandIn(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            asked.append((self.command, self.path, body))
-            url = f"http://{self.headers['Host']}/me/mine"
-            answer = {"url": url, "commitUrl": f"{url}/commit/{'0' * 40}", "commitOid": "0" * 40, "hookOutput": ""}
-            if "preupload" in self.path:
-                answer = {
-                    "files": [
-                        {**file, "uploadMode": "regular", "shouldIgnore": False} for file in json.loads(body)["files"]
-                    ]
-                }
-            self._answer(answer)
-
-        def do_GET(self) -> None:
-            asked.append((self.command, self.path, b""))
-            self._answer({"id": "me/mine", "sha": "0" * 40, "siblings": []})
-
-        def _answer(self, value: object) -> None:
-            content = json.dumps(value).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
+    StandIn.asked.clear()
     server = ThreadingHTTPServer(("127.0.0.1", 0), StandIn)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     endpoint = f"http://127.0.0.1:{server.server_port}"
@@ -131,7 +136,7 @@ def test_push_to_hub_uploads_the_folder(tiny_pipeline, monkeypatch):
         assert tiny_pipeline.push_to_hub("me/mine").endswith("me/mine")
     finally:
         server.shutdown()
-    commit = next(body for _, path, body in asked if "/commit/" in path).decode()
+    commit = next(body for _, path, body in StandIn.asked if "/commit/" in path).decode()
     for name in ("config.json", "model.safetensors", "tokenizer.json", "words.json", "README.md"):
         assert f'"path": "{name}"' in commit or f'"path":"{name}"' in commit, name
 

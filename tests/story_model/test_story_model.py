@@ -191,7 +191,7 @@ def test_nothing_trainable_is_left_out(tiny_model, story_batch, story_noise):
     assert all(p.grad is None and not p.requires_grad for p in tiny_model.autoencoder.parameters())
 
 
-def test_continuous_model_trains_encoder_and_decoders_without_codes(tiny_model, story_batch, story_noise):
+def test_continuous_model_trains_without_codes(tiny_model, story_batch, story_noise):
     tiny_model.storyboard.quantizer.is_active = False
     out = tiny_model(story_batch, story_noise)
     assert out.codes is None and set(out.losses) == TEXTS | PICTURES | AIDS

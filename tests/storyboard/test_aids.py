@@ -78,7 +78,7 @@ def test_visual_words_are_found_and_a_bag_tells_where_none_is(aids):
     torch.testing.assert_close(aids.bag_of_visual_words.bias.sigmoid(), share)
 
 
-def test_visual_words_depend_on_the_seed_alone_and_on_no_order_of_cells(aids):
+def test_visual_words_depend_on_the_seed_not_on_cell_order(aids):
     latents = mosaics(32) + torch.randn(32, *SHAPE, generator=torch.Generator().manual_seed(2))
     aids.fit_visual_words(latents, seed=3)
     first = aids.visual_words.clone()

@@ -71,7 +71,7 @@ def test_it_gives_the_whole_token_sequence_of_the_plain_model(name, hub, pixels)
     assert tokens.shape == (3, model.num_tokens, model.width)
 
 
-def test_pictures_are_resized_and_normalised_as_the_processor_of_the_folder_does(hub):
+def test_pictures_are_preprocessed_as_by_the_processor(hub):
     shades = torch.rand(1, 3, 12, 12, generator=generator(1))
     picture = nn.functional.interpolate(shades, size=(96, 96), mode="bilinear").mul(255).byte()
     processor = CLIPImageProcessorPil.from_pretrained(hub / "clip")
@@ -85,7 +85,7 @@ def test_pictures_are_resized_and_normalised_as_the_processor_of_the_folder_does
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_folder_without_a_preprocessor_is_normalised_as_its_kind_was_trained(name, hub, pixels):
+def test_without_a_preprocessor_the_kind_decides(name, hub, pixels):
     stated = encoder(hub, name)
     file = hub / name / "preprocessor_config.json"
     text = file.read_text()
@@ -149,7 +149,7 @@ def test_what_trains_gets_gradients_and_nothing_else_does(name, layers, hub, pix
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_the_frozen_layers_below_build_no_graph_and_have_no_dropout(name, hub, pixels):
+def test_frozen_layers_have_no_graph_and_no_dropout(name, hub, pixels):
     model = encoder(hub, name, 1).train()
     with inputs_of(model.trained[0]) as seen:
         outputs = [model(pixels) for _ in range(2)]
@@ -169,7 +169,7 @@ def test_statistics_of_batchnorm_move_only_when_all_trains(layers, move, hub, pi
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
-def test_checkpointing_computes_layers_twice_and_the_same_gradients(name, hub, pixels):
+def test_checkpointing_recomputes_to_the_same_gradients(name, hub, pixels):
     found = []
     for checkpointing in (False, True):
         model = encoder(hub, name, 2, gradient_checkpointing=checkpointing).train()
@@ -203,7 +203,7 @@ def test_configs_are_read_from_json(config):
     assert config_from_dict(type(config), values, "config.json") == config
 
 
-def test_from_scratch_every_token_sees_the_whole_picture_and_no_other(pixels):
+def test_from_scratch_tokens_see_their_own_picture_only(pixels):
     torch.manual_seed(0)
     model = ScratchImageEncoder(SCRATCH).train()
     tokens = model(pixels)
@@ -215,7 +215,7 @@ def test_from_scratch_every_token_sees_the_whole_picture_and_no_other(pixels):
     assert (changed[1] > 1e-4).all() and changed[[0, 2]].max() < 1e-5
 
 
-def test_from_scratch_with_checkpointing_gives_the_same_gradients(pixels):
+def test_from_scratch_checkpointing_keeps_gradients(pixels):
     torch.manual_seed(0)
     plain = ScratchImageEncoder(SCRATCH).train()
     checkpointed = ScratchImageEncoder(dataclasses.replace(SCRATCH, gradient_checkpointing=True)).train()

@@ -58,7 +58,7 @@ def test_gradient_is_that_of_the_normalised_input():
     assert torch.equal(through, expected) and through.abs().sum() > 0
 
 
-def test_codes_are_the_nearest_and_their_embeddings_are_what_leaves():
+def test_codes_are_the_nearest_embeddings():
     quantizer, z = make(), draw(60, seed=1).view(5, 12, DIM)
     out = quantizer(z)
     assert (

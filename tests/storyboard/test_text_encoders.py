@@ -56,7 +56,7 @@ def test_a_step_without_text_stays_finite(bert):
 
 
 @pytest.mark.parametrize("layers", [0, 1, 3, -1])
-def test_what_trains_gets_gradients_and_the_rest_stays_in_eval_mode(layers, bert):
+def test_trained_layers_get_gradients_others_stay_in_eval(layers, bert):
     model = encoder(bert, trainable_layers=layers).train()
     ids, mask = EncoderTokenizer(config(bert)).encode_batch(TEXTS)
     vectors = model(ids, mask)

@@ -74,41 +74,44 @@ def codes(x: float, y: float) -> str:
 def model(y: float) -> str:
     """Return the upper half: how a page goes through the four factors."""
     middle = y + 115
-    return "".join(
-        [
-            box(20, y + 70, 120, 40, PAPER, "page text s"),
-            box(20, y + 130, 120, 40, PAPER, "picture x"),
-            box(
-                185,
-                y + 70,
-                175,
-                100,
-                FACTOR_COLORS["storyboard"],
-                "Storyboard",
-                "q(z | s, x)",
-                "encode, pool, quantise",
-            ),
-            box(185, y, 175, 44, FACTOR_COLORS["prior"], "Prior  p(z | c)"),
-            box(20, y + 2, 120, 40, PAPER, "prompt c"),
-            codes(405, middle - 8),
-            text(473, middle + 42, "8 codes of each page", 13, MUTED),
-            text(473, middle - 20, "z: the discrete storyboard", 14, INK, style='font-weight="600"'),
-            box(600, y + 32, 170, 70, FACTOR_COLORS["text_decoder"], "Text decoder", "p(s | z): GPT-2"),
-            box(600, y + 138, 170, 70, FACTOR_COLORS["image_decoder"], "Image decoder", "p(x | z): UNet"),
-            box(830, y + 47, 130, 40, PAPER, "page text"),
-            box(830, y + 138, 130, 70, FACTOR_COLORS["autoencoder"], "Autoencoder", "latents to picture"),
-            arrow((140, y + 90), (183, y + 90)),
-            arrow((140, y + 150), (183, y + 150)),
-            arrow((140, y + 22), (183, y + 22)),
-            arrow((360, y + 22), (473, y + 22), (473, middle - 38), dashed=True),
-            arrow((360, middle + 5), (401, middle + 5)),
-            arrow((545, middle + 5), (572, middle + 5), (572, y + 67), (598, y + 67)),
-            arrow((545, middle + 5), (572, middle + 5), (572, y + 173), (598, y + 173)),
-            arrow((770, y + 67), (828, y + 67)),
-            arrow((770, y + 173), (828, y + 173)),
-            text(488, y + 14, "to generate: sample the codes of all pages", 12, MUTED, "start"),
-        ]
-    )
+    title, note = "z: the discrete storyboard", "to generate: sample the codes of all pages"
+    labels = [
+        text(473, middle + 42, "8 codes of each page", 13, MUTED),
+        text(473, middle - 20, title, 14, INK, style='font-weight="600"'),
+        text(488, y + 14, note, 12, MUTED, "start"),
+    ]
+    return "".join([*boxes(y), codes(405, middle - 8), *labels, *arrows(y, middle)])
+
+
+def boxes(y: float) -> list[str]:
+    """Return the inputs, the four factors, the autoencoder and the outputs."""
+    storyboard = ("Storyboard", "q(z | s, x)", "encode, pool, quantise")
+    return [
+        box(20, y + 2, 120, 40, PAPER, "prompt c"),
+        box(20, y + 70, 120, 40, PAPER, "page text s"),
+        box(20, y + 130, 120, 40, PAPER, "picture x"),
+        box(185, y, 175, 44, FACTOR_COLORS["prior"], "Prior  p(z | c)"),
+        box(185, y + 70, 175, 100, FACTOR_COLORS["storyboard"], *storyboard),
+        box(600, y + 32, 170, 70, FACTOR_COLORS["text_decoder"], "Text decoder", "p(s | z): GPT-2"),
+        box(600, y + 138, 170, 70, FACTOR_COLORS["image_decoder"], "Image decoder", "p(x | z): UNet"),
+        box(830, y + 47, 130, 40, PAPER, "page text"),
+        box(830, y + 138, 130, 70, FACTOR_COLORS["autoencoder"], "Autoencoder", "latents to picture"),
+    ]
+
+
+def arrows(y: float, middle: float) -> list[str]:
+    """Return the arrows between the boxes; `middle` is the height of the codes."""
+    return [
+        arrow((140, y + 22), (183, y + 22)),
+        arrow((140, y + 90), (183, y + 90)),
+        arrow((140, y + 150), (183, y + 150)),
+        arrow((360, y + 22), (473, y + 22), (473, middle - 38), dashed=True),
+        arrow((360, middle + 5), (401, middle + 5)),
+        arrow((545, middle + 5), (572, middle + 5), (572, y + 67), (598, y + 67)),
+        arrow((545, middle + 5), (572, middle + 5), (572, y + 173), (598, y + 173)),
+        arrow((770, y + 67), (828, y + 67)),
+        arrow((770, y + 173), (828, y + 173)),
+    ]
 
 
 def phases(y: float) -> str:
