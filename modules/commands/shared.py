@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 DATA_HELP = (
     "where the stories come from: a folder made by download_data.py, Parquet shards of such a folder (a folder or an"
-    " address: hf://, s3://, https://), or storyworld, the built-in world of generated stories (default storyworld)"
+    " address: hf://, s3://, https://), a data set that the datasets library loads (hf://datasets/OWNER/NAME, or a"
+    " save_to_disk folder), or storyworld, the built-in world of generated stories (default storyworld)"
 )
 
 
