@@ -19,6 +19,7 @@ from modules.generation.pipeline import StoryPipeline
 from tests.support.runs import events, fails, state_of, tensors_at, trace, train
 from tests.support.sharded_ranks import FLAGS, KILLED, MIXED
 
+pytestmark = pytest.mark.slow  # Two processes on two cores: a minute.
 ROOT = Path(__file__).parents[2]
 LENGTHS = {"autoencoder": 1, "opening": 1, "joint": 4, "consolidation": 1}
 JOINT_START, END = 2, sum(LENGTHS.values())
