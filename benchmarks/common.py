@@ -32,7 +32,6 @@ MIB = 2**20
 
 
 # -- timing
-# -------------------------------------------------------------------------------------------------------------
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
@@ -62,7 +61,6 @@ def ratios(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
 
 
 # -- memory
-# -------------------------------------------------------------------------------------------------------------
 
 
 def _status_mib(field: str) -> float | None:
@@ -93,7 +91,6 @@ def rss_mib() -> float:
 
 
 # -- environment, goals, output
-# -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,6 @@ def _parse(kind: Callable[[str], Any], text: str, name: str) -> Any:
 
 
 # -- flags made from the fields of a dataclass
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def setting(

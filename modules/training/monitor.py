@@ -126,7 +126,6 @@ class Monitor:
             self.writer.add_scalar("speed/tokens_per_second", new_tokens / (now - then), global_step)
 
     # -- samples
-    # --------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def sample(self, phase: Phase, global_step: int) -> None:

@@ -99,7 +99,6 @@ class Trainer:
         return self.settings.output_dir / "model"
 
     # -- set-up
-    # ---------------------------------------------------------------------------------------------------------
 
     def _build(self, checkpoint: Path | None, tensors: Mapping[str, dict[str, Tensor]]) -> None:
         """Make or load the tokenizer and the model, and what reads and distributes them."""
@@ -163,7 +162,6 @@ class Trainer:
         return self._encoded
 
     # -- the loop
-    # -------------------------------------------------------------------------------------------------------
 
     def _run_phase(self, phase: Phase, tensors: Mapping[str, dict[str, Tensor]], saved: Mapping[str, Any]) -> None:
         state = self.state
@@ -250,7 +248,6 @@ class Trainer:
         return bool(self.signals)
 
     # -- processes, saving
-    # ---------------------------------------------------------------------------------------------------------
 
     @property
     def _is_first(self) -> bool:
