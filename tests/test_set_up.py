@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tomllib
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -95,7 +94,7 @@ def test_the_console_scripts_can_be_called():
 
 @pytest.fixture(scope="module")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A new environment with the project installed from a copy of the repository; it sees the packages of this one."""
+    """An empty environment in which pip installs a copy of the project with all its dependencies, at locked versions."""
     folder = tmp_path_factory.mktemp("installation")
     names = ("modules", "checkpoints/storyworld", "checkpoints/judge", "assets/architectures")
     for name in names:
@@ -103,10 +102,8 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for pattern in ("*.py", "*.txt", "pyproject.toml", "README.md", "LICENSE"):
         for path in ROOT.glob(pattern):
             shutil.copy(path, folder / "source")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
-    (packages,) = (folder / "venv").glob("lib/python*/site-packages")
-    (packages / "tested.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    command = [folder / "venv/bin/python", "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--quiet"]
+    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
+    command = [folder / "venv/bin/python", "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt"]
     done = subprocess.run([*command, folder / "source"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     shutil.rmtree(folder / "source")
