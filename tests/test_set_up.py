@@ -94,7 +94,7 @@ def test_the_console_scripts_can_be_called():
 
 @pytest.fixture(scope="module")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty environment in which pip installs a copy of the project with all its dependencies, at locked versions."""
+    """An empty environment in which pip installs a copy of the project and its dependencies, at locked versions."""
     folder = tmp_path_factory.mktemp("installation")
     names = ("modules", "checkpoints/storyworld", "checkpoints/judge", "assets/architectures")
     for name in names:
