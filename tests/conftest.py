@@ -31,6 +31,8 @@ torch.set_num_threads(1)
 LONG_FILES = (
     "training/test_fsdp_training.py",
     "training/test_training.py",
+    "training/test_phases.py",
+    "training/test_non_finite.py",
     "prior/test_predictor.py",
     "test_presets.py",
     "test_captioner_failures.py",
@@ -48,6 +50,8 @@ LONG_FILES = (
     "evaluation/test_evaluate_presets.py",
     "presentation/test_codebook_page.py",
     "evaluation/test_ablation.py",
+    "evaluation/test_sweep.py",
+    "evaluation/test_interventions.py",
     "evaluation/test_judge.py",
     "training/test_dry_run.py",
     "downloads/test_hub_library.py",
