@@ -56,6 +56,10 @@ LONG_FILES = (
     "training/test_dry_run.py",
     "downloads/test_hub_library.py",
     "downloads/test_hub_sources.py",
+    "data/test_hf_datasets.py",
+    "pretrained/test_hub.py",
+    "saving/test_checkpoint.py",
+    "evaluation/test_ranking.py",
 )
 
 
