@@ -1,5 +1,5 @@
 # make demo        an illustrated story by the shipped weights       make test        lint and the tests (5 minutes on two cores)
-# make test-fast   the quick tests (a minute)                        make test-slow   installation, notebooks, README's commands, FSDP2
+# make test-fast   the quick tests (a minute)                        make test-slow   installation, notebooks, README's commands, processes
 # make lint        style and types                                   make test-newest what breaks with the newest libraries
 # make lock        write constraints.txt anew                        make clean       remove environments and outputs
 # Each sets up what it needs in .venv first: requirements.txt says which versions may be used, constraints.txt which are.

@@ -20,6 +20,7 @@ from modules.storyboard.quantizer import VectorQuantizer
 from modules.training.sharding import block_classes
 from tests.support import two_ranks
 
+pytestmark = pytest.mark.slow  # Two processes, like the trainings under FSDP2.
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs/accelerate"
 
