@@ -29,6 +29,7 @@ torch.set_num_threads(1)
 # Files that train models or start programs for seconds, the longest first. A test run begins with them, so that no
 # worker is left alone with a long one; `make test-fast` leaves them out.
 LONG_FILES = (
+    "test_notebooks.py",
     "training/test_fsdp_training.py",
     "training/test_training.py",
     "training/test_phases.py",
