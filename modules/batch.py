@@ -1,4 +1,4 @@
-"""What goes into the model: a batch of stories, and the random numbers of one pass. Axes as in `story.py`."""
+"""Inputs of the model: a batch of stories, and the random numbers of one pass. Axes as in `story.py`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FEATURES = ("image_features", "text_features")  # Of frozen encoders, computed i
 
 @dataclass(frozen=True)
 class StepInputs:
-    """What a storyboard encoder reads of N steps; what only some encoders read is None for the others."""
+    """Inputs of a storyboard encoder for N steps; fields that only some encoders read are None for the others."""
 
     latents: Tensor  # (N, c, h, w)
     image_mask: Tensor  # (N,) bool; False where a step has no picture

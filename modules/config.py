@@ -55,7 +55,7 @@ TRAINING_LIMITS = {
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How a preset is trained. Lengths of phases are multiples of the joint phase's `max_steps`; a phase of ratio 0 is
+    """Schedule and optimizer of a preset. Lengths of phases are multiples of the joint phase's `max_steps`; a phase of ratio 0 is
     left out.
     """
 

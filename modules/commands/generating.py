@@ -1,4 +1,4 @@
-"""What generate, continue, illustrate and caption share: flags, loading the model, printing the story."""
+"""Shared code of generate, continue, illustrate and caption: flags, loading the model, printing the story."""
 
 from __future__ import annotations
 

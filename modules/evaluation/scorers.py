@@ -1,4 +1,4 @@
-"""How well pictures and texts match: the cosine of their embeddings by CLIP or by the project's judge."""
+"""Match of pictures and texts: the cosine of their embeddings by CLIP or by the project's judge."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ MAX_LONG_STORY = 1000  # of a model whose prior has an attention window.
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """How a plan, its texts and its pictures are sampled; the flags of generate, continue and illustrate.
+    """Sampling settings of plans, texts and pictures: the flags of generate, continue and illustrate.
 
     Raises UserError on a value out of range or unknown.
     """

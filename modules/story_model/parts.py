@@ -133,7 +133,7 @@ class StoryParts(nn.Module):
 
     @property
     def pictures(self) -> str | None:
-        """What the encoder reads pictures as, of `StoryboardConfig.pictures`; None if it reads no steps."""
+        """The form in which the encoder reads pictures, see `StoryboardConfig.pictures`; None if it reads no steps."""
         return self.config.storyboard.pictures
 
     @property

@@ -32,7 +32,7 @@ RESNET_STEM_STRIDE = 4
 
 
 class _Kind(NamedTuple):
-    """How a family of encoders is read.
+    """Preprocessing and layers of a family of encoders.
 
     Pixels in [0, 1] are normalised by `mean` and `std` where the folder contains no preprocessor config.
     """

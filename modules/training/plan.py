@@ -1,4 +1,4 @@
-"""Which phases a run trains. Checked before any weight is built; imports no torch."""
+"""Selection of the phases that a run trains. Checked before any weight is built; imports no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much the decoders rely on the codes: their losses with own, swapped and null codes."""
+"""Reliance of the decoders on the codes: their losses with own, swapped and null codes."""
 
 from __future__ import annotations
 

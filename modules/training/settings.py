@@ -20,7 +20,7 @@ def parse_phases(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How to run a training; none of these settings changes the model, except `seed`.
+    """Settings of a training run; none of them changes the model, except `seed`.
 
     Raises UserError on a value out of range.
     """

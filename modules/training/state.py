@@ -97,7 +97,7 @@ class RunState:
 
 
 class PhaseWeights:
-    """What the updates of one phase change: the trained parameters, their averages and the optimizer's moments.
+    """Everything that the updates of one phase change: the trained parameters, their averages and the optimizer's moments.
 
     `module` holds the parameters, which may be pieces of those of the phase's module.
     """

@@ -1,4 +1,4 @@
-"""What the slots encode: information, probes and disentanglement on held-out steps, with intervals and floors."""
+"""Report on the content of the slots: information, probes and disentanglement on held-out steps, with intervals and floors."""
 
 from __future__ import annotations
 
