@@ -55,8 +55,9 @@ TRAINING_LIMITS = {
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Schedule and optimizer of a preset. Lengths of phases are multiples of the joint phase's `max_steps`; a phase of ratio 0 is
-    left out.
+    """Schedule and optimizer of a preset.
+
+    Lengths of phases are multiples of the joint phase's `max_steps`; a phase of ratio 0 is left out.
     """
 
     max_steps: int = 1600

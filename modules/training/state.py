@@ -97,7 +97,7 @@ class RunState:
 
 
 class PhaseWeights:
-    """Everything that the updates of one phase change: the trained parameters, their averages and the optimizer's moments.
+    """State that the updates of one phase change: trained parameters, their averages and the optimizer's moments.
 
     `module` holds the parameters, which may be pieces of those of the phase's module.
     """

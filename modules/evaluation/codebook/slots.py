@@ -1,4 +1,4 @@
-"""Report on the content of the slots: information, probes and disentanglement on held-out steps, with intervals and floors."""
+"""Report on the content of the slots, on held-out steps: information, probes, disentanglement, with intervals."""
 
 from __future__ import annotations
 
