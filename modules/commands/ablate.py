@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modules.commands.shared import (
@@ -15,10 +14,11 @@ from modules.commands.shared import (
     load_judge,
     open_dataset,
     open_held_out,
+    output_flag,
     seed_flag,
 )
 from modules.commands.train import config_flags, resolve_config
-from modules.common.arguments import a_path, add_dataclass_flags, from_flags, positive_int
+from modules.common.arguments import add_dataclass_flags, from_flags, positive_int
 from modules.common.files import check_writable
 from modules.training.settings import TrainSettings
 
@@ -36,14 +36,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     judge_flag(parser)
     clip_flags(parser)
     seed_flag(parser, "of the story world's stories, of sampling and of --sweep's trainings")
-    parser.add_argument(
-        "--output",
-        type=a_path,
-        default=Path("results"),
-        metavar="FOLDER",
-        help="folder for ablation.csv and ablation.png, or for sweep.csv, sweep.png and trained models (default"
-        " results)",
-    )
+    output_flag(parser, "results", "ablation.csv and ablation.png, or for sweep.csv, sweep.png and trained models")
 
 
 def grid_flags(parser: argparse.ArgumentParser) -> None:

@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from modules.commands.shared import checkpoint_flag, data_flag, judge_flag, load_judge, open_dataset, seed_flag
-from modules.common.arguments import a_path, positive_int
+from modules.commands.shared import (
+    checkpoint_flag,
+    data_flag,
+    judge_flag,
+    load_judge,
+    num_stories_flag,
+    open_dataset,
+    output_flag,
+    seed_flag,
+)
 from modules.common.files import check_writable
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     checkpoint_flag(parser)
     data_flag(parser)
-    parser.add_argument(
-        "--num_stories",
-        type=positive_int,
-        default=200,
-        metavar="N",
-        help="number of training stories, and of held-out stories, to encode (default 200)",
-    )
+    num_stories_flag(parser, 200, "number of training stories, and of held-out stories, to encode")
     judge_flag(parser)
     seed_flag(parser, "of the story world's stories and of the statistics' resampling")
-    parser.add_argument(
-        "--output",
-        type=a_path,
-        default=Path("report"),
-        metavar="FOLDER",
-        help="folder for codebook.html and codebook.json (default report)",
-    )
+    output_flag(parser, "report", "codebook.html and codebook.json")
 
 
 def run(args: argparse.Namespace) -> int:

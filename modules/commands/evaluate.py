@@ -14,11 +14,12 @@ from modules.commands.shared import (
     judge_flag,
     load_clip,
     load_judge,
+    num_stories_flag,
     open_dataset,
     seed_flag,
     write_json,
 )
-from modules.common.arguments import a_path, positive_int, whole_number
+from modules.common.arguments import a_path, whole_number
 from modules.common.errors import UserError
 from modules.common.files import check_writable
 
@@ -32,9 +33,7 @@ if TYPE_CHECKING:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     checkpoint_flag(parser)
     data_flag(parser)
-    parser.add_argument(
-        "--num_stories", type=positive_int, default=200, metavar="N", help="number of held-out stories (default 200)"
-    )
+    num_stories_flag(parser, 200, "number of held-out stories")
     parser.add_argument(
         "--num_drawn",
         type=whole_number,

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modules.commands.shared import checkpoint_flag
-from modules.common.arguments import a_path, add_dataclass_flags
+from modules.commands.shared import checkpoint_flag, output_flag
+from modules.common.arguments import add_dataclass_flags
 from modules.generation.settings import GenerationSettings, check_story
 
 if TYPE_CHECKING:
@@ -34,14 +34,8 @@ def generation_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="need less memory and take longer: large parts of a pretrained model move to the device in turn",
     )
-    parser.add_argument(
-        "--output",
-        type=a_path,
-        default=Path("out"),
-        metavar="FOLDER",
-        help="folder for book.html, generated.png, story.json and the pages; files of an earlier story in it are"
-        " replaced (default out)",
-    )
+    contents = "book.html, generated.png, story.json and the pages; files of an earlier story in it are replaced"
+    output_flag(parser, "out", contents)
 
 
 def load_pipeline(

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modules.common.arguments import a_path, seed_number
+from modules.common.arguments import a_path, positive_int, seed_number
 from modules.common.files import write_whole
 from modules.common.shipped import JUDGE, WEIGHTS, shipped
 from modules.story import StoryDataset
@@ -64,6 +64,22 @@ def bad_record_flag(parser: argparse.ArgumentParser) -> None:
 
 def seed_flag(parser: argparse.ArgumentParser, purpose: str) -> None:
     parser.add_argument("--seed", type=seed_number, default=0, metavar="N", help=f"random seed {purpose} (default 0)")
+
+
+def num_stories_flag(parser: argparse.ArgumentParser, default: int, purpose: str) -> None:
+    parser.add_argument(
+        "--num_stories", type=positive_int, default=default, metavar="N", help=f"{purpose} (default {default})"
+    )
+
+
+def output_flag(parser: argparse.ArgumentParser, default: str, contents: str) -> None:
+    parser.add_argument(
+        "--output",
+        type=a_path,
+        default=Path(default),
+        metavar="FOLDER",
+        help=f"folder for {contents} (default {default})",
+    )
 
 
 def judge_flag(parser: argparse.ArgumentParser) -> None:

@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from modules.commands.shared import seed_flag
-from modules.common.arguments import a_path, positive_int
+from modules.commands.shared import num_stories_flag, output_flag, seed_flag
+from modules.common.arguments import positive_int
 from modules.common.shipped import JUDGE
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--output",
-        type=a_path,
-        default=Path(JUDGE),
-        metavar="FOLDER",
-        help=f"folder for the judge; the same command resumes a stopped training (default {JUDGE})",
-    )
-    parser.add_argument(
-        "--num_stories",
-        type=positive_int,
-        default=4000,
-        metavar="N",
-        help="number of story-world stories to train on (default 4000)",
-    )
+    output_flag(parser, JUDGE, "the judge; the same command resumes a stopped training")
+    num_stories_flag(parser, 4000, "number of story-world stories to train on")
     parser.add_argument(
         "--max_steps",
         type=positive_int,

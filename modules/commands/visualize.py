@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from modules.commands.shared import checkpoint_flag, data_flag, open_dataset, seed_flag
-from modules.common.arguments import a_path, add_dataclass_flags, positive_int
+from modules.commands.shared import checkpoint_flag, data_flag, num_stories_flag, open_dataset, output_flag, seed_flag
+from modules.common.arguments import add_dataclass_flags
 from modules.common.files import check_writable
 from modules.generation.settings import GenerationSettings
 
@@ -14,25 +14,13 @@ from modules.generation.settings import GenerationSettings
 def add_flags(parser: argparse.ArgumentParser) -> None:
     checkpoint_flag(parser)
     data_flag(parser)
-    parser.add_argument(
-        "--num_stories",
-        type=positive_int,
-        default=3,
-        metavar="N",
-        help="number of held-out stories to show (default 3)",
-    )
+    num_stories_flag(parser, 3, "number of held-out stories to show")
     parser.add_argument(
         "--run", type=Path, metavar="FOLDER", help="the run folder of a training whose curves to draw as well"
     )
     add_dataclass_flags(parser, GenerationSettings, only=("num_inference_steps",))
     seed_flag(parser, "of the story world's stories and of the predictions")
-    parser.add_argument(
-        "--output",
-        type=a_path,
-        default=Path("visualize"),
-        metavar="FOLDER",
-        help="folder for visualize.html and the PNG files (default visualize)",
-    )
+    output_flag(parser, "visualize", "visualize.html and the PNG files")
 
 
 def run(args: argparse.Namespace) -> int:

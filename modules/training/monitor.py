@@ -175,7 +175,7 @@ class Monitor:
             f"held_out/{name}": value for name, value in reliance_summary(sums, batch.image_mask.flatten()).items()
         }
         codes = self.model.condition(batch).codes
-        if codes is not None and self.model.prior is not None:
+        if codes is not None:
             used = codes[batch.step_mask.flatten()].flatten()
             counts = torch.bincount(used, minlength=config.storyboard.codebook_size).float()
             scalars["codebook/used"] = (counts > 0).float().mean().item()

@@ -140,7 +140,7 @@ class StoryPhase(Phase):
 
     def after_update(self, _step: int, outputs: Sequence[StoryModelOutput], gather: Callable[[Tensor], Tensor]) -> None:
         loads = [output.loads for output in outputs if output.loads is not None]
-        if loads and self.model.prior is not None:
+        if loads:
             self.model.prior.update(gather(torch.stack(loads).sum(0)[None]).sum(0))
 
     def set_modes(self) -> None:
