@@ -70,7 +70,7 @@ class PlanBatch(ModelOutput):
     prompt_mask: Tensor = REQUIRED  # (P, Lp) bool
     step_mask: Tensor = REQUIRED  # (P, T) bool
     num_steps: Tensor = REQUIRED  # () as in StoryBatch
-    own_share: float = 0.0  # the share of past codes that the prior draws itself (`two_pass_nll`)
+    own_share: float | None = None  # the share of past codes that the prior draws itself (`two_pass_nll`); None: 0
     own_draws: Tensor | None = None  # (2, P, T, S) their randomness, from `draw_mixing`
 
     def to(self, device: torch.device) -> PlanBatch:

@@ -170,7 +170,7 @@ class StoryModel(StoryParts):
             return {}, None
         plans = batch.own_plans(board.codes.unflatten(0, batch.step_mask.shape))
         prior = self.prior(
-            plans.codes, plans.prompt_ids, plans.prompt_mask, plans.step_mask, plans.own_share, plans.own_draws
+            plans.codes, plans.prompt_ids, plans.prompt_mask, plans.step_mask, plans.own_share or 0.0, plans.own_draws
         )
         losses = {"prior_nll": masked_mean(prior.nll.mean(-1), plans.step_mask, plans.num_steps)}
         if prior.loads is not None:
