@@ -139,7 +139,7 @@ class Bench:
             pipeline.plan(prompt, stories.lengths[index], seed=index, temperature=1.0, top_p=1.0).codes[0]
             for index, prompt in track("plans", list(enumerate(stories.prompts)))
         ]
-        texts = decode_texts(self.pipeline, torch.cat(plans), "plans")
+        texts = decode_texts(self.pipeline, torch.cat(plans), stories.lengths, "plans")
         named, kept, has_hero = [], [], []
         for index, prompt in enumerate(stories.prompts):
             pages = [mentioned(texts[row]) for row in stories.rows(index)]

@@ -91,7 +91,7 @@ def long_heroes(bench: Bench, model: StoryModel, stories: EncodedStories, num_st
         mask = stories.prompt_mask[[index]]
         ids, mask = stories.prompt_ids[[index]][:, mask[0]], mask[:, mask[0]]
         codes = model.prior.sample(ids, mask, num_steps, 0.5, 0.95, torch.Generator().manual_seed(index)).codes[0]
-        pages = [mentioned(text)["characters"] for text in decode_texts(bench.pipeline, codes, "plans")]
+        pages = [mentioned(text)["characters"] for text in decode_texts(bench.pipeline, codes, [len(codes)], "plans")]
         for name, span in thirds.items():
             named = [page for page in pages[span] if page]
             kept[name].append(sum(hero in page for page in named))

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers.utils import ModelOutput
 
 from modules.common.outputs import REQUIRED
+from modules.layers.plan_window import MAX_SEEN
 
 FEATURES = ("image_features", "text_features")  # Of frozen encoders, computed in advance.
 
@@ -128,6 +129,7 @@ class StepNoise(ModelOutput):
     null_image: Tensor = REQUIRED  # (N,) bool: the image decoder gets them
     timesteps: Tensor = REQUIRED  # (N,) diffusion timesteps
     noise: Tensor = REQUIRED  # (N, c, h, w)
+    hidden_pages: Tensor = REQUIRED  # (N, MAX_SEEN) bool: the decoders do not see this page of the plan
 
     def rows(self, start: int, end: int) -> StepNoise:
         """Return the noise of rows start..end of a global batch."""
@@ -146,8 +148,12 @@ def draw_noise(
     modality_dropout: float = 0.0,
     null_text: float = 0.0,
     null_image: float = 0.0,
+    page_dropout: float = 0.0,
 ) -> StepNoise:
     """Draw the noise of `num_rows` steps. `modality_dropout` is the chance of text only, and again of picture only.
+
+    `page_dropout` is the chance that a step's decoders see a random part of the plan only: each other page is then
+    hidden with a probability that is itself uniform, so all numbers of visible pages are as likely.
 
     Timesteps are stratified over the rows (one from each of `num_rows` equal parts, in random order): the same mean
     loss at a lower variance (as in VDM, arXiv 2107.00630, appendix I.1).
@@ -155,14 +161,20 @@ def draw_noise(
     modality = torch.rand(num_rows, generator=generator)
     strata = (torch.arange(num_rows) + torch.rand(num_rows, generator=generator)) / num_rows
     order = torch.randperm(num_rows, generator=generator)
-    return StepNoise(
+    values = StepNoise(
         keep_text=modality >= modality_dropout,
         keep_image=(modality < modality_dropout) | (modality >= 2 * modality_dropout),
         null_text=torch.rand(num_rows, generator=generator) < null_text,
         null_image=torch.rand(num_rows, generator=generator) < null_image,
         timesteps=(strata[order] * num_timesteps).long().clamp(max=num_timesteps - 1),
         noise=torch.randn(num_rows, *latent_shape, generator=generator),
+        hidden_pages=torch.zeros(num_rows, MAX_SEEN, dtype=torch.bool),
     )
+    if page_dropout:  # Drawn last: without it, all numbers are as they were before there was a plan to hide.
+        share = torch.rand(num_rows, 2, generator=generator)
+        share = share[:, 1] * (share[:, 0] < page_dropout)
+        values.hidden_pages = torch.rand(num_rows, MAX_SEEN, generator=generator) < share[:, None]
+    return values
 
 
 def _moved(values: ModelOutput, device: torch.device) -> dict[str, Any]:

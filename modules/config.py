@@ -17,8 +17,10 @@ from modules.prior.config import PredictorConfig, PriorConfig
 from modules.storyboard.config import AidsConfig, StoryboardConfig
 from modules.text_decoder.config import TextDecoderConfig
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+OLDER_VERSION = 2  # Its decoders read their own page alone.
 PLANS = ("codes", "predicted", "prompt")
+CONTEXTS = ("plan", "page")
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ TRAINING_LIMITS = {
     SIZE: "max_steps batch_size num_stories",
     NOT_NEGATIVE: "autoencoder_ratio opening_ratio consolidation_ratio illustration_ratio planning_ratio weight_decay",
     RATE: "learning_rate autoencoder_learning_rate consolidation_learning_rate max_grad_norm pretrained_rate gate_rate",
-    SHARE: "warmup_ratio learning_rate_floor revive_until null_text null_image own_codes",
+    SHARE: "warmup_ratio learning_rate_floor revive_until null_text null_image page_dropout own_codes",
     DECAY: "adam_betas ema_decay quantize_at",
     Limit(0, 0.5): "modality_dropout",  # The chance of text alone, and again that of the image alone.
 }
@@ -83,6 +85,7 @@ class TrainingConfig:
     modality_dropout: float = 0.25
     null_text: float = 0.05
     null_image: float = 0.1
+    page_dropout: float = 0.4  # The chance that a step's decoders see a random part of the plan only.
     # Scheduled sampling: the share of the prior's own codes among those it reads, at the end of a phase.
     own_codes: float = 0.0
     # Learning rates, as multiples of the others': of pretrained weights that train, and of the gates through which
@@ -115,6 +118,7 @@ class StoryConfig:
     preset: str = "storyworld"
     # What the decoders read; baselines: "predicted" from the prompt and past steps, or from the "prompt" alone.
     plan: str = "codes"
+    context: str = "plan"  # What the decoders of a page read: the whole "plan", or the codes of their own "page".
     vocab_size: int = 1024  # Of the tokenizer trained with the model; a pretrained language model has its own.
     max_prompt_length: int = 32
     max_steps: int = 8  # Longer stories are cut into windows.
@@ -129,7 +133,7 @@ class StoryConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
-        check_choices("", self, {"plan": PLANS})
+        check_choices("", self, {"plan": PLANS, "context": CONTEXTS})
         check_limits("", self, {SIZE: "vocab_size max_steps", MIN_TOKENS: "max_prompt_length"})
 
     def to_json(self) -> str:
@@ -171,7 +175,9 @@ def parse_config(values: Any, where: str) -> StoryConfig:
         raise UserError(
             f"{where} is not a story model's config: give a model folder, or a file that train --dry_run wrote"
         )
-    if version != FORMAT_VERSION:
+    if version == OLDER_VERSION:
+        settings.setdefault("context", "page")
+    elif version != FORMAT_VERSION:
         raise UserError(
             f"{where} has format version {version!r}, this program reads {FORMAT_VERSION}: use the program that"
             " wrote it"

@@ -139,5 +139,5 @@ def test_at_step_0_it_is_stable_diffusion(hub, name):
     noisy, codes = torch.randn(2, 4, 16, 16, generator=generator), torch.randn(2, 8, 8, generator=generator)
     text, timesteps = decoder.encode_text(decoder.tokenize(["A fox.", "A kite."])), torch.tensor([10, 900])
     with torch.no_grad():
-        predicted = decoder.predict(noisy, timesteps, codes, encoder_hidden_states=text)
+        predicted = decoder.predict(noisy, timesteps, decoder.context(codes, encoder_hidden_states=text))
         torch.testing.assert_close(predicted, plain(noisy, timesteps, text).sample, atol=1e-5, rtol=1e-4)

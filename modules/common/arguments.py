@@ -94,10 +94,10 @@ def setting(
 ) -> Any:
     """Return a dataclass field from which `add_dataclass_flags` makes a flag.
 
-    The flag's type follows from the annotation: int, float, str, Path (also with `| None`), or bool, which makes a
-    switch. Values lie from `low` to `high` and among the `choices` of `options`, if given; see `check_fields`.
-    `options` are those of `add_argument` and take precedence. `alias` is an older name that still works but is not
-    listed.
+    The flag's type follows from the annotation: int, float, str, Path (also with `| None`), bool, which makes a switch,
+    or tuple[float, float], two numbers in order. Values lie from `low` to `high` and among the `choices` of `options`,
+    if given; see `check_fields`. `options` are those of `add_argument` and take precedence. `alias` is an older name
+    that still works but is not listed.
     """
     limits = {"low": low, "high": high, "choices": options.get("choices")}
     return dataclasses.field(default=default, metadata={"help": help, "alias": alias, "options": options} | limits)
@@ -112,8 +112,20 @@ def check_fields(settings: Any) -> None:
         if limits["choices"] is not None and value not in limits["choices"]:
             raise UserError(f"{field.name} must be one of {', '.join(map(str, limits['choices']))}, got {value!r}")
         low, high = limits["low"], limits["high"]
+        if low is not None and isinstance(value, (tuple, list)):
+            _check_interval(field.name, value, low, high)
+            continue
         if (low is not None and not value >= low) or (high is not None and not value <= high):
             raise UserError(f"{field.name} must be {_range(low, high)}, got {value}")
+
+
+def _check_interval(name: str, values: Any, low: float | None, high: float | None) -> None:
+    numbers = [value for value in values if isinstance(value, (int, float)) and math.isfinite(value)]
+    if len(values) != 2 or len(numbers) != 2 or numbers[0] > numbers[1]:
+        raise UserError(f"{name} must be two numbers, the lower one first, got {list(values)}")
+    for value in numbers:
+        if (low is not None and value < low) or (high is not None and value > high):
+            raise UserError(f"{name} must lie {_range(low, high)}, got {list(values)}")
 
 
 def add_dataclass_flags(
@@ -133,6 +145,8 @@ def add_dataclass_flags(
         text = field.metadata["help"]
         if isinstance(default, (int, float, str, Path)) and not isinstance(default, bool) and "(default" not in text:
             text += f" (default {default})"
+        if isinstance(default, tuple):
+            text += f" (default {' '.join(map(str, default))})"
         parser.add_argument(f"--{field.name}", help=text.replace("%", "%%"), **options)
         if alias := field.metadata["alias"]:
             hidden = options | {"dest": field.name, "default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
@@ -149,6 +163,8 @@ def _flag_options(annotation: Any, default: Any, limits: Mapping[str, Any]) -> d
     """Return the options of `add_argument` that follow from a field's annotation, default and limits."""
     if annotation is bool:
         return {"action": "store_true"}
+    if typing.get_origin(annotation) is tuple:
+        return {"type": _any_number, "nargs": len(typing.get_args(annotation)), "default": default}
     kinds = [kind for kind in typing.get_args(annotation) if kind is not types.NoneType] or [annotation]
     parsers: dict[Any, tuple[Callable[[str], Any], str | None]] = {
         int: (_any_integer, "N"),

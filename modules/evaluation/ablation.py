@@ -23,7 +23,9 @@ from modules.evaluation.metrics.statistics import bootstrap_mean
 from modules.evaluation.resumable_csv import ResumableCsv
 from modules.evaluation.scorers import Scorer
 from modules.generation.pipeline import StoryPipeline
+from modules.generation.rendering import encode_captions, render_texts
 from modules.generation.settings import MAX_NUM_STEPS, GenerationSettings
+from modules.layers.plan_window import PlanWindow
 from modules.saving.model_folder import TRAINING_ONLY
 from modules.story import Story, StoryDataset
 
@@ -108,6 +110,7 @@ class NextPages:
     """The pages that follow three true ones in N stories: the predictions, and the true pages."""
 
     code_embeds: Tensor  # (N,S,D)
+    window: PlanWindow | None  # The true pages before, and the predicted page itself.
     previous_latents: Tensor  # (N,c,h,w) of the last true page before the predicted one.
     predicted_texts: list[str]
     true_texts: list[str]
@@ -127,23 +130,28 @@ def predict_next_pages(pipeline: StoryPipeline, dataset: StoryDataset, num_examp
             f"{dataset.name} has {len(stories)} stories with {NUM_GIVEN} pages and a picture and a text after them: "
             f"lower --num_examples {num_examples}, or give more data"
         )
-    embeds = torch.stack([_plan_next_page(pipeline, story) for story in track("planning the next pages", stories)])
-    ids = [row for part in embeds.split(RENDER_BATCH) for row in pipeline.model.text_decoder.generate(part)]
+    plans = torch.cat([_plan_next_page(pipeline, story) for story in track("planning the next pages", stories)])
+    last = torch.arange(NUM_GIVEN, len(plans), NUM_GIVEN + 1, device=plans.device)
+    embeds, window = plans[last], pipeline.model.window(plans, [NUM_GIVEN + 1] * len(stories))
+    window = None if window is None else window[last]
+    settings = GenerationSettings()
+    texts = render_texts(pipeline.model, pipeline.tokenizer, embeds, settings, window)
     size = pipeline.config.autoencoder.image_size
     previous = pixels_of([story.steps[NUM_GIVEN - 1].image for story in stories], size)
     latents = [pipeline.model.autoencoder.encode(part.to(pipeline.device)) for part in previous.split(RENDER_BATCH)]
     targets = [story.steps[NUM_GIVEN] for story in stories]
     return NextPages(
         embeds,
+        window,
         torch.cat(latents),
-        [pipeline.tokenizer.decode(row) for row in ids],
+        texts,
         [page.text for page in targets if page.text is not None],
         [page.image for page in targets if page.image is not None],
     )
 
 
 def _plan_next_page(pipeline: StoryPipeline, story: Story) -> Tensor:
-    """Return what the decoders read of the page after the given ones (S,D)."""
+    """Return the vectors of the given pages and of the page after them (NUM_GIVEN+1,S,D)."""
     given = story.steps[:NUM_GIVEN]
     # All pages that are left, because the plan depends on their number.
     num_left = min(len(story.steps) - NUM_GIVEN, MAX_NUM_STEPS)
@@ -176,7 +184,9 @@ def draw_pages(pipeline: StoryPipeline, pages: NextPages, cell: GridCell, seed: 
             generator=generator,
             init_latents=pages.previous_latents[rows],
             strength=cell.strength,
-            encoder_hidden_states=pipeline.captions(pages.predicted_texts[rows]),
+            encoder_hidden_states=encode_captions(pipeline.model, pages.predicted_texts[rows]),
+            window=None if pages.window is None else pages.window[rows],
+            guidance_interval=GenerationSettings.guidance_interval,
         )
         images += to_pictures(pipeline.model.autoencoder.decode(drawn))
     return images

@@ -31,11 +31,11 @@ from modules.evaluation.diffusion_bound import (
 )
 from modules.evaluation.metrics.statistics import mean_over_steps
 from modules.generation.pipeline import StoryPipeline
-from modules.training.reliance import codes_or_null, swap_rows
+from modules.training.reliance import Condition, plan_conditions, swap_rows
 
 MIN_TIMESTEPS = 8
-CONDITIONS = ("own", "swapped", "null")
-Conditions = dict[str, tuple[Tensor, bool]]  # By name: code_embeds (N,S,D), and whether the null codes replace them.
+CONDITIONS = ("own", "swapped", "null")  # Of all terms; of texts and picture errors also those of a plan's parts.
+Conditions = dict[str, Condition]
 Values = NDArray[np.float64]  # (N,): nats or counts of every step, 0 where a step does not count.
 Metrics = dict[str, dict[str, Any]]
 
@@ -52,8 +52,10 @@ def measure_bound(
     """Return the costs of text, codes and pictures given the true codes (N,S) of all steps, as dicts of `Estimate`.
 
     Names ending in `own`, `swapped` and `null` are one term given a step's own codes, the codes of a step half the data
-    away, and the learned null codes. All three share their noise, so the gaps between them are paired. A picture that
-    is also conditioned on its text gets the true text in all three.
+    away, and the learned null codes. All share their noise, so the gaps between them are paired. A picture that is also
+    conditioned on its text gets the true text in all. Where decoders read the whole plan, all of it is swapped or left
+    out; of texts and picture errors, names with `page_` and `others_` are those with the page's own codes, or those of
+    the other pages, replaced alone.
 
     `text_nats_per_token` counts <eos>. `prior_bits_*` include p(z_1). `latent_bits_per_dim` bounds the density of the
     autoencoder's standardised latents, not of pixels: it may be negative, and compares only models with the same
@@ -73,7 +75,8 @@ def measure_bound(
         if value < least:
             raise UserError(f"{name} must be {least} or more, got {value}")
     own, has_plans, config = pipeline.embed(codes), not codes.is_floating_point(), pipeline.config
-    conditions = {"own": (own, False), "swapped": (own[swap_rows(len(own))], False), "null": (own, True)}
+    window = pipeline.model.window(own, stories.lengths)
+    conditions = plan_conditions(own, window, swap_rows(len(own)).to(own.device))
     values = _decoder_nats(pipeline, stories, conditions, seed)
     values["prior"] = story_nats(pipeline, stories, codes).numpy() if has_plans else np.zeros(len(codes))
     pages = choose_pages(stories, max_vlb_steps, seed)
@@ -98,19 +101,17 @@ def _decoder_nats(
 ) -> dict[str, Values]:
     """Return `text_*`, the nats of a step's text, `error_*`, its picture's loss a dimension, and their counts."""
     model, device, generator = pipeline.model, pipeline.device, torch.Generator().manual_seed(seed)
-    scores: dict[str, list[Tensor]] = {f"{term}_{name}": [] for term in ("text", "error") for name in CONDITIONS}
+    scores: dict[str, list[Tensor]] = {f"{term}_{name}": [] for term in ("text", "error") for name in conditions}
     num_timesteps, latent_shape = model.config.image_decoder.num_train_timesteps, model.config.autoencoder.latent_shape
     for rows in track("text likelihoods and picture errors", torch.arange(len(stories.texts)).split(ROWS_PER_BATCH)):
         input_ids, text_mask = stories.input_ids[rows].to(device), stories.text_mask[rows].to(device)
         latents, image_mask = stories.latents[rows].float().to(device), stories.image_mask[rows].to(device)
         noise = draw_noise(len(rows), latent_shape, num_timesteps, generator).to(device)
         captions = stories.captions(rows, model.image_decoder)
-        for name, (embeds, null) in conditions.items():
-            part, is_null = embeds[rows.to(device)], torch.full((len(rows),), null, device=device)
-            scores[f"text_{name}"].append(model.text_decoder(part, input_ids, text_mask, is_null).nll.sum(1).cpu())
-            shown = codes_or_null(model.image_decoder, part, null)
-            image = model.image_decoder(shown, latents, noise.timesteps, noise.noise, encoder_hidden_states=captions)
-            scores[f"error_{name}"].append((image.loss * image_mask).cpu())
+        for name, condition in conditions.items():
+            part = condition.rows(rows.to(device))
+            scores[f"text_{name}"].append(part.text_nats(model, input_ids, text_mask).cpu())
+            scores[f"error_{name}"].append((part.image_loss(model, latents, noise, captions) * image_mask).cpu())
     values = {name: torch.cat(parts) for name, parts in scores.items()}
     values |= {"tokens": stories.text_mask[:, 1:].sum(1), "pictures": stories.image_mask}
     return {name: value.double().numpy() for name, value in values.items()}
@@ -159,8 +160,9 @@ def _page_nats(
     for row in track("diffusion bound", pages):
         latents, text = stories.latents[torch.tensor(row)].float(), stories.captions([row], decoder)
         sample = sample_timesteps(weights, num_timesteps, tuple(latents.shape), generator)
-        for name, (embeds, null) in conditions.items():
-            values[f"vlb_{name}"][row] = diffusion_vlb(decoder, embeds[row], latents, sample, null, text)
+        for name in CONDITIONS:
+            page = conditions[name].rows(torch.tensor([row]))
+            values[f"vlb_{name}"][row] = diffusion_vlb(decoder, page, latents, sample, text)
         values["gaussian"][row] = 0.5 * (latents.double().square() + math.log(2 * math.pi)).sum().item()
         values["pages"][row] = 1
     return values
@@ -193,16 +195,17 @@ class _BoundTerms:
         floor: float | None = None,
         ceiling: float | None = None,
     ) -> Metrics:
-        """Return one term given own, swapped and null codes, a counted item and unit, and the paired gaps to own."""
+        """Return one term under all conditions, a counted item and unit, and the paired gaps to the own codes."""
         counts = self.values[count] * unit
-        own, swapped, null = (self.values[f"{term}_{name}"] for name in CONDITIONS)
-        return {
-            f"{title}_own": self.mean(own, counts, floor, ceiling),
-            f"{title}_swapped": self.mean(swapped, counts, floor, ceiling),
-            f"{title}_null": self.mean(null, counts, floor, ceiling),
-            f"{title}_swap_gap": self.mean(swapped - own, counts, 0.0),
-            f"{title}_null_gap": self.mean(null - own, counts, 0.0),
-        }
+        names = [name.removeprefix(f"{term}_") for name in self.values if name.startswith(f"{term}_")]
+        own = self.values[f"{term}_own"]
+        metrics = {f"{title}_own": self.mean(own, counts, floor, ceiling)}
+        for name in names[1:]:
+            metrics[f"{title}_{name}"] = self.mean(self.values[f"{term}_{name}"], counts, floor, ceiling)
+        for name in names[1:]:
+            gap = name.replace("swapped", "swap") + "_gap"
+            metrics[f"{title}_{gap}"] = self.mean(self.values[f"{term}_{name}"] - own, counts, 0.0)
+        return metrics
 
     def prior_metrics(self, num_slots: int, codebook_size: int) -> Metrics:
         """Return the bits of the codes; the ceiling is the cost under a uniform distribution."""

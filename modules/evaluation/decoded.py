@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,34 +38,63 @@ class DecodedPages:
         return DecodedPages(rows, lengths, texts, [self.images[page] for page in kept])
 
 
-def decode_texts(pipeline: StoryPipeline, codes: Tensor, title: str) -> list[str]:
-    """Return M texts, decoded greedily from codes (M,S) or from vectors (M,S,D)."""
-    texts: list[str] = []
-    for part in track(f"texts from {title}", codes.split(TEXT_BATCH)):
-        texts += [pipeline.tokenizer.decode(ids) for ids in pipeline.model.text_decoder.generate(pipeline.embed(part))]
+@dataclass(frozen=True)
+class PlannedPages:
+    """M pages to decode, of stories whose other pages are planned too.
+
+    `codes` (N,S), or vectors (N,S,D), are of stories of `story_lengths` pages (sum N); `pages` are the row numbers of
+    the M pages among them. `rows` are the true steps that these correspond to, `lengths` how many there are of each
+    story (sum M).
+    """
+
+    codes: Tensor
+    story_lengths: list[int]
+    pages: list[int]
+    rows: list[int]
+    lengths: list[int]
+
+    @classmethod
+    def whole(cls, codes: Tensor, lengths: list[int]) -> PlannedPages:
+        """Return all pages of the first stories."""
+        rows = list(range(sum(lengths)))
+        return cls(codes, lengths, rows, rows, lengths)
+
+    def texts(self, pipeline: StoryPipeline, title: str) -> list[str]:
+        """Return the texts of the M pages."""
+        texts = decode_texts(pipeline, self.codes, self.story_lengths, title)
+        return [texts[page] for page in self.pages]
+
+
+def decode_texts(pipeline: StoryPipeline, codes: Tensor, lengths: Sequence[int], title: str) -> list[str]:
+    """Return M texts, decoded greedily from codes (M,S) or from vectors (M,S,D) of stories of `lengths` pages."""
+    code_embeds, texts = pipeline.embed(codes), list[str]()
+    window = pipeline.model.window(code_embeds, lengths)
+    for rows in track(f"texts from {title}", torch.arange(len(codes), device=code_embeds.device).split(TEXT_BATCH)):
+        around = None if window is None else window[rows]
+        texts += map(pipeline.tokenizer.decode, pipeline.model.text_decoder.generate(code_embeds[rows], window=around))
     return texts
 
 
-def decode_pages(
-    pipeline: StoryPipeline, codes: Tensor, rows: list[int], lengths: list[int], title: str, seed: int
-) -> DecodedPages:
-    """Return pages from codes (M,S) or vectors (M,S,D), with the pipeline's default settings.
+def decode_pages(pipeline: StoryPipeline, plans: PlannedPages, title: str, seed: int, **options: Any) -> DecodedPages:
+    """Return the planned pages with texts and pictures, by default with the pipeline's default settings.
 
     Every batch has its own noise, drawn from `seed` plus the batch's number.
     """
     texts: list[str] = []
     images: list[Image.Image | None] = []
-    for number, part in enumerate(track(f"pages from {title}", codes.split(PICTURE_BATCH))):
-        new_texts, new_images = pipeline.render(part, seed=seed + number)
+    for number, pages in enumerate(track(f"pages from {title}", torch.tensor(plans.pages).split(PICTURE_BATCH))):
+        new_texts, new_images = pipeline.render(
+            plans.codes, seed + number, lengths=plans.story_lengths, pages=pages.tolist(), **options
+        )
         texts += new_texts
         images += new_images
-    return DecodedPages(rows, lengths, texts, images)
+    return DecodedPages(plans.rows, plans.lengths, texts, images)
 
 
 def plan_next_steps(
     pipeline: StoryPipeline, stories: EncodedStories, codes: Tensor, count: int, seed: int
-) -> tuple[list[int], Tensor]:
-    """Return the prior's next step after `NUM_GIVEN` true steps: row numbers (M,), codes (M,S).
+) -> PlannedPages:
+    """Return the prior's next step after `NUM_GIVEN` true steps, and these.
 
     One for each of the first `count` stories that has such a step. A baseline's vectors (N,S,D) are already predictions
     of next steps.
@@ -73,15 +103,19 @@ def plan_next_steps(
     plans: list[Tensor] = []
     for index in track("next steps", range(count)):
         first, length = stories.rows(index)[0], stories.lengths[index]
-        if length > NUM_GIVEN:
-            rows.append(first + NUM_GIVEN)
-            if not pipeline.model.has_codes:
-                plans.append(codes[rows[-1]])
-                continue
-            given = codes[first : first + NUM_GIVEN]
+        if length <= NUM_GIVEN:
+            continue
+        rows.append(first + NUM_GIVEN)
+        given = codes[first : first + NUM_GIVEN]
+        if pipeline.model.has_codes:
             plan = pipeline.plan(_prompt(stories, index), length - NUM_GIVEN, seed + index, codes=given)
-            plans.append(plan.codes[0, 0].cpu())
-    return rows, torch.stack(plans) if plans else codes[:0]
+            following = plan.codes[0, :1].cpu()
+        else:
+            following = codes[rows[-1] : rows[-1] + 1]
+        plans.append(torch.cat([given, following]))
+    pages = [NUM_GIVEN + (NUM_GIVEN + 1) * number for number in range(len(rows))]
+    whole = torch.cat(plans) if plans else codes[:0]
+    return PlannedPages(whole, [NUM_GIVEN + 1] * len(rows), pages, rows, [1] * len(rows))
 
 
 def plan_stories(pipeline: StoryPipeline, stories: EncodedStories, count: int, seed: int) -> Tensor:

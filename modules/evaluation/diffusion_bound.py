@@ -16,7 +16,7 @@ from torch import Tensor
 from modules.common.errors import UserError
 from modules.encoded.stories import EncodedStories
 from modules.image_decoder.image_decoder import ImageDecoder
-from modules.training.reliance import codes_or_null
+from modules.training.reliance import Condition
 
 ROWS_PER_BATCH = 64
 
@@ -98,30 +98,24 @@ def _strata(total: Tensor, count: int) -> Tensor:
 
 
 def diffusion_vlb(
-    decoder: ImageDecoder,
-    code_embeds: Tensor,
-    latents: Tensor,
-    sample: TimestepSample,
-    null: bool = False,
-    text: Tensor | None = None,
+    decoder: ImageDecoder, condition: Condition, latents: Tensor, sample: TimestepSample, text: Tensor | None = None
 ) -> float:
-    """Return an upper bound on -log p(x | z) of a page's latents (c,h,w) given code_embeds (S,D), in nats.
+    """Return an upper bound on -log p(x | z) of a page's latents (c,h,w) given what its decoder reads, in nats.
 
-    The bound is in expectation over the sample. With `null`, the null codes replace the page's codes; with the encoded
-    `text` (1,L,D), it is a bound on -log p(x | z, s).
+    The bound is in expectation over the sample. `condition` is that of the one page; with the encoded `text` (1,L,D),
+    it is a bound on -log p(x | z, s).
     """
-    errors = []
+    errors, device = [], condition.code_embeds.device
+    context = decoder.context(condition.codes(decoder), None, text, condition.window)
     for timesteps, noise in zip(
         sample.timesteps.split(ROWS_PER_BATCH), sample.noise.split(ROWS_PER_BATCH), strict=True
     ):
-        device, count = code_embeds.device, len(timesteps)
-        embeds = codes_or_null(decoder, code_embeds.expand(count, *code_embeds.shape), null)
-        pages = latents.to(device).expand(count, *latents.shape)
-        captions = None if text is None else text.expand(count, -1, -1)
-        image = decoder(embeds, pages, timesteps.to(device), noise.to(device), encoder_hidden_states=captions)
-        errors.append(image.loss.double().cpu())
+        pages = latents.to(device).expand(len(timesteps), *latents.shape)
+        repeated = context.repeat(len(timesteps))
+        errors.append(decoder.denoising_loss(repeated, pages, timesteps.to(device), noise.to(device)).loss)
     _, constant = vlb_weights(decoder.alphas_cumprod, decoder.prediction_type)
-    nats = latents.numel() * ((sample.weights * torch.cat(errors)).sum().item() + constant)
+    losses = torch.cat(errors).double().cpu()
+    nats = latents.numel() * ((sample.weights * losses).sum().item() + constant)
     return nats + end_nats(decoder.alphas_cumprod, latents)
 
 

@@ -14,6 +14,7 @@ from modules.evaluation.bound import measure_bound
 from modules.evaluation.codebook.information import perplexity
 from modules.evaluation.decoded import (
     DecodedPages,
+    PlannedPages,
     decode_pages,
     decode_texts,
     generate_stories,
@@ -80,7 +81,7 @@ def evaluate(
 def _text_report(pipeline: StoryPipeline, held_out: HeldOutStories, seed: int) -> dict[str, Any]:
     """Compare the texts decoded from every step's codes with the true texts."""
     stories = held_out.encoded
-    decoded = {name: decode_texts(pipeline, codes, name) for name, codes in held_out.codes.items()}
+    decoded = {name: decode_texts(pipeline, codes, stories.lengths, name) for name, codes in held_out.codes.items()}
     report: dict[str, Any] = {
         "texts": compare_texts(stories.texts, next(iter(decoded.values())), stories.lengths, seed)
     }
@@ -121,31 +122,31 @@ class _PageReport:
     def _from_codes(self) -> dict[str, DecodedPages]:
         """Decode pages from the codes of the true steps, from whole plans, and from random codes."""
         lengths, config = self.held_out.encoded.lengths[: self.count], self.pipeline.config.storyboard
-        rows, generator = list(range(sum(lengths))), torch.Generator().manual_seed(self.seed)
-        kinds = {f"true step, {name}": codes[rows] for name, codes in self.held_out.codes.items()}
+        count, generator = sum(lengths), torch.Generator().manual_seed(self.seed)
+        kinds = {f"true step, {name}": codes[:count] for name, codes in self.held_out.codes.items()}
         kinds[FROM_PROMPT] = plan_stories(self.pipeline, self.held_out.encoded, self.count, self.seed)
-        shape = (len(rows), config.num_slots)
-        kinds["random codes"] = torch.randint(config.codebook_size, shape, generator=generator)
-        return {name: self._decode(codes, rows, lengths, name) for name, codes in kinds.items()}
+        kinds["random codes"] = torch.randint(config.codebook_size, (count, config.num_slots), generator=generator)
+        return {name: self._decode(PlannedPages.whole(codes, lengths), name) for name, codes in kinds.items()}
 
     def _next_steps(self) -> dict[str, DecodedPages]:
         """Decode the predicted next steps; beside them, two trivial predictions: the page before, and a random page."""
         stories, images, seed = self.held_out.encoded, self.held_out.images, self.seed
-        rows, codes = plan_next_steps(self.pipeline, stories, self.held_out.own_codes, self.count, seed)
+        plans = plan_next_steps(self.pipeline, stories, self.held_out.own_codes, self.count, seed)
+        rows, lengths = plans.rows, plans.lengths
         if not rows:
             return {}
-        lengths, others = [1] * len(rows), rows_of_other_stories(self.held_out.story, seed)
+        others = rows_of_other_stories(self.held_out.story, seed)
         picks = {"repeat the last page": [row - 1 for row in rows]}
         if others is not None:
             picks["a random page"] = others[rows].tolist()
-        kinds = {"next step": self._decode(codes, rows, lengths, "next steps")}
+        kinds = {"next step": self._decode(plans, "next steps")}
         for name, pick in picks.items():
             texts = [self.held_out.true_texts[row] for row in pick]
             kinds[name] = DecodedPages(rows, lengths, texts, [images[row] for row in pick])
         return kinds
 
-    def _decode(self, codes: Tensor, rows: list[int], lengths: list[int], title: str) -> DecodedPages:
-        return decode_pages(self.pipeline, codes, rows, lengths, title, self.seed)
+    def _decode(self, plans: PlannedPages, title: str) -> DecodedPages:
+        return decode_pages(self.pipeline, plans, title, self.seed)
 
     def _grade(self, name: str, decoded: DecodedPages) -> Metrics:
         """Return all metrics of one kind of pages; without true attributes, those that need none."""
@@ -199,12 +200,13 @@ def score_quickly(
     bound = measure_bound(pipeline, stories, codes, seed, max_vlb_steps=0)
     metrics: Metrics = {name: bound.get(name, absent) for name in QUICK_METRICS}
     if held_out.attributes is not None:
-        rows, next_codes = plan_next_steps(pipeline, stories, codes, len(stories), seed)
-        next_texts = decode_texts(pipeline, next_codes, "next steps")
-        named = to_dicts(score_texts([true[row] for row in rows], next_texts, [1] * len(rows), seed))
+        plans = plan_next_steps(pipeline, stories, codes, len(stories), seed)
+        next_texts = plans.texts(pipeline, "next steps")
+        named = to_dicts(score_texts([true[row] for row in plans.rows], next_texts, plans.lengths, seed))
         metrics |= {f"next_text_{name}": metric for name, metric in named.items()}
         if has_codes:
-            named = to_dicts(score_texts(true, decode_texts(pipeline, codes, VARIANTS[0]), stories.lengths, seed))
+            texts = decode_texts(pipeline, codes, stories.lengths, VARIANTS[0])
+            named = to_dicts(score_texts(true, texts, stories.lengths, seed))
         metrics |= {f"text_{name}": metric if has_codes else absent for name, metric in named.items()}
     flat = {f"{name} {key}".removesuffix(" value"): metric[key] for name, metric in metrics.items() for key in absent}
     usage = codebook_usage(codes, pipeline.config.storyboard.codebook_size)["used"] if has_codes else None

@@ -19,7 +19,7 @@ from modules.common.errors import UserError
 from modules.common.shipped import shipped
 from modules.encoded.stories import batch_of_steps
 from modules.generation.output import StoryPipelineOutput
-from modules.generation.rendering import encode_captions, place_model, render_images, render_texts
+from modules.generation.rendering import place_model, render_pages
 from modules.generation.settings import MAX_LONG_STORY, MAX_NUM_STEPS, GenerationSettings, check_story
 from modules.prior.prior import PriorSample
 from modules.saving.export import push_to_hub, save_lora, save_pretrained
@@ -111,8 +111,11 @@ class StoryPipeline:
         """Plan all pages, then render them."""
         given = self.encode(steps) if steps else None
         plan = self.plan(prompt, num_steps, codes=given, settings=settings)
-        texts, images = self.render(plan.codes[0], previous=steps[-1].image if steps else None, settings=settings)
-        return StoryPipelineOutput(prompt, images, texts, plan.codes[0].cpu(), plan.log_probs[0].cpu())
+        new = plan.codes[0]
+        codes = new if given is None else torch.cat([given.to(new.device), new])
+        pages, previous = range(len(steps), len(codes)), steps[-1].image if steps else None
+        texts, images = self.render(codes, pages=pages, previous=previous, settings=settings)
+        return StoryPipelineOutput(prompt, images, texts, new.cpu(), plan.log_probs[0].cpu())
 
     def continue_story(
         self, prompt: str, steps: Sequence[StoryStep], num_steps: int, **options: Any
@@ -144,9 +147,12 @@ class StoryPipeline:
         )
 
     def plan_next(self, prompt: str, num_steps: int, steps: Sequence[StoryStep]) -> Tensor:
-        """Return the decoders' vectors (S,d) of the likeliest page after the given ones, if `num_steps` are left."""
-        plan = self.plan(prompt, num_steps, temperature=0, codes=self.encode(steps) if steps else None)
-        return self.embed(plan.codes[0, 0])
+        """Return the vectors (T+1,S,d) of the given pages and of the likeliest page after them, if `num_steps` are
+        left.
+        """
+        given = self.encode(steps) if steps else None
+        following = self.embed(self.plan(prompt, num_steps, temperature=0, codes=given).codes[0, :1])
+        return following if given is None else torch.cat([self.embed(given), following])
 
     @torch.no_grad()
     def render(
@@ -154,21 +160,26 @@ class StoryPipeline:
         codes: Tensor,
         seed: int | None = None,
         *,
+        lengths: Sequence[int] | None = None,
+        pages: Sequence[int] | None = None,
         texts: Sequence[str | None] = (),
         previous: Image.Image | None = None,
         **options: Any,
     ) -> tuple[list[str], list[Image.Image]]:
-        """Decode codes (T,S), or vectors (T,S,d) in their place, to T texts and T images.
+        """Decode codes (T,S), or vectors (T,S,d) in their place, to texts and images of the T pages of a story.
 
-        Given `texts` are kept, and images drawn to them; None asks for one. With a `strength` below 1 each image is
-        drawn over the one before, the first over `previous` if given.
+        With `lengths` they are several stories, of so many pages one after the other. Only `pages` are decoded, by
+        default all; the others are read as the plan around them. Given `texts` of these pages are kept, and images
+        drawn to them; None asks for one. With a `strength` below 1 each image is drawn over the one before, the first
+        over `previous` if given.
         """
         settings = GenerationSettings.resolve(seed=seed, **options)
-        code_embeds, given = self.embed(codes), list(texts) or [None] * len(codes)
-        needed = None in given
-        written = render_texts(self.model, self.tokenizer, code_embeds, settings) if needed else [""] * len(codes)
-        pages = [new if old is None else old for old, new in zip(given, written, strict=True)]
-        return pages, render_images(self.model, code_embeds, pages, settings, previous)
+        code_embeds = self.embed(codes)
+        window = self.model.window(code_embeds, list(lengths or [len(codes)]))
+        if pages is not None:
+            rows = torch.tensor(list(pages), device=code_embeds.device)
+            code_embeds, window = code_embeds[rows], None if window is None else window[rows]
+        return render_pages(self.model, self.tokenizer, code_embeds, window, texts, settings, previous)
 
     def caption(self, image: Image.Image, decoding: Decoding = "greedy") -> tuple[str, Tensor]:
         """Return the text of an image, and its codes (S,)."""
@@ -177,7 +188,7 @@ class StoryPipeline:
         return self.tokenizer.decode(ids[0]), codes[0].cpu()
 
     def illustrate(self, texts: Sequence[str], seed: int | None = None, **options: Any) -> StoryPipelineOutput:
-        """Draw an image for each text."""
+        """Draw an image for each text of a story."""
         steps = [StoryStep(text=text) for text in texts]
         return self.complete(" ".join(texts), steps, seed, **options)
 
@@ -190,7 +201,7 @@ class StoryPipeline:
         rows = [row for row, step in enumerate(steps) if step.text is None or step.image is None]
         codes = self._codes(steps, bool(rows))
         if codes is not None and rows:
-            drawn = self.render(codes[rows], texts=[texts[row] for row in rows], settings=settings)
+            drawn = self.render(codes, pages=rows, texts=[texts[row] for row in rows], settings=settings)
             for row, text, image in zip(rows, *drawn, strict=True):
                 texts[row], images[row] = text, images[row] or image
         pages = cast("list[Image.Image]", images), cast("list[str]", texts)
@@ -201,10 +212,6 @@ class StoryPipeline:
         return self.encode(steps)
 
     # -- reading
-
-    def captions(self, texts: Sequence[str | None]) -> Tensor | None:
-        """Encode T texts for the image decoder (T,L,D); None if it reads the codes alone."""
-        return encode_captions(self.model, texts)
 
     def embed(self, codes: Tensor) -> Tensor:
         """Look up codes (T,S) -> the decoders' vectors (T,S,d); vectors are returned as they are."""
@@ -250,8 +257,12 @@ class BaselinePipeline(StoryPipeline):
         return self.encode(steps) if needed else None
 
     def plan_next(self, prompt: str, num_steps: int, steps: Sequence[StoryStep]) -> Tensor:
-        """Return the decoders' vectors (S,d) predicted for the page after the given ones, if `num_steps` are left."""
-        return self.predict(prompt, num_steps, steps)[0]
+        """Return vectors (T+1,S,d), those predicted for the page after the given ones last, if `num_steps` are left.
+
+        The given pages have none: theirs are zeros, which no decoder reads.
+        """
+        following = self.predict(prompt, num_steps, steps)[:1]
+        return torch.cat([following.new_zeros(len(steps), *following.shape[1:]), following])
 
     @torch.no_grad()
     def predict(self, prompt: str, num_steps: int, steps: Sequence[StoryStep] = ()) -> Tensor:

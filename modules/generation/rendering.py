@@ -12,6 +12,7 @@ from modules.data.pixels import pixels_of, to_pictures
 from modules.generation.settings import GenerationSettings
 from modules.image_decoder.autoencoder import PretrainedAutoencoder
 from modules.image_decoder.stable_diffusion import offload
+from modules.layers.plan_window import PlanWindow
 from modules.story_model.story_model import StoryModel
 from modules.text_decoder.tokenizers import Vocabulary
 
@@ -19,22 +20,47 @@ RENDER_BATCH = 32  # Steps decoded at once, so that longer stories need no more 
 
 
 @torch.no_grad()
+def render_pages(
+    model: StoryModel,
+    tokenizer: Vocabulary,
+    code_embeds: Tensor,
+    window: PlanWindow | None,
+    texts: Sequence[str | None],
+    settings: GenerationSettings,
+    previous: Image.Image | None = None,
+) -> tuple[list[str], list[Image.Image]]:
+    """Decode code_embeds (T,S,d) and the plan around them to T texts, those that are not given, and T images."""
+    given = list(texts) or [None] * len(code_embeds)
+    written = [""] * len(given)
+    if None in given:
+        written = render_texts(model, tokenizer, code_embeds, settings, window)
+    pages = [new if old is None else old for old, new in zip(given, written, strict=True)]
+    return pages, render_images(model, code_embeds, pages, settings, previous, window)
+
+
+@torch.no_grad()
 def render_texts(
-    model: StoryModel, tokenizer: Vocabulary, code_embeds: Tensor, settings: GenerationSettings
+    model: StoryModel,
+    tokenizer: Vocabulary,
+    code_embeds: Tensor,
+    settings: GenerationSettings,
+    window: PlanWindow | None = None,
 ) -> list[str]:
-    """Decode code_embeds (T,S,d) to T texts."""
+    """Decode code_embeds (T,S,d) and the plan around them to T texts."""
     # Greedy decoding is the limit of sampling as the temperature falls; the logits cannot be divided by 0.
     is_limit = settings.decoding == "top_p" and settings.temperature == 0
     texts: list[str] = []
-    for batch in code_embeds.split(RENDER_BATCH):
+    for start in range(0, len(code_embeds), RENDER_BATCH):
+        rows = slice(start, start + RENDER_BATCH)
         ids = model.text_decoder.generate(
-            batch,
+            code_embeds[rows],
             "greedy" if is_limit else settings.decoding,
             settings.temperature,
             settings.top_p,
             seed=settings.seed,
             guidance_scale=settings.text_guidance_scale,
             penalty_alpha=settings.penalty_alpha,
+            window=None if window is None else window[rows],
         )
         texts += [tokenizer.decode(row) for row in ids]
     return texts
@@ -47,24 +73,29 @@ def render_images(
     texts: Sequence[str | None],
     settings: GenerationSettings,
     previous: Image.Image | None = None,
+    window: PlanWindow | None = None,
 ) -> list[Image.Image]:
-    """Decode code_embeds (T,S,d) to T images, with their texts where the image decoder reads texts.
+    """Decode code_embeds (T,S,d) and the plan around them to T images, with their texts where the image decoder reads
+    texts.
 
     With a `strength` below 1 each image starts from the one before, the first from `previous` if given.
     """
     images = [] if previous is None else [previous]
     generator = torch.Generator().manual_seed(settings.seed)
     size = 1 if settings.strength < 1 else RENDER_BATCH
-    for start, batch in zip(range(0, len(texts), size), code_embeds.split(size), strict=True):
+    for start in range(0, len(texts), size):
+        rows = slice(start, start + size)
         latents = model.image_decoder.sample(
-            batch,
+            code_embeds[rows],
             settings.num_inference_steps,
             settings.guidance_scale,
             settings.scheduler,
             generator,
             init_latents=encode_images(model, images[-1:]) if settings.strength < 1 and images else None,
             strength=settings.strength,
-            encoder_hidden_states=encode_captions(model, texts[start : start + size]),
+            encoder_hidden_states=encode_captions(model, texts[rows]),
+            window=None if window is None else window[rows],
+            guidance_interval=settings.guidance_interval,
         )
         images += to_pictures(model.autoencoder.decode(latents))
     return images[-len(texts) :]

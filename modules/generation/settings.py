@@ -47,6 +47,14 @@ class GenerationSettings:
         high=100,
         metavar="X",
     )
+    guidance_interval: tuple[float, float] = setting(
+        (0.5, 1.0),
+        "where guidance applies, as shares of the noise: from LOW to HIGH, where 1 is pure noise and 0 none; guidance"
+        " helps most at high noise, and elsewhere costs time and over-saturates",
+        low=0,
+        high=1,
+        metavar=("LOW", "HIGH"),
+    )
     num_inference_steps: int = setting(
         20, "denoising steps per picture; more take longer", low=1, high=1000, metavar="N"
     )

@@ -55,6 +55,7 @@ class ImageDecoderConfig:
     cross_attention_dim: int = 256
     norm_num_groups: int = 16
     num_train_timesteps: int = 1000
+    plan_dim: int = 256  # Of the layer that reads the whole plan, if the model's context is "plan".
     # A Stable Diffusion folder or Hub id; the shape above is that of a UNet from scratch.
     source: str = ""
     condition: str = "codes"  # Codes in the text's place or, with a source, beside the text ("codes_and_text").
@@ -70,4 +71,4 @@ class ImageDecoderConfig:
                     f"image_decoder.{name} {value!r} needs image_decoder.source, a Stable Diffusion folder or Hub id"
                 )
         sizes = "block_out_channels layers_per_block num_heads cross_attention_dim norm_num_groups num_train_timesteps"
-        check_limits("image_decoder", self, {SIZE: f"{sizes} lora_rank"})
+        check_limits("image_decoder", self, {SIZE: f"{sizes} plan_dim lora_rank"})

@@ -10,18 +10,12 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from modules.common.errors import UserError
 from modules.image_decoder.config import ImageDecoderConfig, SchedulerName
+from modules.image_decoder.context import ImageContext
 from modules.image_decoder.decoupled_attention import decouple_cross_attention, is_decoupled, is_gate
 from modules.image_decoder.schedules import NOISE_SCHEDULE, make_scheduler
-from modules.image_decoder.stable_diffusion import (
-    add_attention_lora,
-    load_schedule,
-    load_text_encoder,
-    load_unet,
-    text_width,
-    unet_settings,
-)
+from modules.image_decoder.stable_diffusion import add_attention_lora, check_unet, load_text_encoder, load_unet
+from modules.layers.plan_window import PlanReader, PlanWindow
 from modules.pretrained.libraries import UNet2DConditionModel
 from modules.pretrained.lora import is_lora
 from modules.pretrained.part import PretrainedPart
@@ -54,9 +48,10 @@ class ImageDecoder(PretrainedPart):
         num_slots: int,
         code_dim: int,
         source: PretrainedSource | None = None,
+        reads_plan: bool = False,
     ) -> None:
         """`source` is where the UNet and the text encoder are read from, by default the source that the config names;
-        a random one has no tokenizer.
+        a random one has no tokenizer. With `reads_plan` a page's context are also the codes of the other pages.
         """
         super().__init__()
         self.config, self.latent_shape = config, latent_shape
@@ -68,18 +63,19 @@ class ImageDecoder(PretrainedPart):
             source = None
         else:
             source = source or PretrainedSource(config.source, "image_decoder.source")
-            self.noise_schedule = self._check_source(source)
+            self.noise_schedule = check_unet(source, config, latent_shape[0])
             pretrained = load_unet(source)
         width = config.cross_attention_dim if pretrained is None else pretrained.config["cross_attention_dim"]
         self.to_context = nn.Linear(code_dim, width)
         self.slot_position = nn.Parameter(torch.randn(num_slots, width) * 0.02)
         self.null_codes = nn.Parameter(torch.zeros(num_slots, code_dim))
+        self.plan_reader = PlanReader(num_slots, code_dim, width, config.plan_dim) if reads_plan else None
         # A pretrained UNet expects the text encoder's output, which ends in a norm.
         self.context_norm = nn.Identity() if pretrained is None else nn.LayerNorm(width)
         self.unet = self._small_unet(num_slots * code_dim) if pretrained is None else pretrained
         if source is not None:
             if config.condition == "codes_and_text":
-                self._add_text(source, num_slots)
+                self._add_text(source)
             self._choose_trained()
         self.alphas_cumprod: Tensor
         self.register_buffer("alphas_cumprod", self.make_scheduler("ddim").alphas_cumprod.clone(), persistent=False)
@@ -103,36 +99,11 @@ class ImageDecoder(PretrainedPart):
             projection_class_embeddings_input_dim=embedding_dim,
         )
 
-    def _check_source(self, source: PretrainedSource) -> dict[str, Any]:
-        """Return the source's noise schedule. Raises UserError where the source does not fit; reads no weights."""
-        settings, config = unet_settings(source), self.config
-        channels, latent_channels = settings.get("in_channels", 4), self.latent_shape[0]
-        if channels != latent_channels:
-            raise UserError(
-                f"{source.what}: the UNet in {source.id} draws latents of {channels} channels, the autoencoder's have"
-                f" {latent_channels}: take both from one folder"
-            )
-        schedule = load_schedule(source)
-        timesteps = schedule.get("num_train_timesteps", 1000)
-        if timesteps != config.num_train_timesteps:
-            raise UserError(
-                f"image_decoder.num_train_timesteps is {config.num_train_timesteps}, in {source.id} it is {timesteps}:"
-                " set that"
-            )
-        if config.condition == "codes_and_text":
-            width, expected = text_width(source), settings.get("cross_attention_dim", 1280)
-            if width != expected:
-                raise UserError(
-                    f"{source.what}: the text encoder in {source.id} is {width} wide, its UNet reads {expected}:"
-                    " give a complete folder"
-                )
-        return schedule
-
-    def _add_text(self, source: PretrainedSource, num_slots: int) -> None:
+    def _add_text(self, source: PretrainedSource) -> None:
         """Load the source's text encoder, and let the codes enter beside its output."""
         encoder = load_text_encoder(source).requires_grad_(False)
         self.text_encoder = encoder
-        decouple_cross_attention(self.unet, num_slots)
+        decouple_cross_attention(self.unet, encoder.config.max_position_embeddings)
         if source.random:
             empty = torch.zeros(1, encoder.config.max_position_embeddings, dtype=torch.long)
         else:
@@ -197,39 +168,62 @@ class ImageDecoder(PretrainedPart):
         noise: Tensor,
         null: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
+        window: PlanWindow | None = None,
     ) -> ImageDecoderOutput:
         """Return the losses (N,) of denoising latents.
 
-        code_embeds (N,S,d), latents and noise (N,c,h,w), timesteps (N,), null (N,) bool, text states (N,L,D).
+        code_embeds (N,S,d), latents and noise (N,c,h,w), timesteps (N,), null (N,) bool, text states (N,L,D), the
+        windows of the N steps.
         """
+        context = self.context(code_embeds, null, encoder_hidden_states, window)
+        return self.denoising_loss(context, latents, timesteps, noise)
+
+    def denoising_loss(
+        self, context: ImageContext, latents: Tensor, timesteps: Tensor, noise: Tensor
+    ) -> ImageDecoderOutput:
+        """Return the losses (N,) of denoising latents (N,c,h,w) in a given context."""
         alpha = self.alphas_cumprod[timesteps].sqrt()[:, None, None, None]
         sigma = (1 - self.alphas_cumprod[timesteps]).sqrt()[:, None, None, None]
-        predicted = self.predict(alpha * latents + sigma * noise, timesteps, code_embeds, null, encoder_hidden_states)
+        predicted = self.predict(alpha * latents + sigma * noise, timesteps, context)
         target = noise if self.prediction_type == "epsilon" else alpha * noise - sigma * latents
         return ImageDecoderOutput(loss=(predicted.float() - target).square().mean((1, 2, 3)))
 
-    def predict(
+    def context(
         self,
-        noisy: Tensor,
-        timesteps: Tensor,
         code_embeds: Tensor,
         null: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
-    ) -> Tensor:
-        """Return velocity or noise (N,c,h,w), by `prediction_type`.
+        window: PlanWindow | None = None,
+    ) -> ImageContext:
+        """Return what the UNet reads of N steps: their text if it reads texts, their codes, and the plan around them.
 
-        noisy (N,c,h,w), code_embeds (N,S,d), text states (N,L,D) or None. Rows where `null` (N,) is True get the
-        learned null codes and the empty text. Raises ValueError for text states that the UNet does not read.
+        code_embeds (N,S,d), text states (N,L,D) or None. Without a window each step is a story of one page. Rows where
+        `null` (N,) is True get the learned null codes, the empty text and no plan. Raises ValueError for text states
+        that the UNet does not read.
         """
+        plan = window
+        if self.plan_reader is not None:
+            plan = PlanWindow.alone(code_embeds) if window is None else window
         if null is not None:
             code_embeds = torch.where(null[:, None, None], self.null_codes.to(code_embeds.dtype), code_embeds)
-        context = self.context_norm(self.to_context(code_embeds) + self.slot_position)
+        vectors, mask = self.to_context(code_embeds) + self.slot_position, None
+        if self.plan_reader is not None and plan is not None:
+            read, read_mask = self.plan_reader(plan if null is None else plan.hide(null[:, None]))
+            mask = torch.cat([read_mask.new_ones(vectors.shape[:2]), read_mask], dim=1)
+            vectors = torch.cat([vectors, read.to(vectors.dtype)], dim=1)
+        vectors = self.context_norm(vectors)
         if self.text_encoder is not None:
-            context = torch.cat([self._text(len(context), null, encoder_hidden_states), context], dim=1)
+            text = self._text(len(vectors), null, encoder_hidden_states)
+            vectors = torch.cat([text, vectors], dim=1)
+            mask = None if mask is None else torch.cat([mask.new_ones(text.shape[:2]), mask], dim=1)
         elif encoder_hidden_states is not None:
             raise ValueError("this image decoder reads no text: its condition is 'codes'")
-        labels = None if self.unet.class_embedding is None else code_embeds.flatten(1)
-        return self.unet(noisy, timesteps, context, class_labels=labels).sample
+        return ImageContext(vectors, mask, None if self.unet.class_embedding is None else code_embeds.flatten(1))
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, context: ImageContext) -> Tensor:
+        """Return velocity or noise (N,c,h,w), by `prediction_type`, of noisy latents (N,c,h,w)."""
+        vectors, mask, labels = context
+        return self.unet(noisy, timesteps, vectors, class_labels=labels, encoder_attention_mask=mask).sample
 
     def _text(self, num_rows: int, null: Tensor | None, states: Tensor | None) -> Tensor:
         """Return the text states (N,L,D) of every row: those of the empty text where a row is null or has no text."""
@@ -250,10 +244,15 @@ class ImageDecoder(PretrainedPart):
         strength: float = 1.0,
         on_step: Callable[[Tensor], None] | None = None,
         encoder_hidden_states: Tensor | None = None,
+        window: PlanWindow | None = None,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
     ) -> Tensor:
         """Denoise the images of N steps in one batch and return their latents (N,c,h,w).
 
-        code_embeds (N,S,d), text states (N,L,D) or None. With `init_latents` (N,c,h,w) only the last `strength` of the
+        code_embeds (N,S,d), text states (N,L,D) or None; without a window each step is a story of one page.
+        Classifier-free guidance (arXiv 2207.12598) against the null codes and the empty text applies where the
+        timestep, as a share of all training timesteps, lies in `guidance_interval` (arXiv 2404.07724); a scale of 1 is
+        no guidance. With `init_latents` (N,c,h,w) only the last `strength` of the
         denoising steps are taken, at least one, from those latents with that much noise (SDEdit, arXiv 2108.01073).
         `on_step` is called with the latents after every denoising step.
         """
@@ -269,25 +268,21 @@ class ImageDecoder(PretrainedPart):
             if hasattr(noise_schedule, "set_begin_index"):  # DDIM does not count steps.
                 noise_schedule.set_begin_index(skipped * noise_schedule.order)
             latents = noise_schedule.add_noise(init_latents, noise, timesteps[:1])
+        context, low, high = self.context(code_embeds, None, encoder_hidden_states, window), *guidance_interval
+        both = None if guidance_scale == 1.0 else context.with_null(self._null_context(code_embeds, window))
         for timestep in timesteps:
             scaled = noise_schedule.scale_model_input(latents, timestep)
-            predicted = self._guided(scaled, timestep, code_embeds, guidance_scale, encoder_hidden_states)
+            level = float(timestep) / self.config.num_train_timesteps
+            if both is not None and low <= level <= high:
+                conditioned, without = self.predict(scaled.repeat(2, 1, 1, 1), timestep, both).chunk(2)
+                predicted = without + guidance_scale * (conditioned - without)
+            else:
+                predicted = self.predict(scaled, timestep, context)
             latents = noise_schedule.step(predicted.float(), timestep, latents, return_dict=False)[0]
             if on_step is not None:
                 on_step(latents)
         return latents
 
-    def _guided(
-        self, noisy: Tensor, timestep: Tensor, code_embeds: Tensor, guidance_scale: float, text: Tensor | None
-    ) -> Tensor:
-        """Predict with classifier-free guidance (arXiv 2207.12598) against the null codes and the empty text.
-
-        A scale of 1 is no guidance.
-        """
-        if guidance_scale == 1.0:
-            return self.predict(noisy, timestep, code_embeds, encoder_hidden_states=text)
-        null = torch.arange(2 * len(noisy), device=noisy.device) >= len(noisy)
-        text = None if text is None else text.repeat(2, 1, 1)
-        both = self.predict(noisy.repeat(2, 1, 1, 1), timestep, code_embeds.repeat(2, 1, 1), null, text)
-        conditioned, without = both.chunk(2)
-        return without + guidance_scale * (conditioned - without)
+    def _null_context(self, code_embeds: Tensor, window: PlanWindow | None) -> ImageContext:
+        """Return the context of guidance: null codes, the empty text and no plan."""
+        return self.context(code_embeds, code_embeds.new_ones(len(code_embeds), dtype=torch.bool), None, window)

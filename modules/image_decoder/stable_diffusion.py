@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from modules.common.errors import UserError
+from modules.image_decoder.config import ImageDecoderConfig
 from modules.pretrained.libraries import AutoencoderKL, UNet2DConditionModel
 from modules.pretrained.lora import add_lora
 from modules.pretrained.source import PretrainedSource
@@ -49,6 +50,32 @@ def unet_settings(source: PretrainedSource) -> dict[str, Any]:
             " give a text-to-image Stable Diffusion 1.x or 2.x"
         )
     return settings
+
+
+def check_unet(source: PretrainedSource, config: ImageDecoderConfig, latent_channels: int) -> dict[str, Any]:
+    """Return the source's noise schedule. Raises UserError where the source does not fit; reads no weights."""
+    settings = unet_settings(source)
+    channels = settings.get("in_channels", 4)
+    if channels != latent_channels:
+        raise UserError(
+            f"{source.what}: the UNet in {source.id} draws latents of {channels} channels, the autoencoder's have"
+            f" {latent_channels}: take both from one folder"
+        )
+    schedule = load_schedule(source)
+    timesteps = schedule.get("num_train_timesteps", 1000)
+    if timesteps != config.num_train_timesteps:
+        raise UserError(
+            f"image_decoder.num_train_timesteps is {config.num_train_timesteps}, in {source.id} it is {timesteps}:"
+            " set that"
+        )
+    if config.condition == "codes_and_text":
+        width, expected = text_width(source), settings.get("cross_attention_dim", 1280)
+        if width != expected:
+            raise UserError(
+                f"{source.what}: the text encoder in {source.id} is {width} wide, its UNet reads {expected}:"
+                " give a complete folder"
+            )
+    return schedule
 
 
 def load_unet(source: PretrainedSource) -> UNet2DConditionModel:

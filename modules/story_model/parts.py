@@ -64,8 +64,12 @@ class StoryParts(nn.Module):
         self.vocab_size = config.vocab_size if language_model is None else vocabulary_of(language_model)
         self._build_plan(config)
         special_ids = SPECIAL_IDS if language_model is None or random else None
-        self.text_decoder = TextDecoder(config.text_decoder, self.vocab_size, *slots, special_ids, language_model)
-        self.image_decoder = ImageDecoder(config.image_decoder, latent_shape, *slots, self.sources.get("image_decoder"))
+        self.text_decoder = TextDecoder(
+            config.text_decoder, self.vocab_size, *slots, special_ids, language_model, self.reads_plan
+        )
+        self.image_decoder = ImageDecoder(
+            config.image_decoder, latent_shape, *slots, self.sources.get("image_decoder"), self.reads_plan
+        )
         self.aids = EncoderAids(config.aids, self.vocab_size, latent_shape, *slots)
         contrasts = config.loss_weights.contrastive_loss > 0 and self.reads_steps
         self.contrastive = ContrastiveLoss() if contrasts else None
@@ -97,6 +101,11 @@ class StoryParts(nn.Module):
                 module.gradient_checkpointing = True
         self.image_decoder.enable_gradient_checkpointing()
         enable_checkpointing(self.text_decoder.language_model)
+
+    @property
+    def reads_plan(self) -> bool:
+        """Whether the decoders of a page read the whole plan; without codes there is none."""
+        return self.has_codes and self.config.context == "plan"
 
     @property
     def device(self) -> torch.device:

@@ -1,6 +1,6 @@
 """The latent-storyboard story model: four factors, one loss.
 
-p(s, x, z | c) = prod_t  p(z_t | z_<t, c)  p(s_t | z_t)  p(x_t | z_t)        q(z_t | s_t, x_t) one-hot
+p(s, x, z | c) = prod_t  p(z_t | z_<t, c)  p(s_t | z_t, z)  p(x_t | z_t, z)        q(z_t | s_t, x_t) one-hot
 
 loss = text_nll + beta * prior_nll + commitment_loss + lambda * diffusion_loss
        (+ agreement_loss + the encoder's auxiliary losses + alpha * contrastive_loss + gamma * the router's losses)
@@ -24,6 +24,7 @@ from modules.common.outputs import REQUIRED
 from modules.common.versions import version_problem
 from modules.config import StoryConfig
 from modules.layers.losses import cosine_distance, masked_mean, weighted_sum
+from modules.layers.plan_window import PlanWindow
 from modules.pretrained.source import PretrainedSource
 from modules.prior.predictor import Predictor
 from modules.prior.prior import Prior
@@ -72,12 +73,13 @@ class StoryModel(StoryParts):
         The terms of parts that are not in `parts` are left out.
         """
         board = self.condition(batch, noise)  # z ~ q(z | s, x)
+        window = self.batch_window(board, batch, noise)  # What a step's decoders see of the other steps' codes.
         losses: dict[str, Tensor] = {}
         loads = None
         if "text_decoder" in parts:
-            losses["text_nll"] = self.text_nll(board, batch, noise)  # -log p(s | z)
+            losses["text_nll"] = self.text_nll(board, batch, noise, window)  # -log p(s | z)
         if "image_decoder" in parts:
-            losses["diffusion_loss"] = self.diffusion_loss(board, batch, noise)  # A bound on -log p(x | z).
+            losses["diffusion_loss"] = self.diffusion_loss(board, batch, noise, window)  # A bound on -log p(x | z).
         losses |= self.encoder_losses(board, batch, parts)  # Terms of q alone.
         if "prior" in parts:
             prior_losses, loads = self.prior_losses(board, batch)  # -log p(z | c)
@@ -104,18 +106,40 @@ class StoryModel(StoryParts):
         steps = batch.steps()
         return self.storyboard(steps if noise is None else steps.dropped(noise))
 
-    def text_nll(self, board: StoryboardOutput, batch: StoryBatch, noise: StepNoise) -> Tensor:
+    def window(self, code_embeds: Tensor, lengths: Sequence[int]) -> PlanWindow | None:
+        """Return what the decoders of N steps (N,S,d) read beside their own codes: the plans of their stories, of
+        `lengths` steps (sum N); None for decoders that read their own step alone.
+        """
+        return PlanWindow.of_stories(code_embeds, lengths) if self.reads_plan else None
+
+    def batch_window(
+        self, board: StoryboardOutput, batch: StoryBatch, noise: StepNoise | None = None
+    ) -> PlanWindow | None:
+        """Return the window of the N = B*T steps of a batch, without padding and the pages that `noise` hides."""
+        if not self.reads_plan:
+            return None
+        num_stories, num_steps = batch.step_mask.shape
+        window = PlanWindow.of_stories(board.code_embeds, [num_steps] * num_stories, batch.step_mask.flatten())
+        return window if noise is None else window.hide_others(noise.hidden_pages)
+
+    def text_nll(
+        self, board: StoryboardOutput, batch: StoryBatch, noise: StepNoise, window: PlanWindow | None = None
+    ) -> Tensor:
         """Return -log p(s | z) (), in nats a token."""
         steps = batch.steps()
-        text = self.text_decoder(board.code_embeds, steps.input_ids, steps.text_mask, noise.null_text)
+        text = self.text_decoder(board.code_embeds, steps.input_ids, steps.text_mask, noise.null_text, window)
         return masked_mean(text.nll, text.mask, batch.num_tokens)
 
-    def diffusion_loss(self, board: StoryboardOutput, batch: StoryBatch, noise: StepNoise) -> Tensor:
+    def diffusion_loss(
+        self, board: StoryboardOutput, batch: StoryBatch, noise: StepNoise, window: PlanWindow | None = None
+    ) -> Tensor:
         """Return a bound on -log p(x | z) (), up to its weighting over noise levels; on -log p(x | z, s) where Stable
         Diffusion reads the text too.
         """
         latents, captions = batch.latents.flatten(0, 1), self.captions(batch)
-        image = self.image_decoder(board.code_embeds, latents, noise.timesteps, noise.noise, noise.null_image, captions)
+        image = self.image_decoder(
+            board.code_embeds, latents, noise.timesteps, noise.noise, noise.null_image, captions, window
+        )
         return masked_mean(image.loss, batch.image_mask.flatten(), batch.num_images)
 
     def captions(self, batch: StoryBatch) -> Tensor | None:

@@ -17,6 +17,7 @@ class TextDecoderConfig:
     dim: int = 256  # Of the GPT-2 from scratch, as are num_layers and num_heads: a pretrained model has its own.
     num_layers: int = 4
     num_heads: int = 4
+    plan_dim: int = 256  # Of the layer that reads the whole plan, if the model's context is "plan".
     max_length: int = 40  # Tokens of a step's text, <bos> and <eos> included.
     source: str = ""  # A causal language model's Hub id or folder; none: a GPT-2 from scratch.
     # What of the language model trains: all, low-rank updates of its attention ("lora"), nothing ("frozen").
@@ -29,7 +30,7 @@ class TextDecoderConfig:
 
     def __post_init__(self) -> None:
         check_choices("text_decoder", self, {"tuning": TUNINGS, "prefix": PREFIXES})
-        limits = {SIZE: "dim num_layers num_heads lora_rank", MIN_TOKENS: "max_length", RATE: "lora_alpha"}
+        limits = {SIZE: "dim num_layers num_heads plan_dim lora_rank", MIN_TOKENS: "max_length", RATE: "lora_alpha"}
         check_limits("text_decoder", self, limits | {DECAY: "lora_dropout"})
 
     @property

@@ -17,14 +17,32 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 ATTENTION = "gated_prefix"
 
 
+class Prefix(NamedTuple):
+    """Vectors (N,P,D) before the text, which of them may be read (N,P), and their positions (P,)."""
+
+    vectors: Tensor
+    mask: Tensor
+    positions: Tensor
+
+
 class GatedPrefix(NamedTuple):
-    """`gate` (layers, heads) before tanh, and either the `length` S of a prefix at the start of the sequence, hidden by
-    the attention mask, or the `keys_values` (N, layers, 2, key-value heads, S, head_dim) of a prefix outside it.
+    """`gate` (layers, heads) before tanh, and either the `length` P of a prefix at the start of the sequence, hidden by
+    the attention mask, or the `keys_values` (N, layers, 2, key-value heads, P, head_dim) of a prefix outside it.
+
+    Vectors of the prefix where `mask` (N,P) is False are not read.
     """
 
     gate: Tensor
     length: int = 0
     keys_values: Tensor | None = None
+    mask: Tensor | None = None
+
+    def repeat_interleave(self, count: int) -> GatedPrefix:
+        """Repeat each row of the prefix `count` times in a row."""
+        keys_values, mask = (
+            None if value is None else value.repeat_interleave(count, dim=0) for value in (self.keys_values, self.mask)
+        )
+        return self._replace(keys_values=keys_values, mask=mask)
 
 
 class GatedPrefixCache(DynamicCache):
@@ -32,9 +50,7 @@ class GatedPrefixCache(DynamicCache):
 
     def __init__(self, config: PretrainedConfig, prefix: GatedPrefix, num_beams: int = 1) -> None:
         super().__init__(config=config)
-        if prefix.keys_values is not None:  # `generate` repeats the cache for its beams, not these.
-            prefix = prefix._replace(keys_values=prefix.keys_values.repeat_interleave(num_beams, dim=0))
-        self.prefix = prefix
+        self.prefix = prefix.repeat_interleave(num_beams)  # `generate` repeats the cache for its beams, not these.
 
 
 def gated_prefix_attention(
@@ -49,7 +65,7 @@ def gated_prefix_attention(
     """Attend with queries, keys and values (N, heads, L, head_dim); a function for transformers' AttentionInterface."""
     if gated_prefix is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    gate, length, keys_values = gated_prefix
+    gate, length, keys_values, mask = gated_prefix
     if keys_values is None:
         prefix = key[:, :, :length], value[:, :, :length]
         key, value = key[:, :, length:], value[:, :, length:]
@@ -60,7 +76,8 @@ def gated_prefix_attention(
     if attention_mask is not None:
         attention_mask = attention_mask[..., start:, length:]
     text, _ = sdpa_attention_forward(module, query[:, :, start:], key, value, attention_mask, **kwargs)
-    read, _ = sdpa_attention_forward(module, query, *prefix, None, **{**kwargs, "is_causal": False})
+    prefix_mask = None if mask is None else mask[:, None, None, :]
+    read, _ = sdpa_attention_forward(module, query, *prefix, prefix_mask, **{**kwargs, "is_causal": False})
     scale = gate[module.layer_idx].tanh().to(text.dtype)[:, None]
     return torch.cat([read[:, :start], text + scale * read[:, start:]], dim=1), None
 

@@ -21,6 +21,7 @@ from transformers.utils import ModelOutput
 
 from modules.common.errors import UserError
 from modules.common.outputs import REQUIRED
+from modules.layers.plan_window import PlanReader, PlanWindow
 from modules.layers.seeding import seeded
 from modules.pretrained.freezing import enable_checkpointing
 from modules.pretrained.libraries import GPT2Config, GPT2LMHeadModel
@@ -29,7 +30,7 @@ from modules.pretrained.part import PretrainedPart
 from modules.pretrained.source import PretrainedSource
 from modules.text_decoder.config import Decoding, TextDecoderConfig
 from modules.text_decoder.decoding import ContrastiveLogitsProcessor, GuidanceLogitsProcessor
-from modules.text_decoder.gated_prefix import GatedPrefix, GatedPrefixCache, admit_gated_prefix
+from modules.text_decoder.gated_prefix import GatedPrefix, GatedPrefixCache, Prefix, admit_gated_prefix
 from modules.text_decoder.language_model import (
     SpecialIds,
     add_attention_lora,
@@ -48,7 +49,7 @@ class TextDecoderOutput(ModelOutput):
 
 
 class TextDecoder(PretrainedPart):
-    """A causal language model over [S prefix vectors | <bos> text <eos>]."""
+    """A causal language model over [plan around the page | S own codes | <bos> text <eos>]."""
 
     def __init__(
         self,
@@ -58,9 +59,11 @@ class TextDecoder(PretrainedPart):
         code_dim: int,
         special_ids: SpecialIds | None = None,
         source: PretrainedSource | None = None,
+        reads_plan: bool = False,
     ) -> None:
         """`special_ids` are <pad>, <bos> and <eos>, by default those of the pretrained model's tokenizer; `source` is
-        where that model is read from, by default the source that the config names.
+        where that model is read from, by default the source that the config names. With `reads_plan` the prefix also
+        contains the codes of the other pages.
         """
         super().__init__()
         self.config, self.num_slots = config, num_slots
@@ -82,6 +85,8 @@ class TextDecoder(PretrainedPart):
         width = self._prepare_prefix(architecture, code_dim)
         self.to_prefix = nn.Linear(code_dim, width)
         self.null_codes = nn.Parameter(torch.zeros(num_slots, code_dim))
+        read_dim = code_dim if config.prefix == "key_values" else width
+        self.plan_reader = PlanReader(num_slots, code_dim, read_dim, config.plan_dim) if reads_plan else None
         self.language_model: Any = GPT2LMHeadModel(cast(GPT2Config, architecture)) if pretrained is None else pretrained
         if config.is_gated:
             self.prefix_gate = nn.Parameter(
@@ -122,56 +127,81 @@ class TextDecoder(PretrainedPart):
             yield "prefix_gate"
 
     def forward(
-        self, code_embeds: Tensor, input_ids: Tensor, text_mask: Tensor, null: Tensor | None = None
+        self,
+        code_embeds: Tensor,
+        input_ids: Tensor,
+        text_mask: Tensor,
+        null: Tensor | None = None,
+        window: PlanWindow | None = None,
     ) -> TextDecoderOutput:
         """Return the negative log-likelihood of every token after <bos>.
 
-        code_embeds (N,S,d), input_ids and text_mask (N,L), null (N,) bool.
+        code_embeds (N,S,d), input_ids and text_mask (N,L), null (N,) bool, the windows of the N steps.
         """
-        logits = self.logits(code_embeds, input_ids[:, :-1], text_mask[:, :-1], null)
+        logits = self.logits(code_embeds, input_ids[:, :-1], text_mask[:, :-1], null, window)
         mask = text_mask[:, 1:]
         nll = F.cross_entropy(logits.flatten(0, 1).float(), input_ids[:, 1:].flatten(), reduction="none").view_as(mask)
         return TextDecoderOutput(nll=nll * mask, mask=mask)
 
-    def logits(self, code_embeds: Tensor, input_ids: Tensor, text_mask: Tensor, null: Tensor | None = None) -> Tensor:
+    def logits(
+        self,
+        code_embeds: Tensor,
+        input_ids: Tensor,
+        text_mask: Tensor,
+        null: Tensor | None = None,
+        window: PlanWindow | None = None,
+    ) -> Tensor:
         """Return the logits (N,L,V) of the token that follows each of the tokens (N,L) after the prefix."""
-        inputs = self.inputs(code_embeds, input_ids, text_mask, null)
+        inputs = self.inputs(self.prefix(code_embeds, null, window), input_ids, text_mask)
         return self.language_model(**inputs, use_cache=False, logits_to_keep=input_ids.shape[1]).logits
 
-    def inputs(
-        self, code_embeds: Tensor, input_ids: Tensor, text_mask: Tensor, null: Tensor | None = None
-    ) -> dict[str, Any]:
+    def inputs(self, prefix: Prefix, input_ids: Tensor, text_mask: Tensor) -> dict[str, Any]:
         """Return the language model's keyword arguments for the prefix and for tokens and mask (N,L)."""
-        prefix, tokens = self.prefix_embeds(code_embeds, null), self.language_model.get_input_embeddings()(input_ids)
-        is_gated = self.config.is_gated
+        vectors, prefix_mask, positions = prefix
+        tokens = self.language_model.get_input_embeddings()(input_ids)
+        is_gated, text_positions = self.config.is_gated, torch.arange(input_ids.shape[1], device=input_ids.device)
         if is_gated:  # <bos> always counts: attention over nothing would be NaN.
-            text_mask = text_mask | (torch.arange(text_mask.shape[1], device=text_mask.device) == 0)
+            text_mask = text_mask | (text_positions == 0)
         if self.config.prefix == "key_values":
-            keys_values = prefix.unflatten(-1, self.keys_values_shape).permute(0, 2, 3, 4, 1, 5)
-            gated = GatedPrefix(self.prefix_gate, keys_values=keys_values)
+            keys_values = vectors.unflatten(-1, self.keys_values_shape).permute(0, 2, 3, 4, 1, 5)
+            gated = GatedPrefix(self.prefix_gate, keys_values=keys_values, mask=prefix_mask)
             return {"inputs_embeds": tokens, "attention_mask": text_mask.long(), "gated_prefix": gated}
-        is_seen = text_mask.new_full(prefix.shape[:2], not is_gated)
+        # To a pretrained model the prefix is padding on the left: the positions of the text start at 0.
+        text_positions = text_positions + (0 if is_gated else self.num_slots)
+        seen = torch.zeros_like(prefix_mask) if is_gated else prefix_mask
         inputs = {
-            "inputs_embeds": torch.cat([prefix.to(tokens.dtype), tokens], dim=1),
-            "attention_mask": torch.cat([is_seen, text_mask], dim=1).long(),
+            "inputs_embeds": torch.cat([vectors.to(tokens.dtype), tokens], dim=1),
+            "attention_mask": torch.cat([seen, text_mask], dim=1).long(),
+            "position_ids": torch.cat([positions, text_positions]).expand(len(vectors), -1),
         }
-        if not is_gated:
-            return inputs
-        # To the model the prefix is padding on the left: the positions of the text start at 0.
-        positions = [torch.arange(part.shape[1], device=input_ids.device) for part in (prefix, tokens)]
-        gated = GatedPrefix(self.prefix_gate, length=self.num_slots)
-        return {**inputs, "position_ids": torch.cat(positions).expand(len(prefix), -1), "gated_prefix": gated}
+        gated = GatedPrefix(self.prefix_gate, vectors.shape[1], mask=prefix_mask) if is_gated else None
+        return {**inputs, "gated_prefix": gated} if is_gated else inputs
 
-    def prefix_embeds(self, code_embeds: Tensor, null: Tensor | None = None) -> Tensor:
-        """Project (N,S,d) to (N,S,D), or to the keys and values of all layers.
+    def prefix(self, code_embeds: Tensor, null: Tensor | None = None, window: PlanWindow | None = None) -> Prefix:
+        """Project the plan around N steps and their own codes (N,S,d) to vectors, or to keys and values of all layers.
 
-        Rows where `null` (N,) is True get the learned null codes.
+        Without a window each step is a story of one page. Rows where `null` (N,) is True get the learned null codes,
+        and no plan.
         """
+        slots = torch.arange(self.num_slots, device=code_embeds.device)
+        own = code_embeds
         if null is not None:
-            code_embeds = torch.where(null[:, None, None], self.null_codes.to(code_embeds.dtype), code_embeds)
+            own = torch.where(null[:, None, None], self.null_codes.to(own.dtype), own)
         if self.config.prefix == "key_values":
-            code_embeds = code_embeds + self.slot_embeds.to(code_embeds.dtype)
-        return self.to_prefix(code_embeds)
+            own = own + self.slot_embeds.to(own.dtype)
+        mask = torch.ones_like(own[..., 0], dtype=torch.bool)
+        if self.plan_reader is None:
+            return Prefix(self.to_prefix(own), mask, slots)
+        plan = PlanWindow.alone(code_embeds) if window is None else window
+        read, read_mask = self.plan_reader(plan if null is None else plan.hide(null[:, None]))
+        if self.config.prefix == "key_values":
+            vectors = self.to_prefix(torch.cat([read.to(own.dtype), own], dim=1))
+        else:
+            own = self.to_prefix(own)
+            vectors = torch.cat([read.to(own.dtype), own], dim=1)
+        # A code has the position of its slot, on whatever page: the text starts at the same position with any plan.
+        positions = slots.repeat(vectors.shape[1] // self.num_slots)
+        return Prefix(vectors, torch.cat([read_mask, mask], dim=1), positions)
 
     @torch.no_grad()
     def generate(
@@ -185,9 +215,10 @@ class TextDecoder(PretrainedPart):
         guidance_scale: float = 1.0,
         penalty_alpha: float = 0.0,
         top_k: int = 4,
+        window: PlanWindow | None = None,
     ) -> Tensor:
         """Decode the texts of N steps in one batch: code_embeds (N,S,d) -> ids (N, up to max_length - 1), padded after
-        <eos>.
+        <eos>. Without a window each step is a story of one page.
 
         A `guidance_scale` above 1 leads away from the null codes' text (arXiv 2306.17806); a `penalty_alpha` above 0
         makes greedy search contrastive over `top_k` tokens (arXiv 2202.06417). Each reads the text anew at every token.
@@ -196,7 +227,8 @@ class TextDecoder(PretrainedPart):
         if penalty_alpha and decoding != "greedy":
             raise UserError(f"penalty_alpha changes greedy decoding only, not {decoding}: leave one of the two out")
         bos = torch.full((len(code_embeds), 1), self.bos_id, device=code_embeds.device)
-        inputs = self.inputs(code_embeds, bos, torch.ones_like(bos, dtype=torch.bool))
+        prefix = self.prefix(code_embeds, None, window)
+        inputs = self.inputs(prefix, bos, torch.ones_like(bos, dtype=torch.bool))
         choices: dict[Decoding, dict[str, Any]] = {
             "greedy": {"do_sample": False, "num_beams": 1},
             "beam": {"do_sample": False, "num_beams": num_beams},
@@ -204,37 +236,41 @@ class TextDecoder(PretrainedPart):
         }
         options = choices[decoding]
         if self.config.is_gated:
-            prefix, beams = inputs.pop("gated_prefix"), options.get("num_beams", 1)
-            inputs["past_key_values"] = GatedPrefixCache(self.language_model.config, prefix, beams)
+            gated, beams = inputs.pop("gated_prefix"), options.get("num_beams", 1)
+            inputs["past_key_values"] = GatedPrefixCache(self.language_model.config, gated, beams)
         with seeded(seed):  # `generate` of transformers takes no generator.
             ids = self.language_model.generate(
                 **inputs,
                 max_new_tokens=self.config.max_length - 1,
                 pad_token_id=self.pad_id,
                 eos_token_id=self.eos_id,
-                logits_processor=self._processors(code_embeds, guidance_scale, penalty_alpha, top_k),
+                logits_processor=self._processors(code_embeds, window, guidance_scale, penalty_alpha, top_k),
                 **options,
             )
         is_eos = ids == self.eos_id
         # Beam search of transformers takes a padding id of 0 for none, and pads with <eos>.
         return ids.masked_fill(is_eos.cumsum(1) > is_eos, self.pad_id)
 
-    def _processors(
-        self, code_embeds: Tensor, guidance_scale: float, penalty_alpha: float, top_k: int
-    ) -> LogitsProcessorList:
-        def text(ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            """Return codes, tokens and mask of R rows of tokens (R,t) without <bos>; R is N times the number of beams
-            or candidates.
-            """
-            tokens = F.pad(ids, (1, 0), value=self.bos_id)
-            codes = code_embeds.repeat_interleave(len(ids) // len(code_embeds), dim=0)
-            return codes, tokens, torch.ones_like(tokens, dtype=torch.bool)
+    def next_inputs(
+        self, code_embeds: Tensor, window: PlanWindow | None, ids: Tensor, null: bool = False
+    ) -> dict[str, Any]:
+        """Return the language model's arguments for tokens (R,t) without <bos>; R is N times the number of beams."""
+        tokens, count = F.pad(ids, (1, 0), value=self.bos_id), len(ids) // len(code_embeds)
+        codes = code_embeds.repeat_interleave(count, dim=0)
+        around = None if window is None else window.repeat_interleave(count)
+        is_null = ids.new_ones(len(ids), dtype=torch.bool) if null else None
+        return self.inputs(self.prefix(codes, is_null, around), tokens, torch.ones_like(tokens, dtype=torch.bool))
 
+    def _processors(
+        self, code_embeds: Tensor, window: PlanWindow | None, guidance_scale: float, penalty_alpha: float, top_k: int
+    ) -> LogitsProcessorList:
         def unconditional(ids: Tensor) -> Tensor:
-            return self.logits(*text(ids), null=ids.new_ones(len(ids), dtype=torch.bool))[:, -1]
+            inputs = self.next_inputs(code_embeds, window, ids, null=True)
+            return self.language_model(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1]
 
         def hidden_states(ids: Tensor) -> Tensor:
-            states = self.language_model.base_model(**self.inputs(*text(ids)), use_cache=False).last_hidden_state
+            inputs = self.next_inputs(code_embeds, window, ids)
+            states = self.language_model.base_model(**inputs, use_cache=False).last_hidden_state
             return states[:, -ids.shape[1] - 1 :]
 
         processors = LogitsProcessorList()

@@ -132,6 +132,7 @@ class StoryPhase(Phase):
             self.training.modality_dropout,
             self.training.null_text,
             self.training.null_image,
+            self.training.page_dropout if self.model.reads_plan else 0.0,
         )
 
     def _batch(self, step: int, part: int, num_parts: int, num_steps: int, _noise: StepNoise) -> StoryBatch:

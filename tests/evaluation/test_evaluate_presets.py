@@ -180,7 +180,7 @@ def test_an_update_aims_at_what_the_predicted_noise_leaves(pipeline, codes, upda
     scheduler.set_timesteps(updates)
     for index, (before, after) in enumerate(zip(*signal_levels(decoder, updates), strict=True)):
         with torch.no_grad():
-            noise = decoder.predict(latents[index], scheduler.timesteps[index], embeds)
+            noise = decoder.predict(latents[index], scheduler.timesteps[index], decoder.context(embeds))
         expected = (latents[index] - math.sqrt(1 - before) * noise) / math.sqrt(before)
         torch.testing.assert_close(
             predicted_clean(latents[index], latents[index + 1], before, after), expected, atol=1e-3, rtol=1e-3

@@ -70,7 +70,7 @@ def test_diffusion_loss_is_the_error_of_the_velocity(painter, codes):
     for row, timestep in enumerate(timesteps):
         alpha, sigma = painter.alphas_cumprod[timestep].sqrt(), (1 - painter.alphas_cumprod[timestep]).sqrt()
         noisy = alpha * latents[row] + sigma * noise[row]
-        velocity = painter.predict(noisy[None], timestep[None], codes[row : row + 1])[0]
+        velocity = painter.predict(noisy[None], timestep[None], painter.context(codes[row : row + 1]))[0]
         torch.testing.assert_close(
             out.loss[row], (velocity - alpha * noise[row] + sigma * latents[row]).square().mean(), **CLOSE
         )
@@ -78,10 +78,10 @@ def test_diffusion_loss_is_the_error_of_the_velocity(painter, codes):
 
 def test_pictures_depend_on_every_code_and_on_the_time(painter, codes):
     codes = codes.clone().requires_grad_()
-    velocity = painter.predict(latents_like(3), torch.tensor([100, 500, 900]), codes)
+    velocity = painter.predict(latents_like(3), torch.tensor([100, 500, 900]), painter.context(codes))
     velocity.square().sum().backward()
     assert (codes.grad != 0).all()
-    later = painter.predict(latents_like(3), torch.tensor([900, 900, 900]), codes)
+    later = painter.predict(latents_like(3), torch.tensor([900, 900, 900]), painter.context(codes))
     assert (later[2] - velocity[2]).abs().max() < 1e-5 < (later[0] - velocity[0]).abs().max()
 
 
@@ -89,10 +89,10 @@ def test_null_rows_of_the_picture_do_not_depend_on_the_codes(painter, codes):
     null = torch.tensor([True, False, True])
     noisy, timesteps = latents_like(3), torch.tensor([10, 500, 990])
     codes = codes.clone().requires_grad_()
-    velocity = painter.predict(noisy, timesteps, codes, null)
+    velocity = painter.predict(noisy, timesteps, painter.context(codes, null))
     velocity.square().sum().backward()
     assert (codes.grad[null] == 0).all() and (codes.grad[1] != 0).any() and painter.null_codes.grad.abs().sum() > 0
-    plain = painter.predict(noisy, timesteps, codes)
+    plain = painter.predict(noisy, timesteps, painter.context(codes))
     torch.testing.assert_close(velocity[1], plain[1], **CLOSE)
     assert (velocity[0] - plain[0]).abs().max() > 1e-4
 

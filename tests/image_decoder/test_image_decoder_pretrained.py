@@ -110,7 +110,7 @@ def test_the_second_context_is_added_behind_the_gate():
     layer = Attention(query_dim=10, cross_attention_dim=6, heads=2, dim_head=4)
     hidden, usual, extra = torch.randn(2, 5, 10), torch.randn(2, 7, 6), torch.randn(2, 3, 6)
     plain = layer(hidden, encoder_hidden_states=usual)
-    processor = DecoupledAttention(layer, 3)
+    processor = DecoupledAttention(layer, 7)
     layer.set_processor(processor)
     both = torch.cat([usual, extra], dim=1)
     assert torch.equal(layer(hidden, encoder_hidden_states=both), plain)
@@ -135,10 +135,15 @@ def test_first_output_is_the_plain_unets(folder, plain, codes, tuning):
     with torch.no_grad():
         expected = plain(noisy, TIMES, text).sample
         torch.testing.assert_close(
-            decoder.predict(noisy, TIMES, codes, encoder_hidden_states=text), expected, atol=1e-6, rtol=0
+            decoder.predict(noisy, TIMES, decoder.context(codes, encoder_hidden_states=text)),
+            expected,
+            atol=1e-6,
+            rtol=0,
         )
         stir(decoder)
-        assert (decoder.predict(noisy, TIMES, codes, encoder_hidden_states=text) - expected).abs().max() > 1e-3
+        assert (
+            decoder.predict(noisy, TIMES, decoder.context(codes, encoder_hidden_states=text)) - expected
+        ).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("scheduler", get_args(SchedulerName))
@@ -179,7 +184,7 @@ def test_loss_is_the_error_of_what_the_folders_unet_predicts(request, codes, nam
     target = noise if name == "folder" else schedule.get_velocity(latents, noise, TIMES)
     with torch.no_grad():
         expected = (
-            (decoder.predict(noisy, TIMES, codes, encoder_hidden_states=read(decoder)) - target)
+            (decoder.predict(noisy, TIMES, decoder.context(codes, encoder_hidden_states=read(decoder))) - target)
             .square()
             .mean((1, 2, 3))
         )
@@ -191,10 +196,12 @@ def test_loss_is_the_error_of_what_the_folders_unet_predicts(request, codes, nam
 def test_codes_alone_take_the_texts_place(folder, plain, codes):
     decoder = build(folder, condition="codes", tuning="frozen")
     context = decoder.context_norm(decoder.to_context(codes) + decoder.slot_position)
-    assert torch.equal(decoder.predict(latents_like(), TIMES, codes), plain(latents_like(), TIMES, context).sample)
+    assert torch.equal(
+        decoder.predict(latents_like(), TIMES, decoder.context(codes)), plain(latents_like(), TIMES, context).sample
+    )
     assert not any(name.startswith("text_encoder") for name, _ in decoder.named_parameters())
     with pytest.raises(ValueError, match="reads no text"):
-        decoder.predict(latents_like(), TIMES, codes, encoder_hidden_states=torch.zeros(3, 77, 16))
+        decoder.predict(latents_like(), TIMES, decoder.context(codes, encoder_hidden_states=torch.zeros(3, 77, 16)))
     with pytest.raises(ValueError, match="has no tokenizer"):
         decoder.tokenize(TEXTS)
 
@@ -203,13 +210,16 @@ def test_codes_alone_take_the_texts_place(folder, plain, codes):
 def test_null_rows_have_neither_codes_nor_text(folder, codes):
     decoder, noisy, null = stir(build(folder)), latents_like(), torch.tensor([True, False, True])
     text, empty = read(decoder), decoder.encode_text(decoder.tokenize([""] * 3))
-    out = decoder.predict(noisy, TIMES, codes, null, text)
-    bare = decoder.predict(noisy, TIMES, decoder.null_codes.expand(3, -1, -1), encoder_hidden_states=empty)
-    full = decoder.predict(noisy, TIMES, codes, encoder_hidden_states=text)
+    out = decoder.predict(noisy, TIMES, decoder.context(codes, null, text))
+    bare = decoder.predict(
+        noisy, TIMES, decoder.context(decoder.null_codes.expand(3, -1, -1), encoder_hidden_states=empty)
+    )
+    full = decoder.predict(noisy, TIMES, decoder.context(codes, encoder_hidden_states=text))
     torch.testing.assert_close(out, torch.where(null[:, None, None, None], bare, full), **CLOSE)
     assert (bare - full).abs().amax((1, 2, 3)).min() > 1e-4
     torch.testing.assert_close(
-        decoder.predict(noisy, TIMES, codes), decoder.predict(noisy, TIMES, codes, encoder_hidden_states=empty)
+        decoder.predict(noisy, TIMES, decoder.context(codes)),
+        decoder.predict(noisy, TIMES, decoder.context(codes, encoder_hidden_states=empty)),
     )
 
 
@@ -276,7 +286,7 @@ def test_a_lora_alone_is_loaded_by_diffusers_and_peft(folder, plain, codes, tmp_
     save_lora(decoder.unet, tmp_path / "lora")
     text = read(decoder)
     with torch.no_grad():
-        expected = decoder.predict(noisy, TIMES, codes, encoder_hidden_states=text)
+        expected = decoder.predict(noisy, TIMES, decoder.context(codes, encoder_hidden_states=text))
         assert (expected - plain(noisy, TIMES, text).sample).abs().max() > 1e-3
         pipe = pipeline_of(folder)
         pipe.load_lora_weights(tmp_path / "lora")

@@ -172,7 +172,7 @@ def test_what_an_update_aims_at_is_what_the_model_predicts(tiny_pipeline, compar
     levels = list(zip(*signal_levels(decoder, updates), strict=True))
     for index, (timestep, (before, after)) in enumerate(zip(scheduler.timesteps, levels, strict=True)):
         with torch.no_grad():
-            velocity = decoder.predict(latents[index], timestep, embeds)
+            velocity = decoder.predict(latents[index], timestep, decoder.context(embeds))
         expected = math.sqrt(before) * latents[index] - math.sqrt(1 - before) * velocity
         torch.testing.assert_close(
             predicted_clean(latents[index], latents[index + 1], before, after), expected, atol=1e-4, rtol=1e-3

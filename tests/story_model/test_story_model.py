@@ -216,8 +216,10 @@ def test_losses_are_means_over_what_is_there(tiny_model, story_batch, dropping_n
     out = tiny_model(story_batch, dropping_noise)
     flat = {name: story_batch[name].flatten(0, 1) for name in ("input_ids", "text_mask", "latents")}
     board, whole = tiny_model.encode(story_batch, dropping_noise), tiny_model.encode(story_batch)
-    text = tiny_model.text_decoder(board.code_embeds, flat["input_ids"], flat["text_mask"])
-    image = tiny_model.image_decoder(board.code_embeds, flat["latents"], dropping_noise.timesteps, dropping_noise.noise)
+    window = tiny_model.batch_window(board, story_batch, dropping_noise)
+    text = tiny_model.text_decoder(board.code_embeds, flat["input_ids"], flat["text_mask"], window=window)
+    shown = flat["latents"], dropping_noise.timesteps, dropping_noise.noise
+    image = tiny_model.image_decoder(board.code_embeds, *shown, window=window)
     aids = tiny_model.aids(board.code_embeds, story_batch)
     prior = tiny_model.prior(out.codes, story_batch.prompt_ids, story_batch.prompt_mask, story_batch.step_mask)
     seen, steps = story_batch.image_mask.flatten(), story_batch.step_mask

@@ -10,16 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
-from modules.batch import draw_noise
+from modules.batch import StepNoise, draw_noise
 from modules.common.progress import track
 from modules.encoded.stories import EncodedStories
 from modules.evaluation.judge.attributes import GROUPS
 from modules.evaluation.metrics.statistics import first_rows, mean_over_rows
 from modules.generation.pipeline import StoryPipeline
+from modules.generation.rendering import render_images, render_texts
+from modules.generation.settings import GenerationSettings
+from modules.layers.plan_window import PlanWindow
 from modules.storyworld import mentioned
 from modules.text_decoder.tokenizers import find_words
+from modules.training.reliance import Condition
 
 SCORE_BATCH = 64
 NUM_REDRAWS = 20  # Attempts to draw another code; a slot with a single code has no other.
@@ -79,14 +82,14 @@ def remove_codes(
     others = marginal_draws(codes, rows, rng)
     config, generator = pipeline.config, torch.Generator().manual_seed(seed)
     latent_shape, num_timesteps = config.autoencoder.latent_shape, config.image_decoder.num_train_timesteps
+    around = pipeline.model.window(pipeline.embed(torch.from_numpy(codes)), stories.lengths)
     parts = [rows[start : start + SCORE_BATCH] for start in range(0, len(rows), SCORE_BATCH)]
     text, diffusion = [], []
     drawn_parts = np.split(others, range(SCORE_BATCH, len(rows), SCORE_BATCH))
     for part, drawn in zip(track("removing codes", parts), drawn_parts, strict=True):
         noise = draw_noise(len(part), latent_shape, num_timesteps, generator)
         scores = [
-            _score(pipeline, stories, part, variant, noise.timesteps, noise.noise)
-            for variant in swap_variants(codes[part], drawn)
+            _score(pipeline, stories, part, variant, noise, around) for variant in swap_variants(codes[part], drawn)
         ]
         nats, losses = (np.stack(values, axis=1) for values in zip(*scores, strict=True))
         text.append(nats[:, 1:] - nats[:, :1])
@@ -99,18 +102,22 @@ def _score(
     stories: EncodedStories,
     rows: np.ndarray,
     codes: np.ndarray,
-    timesteps: Tensor,
-    noise: Tensor,
+    noise: StepNoise,
+    around: PlanWindow | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return text nats and diffusion loss (R,) of steps given codes (R,S); NaN without a text or a picture."""
+    """Return text nats and diffusion loss (R,) of steps given codes (R,S); NaN without a text or a picture.
+
+    The windows `around` all steps contain the other steps' own codes.
+    """
     model, device, indices = pipeline.model, pipeline.device, torch.from_numpy(rows)
     embeds = pipeline.embed(torch.from_numpy(codes))
+    condition = Condition(embeds, None if around is None else around[indices.to(device)].with_own(embeds))
     text_mask, image_mask = stories.text_mask[indices], stories.image_mask[indices]
-    nats = model.text_decoder(embeds, stories.input_ids[indices].to(device), text_mask.to(device)).nll.sum(1).cpu()
+    nats = condition.text_nats(model, stories.input_ids[indices].to(device), text_mask.to(device)).cpu()
     latents, captions = stories.latents[indices].float().to(device), stories.captions(indices, model.image_decoder)
-    image = model.image_decoder(embeds, latents, timesteps.to(device), noise.to(device), encoder_hidden_states=captions)
+    loss = condition.image_loss(model, latents, noise.to(device), captions).cpu()
     nats = nats.masked_fill(~text_mask.any(1), math.nan)
-    return nats.double().numpy(), image.loss.float().cpu().masked_fill(~image_mask, math.nan).double().numpy()
+    return nats.double().numpy(), loss.masked_fill(~image_mask, math.nan).double().numpy()
 
 
 def swap_variants(codes: np.ndarray, donors: np.ndarray) -> np.ndarray:
@@ -129,26 +136,24 @@ def swap_slots(
 ) -> Swaps:
     """Decode the texts, and with `draw` the pictures, of one random step of each of `count` random stories.
 
-    Every step is decoded from its own codes and from all swapped variants; donors are steps of the next of these
-    stories. All variants of a step are drawn from the same noise.
+    Every step is decoded from its own codes and from all swapped variants, beside the other steps' own codes; donors
+    are steps of the next of these stories. All variants of a step are drawn from the same noise.
     """
     rng = np.random.default_rng(seed)
     chosen = rng.permutation(len(lengths))[:count]
     rows = (first_rows(lengths) + rng.integers(0, lengths))[chosen]
     donors = np.roll(rows, 1)
     variants = swap_variants(codes[rows], codes[donors])
+    around = pipeline.model.window(pipeline.embed(torch.from_numpy(codes)), lengths)
+    settings = GenerationSettings(seed=seed, num_inference_steps=10, scheduler="dpmsolver++")
     texts: list[list[str]] = []
     images: list[list[Image.Image]] = []
     for variant in track("swapping slots, pages" if draw else "swapping slots, texts", list(variants)):
-        step_codes = torch.from_numpy(variant)
+        embeds = pipeline.embed(torch.from_numpy(variant))
+        window = None if around is None else around[torch.from_numpy(rows)].with_own(embeds)
+        new_texts = render_texts(pipeline.model, pipeline.tokenizer, embeds, settings, window)
         if draw:
-            new_texts, new_images = pipeline.render(
-                step_codes, seed=seed, num_inference_steps=10, scheduler="dpmsolver++"
-            )
-            images.append(new_images)
-        else:
-            ids = pipeline.model.text_decoder.generate(pipeline.embed(step_codes))
-            new_texts = [pipeline.tokenizer.decode(row) for row in ids]
+            images.append(render_images(pipeline.model, embeds, new_texts, settings, window=window))
         texts.append(new_texts)
     return Swaps(rows, donors, (variants[1:] != variants[0]).any(-1), texts, images)
 

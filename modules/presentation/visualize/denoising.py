@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from torch import Tensor
 
 from modules.data.pixels import to_pictures
 from modules.generation.pipeline import StoryPipeline
+from modules.generation.rendering import encode_captions, render_texts
+from modules.generation.settings import GenerationSettings
 from modules.image_decoder.image_decoder import ImageDecoder
 from modules.presentation.visualize.versions import Comparison, PageView, nonempty_prompt
 
@@ -38,12 +40,20 @@ def denoise_one(
     pipeline: StoryPipeline, comparisons: Sequence[Comparison], seed: int = 0, num_inference_steps: int = 20
 ) -> DenoisingTrace:
     """Trace the first true page with a picture; without codes, the first page, drawn from the prompt alone."""
-    pages = [page for comparison in comparisons for page in comparison.pages]
     if comparisons[0].has_codes:
-        page = next((page for page in pages if page.image is not None), pages[0])
-        return denoise(pipeline, page, torch.tensor([page.codes]), seed, num_inference_steps)
-    vectors = pipeline.plan_next(nonempty_prompt(comparisons[0].prompt), len(comparisons[0].pages), ())[None]
-    return denoise(pipeline, pages[0], vectors, seed, num_inference_steps)
+        story, number = next(_pages_with_picture(comparisons), (comparisons[0].pages, 0))
+        codes = torch.tensor([page.codes for page in story])
+        return denoise(pipeline, story[number], codes, number, seed, num_inference_steps)
+    vectors = pipeline.plan_next(nonempty_prompt(comparisons[0].prompt), len(comparisons[0].pages), ())
+    return denoise(pipeline, comparisons[0].pages[0], vectors, 0, seed, num_inference_steps)
+
+
+def _pages_with_picture(comparisons: Sequence[Comparison]) -> Iterator[tuple[Sequence[PageView], int]]:
+    """Yield the true pages that have a picture, each as its story's pages and its number among them."""
+    for comparison in comparisons:
+        for number, page in enumerate(comparison.pages):
+            if page.image is not None:
+                yield comparison.pages, number
 
 
 @torch.no_grad()
@@ -51,9 +61,9 @@ def denoise(
     pipeline: StoryPipeline,
     page: PageView,
     codes: Tensor,
+    number: int = 0,
     seed: int = 0,
     num_inference_steps: int = 20,
-    guidance_scale: float = 2.0,
 ) -> DenoisingTrace:
     """Draw a page by DDIM (arXiv 2010.02502) and keep up to `SHOWN_STEPS` moments, the last update among them.
 
@@ -62,13 +72,14 @@ def denoise(
     Args:
         pipeline: The model.
         page: Shown beside the trace.
-        codes: The page's codes (1, S), or vectors (1, S, D) in their place.
+        codes: The codes (T, S) of its story, or vectors (T, S, D) in their place.
+        number: The page's number in the story, from 0.
         seed: Of the noise.
         num_inference_steps: Updates.
-        guidance_scale: Of classifier-free guidance.
     """
     before, after = signal_levels(pipeline.model.image_decoder, num_inference_steps)
-    latents = _sample_latents(pipeline, codes, seed, num_inference_steps, guidance_scale)
+    settings = GenerationSettings(seed=seed, num_inference_steps=num_inference_steps)
+    latents = _sample_latents(pipeline, codes, number, settings)
     shown = sorted({round(1 + part * (num_inference_steps - 1) / (SHOWN_STEPS - 1)) for part in range(SHOWN_STEPS)})
     guesses = [predicted_clean(latents[step - 1], latents[step], before[step - 1], after[step - 1]) for step in shown]
     pixels = pipeline.model.autoencoder.decode(torch.cat([*(latents[step - 1] for step in shown), *guesses]))
@@ -78,23 +89,24 @@ def denoise(
     return DenoisingTrace(page, shown, signal, pictures[: len(shown)], pictures[len(shown) :])
 
 
-def _sample_latents(
-    pipeline: StoryPipeline, codes: Tensor, seed: int, num_inference_steps: int, guidance_scale: float
-) -> list[Tensor]:
+def _sample_latents(pipeline: StoryPipeline, codes: Tensor, number: int, settings: GenerationSettings) -> list[Tensor]:
     """Return the latents (1, C, H, W) before the first update and after each one."""
-    decoder, code_embeds = pipeline.model.image_decoder, pipeline.embed(codes)
-    token_ids = pipeline.model.text_decoder.generate(code_embeds)
-    captions = pipeline.captions([pipeline.tokenizer.decode(ids) for ids in token_ids])
-    noise = torch.randn(1, *decoder.latent_shape, generator=torch.Generator().manual_seed(seed))
+    model, code_embeds = pipeline.model, pipeline.embed(codes)
+    own, window = code_embeds[[number]], model.window(code_embeds, [len(codes)])
+    window = None if window is None else window[[number]]
+    captions = encode_captions(model, render_texts(model, pipeline.tokenizer, own, settings, window))
+    noise = torch.randn(1, *model.image_decoder.latent_shape, generator=torch.Generator().manual_seed(settings.seed))
     latents = [noise.to(pipeline.device)]
-    decoder.sample(
-        code_embeds,
-        num_inference_steps,
-        guidance_scale,
+    model.image_decoder.sample(
+        own,
+        settings.num_inference_steps,
+        settings.guidance_scale,
         "ddim",
-        torch.Generator().manual_seed(seed),  # The same noise again: `on_step` is called after updates only.
+        torch.Generator().manual_seed(settings.seed),  # The same noise: `on_step` is called after updates only.
         on_step=latents.append,
         encoder_hidden_states=captions,
+        window=window,
+        guidance_interval=settings.guidance_interval,
     )
     return latents
 

@@ -124,11 +124,14 @@ class _Planned:
         num_steps = len(self.codes) - num_given
         sampling = GenerationSettings.temperature, GenerationSettings.top_p
         plan = self.pipeline.model.prior.sample(*self.prompt, num_steps, *sampling, generator, history)
-        return self._render(plan.codes[0], _to_bits(-plan.log_probs[0]))
+        codes = torch.cat([self.codes[:num_given], plan.codes[0].to(self.codes.device)])
+        return self._render(codes, _to_bits(-plan.log_probs[0]), num_given)
 
-    def _render(self, codes: Tensor, bits: Sequence[float | None]) -> list[PageView]:
-        texts, images = self.pipeline.render(codes, self.seed, num_inference_steps=self.num_inference_steps)
-        return [PageView(*page) for page in zip(images, texts, codes.tolist(), bits, strict=True)]
+    def _render(self, codes: Tensor, bits: Sequence[float | None], num_given: int = 0) -> list[PageView]:
+        """Decode the pages after the first `num_given`."""
+        pages, steps = range(num_given, len(codes)), self.num_inference_steps
+        texts, images = self.pipeline.render(codes, self.seed, pages=pages, num_inference_steps=steps)
+        return [PageView(*page) for page in zip(images, texts, codes[num_given:].tolist(), bits, strict=True)]
 
 
 class _Codeless:
