@@ -134,6 +134,12 @@ class VectorQuantizer(nn.Module):
         self.is_active = True
 
     @torch.no_grad()
+    def restart_averages(self) -> None:
+        """Start the averages anew from the codebook, each code with the mean usage: a model folder contains none."""
+        self.cluster_size.fill_(1.0)
+        self.embed_avg.copy_(self.codebook)
+
+    @torch.no_grad()
     def update(self, z: Tensor, seed: int, revive: bool) -> None:
         """Take one EMA step of the codebook on (M, d) vectors; the same vectors and seed give the same codebook on
         every process.

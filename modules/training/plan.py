@@ -20,6 +20,18 @@ def trained_phases(config: StoryConfig) -> list[str]:
     return [name for name in PHASE_NAMES if name not in skipped and config.training.num_updates(name)]
 
 
+def inherited_phases(config: StoryConfig, settings: TrainSettings, donor: StoryConfig) -> list[str]:
+    """Return the phases that need not be repeated by a run that starts from a trained model of the config `donor`.
+
+    These are the phases before the first one that `settings` asks for, and the autoencoder's if both have the same. The
+    joint phase needs an opening of its own: a trained model has no auxiliary predictors.
+    """
+    trained = [name for name in trained_phases(config) if name != "autoencoder"]
+    asked = [name for name in trained if name in settings.phases]
+    inherited = trained[: trained.index(asked[0])] if asked and "joint" not in asked else []
+    return (["autoencoder"] if donor.autoencoder == config.autoencoder else []) + inherited
+
+
 def plan_phases(config: StoryConfig, settings: TrainSettings, done: Collection[str]) -> list[str]:
     """Return the phases to run, in order: those that `settings` asks for, without those in `done`.
 

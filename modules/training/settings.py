@@ -45,6 +45,11 @@ class TrainSettings:
         metavar="PHASES",
         alias="stages",
     )
+    init_from: Path | None = setting(
+        None,
+        "trained model to start from: its weights are used where they fit, and the phases before the first of --phases"
+        " count as finished",
+    )
     autoencoder: Path | None = setting(None, "checkpoint whose trained autoencoder is used instead of training one")
     log_with: str = setting("tensorboard", "where to write curves and samples", choices=LOG_WITH)
     cache: Path | None = setting(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -27,13 +28,14 @@ from modules.layers.seeding import derive_seed
 from modules.saving.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from modules.saving.model_folder import architectures_of, load_autoencoder, save_model
 from modules.saving.run_lock import RunLock
+from modules.saving.warm_start import donor_config, start_from
 from modules.story import StoryDataset
 from modules.story_model.story_model import build_model
 from modules.text_decoder.tokenizers import load_vocabulary, make_vocabulary
 from modules.training.autoencoder_phase import AutoencoderPhase
 from modules.training.monitor import Monitor
 from modules.training.phases import Loss, Phase, story_phase
-from modules.training.plan import plan_phases
+from modules.training.plan import inherited_phases, plan_phases
 from modules.training.processes import forgotten_precision, is_sharded, make_accelerator, resolve_precision
 from modules.training.settings import TrainSettings
 from modules.training.sharding import Replicated, Sharded, full
@@ -84,6 +86,9 @@ class Trainer:
         tensors, saved = load_checkpoint(checkpoint) if checkpoint else ({}, {})
         if checkpoint:
             self.state = RunState.resume(checkpoint, saved, self.state.identity)
+        elif self.settings.init_from is not None:
+            donor = donor_config(self.settings.init_from, offline=self.settings.offline)
+            self.state.done = inherited_phases(self.config, self.settings, donor)
         phases = plan_phases(self.config, self.settings, self.state.done)
         self._build(checkpoint, tensors)
         try:
@@ -110,6 +115,8 @@ class Trainer:
             self.tokenizer = make_vocabulary(
                 self.config.text_decoder, self.config.vocab_size, self.dataset.texts(), source
             )
+            if self.settings.init_from is not None:
+                self._start_from(self.settings.init_from)
         else:
             self.tokenizer = load_vocabulary(checkpoint / "model", self.config.text_decoder)
             self.model.load_own_state(tensors["model"])
@@ -121,6 +128,11 @@ class Trainer:
         self.monitor = Monitor(
             self.settings, self.model, self.tokenizer, self.held_out, self.state.global_step, self._is_first
         )
+
+    def _start_from(self, path: Path) -> None:
+        self.tokenizer, start = start_from(self.model, self.tokenizer, path, offline=self.settings.offline)
+        if self._is_first:
+            print(f"starting from {path}: {start.summary}", file=sys.stderr)
 
     def _reuse_autoencoder(self, path: Path, is_resumed: bool) -> None:
         weights = load_autoencoder(path, self.config, offline=self.settings.offline)
