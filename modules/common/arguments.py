@@ -163,8 +163,8 @@ def _flag_options(annotation: Any, default: Any, limits: Mapping[str, Any]) -> d
     """Return the options of `add_argument` that follow from a field's annotation, default and limits."""
     if annotation is bool:
         return {"action": "store_true"}
-    if typing.get_origin(annotation) is tuple:
-        return {"type": _any_number, "nargs": len(typing.get_args(annotation)), "default": default}
+    if typing.get_args(annotation) == (float, float):
+        return {"type": _any_number, "nargs": 2, "default": default}
     kinds = [kind for kind in typing.get_args(annotation) if kind is not types.NoneType] or [annotation]
     parsers: dict[Any, tuple[Callable[[str], Any], str | None]] = {
         int: (_any_integer, "N"),
