@@ -27,6 +27,7 @@ from modules.storyworld import StoryWorld, mentioned
 from modules.training.optimizer import cosine_with_warmup, parameter_groups
 from modules.training.phases import StoryPhase
 from modules.training.processes import has_fast_bf16
+from modules.training.reliance import plan_conditions
 
 LEARNING_RATE = 1e-3
 ROWS = 64
@@ -118,12 +119,13 @@ class Bench:
     @torch.no_grad()
     def text_nats(self, model: StoryModel, null: bool = False) -> Estimate:
         """Return the nats a token of the held-out texts given the slots of their pages, or the null codes."""
-        stories, nats = self.held_out, []
-        for rows in track("texts", torch.arange(len(stories.texts)).split(ROWS)):
-            steps = stories.steps(rows)
-            embeds = model.storyboard(steps).code_embeds
-            is_null = torch.full((len(rows),), null)
-            nats.append(model.text_decoder(embeds, steps.input_ids, steps.text_mask, is_null).nll.sum(1))
+        stories = self.held_out
+        parts = torch.arange(len(stories.texts)).split(ROWS)
+        embeds = torch.cat([model.storyboard(stories.steps(rows)).code_embeds for rows in track("slots", parts)])
+        conditions = plan_conditions(embeds, model.window(embeds, stories.lengths), torch.arange(len(embeds)))
+        condition, nats = conditions["null" if null else "own"], []
+        for rows in track("texts", parts):
+            nats.append(condition.rows(rows).text_nats(model, stories.input_ids[rows], stories.text_mask[rows]))
         return self.mean(torch.cat(nats), stories.text_mask[:, 1:].sum(1))
 
     def plan_bits(self, model: StoryModel) -> Estimate:

@@ -156,7 +156,10 @@ def add_dataclass_flags(
 def from_flags(cls: type[T], args: argparse.Namespace, **values: Any) -> T:
     """Build the dataclass `cls` from `values` and, for the fields not among them, the flags of the same name."""
     names = [field.name for field in dataclasses.fields(cls) if hasattr(args, field.name)]  # type: ignore[arg-type]
-    return cls(**{name: getattr(args, name) for name in names} | values)
+    given = {name: getattr(args, name) for name in names}
+    # argparse makes a list of a flag with several values.
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    return cls(**given | values)
 
 
 def _flag_options(annotation: Any, default: Any, limits: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,8 +12,16 @@ GIVEN = {
     "own": "own codes",
     "swapped": "another page's codes",
     "null": "null codes",
+    "page_swapped": "another page's codes in its own plan",
+    "others_swapped": "own codes in another plan",
+    "page_null": "null codes in its own plan",
+    "others_null": "own codes without a plan",
     "swap_gap": "another page's - own",
     "null_gap": "null - own",
+    "page_swap_gap": "another page's in its own plan - own",
+    "others_swap_gap": "own in another plan - own",
+    "page_null_gap": "null in its own plan - own",
+    "others_null_gap": "own without a plan - own",
 }
 LABELS = {
     "prior_bits_per_code": "codes (bits/code)",

@@ -80,7 +80,7 @@ BAD_CHECKPOINTS = {
         lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe{"),
         "config.json is not a readable config",
     ),
-    "newer": (lambda folder: edit_config(folder, format_version=3), "format version 3"),
+    "newer": (lambda folder: edit_config(folder, format_version=4), "format version 4"),
     "another shape": (lambda folder: edit_config(folder, vocab_size=500), "does not contain this model's weights"),
     "no such shape": (
         lambda folder: edit_config(folder, vocab_size=-1),

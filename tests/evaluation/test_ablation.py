@@ -127,7 +127,8 @@ def test_next_pages_are_the_likeliest_after_three_true_ones(tiny_pipeline, world
     codes = tiny_pipeline.encode(story.steps[:3])
     drawn = tiny_pipeline.plan(story.prompt, len(story.steps) - 3, seed=5, temperature=0, codes=codes).codes[0, :1]
     assert torch.equal(tiny_pipeline.model.storyboard.embed(drawn).code_embeds, pages.code_embeds[:1])
-    assert tiny_pipeline.render(drawn, num_inference_steps=1)[0] == pages.predicted_texts[:1]
+    whole = torch.cat([codes, drawn])  # The text is decoded beside the given pages.
+    assert tiny_pipeline.render(whole, pages=[3], num_inference_steps=1)[0] == pages.predicted_texts[:1]
 
 
 def test_strength_is_how_far_from_the_page_before(tiny_pipeline, pages):
@@ -146,7 +147,8 @@ def test_a_page_keeps_its_noise_among_other_pages(tiny_pipeline, pages, monkeypa
     together = pixels(draw_pages(tiny_pipeline, pages, cell, seed=1))
     monkeypatch.setattr(ablation, "RENDER_BATCH", 2)
     assert np.abs(pixels(draw_pages(tiny_pipeline, pages, cell, seed=1)) - together).max() <= 1
-    first = dataclasses.replace(pages, code_embeds=pages.code_embeds[:1], previous_latents=pages.previous_latents[:1])
+    first = {name: getattr(pages, name)[:1] for name in ("code_embeds", "window", "previous_latents")}
+    first = dataclasses.replace(pages, **first)
     assert np.abs(pixels(draw_pages(tiny_pipeline, first, cell, seed=1)) - together[:1]).max() <= 1
     assert np.abs(pixels(draw_pages(tiny_pipeline, pages, cell, seed=2)) - together).mean() > 1
 

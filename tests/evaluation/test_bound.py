@@ -24,6 +24,7 @@ from modules.presets import TINY
 from modules.story import Story, StoryStep
 from modules.story_model.story_model import StoryModel
 from modules.storyworld import StoryWorld
+from tests.support.models import reading_pages_alone
 
 BIT = math.log(2)
 QUICK = {"num_timesteps": 8, "max_vlb_steps": 3}
@@ -178,19 +179,18 @@ def test_parts_add_up(tiny_pipeline, stories, codes):
     latents = stories.latents[has_image].double()
     gaussian = (0.5 * math.log(2 * math.pi) + 0.5 * latents.square().mean().item()) / BIT
     assert bound["latent_bits_per_dim_own"]["ceiling"] == pytest.approx(gaussian)
-    only_text = codes[~has_image], stories.rows(1)[1]
-    text = tiny_pipeline.model.text_decoder(
-        tiny_pipeline.model.storyboard.embed(only_text[0]).code_embeds,
-        stories.input_ids[[only_text[1]]],
-        stories.text_mask[[only_text[1]]],
-    ).nll.sum()
+    row, embeds = [stories.rows(1)[1]], tiny_pipeline.embed(codes)  # The only one without a picture.
+    window = tiny_pipeline.model.window(embeds, stories.lengths)[row]
+    page = embeds[row], stories.input_ids[row], stories.text_mask[row]
+    text = tiny_pipeline.model.text_decoder(*page, window=window).nll.sum()
     nats_without_pictures = value["text_nats_per_token_own"] * tokens - text.item() + nats[has_image].sum().item()
     assert value["bound_nats_per_step"] == pytest.approx(
         nats_without_pictures / 8 + value["latent_bits_per_dim_own"] * dims * BIT, rel=1e-5
     )
 
 
-def test_decoders_that_ignore_codes_have_no_gaps(altered, stories, codes):
+def test_decoders_that_ignore_codes_have_no_gaps(tiny_pipeline, stories, codes):
+    altered = reading_pages_alone(tiny_pipeline)
     model = altered.model
     for weight in (model.text_decoder.to_prefix.weight, model.image_decoder.to_context.weight):
         torch.nn.init.zeros_(weight)

@@ -15,6 +15,7 @@ from modules.evaluation.diffusion_bound import diffusion_vlb, end_nats, sample_t
 from modules.image_decoder.config import ImageDecoderConfig
 from modules.image_decoder.image_decoder import ImageDecoder
 from modules.presets import TINY
+from modules.training.reliance import Condition
 
 SCHEDULES = [
     ("v_prediction", 1000, True),
@@ -94,17 +95,13 @@ def test_few_timesteps_estimate_what_all_of_them_give():
     torch.manual_seed(0)
     decoder = ImageDecoder(replace(TINY.image_decoder, num_train_timesteps=16), (4, 4, 4), 8, 8).eval()
     weights, _ = vlb_weights(decoder.alphas_cumprod, decoder.prediction_type)
-    embeds, latents, noise, generator = (
-        torch.randn(8, 8),
-        torch.randn(4, 4, 4),
-        torch.randn(1, 4, 4, 4),
-        torch.Generator().manual_seed(1),
-    )
+    page, generator = Condition(torch.randn(1, 8, 8), None), torch.Generator().manual_seed(1)
+    latents, noise = torch.randn(4, 4, 4), torch.randn(1, 4, 4, 4)
 
     @torch.no_grad()
     def estimate(count: int) -> float:
         sample = sample_timesteps(weights, count, latents.shape, generator)
-        return diffusion_vlb(decoder, embeds, latents, replace(sample, noise=noise.expand_as(sample.noise)))
+        return diffusion_vlb(decoder, page, latents, replace(sample, noise=noise.expand_as(sample.noise)))
 
     few, full = torch.tensor([estimate(8) for _ in range(60)], dtype=torch.float64), estimate(16)
     assert 0 < few.std() < 0.1 * abs(full)
@@ -127,12 +124,12 @@ class ExactGaussian(ImageDecoder):
 def test_bound_of_an_exact_gaussian_predictor_is_analytic(schedule):
     decoder, shape = with_schedule(ExactGaussian(TINY.image_decoder, (4, 32, 32), 8, 8), *schedule), (4, 32, 32)
     weights, _ = vlb_weights(decoder.alphas_cumprod, decoder.prediction_type)
-    generator, embeds = torch.Generator().manual_seed(0), torch.zeros(8, 8)
+    generator, page = torch.Generator().manual_seed(0), Condition(torch.zeros(1, 8, 8), None)
     nats = []
     for _ in range(20):
         latents = decoder.deviation * torch.randn(shape, generator=generator)
         nats.append(
-            diffusion_vlb(decoder, embeds, latents, sample_timesteps(weights, 64, shape, generator)) / latents.numel()
+            diffusion_vlb(decoder, page, latents, sample_timesteps(weights, 64, shape, generator)) / latents.numel()
         )
 
     alphas, variance = decoder.alphas_cumprod.double(), decoder.deviation**2

@@ -105,9 +105,10 @@ def test_pictures_are_scored_given_their_true_texts(pipeline, stories, mistold, 
         count, decoder = len(codes), pipeline.model.image_decoder
         noise = draw_noise(count, stories.latents.shape[1:], 1000, torch.Generator().manual_seed(0))
         texts = decoder.encode_text(decoder.tokenize(stories.texts))
-        losses = decoder(
-            pipeline.embed(codes), stories.latents.float(), noise.timesteps, noise.noise, encoder_hidden_states=texts
-        ).loss
+        embeds = pipeline.embed(codes)
+        window = pipeline.model.window(embeds, stories.lengths)
+        shown = stories.latents.float(), noise.timesteps, noise.noise
+        losses = decoder(embeds, *shown, encoder_hidden_states=texts, window=window).loss
     bound, wrong = (measure_bound(pipeline, each, codes, **QUICK) for each in (stories, mistold))
     assert bound["noise_mse_own"]["value"] == pytest.approx(losses.mean().item(), rel=1e-5)
     assert not any(name.startswith("velocity") for name in bound)
@@ -164,9 +165,9 @@ def test_a_trail_ends_at_the_page_that_the_pipeline_draws(pipeline, codes):
     def mean_difference(picture) -> float:
         return float(np.abs(np.asarray(trail.guesses[-1], int) - np.asarray(picture, int)).mean())
 
-    trail = denoise(pipeline, None, codes[:1], seed=3, num_inference_steps=4)
-    (text,), (drawn,) = pipeline.render(codes[:1], seed=3, num_inference_steps=4)
-    _, (other,) = pipeline.render(codes[:1], seed=3, num_inference_steps=4, texts=["A kite."])
+    trail = denoise(pipeline, None, codes[:3], 1, seed=3, num_inference_steps=4)
+    (text,), (drawn,) = pipeline.render(codes[:3], seed=3, pages=[1], num_inference_steps=4)
+    _, (other,) = pipeline.render(codes[:3], seed=3, pages=[1], num_inference_steps=4, texts=["A kite."])
     assert text and trail.signal[0] == 0 and trail.signal == sorted(trail.signal)
     assert mean_difference(drawn) < 0.5 < mean_difference(other)
 

@@ -57,7 +57,8 @@ def test_variants_replace_one_slot_at_a_time_and_then_all():
 
 def test_removing_codes_costs_nothing_where_nobody_reads_them(tiny_pipeline, stories, codes):
     deaf = StoryPipeline(copy.deepcopy(tiny_pipeline.model), tiny_pipeline.tokenizer)
-    torch.nn.init.zeros_(deaf.model.text_decoder.to_prefix.weight)
+    for layer in (deaf.model.text_decoder.to_prefix, deaf.model.text_decoder.plan_reader.from_codes):
+        torch.nn.init.zeros_(layer.weight)
     removal = remove_codes(deaf, stories, codes, 20)
     assert removal.text_nats.shape == removal.diffusion_loss.shape == (20, 9)
     assert np.abs(removal.text_nats).max() < 1e-4

@@ -171,10 +171,13 @@ def test_training_pass_leaves_every_buffer_alone(tiny_model, story_batch, story_
 
 
 def test_decoders_train_the_encoder_through_every_slot(tiny_model, story_batch, story_noise):
+    """The decoders read the slots of all steps of their story, the encoder's aids those of their own step."""
     for term in (*TEXTS, *PICTURES):
         out = tiny_model(story_batch, story_noise)
         (gradient,) = torch.autograd.grad(out.losses[term], out.slots)
         counted = (story_batch.text_mask.any(-1) if term in TEXTS else story_batch.image_mask).flatten()
+        if term in ("text_nll", "diffusion_loss"):
+            counted = story_batch.step_mask.flatten()
         assert torch.equal(gradient.abs().amax(-1) > 0, counted[:, None].expand(-1, 8)), term
 
 
@@ -480,12 +483,14 @@ def test_reliance_leaves_padding_out(tiny_model, story_batch, story_noise):
 
 
 def test_swapped_codes_are_those_of_another_real_step(tiny_model, story_batch, story_noise):
+    """With the plan around that step."""
     swapped = code_reliance(tiny_model, story_batch, story_noise)["text_nll_swapped"]
-    codes = tiny_model.encode(story_batch).code_embeds
+    board = tiny_model.encode(story_batch)
+    codes, window = board.code_embeds, tiny_model.batch_window(board, story_batch)
     for row in (0, 2, 3, 4):  # Those with a text; the last row is padding.
         others = torch.tensor([other for other in range(5) if other != row])
         ids, mask = (story_batch[name].flatten(0, 1)[row].expand(4, -1) for name in ("input_ids", "text_mask"))
-        candidates = tiny_model.text_decoder(codes[others], ids, mask).nll.sum(1)
+        candidates = tiny_model.text_decoder(codes[others], ids, mask, window=window[others]).nll.sum(1)
         assert (candidates - swapped[row]).abs().min() < 1e-3
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from modules.layers.plan_window import PlanWindow
 from modules.text_decoder.config import TextDecoderConfig
 from modules.text_decoder.text_decoder import TextDecoder
 from tests.support.tensors import CLOSE, differ
@@ -27,10 +28,13 @@ def text(story_batch, tiny_model) -> dict[str, Tensor]:
 
 
 def nll_by_hand(decoder: TextDecoder, codes: Tensor, ids: Tensor) -> Tensor:
-    """One text without padding through the whole language model: (L - 1)."""
-    words = decoder.language_model.transformer.wte(ids)
-    embeds = torch.cat([decoder.to_prefix(codes), words])[None]
-    log_probs = decoder.language_model(inputs_embeds=embeds).logits[0, decoder.num_slots : -1].log_softmax(-1)
+    """One text without padding through the whole language model: (L - 1). The page is a story by itself."""
+    plan, _ = decoder.plan_reader(PlanWindow.alone(codes[None]))
+    embeds = torch.cat([plan[0], decoder.to_prefix(codes), decoder.language_model.transformer.wte(ids)])[None]
+    slots = torch.arange(decoder.num_slots)
+    positions = torch.cat([slots, slots, decoder.num_slots + torch.arange(len(ids))])[None]
+    logits = decoder.language_model(inputs_embeds=embeds, position_ids=positions).logits[0]
+    log_probs = logits[2 * decoder.num_slots : -1].log_softmax(-1)
     return -log_probs.gather(1, ids[1:, None])[:, 0]
 
 
