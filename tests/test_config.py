@@ -56,6 +56,13 @@ def test_what_is_missing_has_its_default(tmp_path):
     )
 
 
+def test_decoders_of_version_2_read_their_page_alone(tmp_path):
+    path = tmp_path / "config.json"
+    for version, context in ((FORMAT_VERSION, "plan"), (2, "page")):
+        path.write_text(json.dumps({"format_version": version}))
+        assert load_config(path) == dataclasses.replace(StoryConfig(), context=context)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -121,6 +128,10 @@ BAD_VALUES = [
     ({"training.adam_betas": [0.9, 1.0]}, "training.adam_betas must be from 0 to below 1, got [0.9, 1.0]"),
     ({"training.modality_dropout": 0.6}, "training.modality_dropout must be from 0 to 0.5, got 0.6"),
     ({"training.planning_ratio": -0.1}, "training.planning_ratio must be 0 or more, got -0.1"),
+    ({"training.page_dropout": 1.5}, "training.page_dropout must be from 0 to 1, got 1.5"),
+    ({"text_decoder.plan_dim": 0}, "text_decoder.plan_dim must be 1 or more, got 0"),
+    ({"image_decoder.plan_dim": 0}, "image_decoder.plan_dim must be 1 or more, got 0"),
+    ({"context": "story"}, "context must be one of plan, page, got 'story'"),
     ({"max_prompt_length": 1}, "max_prompt_length must be 3 or more, got 1"),
     ({"max_steps": 0}, "max_steps must be 1 or more, got 0"),
 ]

@@ -32,10 +32,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from modules.presentation.story.files import prepare_output, read_story, write_story
 
+    settings = from_flags(GenerationSettings, args)
     given = read_story(args.story)
     prompt = given.prompt if args.prompt is None else args.prompt
     check_story(prompt, args.num_steps, MAX_LONG_STORY)
-    settings = from_flags(GenerationSettings, args)
     prepare_output(args.output)
     pipeline = load_pipeline(args, prompt, [step.text for step in given.steps if step.text is not None], args.num_steps)
     started = time.perf_counter()

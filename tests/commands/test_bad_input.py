@@ -21,6 +21,14 @@ BAD_FLAGS = {
     "negative temperature": (("--temperature", "-1"), "temperature must be"),
     "top_p": (("--top_p", "2"), "top_p must be"),
     "nan guidance": (("--guidance_scale", "nan"), "guidance_scale must be"),
+    "reversed interval": (
+        ("--guidance_interval", ".9", ".1"),
+        "must be two numbers, the lower one first, got [0.9, 0.1]",
+    ),
+    "interval out of range": (("--guidance_interval", "0", "2"), "guidance_interval must lie from 0 to 1, got [0.0, 2"),
+    "nan interval": (("--guidance_interval", "nan", "1"), "must be two numbers, the lower one first, got [nan, 1.0]"),
+    "half an interval": (("--guidance_interval", "0.5"), "--guidance_interval: expected 2 arguments"),
+    "interval in words": (("--guidance_interval", "low", "high"), "--guidance_interval: must be a number, got 'low'"),
     "inference steps": (("--num_inference_steps", "1001"), "--num_inference_steps: must be from 1 to 1000, got 1001"),
     "penalty": (("--penalty_alpha", "0.6", "--decoding", "beam"), "penalty_alpha changes greedy decoding only"),
     "seed": (("--seed", str(2**70)), "--seed: must be from 0 to"),
@@ -39,6 +47,13 @@ def test_bad_flag_is_reported_before_anything_is_loaded(tmp_path, capsys, name):
         capsys, "generate", *prompt, *flags, "--ckpt", tmp_path / "absent", "--output", tmp_path / "out"
     )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("interval", [("0.9", "0.1"), ("0", "2"), ("nan", "1"), ("0.5",)])
+@pytest.mark.parametrize("command", [("continue", "--story", "absent"), ("illustrate", "--text", "A fox.")])
+def test_a_bad_interval_is_reported_by_every_command(tmp_path, capsys, command, interval):
+    line = fails(capsys, *command, "--guidance_interval", *interval, "--output", tmp_path / "out")
+    assert "guidance_interval" in line and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("flags", [("--num_steps", 33), ("--device", "meta"), ("--device", "nonsense")])

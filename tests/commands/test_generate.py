@@ -84,6 +84,21 @@ def test_flags_accept_dashes_and_values_keep_them(generate):
     assert run("generate", "--num_Steps", 1) == 2
 
 
+def test_guidance_applies_in_the_interval_of_the_flag(tiny_checkpoint, generate, tmp_path):
+    """On every command that draws pictures; the settings are written with the story."""
+    folders = [generate(name, "--guidance_interval", 0, high) for name, high in (("a", 1), ("b", 0))]
+    plain = generate("c", "--guidance_scale", 1)
+    pictures = [files(folder)["raw/page_01.png"] for folder in (*folders, plain)]
+    assert pictures[0] != pictures[1] == pictures[2]
+    assert read_story(folders[0]).extra["settings"]["guidance_interval"] == [0.0, 1.0]
+    assert read_story(plain).extra["settings"]["guidance_interval"] == [0.5, 1.0]
+    quick = ("--ckpt", tiny_checkpoint, "--num_inference_steps", 2, "--guidance_interval", 0.2, 0.8)
+    for command in (("illustrate", "--text", "A fox."), ("continue", "--story", plain, "--num_steps", 1)):
+        out = tmp_path / command[0]
+        assert run(*command, *quick, "--output", out) == 0
+        assert read_story(out).extra["settings"]["guidance_interval"] == [0.2, 0.8]
+
+
 def test_a_shorter_story_removes_surplus_pages_and_nothing_else(generate):
     folder = generate("out", "--num_steps", 3)
     for name in ("page_notes.png", "mine.txt", "raw/mine.png"):

@@ -19,6 +19,7 @@ class Settings:
     mode: str = setting("fast", "how", choices=("fast", "exact"))
     folder: Path | None = setting(None, "where")
     offline: bool = setting(False, "use no network")
+    span: tuple[float, float] = setting((0.5, 1.0), "from where to where", low=0, high=1, metavar=("LOW", "HIGH"))
     internal: str = "not a flag"
 
     def __post_init__(self) -> None:
@@ -35,8 +36,9 @@ def test_flags_give_the_dataclass():
     assert from_flags(Settings, parse()) == Settings()
     words = ("--count", "4", "--share", "1", "--mode", "exact", "--folder", "a/b", "--offline")
     assert from_flags(Settings, parse(*words)) == Settings(4, 1.0, "exact", Path("a/b"), True)
+    assert from_flags(Settings, parse("--span", "0", ".5")) == Settings(span=(0.0, 0.5))
     assert from_flags(Settings, parse(*words), mode="fast", internal="x") == Settings(
-        4, 1.0, "fast", Path("a/b"), True, "x"
+        4, 1.0, "fast", Path("a/b"), True, internal="x"
     )
 
 
@@ -53,6 +55,7 @@ def test_an_alias_works_and_is_not_listed(capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert "--share X which part (default 0.5)" in text and "--part" not in text and "internal" not in text
     assert "how many, in 100% of the cases (default 3)" in text
+    assert "--span LOW HIGH from where to where (default 0.5 1.0)" in text
 
 
 @pytest.mark.parametrize(
@@ -63,6 +66,8 @@ def test_an_alias_works_and_is_not_listed(capsys):
         (("--count", "1.5"), "must be a whole number, got '1.5'"),
         (("--share", "half"), "argument --share: must be a number, got 'half'"),
         (("--mode", "slow"), "argument --mode: invalid choice: 'slow'"),
+        (("--span", "0.5"), "argument --span: expected 2 arguments"),
+        (("--span", "0", "half"), "argument --span: must be a number, got 'half'"),
         (("--folder", ""), "argument --folder: must not be empty"),
     ],
 )
@@ -79,6 +84,9 @@ def test_the_dataclass_checks_what_flags_give():
         ("count", 10, "count must be from 1 to 9, got 10"),
         ("share", float("nan"), "share must be from 0 to 1, got nan"),
         ("mode", "slow", "mode must be one of fast, exact, got 'slow'"),
+        ("span", (1.0, 0.5), r"span must be two numbers, the lower one first, got \[1.0, 0.5\]"),
+        ("span", 0.5, r"span must be two numbers, the lower one first, got \[0.5\]"),
+        ("span", (0.5, 2.0), r"span must lie from 0 to 1, got \[0.5, 2.0\]"),
     ):
         with pytest.raises(UserError, match=message):
             Settings(**{field: value})

@@ -9,6 +9,7 @@ import torch
 
 from modules.batch import draw_noise
 from modules.layers.losses import cosine_distance, masked_mean, weighted_sum
+from modules.layers.plan_window import MAX_SEEN
 from modules.prior.sampling import sample_logits
 from modules.training.optimizer import cosine_with_warmup
 
@@ -120,14 +121,14 @@ def test_temperature_zero_takes_the_best_of_each_row():
 
 
 def test_noise_is_a_function_of_its_generator():
-    first, second, third = (draw_noise(40, SHAPE, 1000, generator(seed), 0.25, 0.3, 0.3) for seed in (1, 1, 2))
+    first, second, third = (draw_noise(40, SHAPE, 1000, generator(seed), 0.25, 0.3, 0.3, 0.4) for seed in (1, 1, 2))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not any(torch.equal(first[name], third[name]) for name in first)
     assert first.noise.shape == (40, *SHAPE) and first.timesteps.shape == (40,)
 
 
 def test_noise_can_be_cut_into_rows():
-    noise = draw_noise(12, SHAPE, 1000, generator(), 0.25, 0.3, 0.3)
+    noise = draw_noise(12, SHAPE, 1000, generator(), 0.25, 0.3, 0.3, 0.4)
     parts = [noise.rows(0, 5), noise.rows(5, 12)]
     assert [len(part.noise) for part in parts] == [5, 7]
     assert all(torch.equal(torch.cat([part[name] for part in parts]), value) for name, value in noise.items())
@@ -161,7 +162,26 @@ def test_dropout_has_its_rates():
 
 def test_nothing_is_dropped_unless_asked():
     noise = draw_noise(500, (1, 1, 1), 1000, generator())
-    assert noise.keep_text.all() and noise.keep_image.all() and not noise.null_text.any() and not noise.null_image.any()
+    assert noise.keep_text.all() and noise.keep_image.all()
+    assert not any(noise[name].any() for name in ("null_text", "null_image", "hidden_pages"))
+
+
+def test_pages_of_the_plan_are_hidden_last():
+    """All other numbers are those drawn without it."""
+    plain, hiding = (draw_noise(40, SHAPE, 1000, generator(), 0.25, 0.3, 0.3, rate) for rate in (0.0, 0.4))
+    assert hiding.hidden_pages.shape == plain.hidden_pages.shape == (40, MAX_SEEN)
+    assert all(torch.equal(plain[name], hiding[name]) for name in plain if name != "hidden_pages")
+    assert hiding.hidden_pages.any() and not plain.hidden_pages.any()
+
+
+def test_page_dropout_has_its_rates():
+    """Of the steps that lose pages, every number of lost pages is as likely."""
+    hidden = draw_noise(20_000, (1, 1, 1), 1000, generator(), page_dropout=0.4).hidden_pages
+    assert hidden.float().mean().item() == pytest.approx(0.4 / 2, abs=0.01)
+    assert hidden.any(1).float().mean().item() == pytest.approx(0.4 * MAX_SEEN / (MAX_SEEN + 1), abs=0.01)
+    always = draw_noise(20_000, (1, 1, 1), 1000, generator(), page_dropout=1.0).hidden_pages
+    shares = torch.bincount(always.sum(1), minlength=MAX_SEEN + 1) / 20_000
+    torch.testing.assert_close(shares, torch.full((MAX_SEEN + 1,), 1 / (MAX_SEEN + 1)), atol=0.01, rtol=0)
 
 
 def test_noise_is_standard_normal():

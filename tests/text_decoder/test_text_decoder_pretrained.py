@@ -10,78 +10,24 @@ from peft import PeftModel
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import Tensor
-from transformers import (
-    AutoModelForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-    ViTConfig,
-    ViTModel,
-)
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, ViTConfig, ViTModel
 
 from modules.common.errors import UserError
 from modules.pretrained.source import PretrainedSource
 from modules.text_decoder.config import TextDecoderConfig
 from modules.text_decoder.decoding import ContrastiveLogitsProcessor
 from modules.text_decoder.text_decoder import TextDecoder
+from tests.support.language_models import CODE_DIM, LENGTH, SLOTS, VOCABULARY, rows_of
+from tests.support.language_models import build_decoder as build
+from tests.support.language_models import text_batch as batch
 from tests.support.tensors import CLOSE, differ
 
-VOCABULARY, SLOTS, CODE_DIM, LENGTH = 40, 3, 4, 12
 FAMILIES, PREFIXES = ("gpt2", "llama"), ("embeds", "key_values")
 KINDS = list(product(FAMILIES, PREFIXES))
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory) -> dict[str, str]:
-    """A GPT-2 with its dropout and one special token, a LLaMA with grouped queries; larger weights than at the start,
-    as if trained.
-    """
-    torch.manual_seed(0)
-    ids = {"bos_token_id": 0, "eos_token_id": 0}
-    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_positions=16, n_embd=16, n_layer=2, n_head=2, **ids))
-    sizes = {
-        "hidden_size": 16,
-        "intermediate_size": 24,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-    }
-    llama = LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=32, **sizes))
-    paths = {}
-    for name, model in (("gpt2", gpt2), ("llama", llama)):
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.mul_(6 if parameter.ndim == 2 else 1)
-        paths[name] = str(tmp_path_factory.mktemp(name))
-        model.save_pretrained(paths[name])
-    return paths
-
-
-def build(folders, family="gpt2", prefix="embeds", gate=0.0, **settings) -> TextDecoder:
-    torch.manual_seed(1)
-    config = TextDecoderConfig(source=folders[family], prefix=prefix, max_length=LENGTH, **settings)
-    ids = (0, 0, 0) if family == "gpt2" else (0, 1, 2)
-    decoder = TextDecoder(config, VOCABULARY, SLOTS, CODE_DIM, ids).eval()
-    with torch.no_grad():
-        decoder.prefix_gate.fill_(gate)
-        decoder.null_codes.normal_()
-        if prefix == "key_values":
-            decoder.slot_embeds.normal_()
-    return decoder
-
-
 def trained_names(decoder: TextDecoder) -> list[str]:
     return [name for name, parameter in decoder.named_parameters() if parameter.requires_grad]
-
-
-def batch(rows: int = 4) -> dict[str, Tensor]:
-    """Texts of several lengths, one of them none at all; what is masked is noise."""
-    generator = torch.Generator().manual_seed(2)
-    mask = torch.arange(LENGTH) < torch.tensor([LENGTH, 5, 0, 8])[:rows, None]
-    ids = torch.randint(3, VOCABULARY, mask.shape, generator=generator)
-    return {"code_embeds": torch.randn(rows, SLOTS, CODE_DIM, generator=generator), "input_ids": ids, "text_mask": mask}
 
 
 @pytest.mark.parametrize("tuning", ["lora", "frozen"])
@@ -157,11 +103,6 @@ def greedy_by_hand(decoder: TextDecoder, codes: Tensor, guidance_scale: float) -
         )
         ids.append((free + guidance_scale * (given - free)).argmax().item())
     return ids[1:]
-
-
-def rows_of(ids: Tensor, eos_id: int) -> list[list[int]]:
-    rows = ids.tolist()
-    return [row[: row.index(eos_id) + 1] if eos_id in row else row for row in rows]
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 2.5])

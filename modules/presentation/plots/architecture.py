@@ -76,7 +76,8 @@ def model(y: float) -> str:
     middle = y + 115
     title, note = "z: the discrete storyboard", "to generate: sample the codes of all pages"
     labels = [
-        text(473, middle + 42, "8 codes of each page", 13, MUTED),
+        text(473, middle + 42, "8 codes of each page;", 13, MUTED),
+        text(473, middle + 60, "decoders read the whole plan", 13, MUTED),
         text(473, middle - 20, title, 14, INK, style='font-weight="600"'),
         text(488, y + 14, note, 12, MUTED, "start"),
     ]
