@@ -181,21 +181,27 @@ def start(
     for goal in goals:
         print(goal)
     if args.json:
-        settings = {
-            name: str(value) if isinstance(value, Path) else value
-            for name, value in vars(args).items()
-            if name != "json"
-        }
         goals_report = {"goals": [asdict(goal) | {"met": goal.met} for goal in goals]}
         report = {
             "benchmark": Path(sys.argv[0]).stem,
             "environment": environment(),
-            "settings": settings,
+            "settings": settings(args),
             **results,
             **goals_report,
         }
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the flags of a run for its JSON report; what JSON does not know becomes text."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, list):
+            return [plain(item) for item in value]
+        return value if isinstance(value, int | float | str | None) else str(value)
+
+    return {name: plain(value) for name, value in vars(args).items() if name not in ("json", "run")}
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -48,6 +48,8 @@ LONG_FILES = (
     "training/test_distributed.py",
     "presentation/test_visualize.py",
     "evaluation/test_evaluation.py",
+    "benchmarks/test_cast_probe.py",
+    "benchmarks/test_pictures.py",
     "evaluation/test_evaluate_presets.py",
     "presentation/test_codebook_page.py",
     "evaluation/test_ablation.py",

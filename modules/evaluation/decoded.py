@@ -13,7 +13,7 @@ from torch import Tensor
 
 from modules.common.progress import track
 from modules.encoded.stories import EncodedStories
-from modules.evaluation.metrics.statistics import story_of_rows
+from modules.evaluation.metrics.statistics import first_rows, story_of_rows
 from modules.generation.pipeline import StoryPipeline
 
 NUM_GIVEN = 3  # True steps before a step that is predicted.
@@ -59,6 +59,20 @@ class PlannedPages:
         rows = list(range(sum(lengths)))
         return cls(codes, lengths, rows, rows, lengths)
 
+    @classmethod
+    def alone(cls, codes: Tensor, lengths: list[int]) -> PlannedPages:
+        """Return all pages of the first stories, each decoded as if it were its story's only page."""
+        rows = list(range(sum(lengths)))
+        return cls(codes, [1] * len(rows), rows, rows, lengths)
+
+    @classmethod
+    def first_pages(cls, codes: Tensor, lengths: list[int], num_pages: int) -> PlannedPages:
+        """Return the first `num_pages` pages, or as many as there are, of each of the first stories."""
+        counts = [min(num_pages, length) for length in lengths]
+        starts = first_rows(lengths).tolist()
+        rows = [start + page for start, count in zip(starts, counts, strict=True) for page in range(count)]
+        return cls(codes, lengths, rows, rows, counts)
+
     def texts(self, pipeline: StoryPipeline, title: str) -> list[str]:
         """Return the texts of the M pages."""
         texts = decode_texts(pipeline, self.codes, self.story_lengths, title)
@@ -75,16 +89,24 @@ def decode_texts(pipeline: StoryPipeline, codes: Tensor, lengths: Sequence[int],
     return texts
 
 
-def decode_pages(pipeline: StoryPipeline, plans: PlannedPages, title: str, seed: int, **options: Any) -> DecodedPages:
+def decode_pages(
+    pipeline: StoryPipeline, plans: PlannedPages, title: str, seed: int, given_texts: Sequence[str] = (), **options: Any
+) -> DecodedPages:
     """Return the planned pages with texts and pictures, by default with the pipeline's default settings.
 
-    Every batch has its own noise, drawn from `seed` plus the batch's number.
+    Every batch has its own noise, drawn from `seed` plus the batch's number. `given_texts` (M,) are kept, and only
+    pictures are decoded.
     """
     texts: list[str] = []
     images: list[Image.Image | None] = []
-    for number, pages in enumerate(track(f"pages from {title}", torch.tensor(plans.pages).split(PICTURE_BATCH))):
+    for number, rows in enumerate(track(f"pages from {title}", torch.arange(len(plans.pages)).split(PICTURE_BATCH))):
         new_texts, new_images = pipeline.render(
-            plans.codes, seed + number, lengths=plans.story_lengths, pages=pages.tolist(), **options
+            plans.codes,
+            seed + number,
+            lengths=plans.story_lengths,
+            pages=[plans.pages[row] for row in rows],
+            texts=[given_texts[row] for row in rows] if given_texts else (),
+            **options,
         )
         texts += new_texts
         images += new_images

@@ -21,9 +21,10 @@ from modules.evaluation.decoded import (
     plan_next_steps,
     plan_stories,
 )
+from modules.evaluation.grading import grade_decoded
 from modules.evaluation.held_out import VARIANTS, HeldOutStories
 from modules.evaluation.judge.attributes import score_texts
-from modules.evaluation.metrics.pages import GradedPages, Graders, grade_pages
+from modules.evaluation.metrics.pages import Graders
 from modules.evaluation.metrics.statistics import rows_of_other_stories, to_dicts
 from modules.evaluation.metrics.text import compare_texts
 from modules.evaluation.ranking import rank_next_steps
@@ -150,22 +151,7 @@ class _PageReport:
 
     def _grade(self, name: str, decoded: DecodedPages) -> Metrics:
         """Return all metrics of one kind of pages; without true attributes, those that need none."""
-        pages, true, stories = decoded.with_pictures(self.held_out.images), self.held_out, self.held_out.encoded
-        if not pages.rows:
-            return {}
-        graded = GradedPages(
-            texts=pages.texts,
-            images=[image for image in pages.images if image is not None],
-            true_texts=[stories.texts[row] for row in pages.rows],
-            true_images=[image for image in (true.images[row] for row in pages.rows) if image is not None],
-            attributes=None if true.attributes is None else [true.attributes[row] for row in pages.rows],
-            prompts=stories.prompts[: len(pages.lengths)],
-            lengths=pages.lengths,
-            from_prompt=name == FROM_PROMPT,
-            graders=self.graders,
-            seed=self.seed,
-        )
-        return to_dicts(grade_pages(graded))
+        return to_dicts(grade_decoded(decoded, self.held_out, self.graders, self.seed, from_prompt=name == FROM_PROMPT))
 
 
 def codebook_usage(codes: Tensor, codebook_size: int) -> dict[str, float]:

@@ -99,6 +99,26 @@ def _print_columns(title: str, columns: Mapping[str, Metrics], labels: Mapping[s
     Console(width=max(Console().width, 30 + 16 * len(columns))).print(table)
 
 
+def markdown_table(title: str, rows: Mapping[str, Metrics], columns: Mapping[str, str]) -> str:
+    """Return a Markdown table of values with their intervals: a row for each set of metrics, named under `title`.
+
+    `columns` are the headings of the metrics that are shown, by their names.
+    """
+    lines = [f"| {' | '.join([title, *columns.values()])} |", "|---" * (1 + len(columns)) + "|"]
+    for row, metrics in rows.items():
+        cells = [_interval(metrics[name]) if name in metrics else "" for name in columns]
+        lines.append(f"| {' | '.join([row, *cells])} |")
+    return "\n".join(lines)
+
+
+def _interval(metric: Mapping[str, Any]) -> str:
+    """Return the value with its interval; one without an interval, such as a count, alone."""
+    value, low, high = metric["value"], metric["low"], metric["high"]
+    if value is None or low is not None:
+        return "" if value is None else f"{_number(value)} [{_number(low)}, {_number(high)}]"
+    return str(int(value)) if value == int(value) else _number(value)
+
+
 def _spread(metric: Mapping[str, Any]) -> str:
     """Return the value and half the width of its interval."""
     if metric["value"] is None or metric["low"] is None:

@@ -12,7 +12,13 @@ from scipy.linalg import cholesky, eigh
 
 from modules.common.errors import UserError
 from modules.evaluation.folders import refuse_same_folder
-from modules.evaluation.metrics.image import _kernel_left_out, distances, frechet_distance, kernel_distance
+from modules.evaluation.metrics.image import (
+    _kernel_left_out,
+    distances,
+    frechet_distance,
+    kernel_distance,
+    peak_signal_to_noise,
+)
 from modules.evaluation.metrics.inception import load_inception
 
 
@@ -236,3 +242,12 @@ def test_what_is_no_inception_is_told(tmp_path):
             load_inception(path)
         assert str(path) in str(error.value)
         assert str(error.value).endswith("give NVIDIA's inception-2015-12-05.pt")
+
+
+def test_psnr_is_that_of_the_mean_error():
+    same = peak_signal_to_noise([0.01] * 4, [2, 2])
+    assert (same.value, same.low, same.high) == pytest.approx((20, 20, 20))
+    mixed = peak_signal_to_noise([0.1, 0.1, 0.001, 0.001], [2, 2])
+    assert mixed.value == pytest.approx(-10 * np.log10(0.0505))
+    assert (mixed.low, mixed.high) == pytest.approx((10, 30))
+    assert peak_signal_to_noise([0.0], [1]).value == pytest.approx(100)

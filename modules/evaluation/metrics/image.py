@@ -12,11 +12,12 @@ from scipy.linalg import svdvals
 from torch import Tensor
 
 from modules.common.errors import UserError
-from modules.evaluation.metrics.statistics import Estimate, jackknife, story_of_rows
+from modules.evaluation.metrics.statistics import Estimate, jackknife, mean_over_rows, story_of_rows
 
 NUM_SUBSETS, SUBSET_SIZE = 100, 1000  # Of the kernel distance, as in the paper's code.
 MAX_GROUPS = 20  # Each costs one Fréchet distance: 3 s for 1,000 pictures of 2,048 features on one core.
 NUM_SPLITS = 5
+SMALLEST_ERROR = 1e-10  # Of the PSNR, which is infinite without an error.
 FID_EXTRACTOR = "Inception"  # Only with Inception's features is the Fréchet distance called FID.
 Features = NDArray[np.float64]
 Groups = NDArray[np.int64]
@@ -129,6 +130,18 @@ def distances(
         frechet_name: jackknife(frechet, frechet_parts, floor=frechet_floor, bounds=(0, np.inf)),
         f"KID-{extractor_name}": jackknife(kernel, kernel_parts, floor=kernel_floor),
     }
+
+
+def peak_signal_to_noise(errors: ArrayLike, lengths: Sequence[int], seed: int = 0) -> Estimate:
+    """Return the PSNR in decibels of N pictures with the mean squared `errors` (N,), for pixels in [0,1].
+
+    It is that of the mean error over all pictures, which are of stories of `lengths` pictures; the interval is over
+    stories.
+    """
+    mean = mean_over_rows(errors, story_of_rows(lengths), seed)
+    # The larger the error, the lower the PSNR: the ends of the interval change places.
+    value, low, high = (-10 * np.log10(max(error, SMALLEST_ERROR)) for error in (mean.value, mean.high, mean.low))
+    return Estimate(float(value), float(low), float(high))
 
 
 def _mean(values: Sequence[float]) -> float | None:
