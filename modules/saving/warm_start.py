@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
 from pathlib import Path
 
 from modules.common.errors import UserError
@@ -12,33 +12,19 @@ from modules.story_model.story_model import StoryModel
 from modules.text_decoder.tokenizers import StoryTokenizer, Vocabulary
 
 
-@dataclass(frozen=True)
-class WarmStart:
-    """Parameters that were taken from a trained model, and those that start fresh, by name."""
-
-    taken: list[str]
-    fresh: list[str]
-
-    @property
-    def summary(self) -> str:
-        """One line: how many parameters were taken, and what starts fresh, by module."""
-        modules = sorted({".".join(name.split(".")[:3]) for name in self.fresh})
-        fresh = ", ".join(modules[:12]) + (", ..." if len(modules) > 12 else "")
-        return f"{len(self.taken)} tensors taken over; fresh: {fresh or 'none'}"
-
-
 def donor_config(path: Path, *, offline: bool = False) -> StoryConfig:
     """Return the config of a trained model. Raises UserError where there is none."""
     return load_config(resolve_model_folder(path, offline=offline) / CONFIG)
 
 
 def start_from(
-    model: StoryModel, tokenizer: Vocabulary, path: Path, *, offline: bool = False
-) -> tuple[Vocabulary, WarmStart]:
+    model: StoryModel, tokenizer: Vocabulary, path: Path, *, offline: bool = False, visible: bool = True
+) -> Vocabulary:
     """Copy the weights of the trained model at `path` into `model` where name and shape agree.
 
-    Returns the vocabulary to use, the trained model's with the words of `tokenizer` added, and what was copied. Raises
-    UserError where the vocabularies differ in size or kind: the embeddings of words would be mixed up.
+    Prints on stderr, where `visible`, how many were copied and what starts fresh. Returns the vocabulary to use: the
+    trained model's with the words of `tokenizer` added. Raises UserError where the vocabularies differ in size or kind:
+    the embeddings of words would be mixed up.
     """
     donor, vocabulary = load_model(path, offline=offline)
     if type(vocabulary) is not type(tokenizer) or donor.vocab_size != model.vocab_size:
@@ -54,4 +40,13 @@ def start_from(
         model.storyboard.quantizer.restart_averages()
     if isinstance(vocabulary, StoryTokenizer) and isinstance(tokenizer, StoryTokenizer):
         vocabulary = StoryTokenizer(vocabulary.tokenizer, {*vocabulary.words, *tokenizer.words})
-    return vocabulary, WarmStart(taken, [name for name in trained if name not in set(taken)])
+    if visible:
+        print(f"starting from {path}: {_summary(taken, trained)}", file=sys.stderr)
+    return vocabulary
+
+
+def _summary(taken: list[str], trained: list[str]) -> str:
+    """Return how many tensors were taken over and what starts fresh, by module."""
+    fresh = sorted({".".join(name.split(".")[:3]) for name in trained if name not in set(taken)})
+    shown = ", ".join(fresh[:12]) + (", ..." if len(fresh) > 12 else "")
+    return f"{len(taken)} tensors taken over; fresh: {shown or 'none'}"

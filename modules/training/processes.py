@@ -52,7 +52,7 @@ def make_accelerator(settings: TrainSettings) -> Accelerator:
     return accelerator
 
 
-def training_attention(device: torch.device) -> AbstractContextManager:
+def attention(device: torch.device) -> AbstractContextManager:
     """Return a context for forward and backward passes with the attention that is fastest in training.
 
     On a CPU, the backward pass of flash attention is slow for the short sequences of this model: an update of the UNet

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import shutil
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -36,13 +35,7 @@ from modules.training.autoencoder_phase import AutoencoderPhase
 from modules.training.monitor import Monitor
 from modules.training.phases import Loss, Phase, story_phase
 from modules.training.plan import inherited_phases, plan_phases
-from modules.training.processes import (
-    forgotten_precision,
-    is_sharded,
-    make_accelerator,
-    resolve_precision,
-    training_attention,
-)
+from modules.training.processes import attention, forgotten_precision, is_sharded, make_accelerator, resolve_precision
 from modules.training.settings import TrainSettings
 from modules.training.sharding import Replicated, Sharded, full
 from modules.training.state import PhaseWeights, RunState, run_identity
@@ -121,8 +114,9 @@ class Trainer:
             self.tokenizer = make_vocabulary(
                 self.config.text_decoder, self.config.vocab_size, self.dataset.texts(), source
             )
-            if self.settings.init_from is not None:
-                self._start_from(self.settings.init_from)
+            if (trained := self.settings.init_from) is not None:
+                options = {"offline": self.settings.offline, "visible": self._is_first}
+                self.tokenizer = start_from(self.model, self.tokenizer, trained, **options)
         else:
             self.tokenizer = load_vocabulary(checkpoint / "model", self.config.text_decoder)
             self.model.load_own_state(tensors["model"])
@@ -134,11 +128,6 @@ class Trainer:
         self.monitor = Monitor(
             self.settings, self.model, self.tokenizer, self.held_out, self.state.global_step, self._is_first
         )
-
-    def _start_from(self, path: Path) -> None:
-        self.tokenizer, start = start_from(self.model, self.tokenizer, path, offline=self.settings.offline)
-        if self._is_first:
-            print(f"starting from {path}: {start.summary}", file=sys.stderr)
 
     def _reuse_autoencoder(self, path: Path, is_resumed: bool) -> None:
         weights = load_autoencoder(path, self.config, offline=self.settings.offline)
@@ -237,7 +226,7 @@ class Trainer:
         for part in parts:
             torch.manual_seed(derive_seed(self.settings.seed, "dropout", phase.name, step, part))
             sync = nullcontext() if part == parts[-1] else self.copies.no_sync()
-            with sync, training_attention(self.accelerator.device):
+            with sync, attention(self.accelerator.device):
                 output = phase.loss(forward, step, part, self.num_parts)
                 self.accelerator.backward(output.loss / count)
             outputs.append(output)
