@@ -47,7 +47,8 @@ class LossWeights:
 
 TRAINING_LIMITS = {
     SIZE: "max_steps batch_size num_stories",
-    NOT_NEGATIVE: "autoencoder_ratio opening_ratio consolidation_ratio illustration_ratio planning_ratio weight_decay",
+    NOT_NEGATIVE: "autoencoder_ratio opening_ratio consolidation_ratio illustration_ratio planning_ratio weight_decay"
+    " plan_stories_ratio",
     RATE: "learning_rate autoencoder_learning_rate consolidation_learning_rate max_grad_norm pretrained_rate gate_rate",
     SHARE: "warmup_ratio learning_rate_floor revive_until null_text null_image page_dropout own_codes",
     DECAY: "adam_betas ema_decay quantize_at",
@@ -93,6 +94,7 @@ class TrainingConfig:
     pretrained_rate: float = 0.05
     gate_rate: float = 20.0
     num_stories: int = 8000  # Drawn from the story world, if that is the data.
+    plan_stories_ratio: float = 5.0  # Of these, the stories that the planning phase reads: the prior overfits first.
 
     def __post_init__(self) -> None:
         check_limits("training", self, TRAINING_LIMITS)

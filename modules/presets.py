@@ -56,6 +56,7 @@ TINY = StoryConfig(
         batch_size=4,
         quantize_at=0.5,
         num_stories=24,
+        plan_stories_ratio=1.0,
     ),
 )
 

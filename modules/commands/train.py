@@ -16,6 +16,7 @@ from modules.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from modules.config import StoryConfig
+    from modules.story import StoryDataset
 
 SCHEDULE = ("max_steps", "batch_size", "learning_rate", "num_stories")  # Flags that replace values of the config.
 
@@ -84,12 +85,27 @@ def run(args: argparse.Namespace) -> int:
     dataset = open_dataset(args.data, "train", config, args.seed, config.training.num_stories, args.on_bad_record)
     held_out = open_held_out(args.data, dataset, config, args.seed, args.on_bad_record)
     try:
-        folder = train(config, settings, dataset, held_out)
+        folder = train(config, settings, dataset, held_out, open_plan_stories(args, config, settings))
     except Interrupted as stop:
         _print_once(str(stop), file=sys.stderr)
         return stop.code
     _print_once(f"trained; generate with --ckpt {folder.parent}")
     return 0
+
+
+def open_plan_stories(args: argparse.Namespace, config: StoryConfig, settings: TrainSettings) -> StoryDataset | None:
+    """Return the stories of the planning phase if they are more than those of the other phases, else None."""
+    from modules.training.plan import trained_phases
+    from modules.training.plan_stories import num_plan_stories
+
+    if args.data != "storyworld" or settings.cache is not None:
+        return None
+    if "planning" not in settings.phases or "planning" not in trained_phases(config):
+        return None
+    count = num_plan_stories(config, config.training.batch_size * settings.gradient_accumulation_steps)
+    if count <= config.training.num_stories:
+        return None
+    return open_dataset(args.data, "train", config, args.seed, count, args.on_bad_record)
 
 
 def _print_once(text: str, file: TextIO | None = None) -> None:

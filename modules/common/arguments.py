@@ -112,7 +112,7 @@ def check_fields(settings: Any) -> None:
         if limits["choices"] is not None and value not in limits["choices"]:
             raise UserError(f"{field.name} must be one of {', '.join(map(str, limits['choices']))}, got {value!r}")
         low, high = limits["low"], limits["high"]
-        if isinstance(field.default, tuple):
+        if isinstance(field.default, tuple) and low is not None:
             _check_interval(field.name, value if isinstance(value, (tuple, list)) else (value,), low, high)
         elif (low is not None and not value >= low) or (high is not None and not value <= high):
             raise UserError(f"{field.name} must be {_range(low, high)}, got {value}")

@@ -10,16 +10,20 @@ from modules.encoded.stories import EncodedStories
 from modules.story_model.story_model import StoryModel
 
 BATCH_SIZE = 128  # Steps of one call.
+VARIANTS = (("both", True, True), ("the text", False, True), ("the picture", True, False))
 
 
 @torch.no_grad()
-def cache_codes(model: StoryModel, stories: EncodedStories, visible: bool = True) -> Tensor:
-    """Return the codes of every step from both modalities, text alone and image alone: (3, N, S).
+def cache_codes(
+    model: StoryModel, stories: EncodedStories, visible: bool = True, num_variants: int = len(VARIANTS)
+) -> Tensor:
+    """Return the codes of every step from both modalities, text alone and image alone: (3, N, S), or the first
+    `num_variants` of these.
 
     Where a step lacks one modality, all three come from the other.
     """
     variants = []
-    for name, keep_image, keep_text in (("both", True, True), ("the text", False, True), ("the picture", True, False)):
+    for name, keep_image, keep_text in VARIANTS[:num_variants]:
         codes = []
         for start in track(f"codes from {name}", range(0, len(stories.text_mask), BATCH_SIZE), visible):
             rows = slice(start, start + BATCH_SIZE)

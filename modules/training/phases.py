@@ -249,6 +249,7 @@ class ConsolidationPhase(StoryPhase):
         if self.stories.codes is None:
             return super()._batch(step, part, num_parts, num_steps, noise)
         variant = (~noise.keep_image).long() + 2 * (~noise.keep_text).long()
+        variant %= len(self.stories.codes)  # The stories of the planning phase have codes of both modalities only.
         batch = self.stories.batch(
             rows_of_part(self.order[step], part, num_parts), num_steps, variant.view(-1, num_steps)
         )

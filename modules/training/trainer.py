@@ -18,11 +18,7 @@ from torch.optim import Optimizer
 
 from modules.common.errors import UserError
 from modules.common.interrupts import Interrupted, stop_on_signals
-from modules.common.progress import progress_line
 from modules.config import StoryConfig
-from modules.encoded.cache import EncodedCache
-from modules.encoded.rows import ShardedRows
-from modules.encoded.stories import EncodedStories
 from modules.layers.seeding import derive_seed
 from modules.saving.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from modules.saving.model_folder import architectures_of, load_autoencoder, save_model
@@ -39,13 +35,22 @@ from modules.training.processes import attention, forgotten_precision, is_sharde
 from modules.training.settings import TrainSettings
 from modules.training.sharding import Replicated, Sharded, full
 from modules.training.state import PhaseWeights, RunState, run_identity
+from modules.training.stories import TrainingStories
 from modules.training.writers import check_log_with
 
 Forward = Callable[..., Any]
 
 
-def train(config: StoryConfig, settings: TrainSettings, dataset: StoryDataset, held_out: StoryDataset) -> Path:
+def train(
+    config: StoryConfig,
+    settings: TrainSettings,
+    dataset: StoryDataset,
+    held_out: StoryDataset,
+    plan_dataset: StoryDataset | None = None,
+) -> Path:
     """Train a model on `dataset` and return the folder to generate from; the same call resumes a run.
+
+    The prior's planning phase reads `plan_dataset`, stories of the story world, if given.
 
     Raises UserError on settings that do not fit the folder and on several non-finite updates in a row; Interrupted on
     a signal.
@@ -56,7 +61,7 @@ def train(config: StoryConfig, settings: TrainSettings, dataset: StoryDataset, h
         accelerator = make_accelerator(settings)
         lock = RunLock(settings.output_dir) if accelerator.is_main_process else nullcontext()
         with lock, stop_on_signals() as signals:
-            return Trainer(config, settings, dataset, held_out, accelerator, signals).run()
+            return Trainer(config, settings, dataset, held_out, accelerator, signals, plan_dataset).run()
 
 
 class Trainer:
@@ -70,6 +75,7 @@ class Trainer:
         held_out: StoryDataset,
         accelerator: Accelerator,
         signals: list[int],
+        plan_dataset: StoryDataset | None = None,
     ) -> None:
         """`signals` is filled with the number of a signal that asks the run to stop."""
         self.config, self.settings, self.dataset, self.held_out = config, settings, dataset, held_out
@@ -77,7 +83,7 @@ class Trainer:
         self.num_parts = settings.gradient_accumulation_steps * accelerator.num_processes
         self.global_batch = config.training.batch_size * self.num_parts
         self.state = RunState(run_identity(config, settings, dataset, self.global_batch))
-        self._encoded: EncodedStories | None = None
+        self.plan_dataset = plan_dataset
 
     def run(self) -> Path:
         """Run the phases that are left and return the folder of the trained model."""
@@ -97,6 +103,7 @@ class Trainer:
                 tensors = {}
         finally:
             self.monitor.close()
+            self.stories.close()
         if self._newest is not None and self._is_first:
             shutil.copytree(self._newest / "model", self.settings.output_dir / "model", dirs_exist_ok=True)
         self.accelerator.wait_for_everyone()
@@ -122,7 +129,9 @@ class Trainer:
             self.model.load_own_state(tensors["model"])
         if self.settings.autoencoder is not None:
             self._reuse_autoencoder(self.settings.autoencoder, is_resumed=checkpoint is not None)
-        self._cached = self._open_cache()
+        self.stories = TrainingStories(
+            self.model, self.tokenizer, self.dataset, self.plan_dataset, self.settings, self.accelerator
+        )
         self.model.to(self.accelerator.device)
         self.copies = (Sharded if is_sharded(self.accelerator) else Replicated)(self.model, self.accelerator)
         self.monitor = Monitor(
@@ -140,10 +149,6 @@ class Trainer:
         if "autoencoder" not in self.state.done:
             self.state.done.append("autoencoder")
 
-    def _open_cache(self) -> Mapping[str, ShardedRows] | None:
-        path = self.settings.cache
-        return None if path is None else EncodedCache(path, self.model, self.dataset).rows
-
     def _make_phase(self, name: str) -> Phase:
         training = self.config.training
         options = {
@@ -157,16 +162,8 @@ class Trainer:
         }
         if name == "autoencoder":
             return AutoencoderPhase(self.model, self.dataset, self.settings.num_workers, **options)
-        return story_phase(name, self.config)(self.model, self._encode_stories, **options)
-
-    def _encode_stories(self) -> EncodedStories:
-        """Return the encoded training stories, which are encoded when a phase first asks for them."""
-        if self._encoded is None:
-            with progress_line("encoding stories", len(self.dataset), self._is_first) as progress:
-                self._encoded = EncodedStories(
-                    self.dataset, self.model, self.tokenizer, progress.update, self.settings.num_workers, self._cached
-                )
-        return self._encoded
+        self.stories.encode_ahead()
+        return story_phase(name, self.config)(self.model, lambda: self.stories.encoded(name), **options)
 
     # -- the loop
 
