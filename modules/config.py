@@ -122,7 +122,7 @@ class StoryConfig:
     plan: str = "codes"
     context: str = "plan"  # What the decoders of a page read: the whole "plan", or the codes of their own "page".
     vocab_size: int = 1024  # Of the tokenizer trained with the model; a pretrained language model has its own.
-    max_prompt_length: int = 32
+    max_prompt_length: int = 64
     max_steps: int = 8  # Longer stories are cut into windows.
     storyboard: StoryboardConfig = field(default_factory=StoryboardConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)

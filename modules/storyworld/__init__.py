@@ -9,27 +9,31 @@ from functools import cached_property
 
 from modules.common.errors import UserError
 from modules.story import Story, StoryStep
+from modules.storyworld.episode import Plot
 from modules.storyworld.labels import ACTIONS, CHARACTERS, COLORS, NAMES, OBJECTS, PLACES, WEATHERS, mentioned
 from modules.storyworld.page import Page
-from modules.storyworld.plots import make_plot
+from modules.storyworld.plots import MAX_PAGES, make_plot
 from modules.storyworld.prompts import write_prompt
 from modules.storyworld.scene import draw
 from modules.storyworld.wording import Writer
 
 __all__ = ["ACTIONS", "CHARACTERS", "COLORS", "NAMES", "OBJECTS", "PLACES", "WEATHERS", "StoryWorld", "mentioned"]
 
+_SECOND_EPISODE = 0.25  # Of the stories with room for one.
+
 
 class StoryWorld:
     """A `StoryDataset` of generated stories; a story depends only on seed, split and index, and is drawn on access.
 
-    All episodes of a story have the same hero in the same colour; the prompt describes the first one.
+    A story has 1 to 8 pages. In one of five, a second episode begins after the ending of the first. All episodes of a
+    story have the same characters in the same colours; the prompt describes the first one.
 
     Args:
         num_stories: the number of stories.
         seed: stories of different seeds differ.
         split: "train", "val", or any other name; splits share no random numbers.
         image_size: the side of the square pictures, in pixels.
-        num_episodes: plots in a row that make up a story, each of 4 to 8 steps.
+        num_episodes: with more than one, so many plots in a row, each of 1 to 8 pages, make up a story.
 
     Raises:
         UserError: an argument is too small.
@@ -91,12 +95,25 @@ class StoryWorld:
 
     def _generate(self, index: int) -> tuple[str, list[tuple[str, Page]]]:
         """Return the prompt and the written pages of a story."""
+        rng = self._rng(index)
+        plots = self._plots(rng)
+        prompt, writer = write_prompt(rng, plots[0]), Writer(rng)
+        return prompt, [
+            (writer.write(page, opening=number == 0), page) for plot in plots for number, page in enumerate(plot.pages)
+        ]
+
+    def _rng(self, index: int) -> random.Random:
+        """Return the random numbers of a story."""
         # Hashing separates the random streams of splits, whatever their seeds and lengths.
         key = hashlib.sha256(f"storyworld/{self.seed}/{self.split}/{index}".encode()).digest()
-        rng = random.Random(int.from_bytes(key, "big"))
-        plot = make_plot(rng)
-        prompt, writer = write_prompt(rng, plot), Writer(rng)
-        pages = [(writer.write(page), page) for page in plot.pages]
+        return random.Random(int.from_bytes(key, "big"))
+
+    def _plots(self, rng: random.Random) -> list[Plot]:
+        """Return the plots of a story."""
+        plots = [make_plot(rng)]
         for _ in range(self.num_episodes - 1):
-            pages += [(writer.write(page), page) for page in make_plot(rng, plot.hero).pages]
-        return prompt, pages
+            plots.append(make_plot(rng, plots[-1]))
+        # A single page has no ending for another episode to follow.
+        if self.num_episodes == 1 and 1 < len(plots[0].pages) < MAX_PAGES and rng.random() < _SECOND_EPISODE:
+            plots.append(make_plot(rng, plots[0], MAX_PAGES - len(plots[0].pages)))
+        return plots

@@ -27,6 +27,11 @@ def _confetti(variant: int, image_size: int) -> Image.Image:
 
 
 def _want(stage: Stage) -> None:
+    if len(stage.page.cast) > 1:
+        stage.actor(0, 20, "stand", "smile")
+        stage.actor(1, 76, "stand", "smile", flip=True)
+        stage.bubble(48, 19, ((36, 36), (33, 40)))
+        return
     stage.actor(0, 27, "stand", "smile")
     stage.bubble(70, 20, ((51, 35), (46, 40)))
 
@@ -38,6 +43,10 @@ def _friend_want(stage: Stage) -> None:
 
 
 def _walk(stage: Stage) -> None:
+    if len(stage.page.cast) > 1:
+        stage.actor(1, 26, "walk", "happy")
+        stage.actor(0, 66, "walk", "happy")
+        return
     stage.prop("footprints", 22, 91)
     stage.actor(0, 52, "walk", "happy")
 
@@ -95,40 +104,40 @@ def _climb(stage: Stage) -> None:
 def _cross(stage: Stage) -> None:
     stage.prop("river", 58, 76)
     stage.prop("plank", 57, 85)
-    stage.actor(1, 17, "wave", "happy")
+    stage.actor(1, 15, "wave", "happy")
     stage.actor(0, 52, "walk", "happy", feet=84)
     stage.thing(83, 72)
 
 
 def _unlock(stage: Stage) -> None:
     stage.prop("open box", 77, 69)
-    stage.actor(1, 17, "wave", "happy")
-    stage.actor(0, 46, "reach", "happy")
-    stage.prop("key", 66, 83)
+    stage.actor(1, 14, "wave", "happy")
+    stage.actor(0, 50, "reach", "happy")
+    stage.prop("key", 68, 83)
     stage.thing(78, 33)
 
 
 def _light_cave(stage: Stage) -> None:
     stage.prop("lit cave", 75, 67)
-    stage.prop("glow", 57, 50)
-    stage.actor(1, 17, "wave", "happy")
-    stage.actor(0, 45, "reach", "happy")
-    stage.thing(77, 76)
-    stage.prop("lantern", 57, 50)
+    stage.prop("glow", 64, 25)
+    stage.actor(1, 14, "wave", "happy")
+    stage.actor(0, 50, "reach", "happy")
+    stage.thing(79, 76)
+    stage.prop("lantern", 64, 25)
 
 
 def _shelter(stage: Stage) -> None:
     stage.actor(0, 27, "reach", "happy")
     stage.actor(1, 69, "reach", "happy", flip=True)
-    stage.prop("umbrella", 48, 30)
+    stage.prop("umbrella", 48, 28)
     stage.thing(48, 78)
 
 
 def _slide(stage: Stage) -> None:
-    stage.actor(0, 24, "up", "happy", feet=86)
-    stage.actor(1, 54, "up", "happy", feet=86)
-    stage.prop("sled", 50, 87)
-    stage.thing(80, 68)
+    stage.actor(0, 19, "up", "happy", feet=86)
+    stage.actor(1, 56, "up", "happy", feet=86)
+    stage.prop("sled", 45, 87)
+    stage.thing(83, 68)
 
 
 def _light_way(stage: Stage) -> None:
@@ -189,8 +198,8 @@ def _celebrate(stage: Stage) -> None:
         stage.actor(0, 32, "up", "happy")
         stage.thing(71, 52)
         return
-    stage.actor(0, 21, "up", "happy")
-    stage.actor(1, 75, "up", "happy", flip=True)
+    stage.actor(0, 19, "up", "happy")
+    stage.actor(1, 77, "up", "happy", flip=True)
     stage.thing(48, 46)
 
 
@@ -206,8 +215,8 @@ def _play(stage: Stage) -> None:
         stage.actor(0, 30, "up", "happy")
         x, y = 70, 52
     else:
-        stage.actor(0, 20, "up", "happy")
-        stage.actor(1, 76, "up", "happy", flip=True)
+        stage.actor(0, 18, "up", "happy")
+        stage.actor(1, 78, "up", "happy", flip=True)
         x, y = 48, 34
     stage.prop("shadow", x, GROUND - 2)
     stage.prop("hops", x, y + 22)
@@ -215,6 +224,12 @@ def _play(stage: Stage) -> None:
 
 
 def _lose(stage: Stage) -> None:
+    if len(stage.page.cast) > 1:
+        stage.actor(0, 20, "reach", "shock")
+        stage.actor(1, 57, "stand", "wonder")
+        stage.prop("swoosh", 54, 24)
+        stage.thing(79, 24)
+        return
     stage.actor(0, 25, "reach", "shock")
     stage.prop("swoosh", 52, 40)
     stage.thing(78, 32)
@@ -225,6 +240,11 @@ def _cry(stage: Stage) -> None:
 
 
 def _trouble(stage: Stage) -> None:
+    if len(stage.page.cast) > 1:
+        stage.actor(0, 20, "stand", "cry")
+        stage.actor(1, 76, "stand", "wonder", flip=True)
+        stage.thing(48, 78)
+        return
     stage.actor(0, 28, "stand", "cry")
     stage.thing(71, 78)
 
@@ -239,8 +259,8 @@ def _find(stage: Stage) -> None:
         stage.actor(0, 27, "reach", "happy")
         x = 69
     else:
-        stage.actor(0, 19, "reach", "happy")
-        stage.actor(1, 77, "wave", "happy", flip=True)
+        stage.actor(0, 18, "reach", "happy")
+        stage.actor(1, 78, "wave", "happy", flip=True)
         x = 48
     stage.thing(x, 77)
     stage.prop("shine", x, 56)
@@ -258,6 +278,8 @@ _LAYOUTS: dict[str, Callable[[Stage], None]] = {
     "meet": _meet,
     "give": _give,
     "give_back": _give,
+    "receive": _give,
+    "share": _play,
     "celebrate": _celebrate,
     "return": _celebrate,
     "sleep": _sleep,

@@ -8,6 +8,10 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "{day}, {hero} sits {at} and dreams of {an_object}.",
         "{day}, {hero} has only one wish {at}: {he} would love {an_object}.",
     ),
+    "want together": (
+        "{day} {at}, {hero} and {friend} want {an_object} more than anything else.",
+        "{day} {at}, {hero} tells {friend} a wish: {he} would love {an_object}.",
+    ),
     "friend_want": (
         "But {friend} wants {an_object} first. {hero} nods and will help {friend_him}.",
         "{friend} tells {hero} a secret: {friend_he} wishes for {an_object}.",
@@ -16,6 +20,10 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "{hero} walks down the long road {to}. {sky}",
         "{hero} strolls {to}, one step after the other. {sky}",
         "{hero} hikes {to} and hums a little song. {sky}",
+    ),
+    "walk together": (
+        "{hero} and {friend} walk down the long road {to}. {sky}",
+        "{hero} and {friend} walk {to}, side by side. {sky}",
     ),
     "travel car": ("{hero} drives {to} in a little car. {sky}", "{hero} jumps into a car and drives {to}. {sky}"),
     "travel boat": ("{hero} sails {to} in a wooden boat. {sky}", "{hero} jumps into a boat and sails {to}. {sky}"),
@@ -97,7 +105,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "With the lantern of {friend}, {hero} lights up the cave and takes the {object}.",
     ),
     "use umbrella": (
-        "{hero} and {friend} share the umbrella {at}, and the {object} stays dry.",
+        "{hero} and {friend} use the umbrella {at}, and the {object} stays dry.",
         "{hero} uses the umbrella of {friend}, and the {object} stays dry {at}.",
     ),
     "use sled": (
@@ -111,6 +119,14 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "give": (
         "{hero} gives the {object} to {friend}, who smiles from ear to ear.",
         "{hero} offers {friend} the {object}, and both of them smile.",
+    ),
+    "receive": (
+        "{friend} gives the {object} to {hero}, who smiles from ear to ear.",
+        "{friend} offers {hero} the {object}, and both of them smile.",
+    ),
+    "share": (
+        "{hero} and {friend} share the {object} {at}, half for each.",
+        "{hero} shares the {object} with {friend} {at}, and both are glad.",
     ),
     "give_back": (
         "{friend} is so glad that {friend_he} gives the {object} to {hero}.",
@@ -149,6 +165,10 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "{day}, {hero} loses {his} {object} {at}. The wind blows it away!",
         "{day}, {hero} drops {his} {object} {at}, and the wind takes it away.",
     ),
+    "lose together": (
+        "{day} {at}, the {object} of {hero} and {friend} slips away in the wind!",
+        "{day} {at}, {hero} drops the {object}. {friend} cannot catch it in the wind.",
+    ),
     "cry": (
         "{hero} cannot see it anywhere {at}, and {he} cries big tears.",
         "It is gone! {hero} sits down {at} and sobs.",
@@ -165,6 +185,18 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "Night comes {at}. {hero} can hardly see the {object} in the dark, and {he} cries.",
         "Suddenly it is night {at}. {hero} weeps and can hardly see the {object}.",
     ),
+    "trouble rain together": (
+        "Rain begins to fall {at}. {hero} cries because {he}, {friend} and the {object} get wet.",
+        "Suddenly there is rain {at}. {hero} weeps, and {friend} and the {object} get wet.",
+    ),
+    "trouble snow together": (
+        "Snow begins to fall {at}. {hero} cries because {he} and {friend} cannot carry the {object}.",
+        "Suddenly there is deep snow {at}. {hero} weeps, and {friend} cannot carry the {object} home.",
+    ),
+    "trouble night together": (
+        "Night comes {at}. {hero} cries because {he} and {friend} can hardly see the {object}.",
+        "Suddenly it is night {at}. {hero} weeps, and {friend} can hardly see the {object}.",
+    ),
     "friend_cry": (
         "{hero} sees {friend} {at}. {friend_name} cries because {friend_he} is all alone.",
         "{friend} sits {at} and sobs. {hero} feels sorry for {friend_him}.",
@@ -180,5 +212,9 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "discover": (
         "{day}, {hero} finds {an_object} {at} and picks it up.",
         "{day}, {hero} discovers {an_object} {at}. How lovely it is!",
+    ),
+    "discover together": (
+        "{day}, {hero} and {friend} spot {an_object} {at} and pick it up.",
+        "{day} {at}, {hero} discovers {an_object} and shows it to {friend}.",
     ),
 }

@@ -113,7 +113,7 @@ def test_unseen_words_and_a_long_prompt_are_noted(generate, capsys):
     )
     unseen, cut, _ = capsys.readouterr().err.splitlines()
     assert "zeppelin, sousaphone;" in unseen
-    assert "30 tokens of the prompt" in cut
+    assert "62 tokens of the prompt" in cut
 
 
 def test_generate_from_a_run_a_step_and_a_model_folder(tiny_checkpoint, generate, tmp_path):
