@@ -8,7 +8,7 @@ probes are fitted to them on the training stories, and scored on held-out ones. 
 the most that a cast can contain: if it misses the goal here, training it by texts and pictures will not reach it.
 
 The codes of all pages, pooled alike and not quantised again, are what decoders that read the whole plan have without a
-cast.
+cast. It takes nine minutes on one core.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ COLUMNS = {
     "friend": "friend",
     "friend_colour": "friend's colour",
     "object": "object",
-    "perplexity": "perplexity of the codes",
+    "perplexity": "perplexity of its codes",
 }
 
 
@@ -91,8 +91,8 @@ class CastBench:
         slots, held_slots = (part.slots(quantised) for part in (self.stories, self.held_out))
         title = f"{num_cast} vectors, {codebook_size or 'no'} codes"
         pooler = train_pooler(slots, self.stories, num_cast, codebook_size, self.args.updates, self.args.seed, title)
-        vectors, _ = pooler.read(slots, self.stories.page_mask)
-        held_vectors, codes = pooler.read(held_slots, self.held_out.page_mask)
+        vectors, codes = pooler.read(slots, self.stories.page_mask)
+        held_vectors, _ = pooler.read(held_slots, self.held_out.page_mask)
         metrics = self.probe(vectors.flatten(1), held_vectors.flatten(1))
         if codes is not None:
             counts = np.bincount(codes.flatten().numpy(), minlength=codebook_size)
