@@ -1,6 +1,6 @@
 """The upper bound on -log p(text, picture | prompt). Every term is a likelihood or a bound on one, not a training loss.
 
-    -log p(s, x | c)  <=  sum_t  -log p(s_t | z_t, z)  - log p(z_t | z_<t, c)  +  VLB(x_t | z_t, z)      where z = q(s, x)
+    -log p(s, x | c)  <=  sum_t  -log p(s_t | z_t, z)  - log p(z_t | z_<t, c)  +  VLB(x_t | z_t, z)    where z = q(s, x)
 
 q is one-hot, so KL(q || p) = -log p(z): the codes are charged in full, including the first step's.
 """
