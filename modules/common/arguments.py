@@ -19,6 +19,7 @@ from modules.common.errors import UserError
 
 T = TypeVar("T")
 
+INTERVAL = tuple[float, float]  # The annotation of a field that is an interval.
 _FLAG = re.compile(r"--\w[\w-]*(=.*)?", re.DOTALL)
 
 
@@ -105,6 +106,7 @@ def setting(
 
 def check_fields(settings: Any) -> None:
     """Raise UserError if a field made by `setting` is out of its range or not among its choices; None is allowed."""
+    annotations = typing.get_type_hints(type(settings))
     for field in dataclasses.fields(settings):
         value, limits = getattr(settings, field.name), field.metadata
         if "options" not in limits or value is None:
@@ -112,7 +114,7 @@ def check_fields(settings: Any) -> None:
         if limits["choices"] is not None and value not in limits["choices"]:
             raise UserError(f"{field.name} must be one of {', '.join(map(str, limits['choices']))}, got {value!r}")
         low, high = limits["low"], limits["high"]
-        if isinstance(field.default, tuple) and low is not None:
+        if annotations[field.name] == INTERVAL:
             _check_interval(field.name, value if isinstance(value, (tuple, list)) else (value,), low, high)
         elif (low is not None and not value >= low) or (high is not None and not value <= high):
             raise UserError(f"{field.name} must be {_range(low, high)}, got {value}")
@@ -144,7 +146,7 @@ def add_dataclass_flags(
         text = field.metadata["help"]
         if isinstance(default, (int, float, str, Path)) and not isinstance(default, bool) and "(default" not in text:
             text += f" (default {default})"
-        if isinstance(default, tuple):
+        if annotations[field.name] == INTERVAL:
             text += f" (default {' '.join(map(str, default))})"
         parser.add_argument(f"--{field.name}", help=text.replace("%", "%%"), **options)
         if alias := field.metadata["alias"]:
@@ -165,7 +167,7 @@ def _flag_options(annotation: Any, default: Any, limits: Mapping[str, Any]) -> d
     """Return the options of `add_argument` that follow from a field's annotation, default and limits."""
     if annotation is bool:
         return {"action": "store_true"}
-    if typing.get_args(annotation) == (float, float):
+    if annotation == INTERVAL:
         return {"type": _any_number, "nargs": 2, "default": default}
     kinds = [kind for kind in typing.get_args(annotation) if kind is not types.NoneType] or [annotation]
     parsers: dict[Any, tuple[Callable[[str], Any], str | None]] = {

@@ -19,6 +19,7 @@ class Settings:
     mode: str = setting("fast", "how", choices=("fast", "exact"))
     folder: Path | None = setting(None, "where")
     offline: bool = setting(False, "use no network")
+    names: tuple[str, ...] = setting(("a",), "which ones (default a)", type=lambda text: tuple(text.split(",")))
     span: tuple[float, float] = setting((0.5, 1.0), "from where to where", low=0, high=1, metavar=("LOW", "HIGH"))
     internal: str = "not a flag"
 
@@ -37,6 +38,7 @@ def test_flags_give_the_dataclass():
     words = ("--count", "4", "--share", "1", "--mode", "exact", "--folder", "a/b", "--offline")
     assert from_flags(Settings, parse(*words)) == Settings(4, 1.0, "exact", Path("a/b"), True)
     assert from_flags(Settings, parse("--span", "0", ".5")) == Settings(span=(0.0, 0.5))
+    assert from_flags(Settings, parse("--names", "b,c")) == Settings(names=("b", "c"))
     assert from_flags(Settings, parse(*words), mode="fast", internal="x") == Settings(
         4, 1.0, "fast", Path("a/b"), True, internal="x"
     )
