@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from modules.commands.generating import generation_flags, load_pipeline, print_story
+from modules.commands.generating import generation_flags, load_pipeline, print_notes, print_story
 from modules.common.arguments import from_flags, positive_int
 from modules.generation.settings import MAX_LONG_STORY, GenerationSettings, check_story
 
@@ -30,6 +30,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from modules.generation.endings import ENDED
     from modules.presentation.story.files import prepare_output, read_story, write_story
 
     settings = from_flags(GenerationSettings, args)
@@ -41,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
     started = time.perf_counter()
     pages = pipeline.complete(prompt, given.steps, settings=settings)
     story = pipeline.continue_story(prompt, given.steps, args.num_steps, settings=settings)
+    print_notes([note for note in story.notes if note == ENDED])  # The others were printed before.
     files = write_story(args.output, story, asdict(settings), pages)
     texts = [*(f"(given) {text}" for text in pages.texts), *story.texts]
     print_story(texts, files, time.perf_counter() - started)

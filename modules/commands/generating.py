@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from modules.commands.shared import checkpoint_flag, output_flag
 from modules.common.arguments import add_dataclass_flags
 from modules.generation.settings import GenerationSettings, check_story
+from modules.story import StoryStep
 
 if TYPE_CHECKING:
     from modules.generation.pipeline import StoryPipeline
@@ -51,25 +52,14 @@ def load_pipeline(
     if num_steps:
         check_story(prompt, num_steps, pipeline.longest_story)
     pipeline.place(args.device, getattr(args, "save_memory", False))
-    for note in input_notes(pipeline, prompt, texts):
-        print(f"note: {note}", file=sys.stderr)
+    print_notes(pipeline.notes(prompt, [StoryStep(text) for text in texts]))
     return pipeline
 
 
-def input_notes(pipeline: StoryPipeline, prompt: str, texts: Sequence[str]) -> list[str]:
-    """Return what the model cannot take into account in a prompt and in given pages' texts, a sentence each."""
-    tokenizer, config, notes = pipeline.tokenizer, pipeline.config, []
-    unseen = list(dict.fromkeys(word for text in (prompt, *texts) for word in tokenizer.unseen_words(text)))
-    if unseen:
-        notes.append(f"the model was not trained on {', '.join(unseen)}; the story may differ from the prompt there")
-    limits = (
-        ("the prompt", config.max_prompt_length, [prompt]),
-        ("a page's text", config.text_decoder.max_length, texts),
-    )
-    for name, length, given in limits:
-        if any(len(tokenizer.encode(text, sys.maxsize)) > length for text in given):
-            notes.append(f"the model reads the first {length - 2} tokens of {name}; the rest is ignored")
-    return notes
+def print_notes(notes: Sequence[str]) -> None:
+    """Print notes to stderr, a line each."""
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
 
 
 def print_story(texts: Sequence[str], files: Sequence[Path], seconds: float) -> None:

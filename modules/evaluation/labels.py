@@ -71,6 +71,12 @@ LABELS = {
     "object_in_pictures": "prompt's object, in pictures",
     "place_in_texts": "prompt's place, in texts",
     "place_in_pictures": "prompt's place, in pictures",
+    "giver_in_texts": "prompt's giver gives, in texts",
+    "helper_in_texts": "prompt's helper helps, in texts",
+    "both_in_texts": "prompt's two characters, in one text",
+    "both_in_pictures": "prompt's two characters, in one picture",
+    "asked_colour_in_texts": "prompt's colours, in texts",
+    "asked_colour_in_pictures": "prompt's colours, in pictures",
 }
 LABELS |= {f"{term}_{given}": f"{text}: {suffix}" for term, text in TERMS.items() for given, suffix in GIVEN.items()}
 KINDS = {  # Of pages, by the names in the report.

@@ -13,7 +13,8 @@ from torch import Tensor
 class StoryPipelineOutput:
     """T steps: `images` (RGB), `texts`, `codes` (T,S) and their `log_probs` (T,S) in nats.
 
-    A baseline without a storyboard has no codes.
+    A baseline without a storyboard has no codes. `notes` are sentences about what the model could not take into
+    account in the prompt and the given pages.
     """
 
     prompt: str
@@ -21,6 +22,7 @@ class StoryPipelineOutput:
     texts: list[str]
     codes: Tensor | None
     log_probs: Tensor | None
+    notes: tuple[str, ...] = ()
 
     @property
     def bits(self) -> list[float] | None:

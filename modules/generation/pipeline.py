@@ -7,30 +7,26 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from modules.common.devices import find_device
 from modules.common.errors import UserError
-from modules.common.shipped import shipped
 from modules.encoded.stories import batch_of_steps
+from modules.generation.endings import ENDED, ends_story, room_for_history
+from modules.generation.loaded_model import LoadedModel
 from modules.generation.output import StoryPipelineOutput
-from modules.generation.rendering import place_model, render_pages
-from modules.generation.settings import MAX_LONG_STORY, MAX_NUM_STEPS, GenerationSettings, check_story
+from modules.generation.rendering import render_pages
+from modules.generation.settings import MAX_NUM_STEPS, GenerationSettings, check_story
 from modules.prior.prior import PriorSample
-from modules.saving.export import push_to_hub, save_lora, save_pretrained
-from modules.saving.model_folder import load_model
 from modules.story import StoryStep
 from modules.story_model.story_model import NextStepModel, StoryModel
 from modules.text_decoder.config import Decoding
-from modules.text_decoder.tokenizers import Vocabulary
 
 
-class StoryPipeline:
+class StoryPipeline(LoadedModel):
     """A trained model that generates, continues, captions and illustrates stories.
 
     The `options` of every method that samples are `settings`, a `GenerationSettings`, and any of its fields, which take
@@ -42,54 +38,6 @@ class StoryPipeline:
         """Choose the class for the model; a copy, which has no model yet, keeps its class."""
         is_baseline = cls is StoryPipeline and model is not None and not model.has_codes
         return super().__new__(BaselinePipeline if is_baseline else cls)
-
-    def __init__(self, model: StoryModel, tokenizer: Vocabulary) -> None:
-        self.model, self.tokenizer, self.config = model.eval(), tokenizer, model.config
-
-    @classmethod
-    def from_pretrained(cls, path: str | Path, *, offline: bool = False) -> StoryPipeline:
-        """Load a model folder, a checkpoint, the newest checkpoint of a run folder, or a Hub id.
-
-        Pretrained parts are loaded from their sources, with `offline` from the local cache. Raises UserError if one is
-        missing.
-        """
-        return cls(*load_model(shipped(path), offline=offline))
-
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write the model folder that `from_pretrained` reads, and return it."""
-        return save_pretrained(self.model, self.tokenizer, Path(folder))
-
-    def push_to_hub(self, repo_id: str, private: bool = False) -> str:
-        """Upload the model folder to the Hub and return its address. Raises UserError if the Hub refuses it."""
-        return push_to_hub(self.model, self.tokenizer, repo_id, private)
-
-    def save_lora(self, folder: str | Path) -> list[Path]:
-        """Write the low-rank weights alone; return their folders."""
-        return save_lora(self.model, Path(folder))
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
-
-    @property
-    def longest_story(self) -> int:
-        """The largest number of pages generated at once."""
-        return MAX_LONG_STORY if self.config.prior.attention_window else MAX_NUM_STEPS
-
-    def to(self, device: str | torch.device) -> StoryPipeline:
-        """Move the model to `device`."""
-        self.model.to(device)
-        return self
-
-    def place(self, device: str | None = None, save_memory: bool = False) -> StoryPipeline:
-        """Move the model to `device`, by default the accelerator.
-
-        With `save_memory` a pretrained autoencoder decodes one image at a time and, on an accelerator, the large
-        pretrained parts stay in main memory until they are used: the same result, slower. Raises UserError if the
-        device is not available.
-        """
-        place_model(self.model, find_device(device), save_memory)
-        return self
 
     # -- sampling
 
@@ -109,18 +57,26 @@ class StoryPipeline:
         self, prompt: str, num_steps: int, steps: Sequence[StoryStep], settings: GenerationSettings
     ) -> StoryPipelineOutput:
         """Plan all pages, then render them."""
-        given = self.encode(steps) if steps else None
-        plan = self.plan(prompt, num_steps, codes=given, settings=settings)
+        given, notes = self.encode(steps) if steps else None, self.notes(prompt, steps)
+        history = given
+        if given is not None and ends_story(
+            self.model.prior, given, *self.prompt_tokens(prompt), self.config.max_steps
+        ):
+            history, notes = given[-room_for_history(self.config, num_steps) :], (*notes, ENDED)
+        plan = self.plan(prompt, num_steps, codes=history, settings=settings)
         new = plan.codes[0]
         codes = new if given is None else torch.cat([given.to(new.device), new])
         pages, previous = range(len(steps), len(codes)), steps[-1].image if steps else None
         texts, images = self.render(codes, pages=pages, previous=previous, settings=settings)
-        return StoryPipelineOutput(prompt, images, texts, new.cpu(), plan.log_probs[0].cpu())
+        return StoryPipelineOutput(prompt, images, texts, new.cpu(), plan.log_probs[0].cpu(), notes)
 
     def continue_story(
         self, prompt: str, steps: Sequence[StoryStep], num_steps: int, **options: Any
     ) -> StoryPipelineOutput:
-        """Generate the next `num_steps` pages after the given `steps`."""
+        """Generate the next `num_steps` pages after the given `steps`.
+
+        If these end their story, another episode of the same characters begins, and a note reports it.
+        """
         return self(prompt, num_steps, steps=steps, **options)
 
     def plan(
@@ -143,7 +99,7 @@ class StoryPipeline:
         generator = torch.Generator(self.device).manual_seed(settings.seed)
         history = None if codes is None else codes[None]
         return self.model.prior.sample(
-            *self._prompt(prompt), num_steps, settings.temperature, settings.top_p, generator, history, num_plans
+            *self.prompt_tokens(prompt), num_steps, settings.temperature, settings.top_p, generator, history, num_plans
         )
 
     def plan_next(self, prompt: str, num_steps: int, steps: Sequence[StoryStep]) -> Tensor:
@@ -205,7 +161,7 @@ class StoryPipeline:
             for row, text, image in zip(rows, *drawn, strict=True):
                 texts[row], images[row] = text, images[row] or image
         pages = cast("list[Image.Image]", images), cast("list[str]", texts)
-        return StoryPipelineOutput(prompt, *pages, None if codes is None else codes.cpu(), None)
+        return StoryPipelineOutput(prompt, *pages, None if codes is None else codes.cpu(), None, self.notes("", steps))
 
     def _codes(self, steps: Sequence[StoryStep], _needed: bool) -> Tensor | None:
         """Return the codes of given steps (T,S), also if all of them are complete."""
@@ -230,11 +186,6 @@ class StoryPipeline:
         """Raise UserError if the model has no codes: its codebook is not initialised yet, or it is a baseline."""
         if not self.model.is_ready:
             raise UserError("this checkpoint is from before its codebook was placed: train on, or take a later one")
-
-    def _prompt(self, prompt: str) -> tuple[Tensor, Tensor]:
-        """Return the prompt's tokens (1,Lp) and their mask, on the model's device."""
-        ids, mask = self.tokenizer.encode_batch([prompt], self.config.max_prompt_length)
-        return ids[:, : mask.sum()].to(self.device), mask[:, : mask.sum()].to(self.device)
 
 
 class BaselinePipeline(StoryPipeline):
@@ -274,7 +225,7 @@ class BaselinePipeline(StoryPipeline):
         check_story(prompt, num_steps)
         assert isinstance(self.model, NextStepModel)
         given, total, board = len(steps), len(steps) + num_steps, self.config.storyboard
-        story = (*self._prompt(prompt), torch.ones(1, total, dtype=torch.bool, device=self.device))
+        story = (*self.prompt_tokens(prompt), torch.ones(1, total, dtype=torch.bool, device=self.device))
         if not self.model.reads_steps:
             return self.model.predictor(*story)[0, given:]
         slots = torch.zeros(1, total, board.num_slots, board.codebook_dim, device=self.device)
@@ -296,4 +247,4 @@ class BaselinePipeline(StoryPipeline):
             previous = before[-1].image if before else None
             drawn = self.render(vectors, seeds.getrandbits(62), previous=previous, settings=settings)
             texts, images = [*texts, *drawn[0]], [*images, *drawn[1]]
-        return StoryPipelineOutput(prompt, images, texts, None, None)
+        return StoryPipelineOutput(prompt, images, texts, None, None, self.notes(prompt, steps))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import cast
 
@@ -17,13 +16,13 @@ from modules.common.errors import UserError
 from modules.pretrained.source import PretrainedSource
 from modules.text_decoder.config import TextDecoderConfig
 from modules.text_decoder.language_model import special_ids_of
+from modules.text_decoder.words import KnownWords, Reading, find_words
 
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>")
 MIN_VOCAB_SIZE = len(SPECIAL_TOKENS) + 256
 TOKENIZER_FILE = "tokenizer.json"
 WORDS_FILE = "words.json"
 FOLDER = "tokenizer"  # Of a pretrained tokenizer, in a model folder.
-_WORD = re.compile(r"\w+(?:'\w+)*")
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -53,11 +52,6 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     )
     tokenizer.train_from_iterator(texts, trainer=trainer)
     return tokenizer
-
-
-def find_words(text: str) -> list[str]:
-    """Return the lower-case words of a text in order; a straight or curly apostrophe belongs to its word."""
-    return _WORD.findall(unicodedata.normalize("NFC", text).lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
 
 
 class StoryTokenizer:
@@ -131,6 +125,14 @@ class StoryTokenizer:
         """Return the words of `text` that the training texts lack, each once, in order; possessives do not count."""
         words = dict.fromkeys(find_words(text))
         return [word for word in words if word not in self._seen and word.removesuffix("'s") not in self._seen]
+
+    def read(self, text: str) -> Reading:
+        """Return a text with known words in place of inflections and misspellings of them."""
+        return self._known.read(text, self.unseen_words(text))
+
+    @cached_property
+    def _known(self) -> KnownWords:
+        return KnownWords(self.words)
 
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json` and `words.json` into `folder`, which is created if it is missing.
@@ -211,6 +213,10 @@ class PretrainedVocabulary:
     def unseen_words(self, _text: str) -> list[str]:
         """Return no words: a pretrained tokenizer was trained on texts of the web."""
         return []
+
+    def read(self, text: str) -> Reading:
+        """Return the text as it is."""
+        return Reading(text)
 
     def save(self, folder: str | Path) -> None:
         """Write the tokenizer's files into the subfolder `tokenizer` of `folder`."""

@@ -24,7 +24,7 @@ def test_generate_writes_every_file_and_prints_the_story(generate, capsys):
     assert sorted(files(folder)) == FILES
     captured = capsys.readouterr()
     story = json.loads((folder / "story.json").read_text(encoding="utf-8"))
-    assert list(story) == ["prompt", "settings", "steps", "total_bits"]
+    assert list(story) == ["prompt", "settings", "notes", "steps", "total_bits"] and story["notes"] == []
     assert story["prompt"] == PROMPT
     assert story["settings"]["seed"] == 0
     assert [line[:3] for line in captured.out.splitlines()] == ["1. ", "2. "]
@@ -108,12 +108,16 @@ def test_a_shorter_story_removes_surplus_pages_and_nothing_else(generate):
 
 
 def test_unseen_words_and_a_long_prompt_are_noted(generate, capsys):
-    generate(
-        "out", "--num_steps", 1, "--prompt", "Rusty wants a zeppelin, a Zeppelin and a sousaphone " + "and a kite " * 40
+    folder = generate(
+        "out", "--num_steps", 1, "--prompt", "Rusty wants a ballon, a Zeppelin and a sousaphone " + "and a kite " * 40
     )
-    unseen, cut, _ = capsys.readouterr().err.splitlines()
+    misspelled, unseen, cut, _ = capsys.readouterr().err.splitlines()
+    assert '"ballon" and reads "balloon" instead' in misspelled
     assert "zeppelin, sousaphone;" in unseen
     assert "62 tokens of the prompt" in cut
+    notes = json.loads((folder / "story.json").read_text(encoding="utf-8"))["notes"]
+    assert [f"note: {note}" for note in notes] == [misspelled, unseen, cut]
+    assert "reads &#34;balloon&#34; instead." in (folder / "book.html").read_text(encoding="utf-8")
 
 
 def test_generate_from_a_run_a_step_and_a_model_folder(tiny_checkpoint, generate, tmp_path):

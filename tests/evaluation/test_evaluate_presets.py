@@ -211,7 +211,7 @@ def test_models_without_codes_are_shown_and_say_what_they_lack(build, tiny_judge
     assert story_generative_model.main(["visualize", *flags, "--num_inference_steps", "2", "--output", str(out)]) == 0
     assert sorted(file.name for file in out.iterdir()) == ["denoising.png", "predictions.png", "visualize.html"]
     document = (out / "visualize.html").read_text()
-    assert ("Predicted after 3 pages" in document) == (plan == "predicted") and "From the prompt alone" in document
+    assert ("Predicted after 2 pages" in document) == (plan == "predicted") and "From the prompt alone" in document
     assert (
         "Codes over time" not in document
         and 'class="codes"' not in document

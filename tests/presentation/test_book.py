@@ -56,6 +56,13 @@ def test_book_is_self_contained(tmp_path):
     assert seen.tags.count("script") == 1
 
 
+def test_book_shows_notes_on_its_title_page(tmp_path):
+    document, seen = book(tmp_path, notes=["the model reads kite instead", NASTY])
+    assert "The model reads kite instead." in document and NASTY not in document
+    assert seen.tags.count("script") == 1
+    assert 'class="note"' not in book(tmp_path)[0]
+
+
 def test_book_holds_pictures_texts_and_plan(tmp_path):
     _, seen = book(tmp_path, lang="fr")
     assert seen.values("lang", "html") == ["fr"]

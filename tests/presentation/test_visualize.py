@@ -46,7 +46,8 @@ STEPS = 4  # Denoising updates.
 
 @pytest.fixture(scope="module")
 def story() -> Story:
-    return StoryWorld(1, split="val", image_size=32)[0]
+    world = StoryWorld(20, split="val", image_size=32)
+    return world[next(index for index, length in enumerate(world.lengths) if length == 5)]
 
 
 @pytest.fixture(scope="module")

@@ -339,7 +339,7 @@ def test_a_story_is_told_without_codes(pipeline):
 def test_pages_are_decoded_from_what_training_predicts(pipeline, steps):
     """Page by page, the predictor reads what it read in training; other earlier pages change it, if it reads any."""
     batch = batch_of_steps(steps, pipeline.model, pipeline.tokenizer)
-    batch.prompt_ids, batch.prompt_mask = pipeline._prompt(PROMPT)
+    batch.prompt_ids, batch.prompt_mask = pipeline.prompt_tokens(PROMPT)
     with torch.no_grad():
         expected = pipeline.model.condition(batch).code_embeds
     reads = pipeline.model.reads_steps

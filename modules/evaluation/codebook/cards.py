@@ -12,7 +12,7 @@ from scipy.sparse import csr_array
 
 from modules.evaluation.codebook.structure import code_presence, successions
 from modules.evaluation.metrics.statistics import story_of_rows
-from modules.text_decoder.tokenizers import find_words
+from modules.text_decoder.words import find_words
 
 PRIOR_WORDS = 500  # Weight of the prior on word frequencies, in words.
 CLEAR_Z = 1.96

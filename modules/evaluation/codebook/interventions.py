@@ -21,7 +21,7 @@ from modules.generation.rendering import render_images, render_texts
 from modules.generation.settings import GenerationSettings
 from modules.layers.plan_window import PlanWindow
 from modules.storyworld import mentioned
-from modules.text_decoder.tokenizers import find_words
+from modules.text_decoder.words import find_words
 from modules.training.reliance import Condition
 
 SCORE_BATCH = 64

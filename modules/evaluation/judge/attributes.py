@@ -77,9 +77,11 @@ def score_agreement(
 ) -> dict[str, Estimate]:
     """Return the share of pages whose picture shows every character, the object and the place that their text names."""
     named, truly_named = [mentioned(text) for text in texts], [mentioned(text) for text in true_texts]
-    ceiling = _mean(_score_all(_agree, truly_named, real_predictions))
+    ceiling = mean_score(_score_all(_agree, truly_named, real_predictions))
     floor = _floor(_agree, named, predictions, lengths, seed)
-    return {"text_and_picture_agree": _estimate(_score_all(_agree, named, predictions), lengths, seed, floor, ceiling)}
+    return {
+        "text_and_picture_agree": estimate_scores(_score_all(_agree, named, predictions), lengths, seed, floor, ceiling)
+    }
 
 
 def score_obedience(
@@ -101,7 +103,7 @@ def score_obedience(
 
             floor = _floor(measure, wanted, stories, ones, seed)
             scores = _score_all(measure, wanted, stories)
-            estimates[f"{GROUPS[group]}_in_{place}"] = _estimate(scores, ones, seed, floor, 1.0)
+            estimates[f"{GROUPS[group]}_in_{place}"] = estimate_scores(scores, ones, seed, floor, 1.0)
     return estimates
 
 
@@ -178,8 +180,8 @@ def _estimates(
 ) -> dict[str, Estimate]:
     estimates = {}
     for name, measure in measures.items():
-        floor, ceiling = _floor(measure, truths, real, lengths, seed), _mean(_score_all(measure, truths, real))
-        estimates[name] = _estimate(_score_all(measure, truths, predictions), lengths, seed, floor, ceiling)
+        floor, ceiling = _floor(measure, truths, real, lengths, seed), mean_score(_score_all(measure, truths, real))
+        estimates[name] = estimate_scores(_score_all(measure, truths, predictions), lengths, seed, floor, ceiling)
     return estimates
 
 
@@ -187,7 +189,7 @@ def _score_all(measure: Measure, truths: Sequence[Labels], predictions: Sequence
     return [measure(*pair) for pair in zip(truths, predictions, strict=True)]
 
 
-def _estimate(
+def estimate_scores(
     scores: Sequence[Score], lengths: Sequence[int], seed: int, floor: float | None, ceiling: float | None
 ) -> Estimate:
     """Return the mean of the scores of N pages, with its interval over stories."""
@@ -195,7 +197,8 @@ def _estimate(
     return mean_over_steps(earned, possible, lengths, seed, floor, ceiling)
 
 
-def _mean(scores: Sequence[Score]) -> float | None:
+def mean_score(scores: Sequence[Score]) -> float | None:
+    """Return what pages or stories earned, out of how much; None if they could earn nothing."""
     earned, possible = np.array(scores, dtype=float).sum(0)
     return earned / possible if possible else None
 
@@ -205,7 +208,7 @@ def _floor(
 ) -> float | None:
     """Return the score of pages of other stories; None if there is only one story."""
     others = rows_of_other_stories(story_of_rows(lengths), seed)
-    return None if others is None else _mean(_score_all(measure, truths, [predictions[row] for row in others]))
+    return None if others is None else mean_score(_score_all(measure, truths, [predictions[row] for row in others]))
 
 
 def _persistence(
@@ -220,7 +223,7 @@ def _persistence(
     permuted = np.random.default_rng(seed).permutation(colors).tolist() if colors else []
     mixed = [permuted.pop() if color is not None else None for color in truly_worn]
     scores, ceiling, floor = (_most_frequent(column, lengths) for column in (worn, truly_worn, mixed))
-    return _estimate(scores, [1] * len(lengths), seed, _mean(floor), _mean(ceiling))
+    return estimate_scores(scores, [1] * len(lengths), seed, mean_score(floor), mean_score(ceiling))
 
 
 def _most_frequent(colors: Sequence[str | None], lengths: Sequence[int]) -> list[Score]:

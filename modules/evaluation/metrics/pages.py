@@ -11,6 +11,7 @@ from PIL import Image
 
 from modules.evaluation.judge.attributes import score_agreement, score_obedience, score_pictures, score_texts
 from modules.evaluation.judge.judge import Judge
+from modules.evaluation.judge.roles import score_roles
 from modules.evaluation.metrics.image import Extractor, distances
 from modules.evaluation.metrics.statistics import Estimate
 from modules.evaluation.scorers import Scorer, clip_scores, retrieval
@@ -123,6 +124,14 @@ def prompt_obedience(pages: GradedPages) -> dict[str, Estimate]:
     return score_obedience(pages.prompts, pages.texts, pages.predictions, pages.lengths, pages.seed)
 
 
+def prompt_roles(pages: GradedPages) -> dict[str, Estimate]:
+    """Return how often two characters have the roles, and characters the colours, that the prompt asks for."""
+    if pages.attributes is None or not pages.from_prompt:
+        return {}
+    decoded, true = (pages.texts, pages.predictions), (pages.named_texts, pages.true_predictions)
+    return score_roles(pages.prompts, decoded, true, pages.lengths, pages.seed)
+
+
 def text_attributes(pages: GradedPages) -> dict[str, Estimate]:
     """Return how often the decoded texts name what the true texts name."""
     if pages.attributes is None or pages.from_prompt:
@@ -138,5 +147,6 @@ PAGE_METRICS: tuple[PageMetric, ...] = (
     picture_attributes,
     text_picture_agreement,
     prompt_obedience,
+    prompt_roles,
     text_attributes,
 )

@@ -33,7 +33,12 @@ class BookPage:
 
 
 def write_book(
-    output_dir: Path, title: str, pages: Sequence[BookPage], details: Mapping[str, Any], lang: str = "en"
+    output_dir: Path,
+    title: str,
+    pages: Sequence[BookPage],
+    details: Mapping[str, Any],
+    lang: str = "en",
+    notes: Sequence[str] = (),
 ) -> Path:
     """Write ``book.html``: one self-contained file with a title page, one leaf for each page, and a colophon.
 
@@ -43,6 +48,7 @@ def write_book(
         pages: The pages in order; pictures smaller than 384 pixels are enlarged.
         details: The entries of the colophon, such as seed and settings.
         lang: The language of the story, as in HTML's ``lang``.
+        notes: Sentences of the title page about what the model could not take into account.
 
     Raises:
         UserError: The file cannot be written.
@@ -51,6 +57,7 @@ def write_book(
         "story/book.html",
         title=title,
         lang=lang,
+        notes=[f"{note[0].upper()}{note[1:]}." for note in notes],
         cover=png_uri(pages[0].image) if pages else None,
         pages=[_leaf(page) for page in pages],
         details={name: _plain(value) for name, value in details.items()},

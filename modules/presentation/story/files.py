@@ -2,7 +2,7 @@
 
 book.html, generated.png    the whole story as a book, and as a contact sheet
 page_01.png, ...            the pages' pictures, large
-story.json                  texts, codes and settings, and the names of the pictures in raw/
+story.json                  texts, codes, settings and notes, and the names of the pictures in raw/
 raw/page_01.png, ...        the same pictures at the model's size, which give the same latents when read again
 """
 
@@ -61,14 +61,14 @@ def write_story(
     total_bits = None if story.bits is None else round(sum(story.bits), 3)
     details = {**settings, **({} if total_bits is None else {"bits": total_bits})}
     sheet = write_png(folder / "generated.png", contact_sheet(pages, story.prompt))
-    book = write_book(folder, story.prompt, pages, details)
+    book = write_book(folder, story.prompt, pages, details, notes=story.notes)
     page_files = write_pages(folder, pages)
     images = [image for part in parts for image in part.images]
     for file, image in zip(page_files, images, strict=True):
         write_png(folder / RAW / file.name, fit_image(image, story.images[0].width))
     steps = _step_records(pages, page_files, num_given=len(pages) - len(story.images))
-    record = {"prompt": story.prompt, "settings": dict(settings), "steps": steps, "total_bits": total_bits}
-    json_file = write_story_json(folder, record)
+    record = {"prompt": story.prompt, "settings": dict(settings), "notes": list(story.notes)}
+    json_file = write_story_json(folder, record | {"steps": steps, "total_bits": total_bits})
     _remove_other_pages(folder, {file.name for file in page_files})
     return [book, sheet, json_file, *page_files]
 

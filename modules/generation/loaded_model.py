@@ -1,0 +1,82 @@
+"""LoadedModel: a trained model with its tokenizer, loaded, saved, moved between devices and given prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from modules.common.devices import find_device
+from modules.common.shipped import shipped
+from modules.generation.notes import input_notes
+from modules.generation.rendering import place_model
+from modules.generation.settings import MAX_LONG_STORY, MAX_NUM_STEPS
+from modules.saving.export import push_to_hub, save_lora, save_pretrained
+from modules.saving.model_folder import load_model
+from modules.story import StoryStep
+from modules.story_model.story_model import StoryModel
+from modules.text_decoder.tokenizers import Vocabulary
+
+
+class LoadedModel:
+    """A trained model and its tokenizer."""
+
+    def __init__(self, model: StoryModel, tokenizer: Vocabulary) -> None:
+        self.model, self.tokenizer, self.config = model.eval(), tokenizer, model.config
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, offline: bool = False) -> Self:
+        """Load a model folder, a checkpoint, the newest checkpoint of a run folder, or a Hub id.
+
+        Pretrained parts are loaded from their sources, with `offline` from the local cache. Raises UserError if one is
+        missing.
+        """
+        return cls(*load_model(shipped(path), offline=offline))
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write the model folder that `from_pretrained` reads, and return it."""
+        return save_pretrained(self.model, self.tokenizer, Path(folder))
+
+    def push_to_hub(self, repo_id: str, private: bool = False) -> str:
+        """Upload the model folder to the Hub and return its address. Raises UserError if the Hub refuses it."""
+        return push_to_hub(self.model, self.tokenizer, repo_id, private)
+
+    def save_lora(self, folder: str | Path) -> list[Path]:
+        """Write the low-rank weights alone; return their folders."""
+        return save_lora(self.model, Path(folder))
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def longest_story(self) -> int:
+        """The largest number of pages generated at once."""
+        return MAX_LONG_STORY if self.config.prior.attention_window else MAX_NUM_STEPS
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move the model to `device`."""
+        self.model.to(device)
+        return self
+
+    def place(self, device: str | None = None, save_memory: bool = False) -> Self:
+        """Move the model to `device`, by default the accelerator.
+
+        With `save_memory` a pretrained autoencoder decodes one image at a time and, on an accelerator, the large
+        pretrained parts stay in main memory until they are used: the same result, slower. Raises UserError if the
+        device is not available.
+        """
+        place_model(self.model, find_device(device), save_memory)
+        return self
+
+    def notes(self, prompt: str, steps: Sequence[StoryStep] = ()) -> tuple[str, ...]:
+        """Return what the model cannot take into account in a prompt and in given pages, a sentence each."""
+        return input_notes(self.tokenizer, self.config, prompt, [step.text for step in steps])
+
+    def prompt_tokens(self, prompt: str) -> tuple[Tensor, Tensor]:
+        """Return the tokens (1,Lp) of a prompt as the model reads it and their mask, on the model's device."""
+        ids, mask = self.tokenizer.encode_batch([self.tokenizer.read(prompt).text], self.config.max_prompt_length)
+        return ids[:, : mask.sum()].to(self.device), mask[:, : mask.sum()].to(self.device)
