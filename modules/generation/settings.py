@@ -40,7 +40,7 @@ class GenerationSettings:
         metavar="X",
     )
     guidance_scale: float = setting(
-        2.0,
+        4.0,
         "classifier-free guidance of the pictures: higher values follow the plan more closely, 1 turns guidance off,"
         " which is faster",
         low=0,
