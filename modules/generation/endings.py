@@ -29,8 +29,8 @@ def ends_story(prior: Prior, codes: Tensor, prompt_ids: Tensor, prompt_mask: Ten
     lengths = given + torch.arange(max(2, max_steps), device=device)  # Of the whole story, the steps left included.
     step_mask = torch.arange(int(lengths[-1]), device=device) < lengths[:, None]
     history = codes.to(device).expand(len(lengths), -1, -1)
-    prompt = (tensor.expand(len(lengths), -1) for tensor in (prompt_ids, prompt_mask))
-    log_probs = -prior.score(history, *prompt, step_mask).nll[:, -1].sum(-1)
+    ids, mask = prompt_ids.expand(len(lengths), -1), prompt_mask.expand(len(lengths), -1)
+    log_probs = -prior.score(history, ids, mask, step_mask).nll[:, -1].sum(-1)
     return bool(log_probs[0] > log_probs[1:].logsumexp(0) - torch.tensor(len(lengths) - 1.0).log())
 
 
