@@ -19,9 +19,11 @@ class ImageContext(NamedTuple):
 
     def repeat(self, count: int) -> ImageContext:
         """Repeat the context of each step `count` times in a row."""
-        return ImageContext(*(None if value is None else value.repeat_interleave(count, dim=0) for value in self))
+        mask, labels = (None if value is None else value.repeat_interleave(count, dim=0) for value in self[1:])
+        return ImageContext(self.vectors.repeat_interleave(count, dim=0), mask, labels)
 
     def with_null(self, null: ImageContext) -> ImageContext:
         """Return this context of N steps, followed by another one of N steps."""
-        pairs = zip(self, null, strict=True)
-        return ImageContext(*(None if value is None else torch.cat([value, other]) for value, other in pairs))
+        pairs = zip(self[1:], null[1:], strict=True)
+        mask, labels = (None if value is None or other is None else torch.cat([value, other]) for value, other in pairs)
+        return ImageContext(torch.cat([self.vectors, null.vectors]), mask, labels)

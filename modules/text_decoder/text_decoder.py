@@ -164,8 +164,8 @@ class TextDecoder(PretrainedPart):
             text_mask = text_mask | (text_positions == 0)
         if self.config.prefix == "key_values":
             keys_values = vectors.unflatten(-1, self.keys_values_shape).permute(0, 2, 3, 4, 1, 5)
-            gated = GatedPrefix(self.prefix_gate, keys_values=keys_values, mask=prefix_mask)
-            return {"inputs_embeds": tokens, "attention_mask": text_mask.long(), "gated_prefix": gated}
+            outside = GatedPrefix(self.prefix_gate, keys_values=keys_values, mask=prefix_mask)
+            return {"inputs_embeds": tokens, "attention_mask": text_mask.long(), "gated_prefix": outside}
         # To a pretrained model the prefix is padding on the left: the positions of the text start at 0.
         text_positions = text_positions + (0 if is_gated else self.num_slots)
         seen = torch.zeros_like(prefix_mask) if is_gated else prefix_mask
