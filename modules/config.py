@@ -72,6 +72,7 @@ class TrainingConfig:
     batch_size: int = 12  # Stories.
     learning_rate: float = 1e-3
     autoencoder_learning_rate: float = 1e-3
+    autoencoder_trains: str = "all"  # Or its "decoder" alone, which keeps the latents: with train --init_from.
     consolidation_learning_rate: float = 5e-4
     warmup_ratio: float = 0.08
     learning_rate_floor: float = 0.05
@@ -97,6 +98,7 @@ class TrainingConfig:
     plan_stories_ratio: float = 5.0  # Of these, the stories that the planning phase reads: the prior overfits first.
 
     def __post_init__(self) -> None:
+        check_choices("training", self, {"autoencoder_trains": ("all", "decoder")})
         check_limits("training", self, TRAINING_LIMITS)
         if len(self.adam_betas) != 2:
             raise UserError(f"training.adam_betas must be two numbers, got {list(self.adam_betas)}")

@@ -33,6 +33,7 @@ LONG_FILES = (
     "training/test_fsdp_training.py",
     "training/test_training.py",
     "training/test_phases.py",
+    "training/test_warm_start.py",
     "training/test_non_finite.py",
     "prior/test_predictor.py",
     "test_presets.py",

@@ -73,7 +73,7 @@ class PictureAutoencoder(nn.Module):
         self.register_buffer("latent_std", torch.ones(config.latent_channels, 1, 1))
 
     def forward(self, images: Tensor, noise: Tensor) -> AutoencoderOutput:
-        """Return absolute error, edge error (of the differences of neighbours) and KL.
+        """Return absolute and squared error, edge error (of the differences of neighbours) and KL.
 
         images (N,3,H,W) in [-1,1], noise (N,c,h,w).
         """
@@ -81,15 +81,22 @@ class PictureAutoencoder(nn.Module):
         decoded = self._to_pixels(posterior.mean + posterior.std * noise).float()
         losses = {
             "reconstruction_loss": (decoded - images).abs().mean(),
+            "squared_loss": (decoded - images).square().mean(),
             "edge_loss": _edge_error(decoded, images, -1) + _edge_error(decoded, images, -2),
             "kl_loss": posterior.kl().mean() / images[0].numel(),
         }
         weights = {
             "reconstruction_loss": 1.0,
+            "squared_loss": self.config.squared_weight,
             "edge_loss": self.config.edge_weight,
             "kl_loss": self.config.kl_weight * images[0].numel(),
         }
         return AutoencoderOutput(loss=weighted_sum(losses, weights), losses=losses)
+
+    def train_decoder_only(self) -> None:
+        """Freeze the encoder: latents stay as they are, for a UNet that has learned to draw them."""
+        for part in (self.vae.encoder, self.vae.quant_conv, self.to_latent):
+            part.requires_grad_(False)
 
     @torch.no_grad()
     def fit_shortcut(self, images: Tensor) -> None:

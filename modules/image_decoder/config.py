@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from modules.common.errors import UserError
 from modules.common.limits import NOT_NEGATIVE, SIZE, check_limits
@@ -21,12 +21,21 @@ class AutoencoderConfig:
     kl_weight: float = 1e-5
     latent_noise: float = 0.15  # The posterior's deviation: the decoder learns to tolerate errors of the UNet.
     edge_weight: float = 0.2
+    squared_weight: float = 0.0  # Of the squared error, which is large where something rare is blurred.
     # A Stable Diffusion folder or Hub id, for `PretrainedAutoencoder`, with unshuffle 1 and the shape given here.
     source: str = ""
 
     def __post_init__(self) -> None:
         sizes = "image_size latent_channels unshuffle block_out_channels layers_per_block norm_num_groups"
-        check_limits("autoencoder", self, {SIZE: sizes, NOT_NEGATIVE: "kl_weight latent_noise edge_weight"})
+        check_limits(
+            "autoencoder", self, {SIZE: sizes, NOT_NEGATIVE: "kl_weight latent_noise edge_weight squared_weight"}
+        )
+
+    @property
+    def architecture(self) -> tuple[Any, ...]:
+        """The settings that decide which weights fit: all but those of the loss."""
+        names = "image_size latent_channels unshuffle block_out_channels layers_per_block norm_num_groups source"
+        return tuple(getattr(self, name) for name in names.split())
 
     @property
     def downsampling(self) -> int:

@@ -140,7 +140,7 @@ def load_autoencoder(path: Path, config: StoryConfig, *, offline: bool = False) 
     if config.autoencoder.source:
         raise UserError(f"this preset has the autoencoder of {config.autoencoder.source}: leave {path} out")
     donor, _ = load_model(path, offline=offline)
-    if donor.config.autoencoder != config.autoencoder:
+    if donor.config.autoencoder.architecture != config.autoencoder.architecture:
         raise UserError(
             f"the autoencoder in {path} has another shape than this preset's: leave --autoencoder out to train one"
         )

@@ -41,6 +41,8 @@ class AutoencoderPhase(Phase):
     def set_modes(self) -> None:
         self.model.requires_grad_(False).eval()
         self.autoencoder.requires_grad_(True).train()
+        if self.keeps_latents:
+            self.autoencoder.train_decoder_only()
 
     def loss(self, module: Callable[..., Any], step: int, part: int, num_parts: int) -> AutoencoderOutput:
         """Return the loss of one part, weighted by its share of the global batch's pictures.
@@ -61,12 +63,19 @@ class AutoencoderPhase(Phase):
             loss=share * output.loss, losses={name: share * value for name, value in output.losses.items()}
         )
 
+    @property
+    def keeps_latents(self) -> bool:
+        """Whether the decoder alone trains."""
+        return self.training.autoencoder_trains == "decoder"
+
     def begin(self) -> None:
-        self.autoencoder.fit_shortcut(self._sample())
+        if not self.keeps_latents:
+            self.autoencoder.fit_shortcut(self._sample())
 
     def finish(self) -> None:
         self.autoencoder.requires_grad_(False).eval()
-        self.autoencoder.fit_statistics(self._sample())
+        if not self.keeps_latents:
+            self.autoencoder.fit_statistics(self._sample())
 
     def _num_steps(self, stories: Sequence[int]) -> int:
         return sum(self.lengths[index] for index in stories)

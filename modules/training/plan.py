@@ -23,13 +23,19 @@ def trained_phases(config: StoryConfig) -> list[str]:
 def inherited_phases(config: StoryConfig, settings: TrainSettings, donor: StoryConfig) -> list[str]:
     """Return the phases that need not be repeated by a run that starts from a trained model of the config `donor`.
 
-    These are the phases before the first one that `settings` asks for, and the autoencoder's if both have the same. The
-    joint phase needs an opening of its own: a trained model has no auxiliary predictors.
+    These are the phases before the first one that `settings` asks for, and the autoencoder's if both have the same,
+    unless it is the only one asked for. The joint phase needs an opening of its own: a trained model has no auxiliary
+    predictors. Raises UserError if the decoder of an autoencoder that is not there is to be trained.
     """
+    has_same_autoencoder = donor.autoencoder.architecture == config.autoencoder.architecture
+    if config.training.autoencoder_trains == "decoder" and not has_same_autoencoder:
+        raise UserError("training.autoencoder_trains is decoder, but the autoencoder of --init_from is another one")
+    if settings.phases == ("autoencoder",):
+        return []
     trained = [name for name in trained_phases(config) if name != "autoencoder"]
     asked = [name for name in trained if name in settings.phases]
     inherited = trained[: trained.index(asked[0])] if asked and "joint" not in asked else []
-    return (["autoencoder"] if donor.autoencoder == config.autoencoder else []) + inherited
+    return (["autoencoder"] if has_same_autoencoder else []) + inherited
 
 
 def plan_phases(config: StoryConfig, settings: TrainSettings, done: Collection[str]) -> list[str]:

@@ -66,6 +66,7 @@ def test_autoencoder_loss_names_its_terms(autoencoder, pictures, tiny_config):
     terms, config = out.losses, tiny_config.autoencoder
     expected = (
         terms["reconstruction_loss"]
+        + config.squared_weight * terms["squared_loss"]
         + config.edge_weight * terms["edge_loss"]
         + config.kl_weight * 3 * 32 * 32 * terms["kl_loss"]
     )

@@ -71,7 +71,7 @@ def test_each_phase_has_its_terms(reference):
         "other_visual_words_loss",
     }
     terms = {
-        "autoencoder": {"reconstruction_loss", "edge_loss", "kl_loss"},
+        "autoencoder": {"reconstruction_loss", "squared_loss", "edge_loss", "kl_loss"},
         "opening": {"text_nll"} | aids,
         "joint": {"text_nll", "diffusion_loss"} | aids,
         "consolidation": {"text_nll", "diffusion_loss", "prior_nll"},

@@ -1,0 +1,151 @@
+"""Runs that start from a trained model, and runs whose prior reads more stories than the decoders."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from modules.common.errors import UserError
+from modules.presets import TINY
+from modules.saving.model_folder import load_model
+from modules.training.plan_stories import FOLDER, PlanStories, num_plan_stories
+from tests.support.runs import fails, moved, outcome, trace, train, write_config
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model" / "model.safetensors")
+
+
+def keep_steps_up_to(run: Path, last: int) -> None:
+    """Leave what a run that was killed after step `last` leaves."""
+    for folder in run.glob("step_*"):
+        if int(folder.name[5:]) > last:
+            shutil.rmtree(folder)
+    shutil.rmtree(run / "model")
+
+
+# Starting from a trained model
+
+
+def test_a_later_phase_trains_on_from_a_trained_model(reference, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert train(run, "--init_from", reference, "--phases", "planning") == 0
+    assert "fresh: none" in capsys.readouterr().err
+    assert [line["phase"] for line in trace(run)] == ["planning"] * 4
+    changed = moved(weights(reference), weights(run))
+    assert changed and all(name.startswith("prior.") for name in changed)
+
+
+def test_a_run_from_a_trained_model_resumes_exactly(reference, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    flags = ("--init_from", reference, "--phases", "illustration,planning", "--keep_last", 0)
+    assert train(whole, *flags) == 0
+    shutil.copytree(whole, cut)
+    keep_steps_up_to(cut, 3)
+    assert train(cut, *flags) == 0
+    assert (cut / "losses.jsonl").read_bytes() == (whole / "losses.jsonl").read_bytes()
+    assert (cut / "model" / "model.safetensors").read_bytes() == (whole / "model" / "model.safetensors").read_bytes()
+
+
+def test_tensors_of_another_shape_start_fresh(reference, tmp_path, capsys):
+    config = write_config(tmp_path / "config.json", autoencoder={"latent_channels": 6})
+    run = tmp_path / "run"
+    assert train(run, "--config", config, "--init_from", reference) == 0
+    report = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("starting from"))
+    assert "image_decoder.unet.conv_in" in report and "autoencoder." in report and "prior" not in report
+    assert trace(run)[0]["phase"] == "autoencoder" and trace(run)[-1]["phase"] == "planning"
+    assert load_model(run)[0].image_decoder.unet.conv_in.in_channels == 6
+
+
+def test_known_words_are_those_of_both_models(reference, tmp_path):
+    run = tmp_path / "run"
+    assert train(run, "--init_from", reference, "--phases", "planning", "--seed", 5) == 0
+    before, after = (set(load_model(folder)[1].words) for folder in (reference, run))
+    assert before < after
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--phases", "joint"), "needs a finished opening phase"),
+        (("--config", "vocabulary.json"), "its vocabulary has 400 tokens, this config's 300"),
+        (("--config", "decoder.json"), "the autoencoder of --init_from is another one"),
+        (("--init_from", "nowhere"), "no checkpoint at nowhere"),
+    ],
+)
+def test_a_start_that_does_not_fit_is_reported(reference, tmp_path, monkeypatch, capsys, flags, message):
+    monkeypatch.chdir(tmp_path)
+    write_config(Path("vocabulary.json"), vocab_size=300)
+    channels, decoder = {"latent_channels": 6}, {"autoencoder_trains": "decoder"}
+    write_config(Path("decoder.json"), autoencoder=channels, training=decoder)
+    assert message in fails(capsys, tmp_path / "run", "--init_from", reference, *flags)
+
+
+def test_the_autoencoders_decoder_trains_alone(reference, tmp_path):
+    config = write_config(
+        tmp_path / "config.json", autoencoder={"squared_weight": 3.0}, training={"autoencoder_trains": "decoder"}
+    )
+    run = tmp_path / "run"
+    assert train(run, "--config", config, "--init_from", reference, "--phases", "autoencoder") == 0
+    changed = moved(weights(reference), weights(run))
+    decoder = ("autoencoder.vae.decoder.", "autoencoder.vae.post_quant_conv.", "autoencoder.to_patch.")
+    assert changed and all(name.startswith(decoder) for name in changed)
+    again = tmp_path / "again"
+    assert train(again, "--init_from", reference, "--autoencoder", run, "--phases", "planning") == 0
+    assert torch.equal(weights(again)["autoencoder.to_patch.weight"], weights(run)["autoencoder.to_patch.weight"])
+
+
+# More stories for the prior
+
+
+def test_the_prior_reads_no_more_stories_than_it_has_updates_for():
+    assert num_plan_stories(TINY, 4) == TINY.training.num_stories
+    updates = TINY.training.num_updates("planning")
+    many = write_ratio(100.0)
+    assert num_plan_stories(many, 4) == updates * 4 * 4 and num_plan_stories(many, 1) == 24
+    assert num_plan_stories(write_ratio(2.0), 4) == 48
+
+
+def write_ratio(ratio: float):
+    from dataclasses import replace
+
+    return replace(TINY, training=replace(TINY.training, plan_stories_ratio=ratio))
+
+
+@pytest.fixture(scope="module")
+def more_plans(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A config whose planning phase reads 64 stories in place of 24, and a run of it."""
+    folder = tmp_path_factory.mktemp("more_plans")
+    config = write_config(folder / "config.json", training={"plan_stories_ratio": 64 / 24})
+    assert train(folder / "run", "--config", config, "--keep_last", 0) == 0
+    return config, folder / "run"
+
+
+def test_more_stories_are_encoded_and_kept_on_disk(more_plans, reference):
+    _, run = more_plans
+    (codes,) = (run / FOLDER).glob("codes_*.safetensors")
+    shape = load_file(codes)["codes"].shape
+    assert shape[0] == 1 and shape[1] > 24 * 8 and shape[2] == 8
+    before, after = trace(reference), trace(run)
+    assert before[:-4] == after[:-4]  # The other phases read the same stories,
+    assert all(one["prior_nll"] != other["prior_nll"] for one, other in zip(before[-4:], after[-4:], strict=True))
+
+
+def test_a_run_with_more_stories_resumes_exactly(more_plans, tmp_path):
+    config, run = more_plans
+    cut = tmp_path / "cut"
+    shutil.copytree(run, cut)
+    keep_steps_up_to(cut, 29)
+    assert train(cut, "--config", config, "--keep_last", 0) == 0
+    assert outcome(cut) == outcome(run)
+
+
+def test_a_failed_background_process_is_reported(tiny_pipeline, tmp_path):
+    stories = PlanStories([None] * 3, tmp_path, seed=-1)
+    stories.start(tiny_pipeline.model, tiny_pipeline.tokenizer)
+    with pytest.raises(UserError, match=r"were not encoded \(.*seed"):
+        stories.wait()
