@@ -64,7 +64,9 @@ class PictureAutoencoder(nn.Module):
         patch = 3 * config.downsampling**2
         self.to_latent = nn.Conv2d(patch, config.latent_channels, 1)
         self.to_patch = nn.Conv2d(config.latent_channels, patch, 1)
-        for layer in (self.vae.quant_conv, self.vae.decoder.conv_out):
+        # So do its residual blocks: an autoencoder that starts from one with fewer layers starts as that one.
+        blocks = [module for name, module in self.vae.named_modules() if name.endswith(".conv2")]
+        for layer in (self.vae.quant_conv, self.vae.decoder.conv_out, *blocks):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
         self.latent_mean: Tensor

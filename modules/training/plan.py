@@ -27,9 +27,13 @@ def inherited_phases(config: StoryConfig, settings: TrainSettings, donor: StoryC
     unless it is the only one asked for. The joint phase needs an opening of its own: a trained model has no auxiliary
     predictors. Raises UserError if the decoder of an autoencoder that is not there is to be trained.
     """
+    latent_shape, donor_shape = config.autoencoder.latent_shape, donor.autoencoder.latent_shape
+    if config.training.autoencoder_trains == "decoder" and latent_shape != donor_shape:
+        raise UserError(
+            f"training.autoencoder_trains is decoder, but the latents of --init_from are {donor_shape}, this config's"
+            f" {latent_shape}: train all of the autoencoder"
+        )
     has_same_autoencoder = donor.autoencoder.architecture == config.autoencoder.architecture
-    if config.training.autoencoder_trains == "decoder" and not has_same_autoencoder:
-        raise UserError("training.autoencoder_trains is decoder, but the autoencoder of --init_from is another one")
     if settings.phases == ("autoencoder",):
         return []
     trained = [name for name in trained_phases(config) if name != "autoencoder"]

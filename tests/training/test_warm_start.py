@@ -73,7 +73,7 @@ def test_known_words_are_those_of_both_models(reference, tmp_path):
     [
         (("--phases", "joint"), "needs a finished opening phase"),
         (("--config", "vocabulary.json"), "its vocabulary has 400 tokens, this config's 300"),
-        (("--config", "decoder.json"), "the autoencoder of --init_from is another one"),
+        (("--config", "decoder.json"), "the latents of --init_from are (4, 4, 4)"),
         (("--init_from", "nowhere"), "no checkpoint at nowhere"),
     ],
 )
@@ -94,6 +94,12 @@ def test_the_autoencoders_decoder_trains_alone(reference, tmp_path):
     changed = moved(weights(reference), weights(run))
     decoder = ("autoencoder.vae.decoder.", "autoencoder.vae.post_quant_conv.", "autoencoder.to_patch.")
     assert changed and all(name.startswith(decoder) for name in changed)
+    grown = write_config(
+        tmp_path / "grown.json", autoencoder={"layers_per_block": 2}, training={"autoencoder_trains": "decoder"}
+    )
+    assert train(tmp_path / "grown", "--config", grown, "--init_from", reference, "--phases", "autoencoder") == 0
+    first = trace(tmp_path / "grown")[0], trace(run)[0]
+    assert first[0]["reconstruction_loss"] == pytest.approx(first[1]["reconstruction_loss"], rel=1e-5)
     again = tmp_path / "again"
     assert train(again, "--init_from", reference, "--autoencoder", run, "--phases", "planning") == 0
     assert torch.equal(weights(again)["autoencoder.to_patch.weight"], weights(run)["autoencoder.to_patch.weight"])
