@@ -64,9 +64,7 @@ class PictureAutoencoder(nn.Module):
         patch = 3 * config.downsampling**2
         self.to_latent = nn.Conv2d(patch, config.latent_channels, 1)
         self.to_patch = nn.Conv2d(config.latent_channels, patch, 1)
-        # So do its residual blocks: an autoencoder that starts from one with fewer layers starts as that one.
-        blocks = [module for name, module in self.vae.named_modules() if name.endswith(".conv2")]
-        for layer in (self.vae.quant_conv, self.vae.decoder.conv_out, *blocks):
+        for layer in (self.vae.quant_conv, self.vae.decoder.conv_out):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
         self.latent_mean: Tensor

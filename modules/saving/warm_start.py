@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from modules.config import StoryConfig, load_config
 from modules.saving.model_folder import CONFIG, TRAINING_ONLY, load_model, resolve_model_folder
 from modules.story_model.story_model import StoryModel
 from modules.text_decoder.tokenizers import StoryTokenizer, Vocabulary
+
+_ENDS_A_BLOCK = re.compile(r"^autoencoder\.vae\..*\.resnets\.\d+\.conv2\.")
 
 
 def donor_config(path: Path, *, offline: bool = False) -> StoryConfig:
@@ -35,7 +38,10 @@ def start_from(
     weights, own = donor.state_dict(), model.state_dict()
     trained = [name for name in own if name not in model.frozen and not name.startswith(TRAINING_ONLY)]
     taken = [name for name in trained if name in weights and weights[name].shape == own[name].shape]
-    model.load_state_dict({**own, **{name: weights[name] for name in taken}})
+    fresh = {name: own[name] for name in trained if name not in set(taken)}
+    # New residual blocks of the autoencoder start as the identity: with more layers it starts as the trained one.
+    added = {name: value.zero_() for name, value in fresh.items() if _ENDS_A_BLOCK.search(name)}
+    model.load_state_dict({**own, **added, **{name: weights[name] for name in taken}})
     if model.has_codes and "storyboard.quantizer.codebook" in taken:
         model.storyboard.quantizer.restart_averages()
     if isinstance(vocabulary, StoryTokenizer) and isinstance(tokenizer, StoryTokenizer):
