@@ -50,7 +50,7 @@ def plan_phases(config: StoryConfig, settings: TrainSettings, done: Collection[s
     """
     trained = trained_phases(config)
     has_autoencoder = bool(config.autoencoder.source) or settings.autoencoder is not None
-    if not (has_autoencoder or "autoencoder" in trained):
+    if not (has_autoencoder or "autoencoder" in (*trained, *done)):
         raise UserError("training.autoencoder_ratio is 0: give a trained autoencoder by --autoencoder")
     if settings.autoencoder is not None and settings.phases == ("autoencoder",) and "autoencoder" not in done:
         raise UserError("--autoencoder replaces the only phase that --phases asks for: leave one of the two out")

@@ -44,6 +44,10 @@ def test_phases_that_train_nothing_are_left_out():
     ]
 
 
+def test_a_finished_autoencoder_needs_no_phase():
+    assert plan_phases(NO_AUTOENCODER, TrainSettings(RUN), ["autoencoder"]) == list(PHASE_NAMES[1:])
+
+
 def test_a_given_autoencoder_replaces_its_phase():
     settings = TrainSettings(RUN, autoencoder=OTHER)
     assert plan_phases(TINY, settings, []) == list(PHASE_NAMES[1:])
