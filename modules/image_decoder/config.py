@@ -12,7 +12,7 @@ from modules.common.limits import NOT_NEGATIVE, SIZE, check_limits
 @dataclass(frozen=True)
 class AutoencoderConfig:
     image_size: int = 96
-    latent_channels: int = 24
+    latent_channels: int = 12
     # Pixels are folded into channels first: on a CPU, convolutions at full resolution would cost most.
     unshuffle: int = 4
     block_out_channels: tuple[int, ...] = (96, 128)
