@@ -62,9 +62,9 @@ def test_given_steps_come_first_in_the_plan(tiny_pipeline, steps):
 
 
 def test_pages_follow_the_codes(tiny_pipeline):
-    codes = torch.arange(8) + torch.tensor([[0], [0], [8], [16]])
-    texts, images = tiny_pipeline.render(codes, **QUICK)
-    again = tiny_pipeline.render(codes, **QUICK)
+    codes, stories = torch.arange(8) + torch.tensor([[0], [0], [8], [16]]), {"lengths": [1] * 4, **QUICK}
+    texts, images = tiny_pipeline.render(codes, **stories)
+    again = tiny_pipeline.render(codes, **stories)
     assert (texts, [image.tobytes() for image in images]) == (again[0], [image.tobytes() for image in again[1]])
     assert texts[0] == texts[1]  # Their pictures start from different noise; the same noise shows what codes do.
     assert len(set(texts)) == 3
