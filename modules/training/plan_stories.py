@@ -58,7 +58,7 @@ class PlanStories:
         save_model(donor, model.config, model.own_state(), tokenizer, architectures_of(model))
         words = ["precompute", "--data", "storyworld", "--num_stories", len(self.dataset), "--seed", self.seed]
         words += ["--config", donor / CONFIG, "--ckpt", donor, "--output", self.folder / "latents", "--num_workers", 0]
-        command = [sys.executable, PROGRAM, *map(str, words)]
+        command = [sys.executable, str(PROGRAM), *map(str, words)]
         with log.open("ab") as file:
             self.process = subprocess.Popen(
                 command,
