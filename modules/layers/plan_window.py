@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.layers.transformer import Transformer
@@ -40,7 +40,9 @@ class PlanWindow:
 
         Pages where `page_mask` (N,) is False are padding, which no page reads.
         """
-        rows, distances, mask = (value.to(code_embeds.device) for value in _window_rows(tuple(lengths)))
+        rows, distances, mask = (
+            torch.as_tensor(value, device=code_embeds.device) for value in _window_rows(tuple(lengths))
+        )
         # Not code_embeds[rows]: the gradient of that is summed in an order that changes from run to run.
         seen = code_embeds.index_select(0, rows.flatten()).unflatten(0, rows.shape)
         return cls(seen, distances, mask if page_mask is None else mask & page_mask[rows])
@@ -75,29 +77,32 @@ class PlanWindow:
 
 
 @lru_cache(maxsize=64)
-def _window_rows(lengths: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return row numbers, distances and mask (N,W) of the windows of all pages of stories of `lengths` pages."""
+def _window_rows(lengths: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return row numbers, distances and mask (N,W) of the windows of all pages of stories of `lengths` pages.
+
+    Arrays, not tensors: a tensor kept from a pass on pretended tensors could not be used in a real one.
+    """
     stories = [_story_rows(length) for length in lengths]
     width, start, parts = max(rows.shape[1] for rows, _ in stories), 0, []
     for rows, mask in stories:
-        own, padding = torch.arange(len(rows))[:, None], (0, width - rows.shape[1])
-        parts.append([F.pad(value, padding) for value in (start + rows, (rows - own) * mask, mask)])
+        own, padding = np.arange(len(rows))[:, None], ((0, 0), (0, width - rows.shape[1]))
+        parts.append([np.pad(value, padding) for value in (start + rows, (rows - own) * mask, mask)])
         start += len(rows)
-    rows, distances, mask = (torch.cat(values) for values in zip(*parts, strict=True))
+    rows, distances, mask = (np.concatenate(values) for values in zip(*parts, strict=True))
     return rows, distances, mask
 
 
 @lru_cache(maxsize=64)
-def _story_rows(length: int) -> tuple[Tensor, Tensor]:
+def _story_rows(length: int) -> tuple[np.ndarray, np.ndarray]:
     """Return page numbers and mask (length,W) of the windows of one story's pages, those present first."""
-    own = torch.arange(length)[:, None]
-    near = own + torch.arange(-RADIUS, RADIUS + 1)
-    first = torch.arange(NUM_FIRST).expand(length, -1)
-    pages = torch.cat([first, near], dim=1)
-    present = torch.cat([first < own - RADIUS, (near >= 0) & (near < length)], dim=1)
-    order = (~present).long().argsort(dim=1, stable=True)[:, : int(present.sum(1).max())]
-    mask = present.gather(1, order)
-    return pages.gather(1, order) * mask, mask
+    own = np.arange(length)[:, None]
+    near = own + np.arange(-RADIUS, RADIUS + 1)
+    first = np.broadcast_to(np.arange(NUM_FIRST), (length, NUM_FIRST))
+    pages = np.concatenate([first, near], axis=1)
+    present = np.concatenate([first < own - RADIUS, (near >= 0) & (near < length)], axis=1)
+    order = np.argsort(~present, axis=1, kind="stable")[:, : present.sum(1).max()]
+    mask = np.take_along_axis(present, order, axis=1)
+    return np.take_along_axis(pages, order, axis=1) * mask, mask
 
 
 class PlanReader(nn.Module):

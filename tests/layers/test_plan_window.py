@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from modules.layers.plan_window import MAX_SEEN, NUM_FIRST, RADIUS, PlanReader, PlanWindow
 from tests.support.tensors import CLOSE, differ, generator
@@ -219,3 +220,10 @@ def test_the_start_of_a_long_story_is_read_from_its_end(reader):
     vectors[39][mask[39]].square().sum().backward()
     near = set(range(39 - RADIUS, 40))
     assert set(codes.grad.abs().amax((1, 2)).nonzero()[:, 0].tolist()) == near | set(range(NUM_FIRST))
+
+
+def test_windows_of_pretended_tensors_leave_nothing_pretended():
+    with FakeTensorMode():
+        PlanWindow.of_stories(torch.zeros(13, 8, 8), [13])
+    window = PlanWindow.of_stories(torch.zeros(13, 8, 8), [13])
+    assert not isinstance(window.mask, FakeTensor) and window.mask.any(1).all()
