@@ -201,14 +201,12 @@ class ImageDecoder(PretrainedPart):
         `null` (N,) is True get the learned null codes, the empty text and no plan. Raises ValueError for text states
         that the UNet does not read.
         """
-        plan = window
-        if self.plan_reader is not None:
-            plan = PlanWindow.alone(code_embeds) if window is None else window
+        plan = None if self.plan_reader is None else self.plan_reader.read(code_embeds, window, null)
         if null is not None:
             code_embeds = torch.where(null[:, None, None], self.null_codes.to(code_embeds.dtype), code_embeds)
         vectors, mask = self.to_context(code_embeds) + self.slot_position, None
-        if self.plan_reader is not None and plan is not None:
-            read, read_mask = self.plan_reader(plan if null is None else plan.hide(null[:, None]))
+        if plan is not None:
+            read, read_mask = plan
             mask = torch.cat([read_mask.new_ones(vectors.shape[:2]), read_mask], dim=1)
             vectors = torch.cat([vectors, read.to(vectors.dtype)], dim=1)
         vectors = self.context_norm(vectors)

@@ -118,6 +118,13 @@ class PlanReader(nn.Module):
         self.transformer = Transformer(dim, num_layers=1, num_heads=num_heads)
         self.to_out = nn.Linear(dim, out_dim)
 
+    def read(self, code_embeds: Tensor, window: PlanWindow | None, null: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the output of `forward` for N pages (N,S,d), without a window each a story of one page; rows where
+        `null` (N,) is True read no page.
+        """
+        window = PlanWindow.alone(code_embeds) if window is None else window
+        return self(window if null is None else window.hide(null[:, None]))
+
     def forward(self, window: PlanWindow) -> tuple[Tensor, Tensor]:
         """Return vectors (N, W*S, D) and which of them may be read (N, W*S). Hidden pages change no visible vector."""
         distances = window.distances.clamp(-RADIUS, RADIUS) + RADIUS

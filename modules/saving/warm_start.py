@@ -38,21 +38,21 @@ def start_from(
     weights, own = donor.state_dict(), model.state_dict()
     trained = [name for name in own if name not in model.frozen and not name.startswith(TRAINING_ONLY)]
     taken = [name for name in trained if name in weights and weights[name].shape == own[name].shape]
-    fresh = {name: own[name] for name in trained if name not in set(taken)}
+    fresh = sorted(set(trained) - set(taken))
     # New residual blocks of the autoencoder start as the identity: with more layers it starts as the trained one.
-    added = {name: value.zero_() for name, value in fresh.items() if _ENDS_A_BLOCK.search(name)}
+    added = {name: own[name].zero_() for name in fresh if _ENDS_A_BLOCK.search(name)}
     model.load_state_dict({**own, **added, **{name: weights[name] for name in taken}})
     if model.has_codes and "storyboard.quantizer.codebook" in taken:
         model.storyboard.quantizer.restart_averages()
     if isinstance(vocabulary, StoryTokenizer) and isinstance(tokenizer, StoryTokenizer):
         vocabulary = StoryTokenizer(vocabulary.tokenizer, {*vocabulary.words, *tokenizer.words})
     if visible:
-        print(f"starting from {path}: {_summary(taken, trained)}", file=sys.stderr)
+        print(f"starting from {path}: {_summary(len(taken), fresh)}", file=sys.stderr)
     return vocabulary
 
 
-def _summary(taken: list[str], trained: list[str]) -> str:
+def _summary(num_taken: int, fresh: list[str]) -> str:
     """Return how many tensors were taken over and what starts fresh, by module."""
-    fresh = sorted({".".join(name.split(".")[:3]) for name in trained if name not in set(taken)})
-    shown = ", ".join(fresh[:12]) + (", ..." if len(fresh) > 12 else "")
-    return f"{len(taken)} tensors taken over; fresh: {shown or 'none'}"
+    modules = sorted({".".join(name.split(".")[:3]) for name in fresh})
+    shown = ", ".join(modules[:12]) + (", ..." if len(modules) > 12 else "")
+    return f"{num_taken} tensors taken over; fresh: {shown or 'none'}"

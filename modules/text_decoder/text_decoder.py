@@ -174,8 +174,9 @@ class TextDecoder(PretrainedPart):
             "attention_mask": torch.cat([seen, text_mask], dim=1).long(),
             "position_ids": torch.cat([positions, text_positions]).expand(len(vectors), -1),
         }
-        gated = GatedPrefix(self.prefix_gate, vectors.shape[1], mask=prefix_mask) if is_gated else None
-        return {**inputs, "gated_prefix": gated} if is_gated else inputs
+        if not is_gated:
+            return inputs
+        return {**inputs, "gated_prefix": GatedPrefix(self.prefix_gate, vectors.shape[1], mask=prefix_mask)}
 
     def prefix(self, code_embeds: Tensor, null: Tensor | None = None, window: PlanWindow | None = None) -> Prefix:
         """Project the plan around N steps and their own codes (N,S,d) to vectors, or to keys and values of all layers.
@@ -192,8 +193,7 @@ class TextDecoder(PretrainedPart):
         mask = torch.ones_like(own[..., 0], dtype=torch.bool)
         if self.plan_reader is None:
             return Prefix(self.to_prefix(own), mask, slots)
-        plan = PlanWindow.alone(code_embeds) if window is None else window
-        read, read_mask = self.plan_reader(plan if null is None else plan.hide(null[:, None]))
+        read, read_mask = self.plan_reader.read(code_embeds, window, null)
         if self.config.prefix == "key_values":
             vectors = self.to_prefix(torch.cat([read.to(own.dtype), own], dim=1))
         else:

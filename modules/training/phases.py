@@ -249,7 +249,6 @@ class ConsolidationPhase(StoryPhase):
         if self.stories.codes is None:
             return super()._batch(step, part, num_parts, num_steps, noise)
         variant = (~noise.keep_image).long() + 2 * (~noise.keep_text).long()
-        variant %= len(self.stories.codes)  # The stories of the planning phase have codes of both modalities only.
         batch = self.stories.batch(
             rows_of_part(self.order[step], part, num_parts), num_steps, variant.view(-1, num_steps)
         )
@@ -283,6 +282,12 @@ class PlanningPhase(ConsolidationPhase):
 
     name = "planning"
     trains = ("prior",)
+
+    def _batch(self, step: int, part: int, num_parts: int, num_steps: int, _noise: StepNoise) -> StoryBatch:
+        """Return a part with its plans. Its own codes, which no decoder reads, are those of both modalities."""
+        batch = self.stories.batch(rows_of_part(self.order[step], part, num_parts), num_steps)
+        batch.plans = self._plans(step, part, num_parts)
+        return batch
 
 
 PHASES = (OpeningPhase, JointPhase, ConsolidationPhase, IllustrationPhase, PlanningPhase)

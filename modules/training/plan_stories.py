@@ -61,13 +61,9 @@ class PlanStories:
         command = [sys.executable, str(PROGRAM), *map(str, words)]
         with log.open("ab") as file:
             self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-                preexec_fn=lambda: os.nice(19),
+                command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env={**os.environ, "OMP_NUM_THREADS": "1"}
             )
+        os.setpriority(os.PRIO_PROCESS, self.process.pid, 19)
 
     def stop(self) -> None:
         """Stop the process, if it still runs."""
