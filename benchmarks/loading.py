@@ -99,9 +99,22 @@ def make_works(
 
 
 class WaitingTrainer(Trainer):
-    """The real loop, with the share of each joint update that waits for its batch in `shares`."""
+    """The real loop, with the share of each joint update that waits for its batch in `shares`.
+
+    With `cache` the stories are read from a cache in this folder, made once the autoencoder is trained.
+    """
 
     shares: list[float]
+    cache: Path | None = None
+
+    def _make_phase(self, name: str, encoded: Callable[[], EncodedStories] | None = None) -> Phase:
+        return super()._make_phase(name, self._read_cache if self.cache and name != "autoencoder" else encoded)
+
+    def _read_cache(self) -> EncodedStories:
+        assert self.cache is not None
+        write_cache(self.cache, self.model, self.dataset)
+        rows = EncodedCache(self.cache, self.model, self.dataset).rows
+        return EncodedStories(self.dataset, self.model, self.tokenizer, cached=rows)
 
     def _update(self, phase: Phase, *rest: Any) -> None:
         if not isinstance(phase, JointPhase):
@@ -156,19 +169,9 @@ def wait_for_data(
         )
         trainer = WaitingTrainer(config, settings, dataset, dataset, make_accelerator(settings), [])
         trainer.shares = []
-        if has_cache:
-            trainer._encode_stories = lambda: encode_by_cache(trainer, Path(output) / "cache")
+        trainer.cache = Path(output) / "cache" if has_cache else None
         trainer.run()
     return trainer.shares
-
-
-def encode_by_cache(trainer: Trainer, folder: Path) -> EncodedStories:
-    """Return the trainer's stories from a cache made with the autoencoder that it has just trained."""
-    if trainer._encoded is None:
-        write_cache(folder, trainer.model, trainer.dataset)
-        rows = EncodedCache(folder, trainer.model, trainer.dataset).rows
-        trainer._encoded = EncodedStories(trainer.dataset, trainer.model, trainer.tokenizer, cached=rows)
-    return trainer._encoded
 
 
 def index_of_many(folder: Path) -> dict[str, float]:

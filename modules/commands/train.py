@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -71,10 +72,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    started = time.monotonic()  # Before the libraries are imported, which takes seconds.
     from modules.common.interrupts import Interrupted
     from modules.training.dry_run import plan
     from modules.training.processes import resolve_precision
-    from modules.training.trainer import train
+    from modules.training.run import train
 
     precision = args.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     settings = from_flags(TrainSettings, args, mixed_precision=resolve_precision(precision))
@@ -85,7 +87,8 @@ def run(args: argparse.Namespace) -> int:
     dataset = open_dataset(args.data, "train", config, args.seed, config.training.num_stories, args.on_bad_record)
     held_out = open_held_out(args.data, dataset, config, args.seed, args.on_bad_record)
     try:
-        folder = train(config, settings, dataset, held_out, open_plan_stories(args, config, settings))
+        more = open_plan_stories(args, config, settings)
+        folder = train(config, settings, dataset, held_out, more, started)
     except Interrupted as stop:
         _print_once(str(stop), file=sys.stderr)
         return stop.code

@@ -15,9 +15,15 @@ T = TypeVar("T")
 
 
 class ProgressLine:
-    """Progress of one task of `total` units (None if unknown): description, units done, time left and a note."""
+    """Progress of one task of `total` units (None if unknown): description, units done, time left and a note.
 
-    def __init__(self, description: str, total: int | None, done: int = 0, visible: bool = True) -> None:
+    With `later`, the work of the tasks that follow, in units of this one, the time until all are done is shown too.
+    """
+
+    def __init__(
+        self, description: str, total: int | None, done: int = 0, visible: bool = True, later: float = 0.0
+    ) -> None:
+        self._later = later
         self.description, self.total, self.done, self.note = description, total, done, ""
         self._started, self._first, self._last_line = time.monotonic(), done, 0.0
         console = Console(stderr=True)
@@ -42,22 +48,35 @@ class ProgressLine:
         """Show that `done` units are done."""
         self.done, self.note = done, note
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, note=note)
+            whole = f"{self._left(done)}  " if self._later else ""
+            self._bar.update(self._task, completed=done, note=whole + note)
         elif self._visible and (time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES or done == self.total):
             self._last_line = time.monotonic()
-            rate = (done - self._first) / max(1e-9, time.monotonic() - self._started)
-            left = f"{(self.total - done) / rate:.0f} s left" if self.total and rate > 0 else ""
-            print(
-                f"{self.description} {done}/{self.total or '?'}  {left}  {note}".rstrip(),
-                file=self._console.file,
-                flush=True,
-            )
+            text = f"{self.description} {done}/{self.total or '?'}  {self._left(done)}  {note}"
+            print(text.rstrip(), file=self._console.file, flush=True)
+
+    def _left(self, done: int) -> str:
+        """Return the time left for this task and, if others follow, for all; nothing while it is unknown."""
+        rate = (done - self._first) / max(1e-9, time.monotonic() - self._started)
+        if not self.total or rate <= 0:
+            return ""
+        seconds = (self.total - done) / rate
+        left = f"{seconds:.0f} s left"
+        return f"{left} ({duration(seconds + self._later / rate)} for all)" if self._later else left
 
     def close(self) -> None:
         """Remove the bar from the terminal."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time in words: "40 s", "7 min", "2 h 5 min"."""
+    minutes = round(seconds / 60)
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 @contextmanager

@@ -68,6 +68,9 @@ class Head:
     def __getitem__(self, index: int) -> Story:
         return self.dataset[index]
 
+    def outline(self, index: int) -> Story:
+        return self.dataset.outline(index)
+
 
 def iterate_pages(dataset: StoryDataset | ReadAhead | Head, indices: Sequence[int]) -> Iterator[Image.Image]:
     """Yield the pictures of some stories in order; steps without one are left out."""

@@ -19,8 +19,8 @@ from modules.evaluation.resumable_csv import ResumableCsv
 from modules.generation.pipeline import StoryPipeline
 from modules.story import StoryDataset
 from modules.story_model.story_model import build_model
+from modules.training.run import train
 from modules.training.settings import TrainSettings
-from modules.training.trainer import train
 
 
 @dataclass(frozen=True)

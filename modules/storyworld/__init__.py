@@ -53,6 +53,10 @@ class StoryWorld:
         self.num_stories, self.seed, self.split = num_stories, seed, split
         self.image_size, self.num_episodes = image_size, num_episodes
 
+    def first(self, count: int) -> StoryWorld:
+        """Return the world of the first `count` stories."""
+        return StoryWorld(count, self.seed, self.split, self.image_size, self.num_episodes)
+
     def __len__(self) -> int:
         return self.num_stories
 

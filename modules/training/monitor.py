@@ -70,10 +70,11 @@ class Monitor:
         if self.active:
             self.writer.flush()
 
-    def start_phase(self, name: str, step: int, num_steps: int) -> None:
+    def start_phase(self, name: str, step: int, num_steps: int, later: float) -> None:
+        """Show the progress of a phase; `later` is the work of the phases after it, in updates of this one."""
         if self._progress is not None:
             self._progress.close()
-        self._progress = ProgressLine(name, num_steps, step, visible=self.active)
+        self._progress = ProgressLine(name, num_steps, step, self.active, later)
         self._mark = (time.perf_counter(), 0, 0)
 
     def gradient_norms(self, phase: Phase, module: nn.Module, step: int) -> dict[str, Tensor]:

@@ -195,11 +195,11 @@ class JointPhase(StoryPhase):
 
         They are recomputed from the weights, so a resumed run needs nothing stored.
         """
-        wanted = KMEANS_VECTORS_PER_CODE * self.model.config.storyboard.codebook_size
-        vectors, order = [], self.order[step]
-        batches = max(
-            1, wanted // (sum(self.stories.lengths[i] for i in order) * self.model.config.storyboard.num_slots)
-        )
+        config, order, vectors = self.model.config.storyboard, self.order[step], []
+        in_batch = config.num_slots * sum(self.stories.lengths[index] for index in order)
+        # A run of few updates is not worth a codebook from more vectors than it has trained on.
+        per_code = min(KMEANS_VECTORS_PER_CODE, max(2, step * in_batch // config.codebook_size))
+        batches = max(1, per_code * config.codebook_size // in_batch)
         for offset in range(1, batches + 2):
             batch = self.stories.batch(self.order[step + offset]).to(self.device)
             noise = self._noise(step + offset, batch.step_mask.numel())

@@ -32,6 +32,11 @@ class TrainSettings:
         "(default no, or the setting of accelerate launch)",
         choices=PRECISIONS,
     )
+    max_minutes: float | None = setting(
+        None,
+        "minutes that the whole run may take: its speed is measured, and all phases are shortened or lengthened to fit",
+        low=0.1,
+    )
     gradient_accumulation_steps: int = setting(1, "micro-batches in one update", low=1)
     save_every: int = setting(200, "updates between checkpoints", low=1)
     log_every: int = setting(10, "updates between points of a curve", low=1)

@@ -16,6 +16,7 @@ from modules.config import StoryConfig, TrainingConfig, changes, parse_config
 from modules.saving.optimizer_state import flatten_optimizer, restore_optimizer
 from modules.story import StoryDataset
 from modules.training.optimizer import WeightAverage, learning_rate_at, parameter_groups
+from modules.training.pace import Pace
 from modules.training.phases import Phase
 from modules.training.settings import TrainSettings
 from modules.training.sharding import Replicated, cut_like, cut_moments
@@ -27,13 +28,14 @@ def run_identity(
     config: StoryConfig, settings: TrainSettings, dataset: StoryDataset, global_batch: int
 ) -> dict[str, Any]:
     """Return everything that must stay the same when a run is resumed."""
-    return {
+    identity = {
         "config": config.to_json(),
         "seed": settings.seed,
         "data": dataset.fingerprint(),
         "global_batch": global_batch,
         "mixed_precision": settings.mixed_precision,
     }
+    return identity if settings.max_minutes is None else {**identity, "max_minutes": settings.max_minutes}
 
 
 def check_same_run(checkpoint: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -63,13 +65,16 @@ class RunState:
     done: list[str] = field(default_factory=list)
     skipped: int = 0
     skipped_in_a_row: int = 0
+    pace: Pace | None = None  # Of a run with --max_minutes.
 
     @classmethod
     def resume(cls, checkpoint: Path, saved: Mapping[str, Any], identity: dict[str, Any]) -> RunState:
         """Return the state that `checkpoint` stores as `saved`. Raises UserError if it is of another run."""
         check_same_run(checkpoint, saved["identity"], identity)
         names = ("phase", "step", "global_step", "skipped", "skipped_in_a_row")
-        return cls(identity, done=list(saved["done"]), **{name: saved[name] for name in names})
+        values = {name: saved[name] for name in names}
+        pace = Pace(**saved["pace"]) if saved.get("pace") else None
+        return cls(identity, done=list(saved["done"]), pace=pace, **values)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

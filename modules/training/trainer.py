@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import shutil
 from collections.abc import Callable, Mapping
@@ -17,51 +16,28 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from modules.common.errors import UserError
-from modules.common.interrupts import Interrupted, stop_on_signals
+from modules.common.interrupts import Interrupted
 from modules.config import StoryConfig
+from modules.encoded.stories import EncodedStories
 from modules.layers.seeding import derive_seed
 from modules.saving.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from modules.saving.model_folder import architectures_of, load_autoencoder, save_model
-from modules.saving.run_lock import RunLock
 from modules.saving.warm_start import donor_config, start_from
 from modules.story import StoryDataset
 from modules.story_model.story_model import build_model
-from modules.text_decoder.tokenizers import load_vocabulary, make_vocabulary
+from modules.text_decoder.tokenizers import Vocabulary, load_vocabulary, make_vocabulary
 from modules.training.autoencoder_phase import AutoencoderPhase
 from modules.training.monitor import Monitor
+from modules.training.pace import RELATIVE_SECONDS, later_work
 from modules.training.phases import Loss, Phase, story_phase
 from modules.training.plan import inherited_phases, plan_phases
-from modules.training.processes import attention, forgotten_precision, is_sharded, make_accelerator, resolve_precision
+from modules.training.processes import attention, is_sharded
 from modules.training.settings import TrainSettings
 from modules.training.sharding import Replicated, Sharded, full
 from modules.training.state import PhaseWeights, RunState, run_identity
 from modules.training.stories import TrainingStories
-from modules.training.writers import check_log_with
 
 Forward = Callable[..., Any]
-
-
-def train(
-    config: StoryConfig,
-    settings: TrainSettings,
-    dataset: StoryDataset,
-    held_out: StoryDataset,
-    plan_dataset: StoryDataset | None = None,
-) -> Path:
-    """Train a model on `dataset` and return the folder to generate from; the same call resumes a run.
-
-    The prior's planning phase reads `plan_dataset`, stories of the story world, if given.
-
-    Raises UserError on settings that do not fit the folder and on several non-finite updates in a row; Interrupted on
-    a signal.
-    """
-    check_log_with(settings.log_with)
-    settings = dataclasses.replace(settings, mixed_precision=resolve_precision(settings.mixed_precision))
-    with forgotten_precision():
-        accelerator = make_accelerator(settings)
-        lock = RunLock(settings.output_dir) if accelerator.is_main_process else nullcontext()
-        with lock, stop_on_signals() as signals:
-            return Trainer(config, settings, dataset, held_out, accelerator, signals, plan_dataset).run()
 
 
 class Trainer:
@@ -94,10 +70,10 @@ class Trainer:
         elif self.settings.init_from is not None:
             donor = donor_config(self.settings.init_from, offline=self.settings.offline)
             self.state.done = inherited_phases(self.config, self.settings, donor)
-        phases = plan_phases(self.config, self.settings, self.state.done)
+        self.phases = plan_phases(self.config, self.settings, self.state.done)
         self._build(checkpoint, tensors)
         try:
-            for name in phases:
+            for name in self.phases:
                 self.state.enter(name)
                 self._run_phase(self._make_phase(name), tensors, saved)
                 tensors = {}
@@ -116,32 +92,39 @@ class Trainer:
         self._newest = checkpoint
         torch.manual_seed(derive_seed(self.settings.seed, "weights"))
         self.model = build_model(self.config, "this config", offline=self.settings.offline)
-        if checkpoint is None:
-            source = self.model.sources.get("text_decoder")
-            self.tokenizer = make_vocabulary(
-                self.config.text_decoder, self.config.vocab_size, self.dataset.texts(), source
-            )
-            if (trained := self.settings.init_from) is not None:
-                options = {"offline": self.settings.offline, "visible": self._is_first}
-                self.tokenizer = start_from(self.model, self.tokenizer, trained, **options)
-        else:
-            self.tokenizer = load_vocabulary(checkpoint / "model", self.config.text_decoder)
+        if checkpoint is not None:
             self.model.load_own_state(tensors["model"])
+        self.model.to(self.accelerator.device)
+        self.copies = (Sharded if is_sharded(self.accelerator) else Replicated)(self.model, self.accelerator)
+        self._choose_stories()
+        self.tokenizer = self._make_vocabulary(checkpoint)
         if self.settings.autoencoder is not None:
             self._reuse_autoencoder(self.settings.autoencoder, is_resumed=checkpoint is not None)
         self.stories = TrainingStories(
             self.model, self.tokenizer, self.dataset, self.plan_dataset, self.settings, self.accelerator
         )
-        self.model.to(self.accelerator.device)
-        self.copies = (Sharded if is_sharded(self.accelerator) else Replicated)(self.model, self.accelerator)
         self.monitor = Monitor(
             self.settings, self.model, self.tokenizer, self.held_out, self.state.global_step, self._is_first
         )
 
+    def _choose_stories(self) -> None:
+        """Set the data sets; called before the vocabulary is made from them."""
+
+    def _make_vocabulary(self, checkpoint: Path | None) -> Vocabulary:
+        """Return the vocabulary of `checkpoint`, or a new one; that of --init_from comes with its weights."""
+        config, trained = self.config.text_decoder, self.settings.init_from
+        if checkpoint is not None:
+            return load_vocabulary(checkpoint / "model", config)
+        source = self.model.sources.get("text_decoder")
+        vocabulary = make_vocabulary(config, self.config.vocab_size, self.dataset.texts(), source)
+        if trained is None:
+            return vocabulary
+        return start_from(self.model, vocabulary, trained, offline=self.settings.offline, visible=self._is_first)
+
     def _reuse_autoencoder(self, path: Path, is_resumed: bool) -> None:
         weights = load_autoencoder(path, self.config, offline=self.settings.offline)
         current = self.model.autoencoder.state_dict()
-        if is_resumed and any(not torch.equal(weights[name], value) for name, value in current.items()):
+        if is_resumed and any(not torch.equal(weights[name], value.cpu()) for name, value in current.items()):
             raise UserError(
                 f"{self.settings.output_dir} has another autoencoder than {path}: leave --autoencoder out to resume it"
             )
@@ -149,7 +132,8 @@ class Trainer:
         if "autoencoder" not in self.state.done:
             self.state.done.append("autoencoder")
 
-    def _make_phase(self, name: str) -> Phase:
+    def _make_phase(self, name: str, encoded: Callable[[], EncodedStories] | None = None) -> Phase:
+        """Return a phase on the run's stories, or on those that `encoded` returns."""
         training = self.config.training
         options = {
             "num_steps": training.num_updates(name),
@@ -162,8 +146,10 @@ class Trainer:
         }
         if name == "autoencoder":
             return AutoencoderPhase(self.model, self.dataset, self.settings.num_workers, **options)
-        self.stories.encode_ahead()
-        return story_phase(name, self.config)(self.model, lambda: self.stories.encoded(name), **options)
+        if encoded is None:
+            self.stories.encode_ahead()
+        phase = story_phase(name, self.config)
+        return phase(self.model, encoded or (lambda: self.stories.encoded(name)), **options)
 
     # -- the loop
 
@@ -177,7 +163,8 @@ class Trainer:
         if tensors and state.step > 0:
             self._restore(tensors, saved)
         forward, optimizer = self.copies.prepare(self.weights.optimizer)
-        self.monitor.start_phase(phase.name, state.step, phase.num_steps)
+        self._choose_length(phase, forward, optimizer)
+        self.monitor.start_phase(phase.name, state.step, phase.num_steps, self._later_work(phase))
         while state.step < phase.num_steps:
             self._update(phase, forward, optimizer)
             state.advance()
@@ -185,11 +172,27 @@ class Trainer:
                 raise Interrupted(self.signals[0], self._agree(self._save()))
             if state.step % self.settings.save_every == 0 and state.step < phase.num_steps:
                 self._save()
+        self._note_duration(phase)
         self.weights.average.copy_to_parameters()
         self.copies.finish()
         phase.finish()
         state.done.append(phase.name)
         self._save()
+
+    def _later_work(self, phase: Phase) -> float:
+        """Return the work of the phases after this one, in updates of this one."""
+        later = self.phases[self.phases.index(phase.name) + 1 :]
+        return later_work(phase.name, phase.num_steps, later, self.config.training, self._seconds_per_update())
+
+    def _seconds_per_update(self) -> Mapping[str, float]:
+        """Return the seconds of an update of each phase; only their ratios count."""
+        return RELATIVE_SECONDS
+
+    def _choose_length(self, phase: Phase, forward: Forward, optimizer: Optimizer) -> None:
+        """Set the number of updates of a phase that differs from the config's."""
+
+    def _note_duration(self, phase: Phase) -> None:
+        """Called after the last update of a phase."""
 
     def _update(self, phase: Phase, forward: Forward, optimizer: Optimizer) -> None:
         """Make one update: the gradients of all parts, the checks, then weights, averages and codebook."""
@@ -258,6 +261,11 @@ class Trainer:
     def _is_first(self) -> bool:
         return self.accelerator.is_main_process
 
+    @property
+    def saved_config(self) -> StoryConfig:
+        """The config that a checkpoint contains."""
+        return self.config
+
     def _agree(self, value: Any) -> Any:
         """Return the first process's value on all processes."""
         return broadcast_object_list([value])[0]
@@ -273,7 +281,7 @@ class Trainer:
         averaged = self.weights.averaged_model(tensors)
 
         def write_model(folder: Path) -> None:
-            save_model(folder / "model", self.config, averaged, self.tokenizer, architectures_of(self.model))
+            save_model(folder / "model", self.saved_config, averaged, self.tokenizer, architectures_of(self.model))
 
         self._newest = save_checkpoint(
             self.settings.output_dir,

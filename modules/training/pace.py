@@ -1,0 +1,91 @@
+"""Arithmetic of a run that has a number of minutes: how many stories and updates fit. Imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from modules.config import StoryConfig, TrainingConfig
+
+STORIES_SHARE = 0.08  # Of the time, for encoding stories of the story world.
+PLAN_STORIES_SHARE = 0.08  # Of the time, for encoding more of them for the prior, at most.
+RESERVE = 0.01  # Of the time, for what follows the last update.
+SLOWDOWNS = (0.8, 1.25)  # Limits: a phase that was an outlier must not decide about the others.
+
+# Of an update of the preset storyworld on a CPU, see README.md.
+RELATIVE_SECONDS = {
+    "autoencoder": 2.8,
+    "opening": 1.9,
+    "joint": 3.4,
+    "consolidation": 3.2,
+    "illustration": 1.5,
+    "planning": 1.0,
+}
+
+
+@dataclass
+class Pace:
+    """What a run has measured and decided; part of its state.
+
+    Seconds are those of one process. `updates` are the lengths of the phases that have begun.
+    """
+
+    minutes: float
+    spent: float = 0.0  # Seconds up to the checkpoint that was resumed.
+    num_stories: int | None = None  # Of the story world.
+    num_plan_stories: int | None = None
+    seconds_per_update: dict[str, float] = field(default_factory=dict)  # Of all phases, measured before the first.
+    seconds_before: dict[str, float] = field(default_factory=dict)  # A phase's work before its first update.
+    updates: dict[str, int] = field(default_factory=dict)
+    slowdown: float = 1.05  # Time of a phase's updates, checkpoints and samples included, over what was measured.
+
+    def stories_within(self, share: float, seconds_per_story: float) -> int:
+        """Return how many stories can be encoded in a share of the time."""
+        return int(share * 60 * self.minutes / max(seconds_per_story, 1e-9))
+
+    def note_encoding(self, phases: Sequence[str], latents: float, codes: float, plan_latents: float) -> None:
+        """Note the seconds that encoding takes before the phase that first needs the latents of the stories, their
+        codes, and the latents of the prior's own stories.
+        """
+        stories = [name for name in phases if name != "autoencoder"]
+        on_codes = [name for name in stories if name not in ("opening", "joint")]
+        planning = [name for name in stories if name == "planning"]
+        for names, seconds in ((stories, latents), (on_codes, codes), (planning, plan_latents)):
+            for name in names[:1]:
+                self.seconds_before[name] = self.seconds_before.get(name, 0.0) + seconds
+
+    def fit(self, phases: Sequence[str], training: TrainingConfig, left: float) -> int:
+        """Return the updates of the first of `phases`, if these fill `left` seconds in the config's proportions."""
+        later = sum(self.seconds_before.get(name, 0.0) for name in phases[1:])
+        weights = {name: training.num_updates(name) for name in phases}
+        cost = self.slowdown * sum(self.seconds_per_update[name] * weight for name, weight in weights.items())
+        usable = max(0.0, left - later - RESERVE * 60 * self.minutes)
+        return max(1, int(weights[phases[0]] * usable / cost))
+
+    def observe(self, phase: str, num_updates: int, seconds: float) -> None:
+        """Note how long a phase's updates took, from its first one to its last."""
+        slowdown = seconds / (num_updates * self.seconds_per_update[phase])
+        self.slowdown = min(max(slowdown, SLOWDOWNS[0]), SLOWDOWNS[1])
+
+    def resolved(self, config: StoryConfig) -> StoryConfig:
+        """Return the config in which the stories and updates decided so far are written down: it repeats the run."""
+        training, joint = config.training, self.updates.get("joint", config.training.max_steps)
+        values: dict[str, Any] = {"max_steps": joint}
+        values |= {f"{name}_ratio": count / joint for name, count in self.updates.items() if name != "joint"}
+        if self.num_stories is not None:
+            plan = self.num_plan_stories or self.num_stories
+            values |= {"num_stories": self.num_stories, "plan_stories_ratio": plan / self.num_stories}
+        return dataclasses.replace(config, training=dataclasses.replace(training, **values))
+
+
+def later_work(
+    phase: str, num_updates: int, later: Sequence[str], training: TrainingConfig, seconds: Mapping[str, float]
+) -> float:
+    """Return the work of the phases `later`, in updates of `phase`, given the seconds of an update of each.
+
+    They are as much longer or shorter than in the config as `phase` is with `num_updates`.
+    """
+    work = sum(training.num_updates(name) * seconds[name] for name in later)
+    return work / seconds[phase] * num_updates / training.num_updates(phase)

@@ -1,0 +1,174 @@
+"""A run that has a number of minutes: it measures its speed and fits the phases into the time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any, TypeVar, cast
+
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
+
+from modules.config import StoryConfig
+from modules.data.read_ahead import Head
+from modules.encoded.codes import cache_codes
+from modules.encoded.stories import EncodedStories
+from modules.story import StoryDataset
+from modules.storyworld import StoryWorld
+from modules.text_decoder.tokenizers import make_vocabulary
+from modules.training.pace import PLAN_STORIES_SHARE, STORIES_SHARE, Pace
+from modules.training.phases import Phase
+from modules.training.sharding import full
+from modules.training.state import PhaseWeights
+from modules.training.trainer import Forward, Trainer
+
+SURVEY_STORIES = 48  # At least: stories that are encoded to measure how long a story takes.
+REPEATS = 2  # Updates measured, after one to warm up, whose median counts.
+CONTINUOUS = ("autoencoder", "opening")  # Phases before there are codes.
+T = TypeVar("T")
+
+
+class PacedTrainer(Trainer):
+    """A run of `settings.max_minutes`.
+
+    It times updates of every phase before the first one, and again at the start of each phase, by passes that change no
+    weight. A phase's length is decided at its start from the time that is left then, in the proportions of the config.
+    What was decided is part of the state, so the run resumes exactly, and of the saved config, so that a run from that
+    config has the same result.
+    """
+
+    def __init__(self, *parts: Any, started: float) -> None:
+        """`parts` are the arguments of `Trainer`; the minutes count from `started`, a time of `time.monotonic`."""
+        super().__init__(*parts)
+        assert self.settings.max_minutes is not None
+        self.state.pace = Pace(self.settings.max_minutes)
+        self.started, self._spent_before = started, 0.0
+        self._phase_started: float | None = None
+
+    @property
+    def pace(self) -> Pace:
+        """What has been measured and decided so far."""
+        assert self.state.pace is not None
+        return self.state.pace
+
+    @property
+    def saved_config(self) -> StoryConfig:
+        return self.pace.resolved(self.config)
+
+    def _seconds_per_update(self) -> Mapping[str, float]:
+        return self.pace.seconds_per_update
+
+    def _elapsed(self) -> float:
+        """Return the seconds that the run has taken, up to the resumed checkpoint and since this process started."""
+        return self._spent_before + time.monotonic() - self.started
+
+    def _save(self) -> Path | None:
+        self.pace.spent = self._elapsed()
+        return super()._save()
+
+    # -- before the first phase
+
+    def _choose_stories(self) -> None:
+        pace, whole, more = self.pace, self.dataset, self.plan_dataset
+        self._spent_before = pace.spent
+        if not pace.seconds_per_update:
+            self.dataset = first_stories(whole, max(self.global_batch, SURVEY_STORIES))
+            latents, codes = self._survey(pace)
+            count = len(whole)
+            if isinstance(whole, StoryWorld):
+                fitting = pace.stories_within(STORIES_SHARE, latents + codes)
+                count = pace.num_stories = min(count, max(fitting, 2 * self.global_batch))
+            if more is not None:
+                fitting = min(len(more), pace.stories_within(PLAN_STORIES_SHARE, latents))
+                pace.num_plan_stories = fitting if fitting > count else None
+            pace.note_encoding(self.phases, latents * count, codes * count, latents * (pace.num_plan_stories or 0))
+            self.state.pace = pace = self._agree(pace)
+        self.dataset = whole if pace.num_stories is None else first_stories(whole, pace.num_stories)
+        if more is not None:
+            self.plan_dataset = first_stories(more, pace.num_plan_stories) if pace.num_plan_stories else None
+
+    def _survey(self, pace: Pace) -> tuple[float, float]:
+        """Measure on a few stories how long an update of each phase takes, and the latents and codes of a story."""
+        latents, stories = seconds_of(self._encode)
+        codes = 0.0
+        if self.model.has_codes:
+            with self._codes_assumed(), self.accelerator.autocast():
+                codes, stories.codes = seconds_of(lambda: cache_codes(self.model.eval(), stories, visible=False))
+        for name in self.phases:
+            phase = self._make_phase(name, lambda: stories)
+            phase.start()
+            phase.set_modes()
+            self.weights = PhaseWeights(phase, self.copies, self.config.training)
+            forward, optimizer = self.copies.prepare(self.weights.optimizer)
+            pace.seconds_per_update[name] = self._measure(phase, forward, optimizer)
+            self.copies.finish()
+        return latents / len(stories), codes / len(stories)
+
+    def _encode(self) -> EncodedStories:
+        """Return the stories, encoded by untrained weights, in a vocabulary of their own."""
+        stories = [self.dataset.outline(index) for index in range(len(self.dataset))]
+        texts = (step.text or "" for story in stories for step in story.steps)
+        config, source = self.config, self.model.sources.get("text_decoder")
+        vocabulary = make_vocabulary(config.text_decoder, config.vocab_size, texts, source)
+        return EncodedStories(self.dataset, self.model, vocabulary)
+
+    # -- at the start and end of a phase
+
+    def _choose_length(self, phase: Phase, forward: Forward, optimizer: Optimizer) -> None:
+        pace, name = self.pace, phase.name
+        self._phase_started = None
+        if name not in pace.updates:
+            pace.seconds_per_update[name] = self._measure(phase, forward, optimizer)
+            left = 60 * pace.minutes - self._elapsed()
+            pace.updates[name] = pace.fit(self.phases[self.phases.index(name) :], self.config.training, left)
+            self.state.pace = pace = self._agree(pace)
+            self._phase_started = time.monotonic()
+        phase.num_steps = pace.updates[name]
+
+    def _note_duration(self, phase: Phase) -> None:
+        if self._phase_started is not None:  # A resumed phase was not timed from its start.
+            self.pace.observe(phase.name, phase.num_steps, time.monotonic() - self._phase_started)
+
+    def _measure(self, phase: Phase, forward: Forward, optimizer: Optimizer) -> float:
+        """Return the seconds of an update of `phase`, measured without changing a weight."""
+        seconds = []
+        with self._codes_assumed(phase.name not in CONTINUOUS):
+            for _ in range(1 + REPEATS):
+                seconds.append(seconds_of(lambda: self._pass(phase, forward, optimizer))[0])
+        return median(seconds[1:])
+
+    def _pass(self, phase: Phase, forward: Forward, optimizer: Optimizer) -> None:
+        """Make the passes of the first update, and forget the gradients."""
+        outputs = self._accumulate_gradients(phase, forward)
+        norm = clip_grad_norm_(self.weights.parameters, self.config.training.max_grad_norm)
+        self._read(outputs, {"total": full(norm)})  # Waits for the device.
+        optimizer.zero_grad(set_to_none=True)
+
+    @contextmanager
+    def _codes_assumed(self, assumed: bool = True) -> Iterator[None]:
+        """Inside, the quantiser works, although its codebook may not have been fitted yet."""
+        was_ready = self.model.is_ready
+        if assumed and not was_ready:
+            self.model.assume_ready()
+        try:
+            yield
+        finally:
+            if self.model.is_ready != was_ready:
+                self.model.storyboard.quantizer.is_active = False
+
+
+def first_stories(dataset: StoryDataset, count: int) -> StoryDataset:
+    """Return the first stories of a data set; the story world stays one."""
+    if isinstance(dataset, StoryWorld):
+        return dataset.first(min(count, len(dataset)))
+    return cast("StoryDataset", Head(dataset, min(count, len(dataset))))
+
+
+def seconds_of(call: Callable[[], T]) -> tuple[float, T]:
+    """Return how long a call took, and its result."""
+    started = time.monotonic()
+    result = call()
+    return time.monotonic() - started, result

@@ -1,0 +1,101 @@
+"""Runs of a number of minutes: phases that fit into it, resumed exactly, and repeated from the config they leave."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+import story_generative_model
+from modules.config import load_config
+from modules.presets import TINY
+from modules.training.pace import RESERVE, Pace, later_work
+from modules.training.phases import JointPhase
+from tests.support.runs import state_of, trace
+
+TRAINING = replace(TINY.training, max_steps=10, opening_ratio=0.5, illustration_ratio=2.0)
+PHASES = ("opening", "joint", "illustration")
+SECONDS = {"opening": 1.0, "joint": 2.0, "illustration": 0.5}  # 35 seconds, as the config has it.
+
+
+def new_pace(**values: Any) -> Pace:
+    return replace(Pace(minutes=10.0, seconds_per_update=dict(SECONDS), slowdown=1.0), **values)
+
+
+def test_phases_fill_the_time_as_the_config_divides_it():
+    usable = 600 * (1 - RESERVE)
+    lengths = [new_pace().fit(PHASES[start:], TRAINING, 600.0) for start in range(3)]
+    assert lengths == [int(5 * usable / 35), int(10 * usable / 30), int(20 * usable / 10)]
+    assert sum(SECONDS[name] * count for name, count in zip(PHASES, [5, 10, 20], strict=True)) == 35
+
+
+def test_waiting_and_a_slower_machine_shorten_a_phase():
+    usable = 600 * (1 - RESERVE)
+    busy = new_pace(seconds_before={"opening": 50.0, "illustration": 100.0})  # The first one's is already spent.
+    assert busy.fit(PHASES, TRAINING, 600.0) == int(5 * (usable - 100) / 35)
+    assert new_pace(slowdown=1.2).fit(PHASES, TRAINING, 600.0) == int(5 * usable / 42)
+    assert new_pace().fit(PHASES, TRAINING, -3.0) == 1
+
+
+def test_encoding_is_waited_for_where_it_is_first_needed():
+    pace = new_pace()
+    pace.note_encoding(["autoencoder", "opening", "joint", "illustration", "planning"], 5.0, 3.0, 2.0)
+    assert pace.seconds_before == {"opening": 5.0, "illustration": 3.0, "planning": 2.0}
+    pace = new_pace()
+    pace.note_encoding(["planning"], 5.0, 3.0, 2.0)
+    assert pace.seconds_before == {"planning": 10.0}
+
+
+@pytest.mark.parametrize(("seconds", "slowdown"), [(22.0, 1.1), (100.0, 1.25), (2.0, 0.8)])
+def test_a_phase_shows_how_long_updates_take_within_limits(seconds, slowdown):
+    pace = new_pace()
+    pace.observe("joint", 10, seconds)
+    assert pace.slowdown == pytest.approx(slowdown)
+
+
+def test_the_time_left_for_all_phases_scales_with_the_current_one():
+    later = later_work("joint", 10, ["illustration"], TRAINING, SECONDS)
+    assert later == pytest.approx(20 * 0.5 / 2.0)
+    assert later_work("joint", 30, ["illustration"], TRAINING, SECONDS) == pytest.approx(3 * later)
+
+
+def run(folder, *flags: object) -> int:
+    flags = ("--batch_size", 4, "--save_every", 3, "--log_every", 1, "--output_dir", folder, *flags)
+    return story_generative_model.main(["train", "--data", "storyworld", *map(str, flags)])
+
+
+def test_a_timed_run_is_resumed_and_repeated_by_its_config(tmp_path, monkeypatch, capsys):
+    """Interrupted in the joint phase and resumed; the config that it leaves gives the same run without a limit."""
+    timed, repeated = tmp_path / "timed", tmp_path / "repeated"
+    flags = ("--preset", "tiny", "--num_stories", 5000, "--max_minutes", "0.2")
+    loss, started = JointPhase.loss, time.monotonic()
+
+    def stopped(self, module, step, part, num_parts):
+        if step == 2 and self.num_steps > 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return loss(self, module, step, part, num_parts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JointPhase, "loss", stopped)
+        assert run(timed, *flags) == 130
+    lengths = state_of(timed)["pace"]["updates"]
+    assert list(lengths) == ["autoencoder", "opening", "joint"]
+    assert run(timed, *flags[:-1], "0.3") == 2
+    assert "another max_minutes (0.2, now 0.3)" in capsys.readouterr().err
+    assert run(timed, *flags) == 0
+    assert time.monotonic() - started < 2 * 60 * 0.2  # Beside other jobs; how exactly it is kept is for a benchmark.
+    config = load_config(timed / "model" / "config.json")
+    pace = state_of(timed)["pace"]
+    assert {name: config.training.num_updates(name) for name in pace["updates"]} == pace["updates"]
+    assert {name: pace["updates"][name] for name in lengths} == lengths
+    assert config.training.num_stories == pace["num_stories"] < 5000
+    assert run(repeated, "--config", timed / "model" / "config.json") == 0
+    assert trace(repeated) == trace(timed)
+    for path in (timed / "model").iterdir():
+        assert path.read_bytes() == (repeated / "model" / path.name).read_bytes(), path.name
+    assert json.loads((timed / "model" / "config.json").read_text())["preset"] == "tiny"
