@@ -27,7 +27,7 @@ def new_pace(**values: Any) -> Pace:
     return replace(Pace(minutes=10.0, seconds_per_update=dict(SECONDS), slowdown=1.0), **values)
 
 
-def test_phases_fill_the_time_as_the_config_divides_it():
+def test_phases_fill_the_time_as_the_config_has_them():
     usable = 600 * (1 - RESERVE)
     lengths = [new_pace().fit(PHASES[start:], TRAINING, 600.0) for start in range(3)]
     assert lengths == [int(5 * usable / 35), int(10 * usable / 30), int(20 * usable / 10)]
@@ -42,7 +42,7 @@ def test_waiting_and_a_slower_machine_shorten_a_phase():
     assert new_pace().fit(PHASES, TRAINING, -3.0) == 1
 
 
-def test_encoding_is_waited_for_where_it_is_first_needed():
+def test_encoding_counts_where_it_is_first_needed():
     pace = new_pace()
     pace.note_encoding(["autoencoder", "opening", "joint", "illustration", "planning"], 5.0, 3.0, 2.0)
     assert pace.seconds_before == {"opening": 5.0, "illustration": 3.0, "planning": 2.0}
@@ -58,7 +58,7 @@ def test_a_phase_shows_how_long_updates_take_within_limits(seconds, slowdown):
     assert pace.slowdown == pytest.approx(slowdown)
 
 
-def test_the_time_left_for_all_phases_scales_with_the_current_one():
+def test_time_left_for_all_scales_with_the_current_phase():
     later = later_work("joint", 10, ["illustration"], TRAINING, SECONDS)
     assert later == pytest.approx(20 * 0.5 / 2.0)
     assert later_work("joint", 30, ["illustration"], TRAINING, SECONDS) == pytest.approx(3 * later)
@@ -69,7 +69,7 @@ def run(folder, *flags: object) -> int:
     return story_generative_model.main(["train", "--data", "storyworld", *map(str, flags)])
 
 
-def test_a_timed_run_is_resumed_and_repeated_by_its_config(tmp_path, monkeypatch, capsys):
+def test_a_timed_run_is_repeated_by_its_config(tmp_path, monkeypatch, capsys):
     """Interrupted in the joint phase and resumed; the config that it leaves gives the same run without a limit."""
     timed, repeated = tmp_path / "timed", tmp_path / "repeated"
     flags = ("--preset", "tiny", "--num_stories", 5000, "--max_minutes", "0.2")
