@@ -19,12 +19,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from modules.common.arguments import positive_int
+from modules.common.precision import resolve_precision
 from modules.config import StoryConfig
 from modules.presets import PRESETS
 from modules.story_model.story_model import StoryModel, build_model
 from modules.training.memory_estimate import count_parameters, full_batch, story_activations, training_bytes
 from modules.training.phases import JointPhase
-from modules.training.processes import resolve_precision
 
 MATMUL_SIZE = 8192
 

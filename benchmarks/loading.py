@@ -20,6 +20,7 @@ from PIL import Image
 
 from modules.batch import StoryBatch
 from modules.common.arguments import positive_int, whole_number
+from modules.common.precision import resolve_precision
 from modules.config import StoryConfig
 from modules.data.folder import StoryFolder
 from modules.data.pack import pack
@@ -33,7 +34,7 @@ from modules.story_model.story_model import StoryModel
 from modules.storyworld import StoryWorld
 from modules.text_decoder.tokenizers import StoryTokenizer
 from modules.training.phases import JointPhase, Phase
-from modules.training.processes import make_accelerator, resolve_precision
+from modules.training.processes import make_accelerator
 from modules.training.settings import PHASE_NAMES, TrainSettings
 from modules.training.trainer import Trainer
 

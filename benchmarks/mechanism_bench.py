@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from modules.common.precision import has_fast_bf16
 from modules.common.progress import progress_line, track
 from modules.config import StoryConfig
 from modules.encoded.codes import cache_codes
@@ -26,7 +27,6 @@ from modules.storyboard.contrastive import pool_slots
 from modules.storyworld import StoryWorld, mentioned
 from modules.training.optimizer import cosine_with_warmup, parameter_groups
 from modules.training.phases import StoryPhase
-from modules.training.processes import has_fast_bf16
 from modules.training.reliance import plan_conditions
 
 LEARNING_RATE = 1e-3

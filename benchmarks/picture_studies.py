@@ -140,7 +140,7 @@ def study_guidance(args: argparse.Namespace) -> Rows:
         texts = decode_texts(pipeline, origin.codes, lengths, origin.name)
         plans = PlannedPages.whole(origin.codes, lengths)
         for guidance in args.grid:
-            settings = GenerationSettings(num_inference_steps=args.num_inference_steps, **guidance.options())
+            settings = from_flags(GenerationSettings, args, **guidance.options())
             started = time.perf_counter()
             pages = decode_pages(pipeline, plans, str(guidance), args.seed, texts, settings=settings)
             seconds = (time.perf_counter() - started) / len(texts)

@@ -92,7 +92,7 @@ def make_flags() -> argparse.ArgumentParser:
         help=f"scales to compare, everywhere or from LOW to HIGH as shares of the noise (default {' '.join(GRID)})",
     )
     guidance.add_argument("--whole_stories", action="store_true", help="grade also whole stories from their prompts")
-    add_dataclass_flags(guidance, GenerationSettings, only=("num_inference_steps",))
+    add_dataclass_flags(guidance, GenerationSettings, only=("num_inference_steps", "precision"))
     context = add_study(commands, "context", "compare what the decoders read of the plan, in one or several models", 40)
     sampling_flags(context)
     add_study(commands, "autoencoder", "measure the reconstructions of one or several models", 100)
@@ -129,7 +129,7 @@ def shared_flags(parser: argparse.ArgumentParser, num_stories: int, run: Callabl
 
 def sampling_flags(parser: argparse.ArgumentParser) -> None:
     """Add the settings of the image sampler."""
-    names = ("guidance_scale", "guidance_interval", "num_inference_steps")
+    names = ("guidance_scale", "guidance_interval", "num_inference_steps", "precision")
     add_dataclass_flags(parser, GenerationSettings, only=names)
 
 

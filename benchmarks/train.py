@@ -18,18 +18,19 @@ from torch import Tensor, nn
 
 from modules.batch import StepNoise, StoryBatch
 from modules.common.arguments import positive_int
+from modules.common.precision import resolve_precision
 from modules.config import StoryConfig
 from modules.layers.losses import masked_mean
 from modules.presets import PRESETS
 from modules.story_model.story_model import StoryModel
 from modules.storyworld import StoryWorld
 from modules.training.phases import JointPhase, Phase
-from modules.training.processes import make_accelerator, resolve_precision
+from modules.training.processes import make_accelerator
 from modules.training.settings import PHASE_NAMES, TrainSettings
 from modules.training.trainer import Trainer
 
 STATES = ("continuous", "quantised")
-PARTS = ("storyboard", "text_decoder", "image_decoder", "prior", "optimizer")
+PARTS = ("storyboard", "text_decoder", "image_decoder", "aids", "prior", "optimizer")
 MEMORY_EVERY = 50
 
 
@@ -133,7 +134,10 @@ def make_forwards(model: StoryModel, batch: StoryBatch, noise: StepNoise) -> dic
         out = model.prior(codes, batch.prompt_ids, batch.prompt_mask, batch.step_mask)
         return masked_mean(out.nll.mean(-1), batch.step_mask, batch.num_steps)
 
-    forwards = {"storyboard": storyboard, "text_decoder": text_decoder, "image_decoder": image_decoder}
+    def aids() -> Tensor:
+        return torch.stack([values.mean() for values in model.aids(code_embeds, batch).values()]).sum()
+
+    forwards = {"storyboard": storyboard, "text_decoder": text_decoder, "image_decoder": image_decoder, "aids": aids}
     return forwards if board.codes is None else forwards | {"prior": prior}
 
 

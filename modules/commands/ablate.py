@@ -116,10 +116,10 @@ def compare_sampling(args: argparse.Namespace) -> int:
 
 def sweep_trainings(args: argparse.Namespace) -> int:
     """Train and score a model for every combination of the values of `--sweep`."""
+    from modules.common.precision import resolve_precision
     from modules.evaluation.report import score_quickly
     from modules.evaluation.sweep import Sweep, run_sweep
     from modules.presentation.plots.heat_map import write_sweep_plot
-    from modules.training.processes import resolve_precision
 
     table = args.output / "sweep.csv"
     check_writable(table)

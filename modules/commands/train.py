@@ -74,8 +74,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     started = time.monotonic()  # Before the libraries are imported, which takes seconds.
     from modules.common.interrupts import Interrupted
+    from modules.common.precision import resolve_precision
     from modules.training.dry_run import plan
-    from modules.training.processes import resolve_precision
     from modules.training.run import train
 
     precision = args.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")

@@ -29,10 +29,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from modules.common.precision import resolve_precision
     from modules.evaluation.judge.judge import JudgeConfig
     from modules.evaluation.judge.train_judge import score_judge, train_judge
     from modules.evaluation.tables import print_metrics
-    from modules.training.processes import resolve_precision
 
     bf16, unfinished = resolve_precision(args.mixed_precision) == "bf16", args.output / "unfinished.safetensors"
     judge = train_judge(JudgeConfig(), args.num_stories, args.max_steps, args.seed, bf16, unfinished)

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from modules.common.precision import inference_autocast
 from modules.data.pixels import pixels_of, to_pictures
 from modules.generation.settings import GenerationSettings
 from modules.image_decoder.autoencoder import PretrainedAutoencoder
@@ -85,19 +86,22 @@ def render_images(
     size = 1 if settings.strength < 1 else RENDER_BATCH
     for start in range(0, len(texts), size):
         rows = slice(start, start + size)
-        latents = model.image_decoder.sample(
-            code_embeds[rows],
-            settings.num_inference_steps,
-            settings.guidance_scale,
-            settings.scheduler,
-            generator,
-            init_latents=encode_images(model, images[-1:]) if settings.strength < 1 and images else None,
-            strength=settings.strength,
-            encoder_hidden_states=encode_captions(model, texts[rows]),
-            window=None if window is None else window[rows],
-            guidance_interval=settings.guidance_interval,
-        )
-        images += to_pictures(model.autoencoder.decode(latents))
+        first = encode_images(model, images[-1:]) if settings.strength < 1 and images else None
+        with inference_autocast(settings.precision, model.device):
+            latents = model.image_decoder.sample(
+                code_embeds[rows],
+                settings.num_inference_steps,
+                settings.guidance_scale,
+                settings.scheduler,
+                generator,
+                init_latents=first,
+                strength=settings.strength,
+                encoder_hidden_states=encode_captions(model, texts[rows]),
+                window=None if window is None else window[rows],
+                guidance_interval=settings.guidance_interval,
+            )
+            pixels = model.autoencoder.decode(latents)
+        images += to_pictures(pixels.float())
     return images[-len(texts) :]
 
 

@@ -14,6 +14,7 @@ from accelerate.utils import DistributedDataParallelKwargs, DistributedType, par
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from modules.common.errors import UserError
+from modules.common.precision import has_fast_bf16
 from modules.training.settings import TrainSettings
 
 
@@ -86,18 +87,3 @@ def is_sharded(accelerator: Accelerator) -> bool:
     return accelerator.distributed_type == DistributedType.FSDP or (
         several and parse_flag_from_env("ACCELERATE_USE_FSDP")
     )
-
-
-def has_fast_bf16() -> bool:
-    """Return whether this machine computes bfloat16 in hardware: a GPU, or a CPU with AVX-512 or AMX."""
-    accelerator = torch.accelerator.current_accelerator()
-    if accelerator is None:
-        return torch.ops.mkldnn._is_mkldnn_bf16_supported()  # There is no public way.
-    return accelerator.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-def resolve_precision(name: str) -> str:
-    """Return "bf16" or "no" for "auto", by what this machine computes fast; other names stay as they are."""
-    if name != "auto":
-        return name
-    return "bf16" if has_fast_bf16() else "no"

@@ -8,11 +8,12 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from modules.common.interrupts import stop_on_signals
+from modules.common.precision import resolve_precision
 from modules.config import StoryConfig
 from modules.saving.run_lock import RunLock
 from modules.story import StoryDataset
 from modules.training.paced_trainer import PacedTrainer
-from modules.training.processes import forgotten_precision, make_accelerator, resolve_precision
+from modules.training.processes import forgotten_precision, make_accelerator
 from modules.training.settings import TrainSettings
 from modules.training.trainer import Trainer
 from modules.training.writers import check_log_with

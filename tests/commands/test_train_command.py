@@ -222,7 +222,7 @@ def test_fp16_without_a_gpu_is_reported(tmp_path, monkeypatch, capsys):
 
 def test_auto_precision_is_what_this_machine_computes_fast(tmp_path, monkeypatch, capsys):
     for fast, expected in ((True, "bf16"), (False, "no")):
-        monkeypatch.setattr("modules.training.processes.has_fast_bf16", lambda fast=fast: fast)
+        monkeypatch.setattr("modules.common.precision.has_fast_bf16", lambda fast=fast: fast)
         assert train(tmp_path / "run", "--dry_run", "--mixed_precision", "auto") == 0
         assert json.loads(capsys.readouterr().out)["run"]["mixed_precision"] == expected
     monkeypatch.setattr("modules.training.processes.has_fast_bf16", lambda: False)
