@@ -121,7 +121,9 @@ class Replicated:
 
     def finish(self) -> None:
         """Restore the module as it was before `start`, with its trained weights."""
-        self.accelerator.unwrap_model(self.module, keep_fp32_wrapper=False)
+        module = self.accelerator.unwrap_model(self.module, keep_fp32_wrapper=False)
+        # accelerate would return a module with this mark unwrapped: the next phase would compute in float32.
+        vars(module).pop("_is_accelerate_prepared", None)
         self.accelerator.free_memory()
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from modules.common.errors import UserError
 from modules.config import load_config
 from modules.data.writing import write_stories
+from modules.image_decoder.autoencoder import PictureAutoencoder
 from modules.presets import TINY
 from modules.saving.checkpoint import latest_checkpoint, load_checkpoint
 from modules.saving.run_lock import RunLock
@@ -253,6 +254,22 @@ def test_bf16_trains_and_keeps_its_weights_in_float32(reference, tmp_path):
         if value.is_floating_point()
     }
     assert kinds == {torch.float32}
+
+
+def test_every_phase_computes_in_the_asked_for_precision(tmp_path, monkeypatch):
+    """Also when its module was prepared for an earlier phase, which accelerate does not expect."""
+    seen = []
+    for model in (PictureAutoencoder, StoryModel):
+        forward = model.forward
+
+        def spied(self, *inputs, forward=forward):
+            seen.append(torch.is_autocast_enabled("cpu"))
+            return forward(self, *inputs)
+
+        monkeypatch.setattr(model, "forward", spied)
+    assert train(tmp_path, "--max_steps", 4, "--mixed_precision", "bf16") == 0
+    assert seen == [True] * 2 * len(trace(tmp_path))  # Two micro-batches an update.
+    assert len({line["phase"] for line in trace(tmp_path)}) == 6
 
 
 def test_second_training_on_a_folder_is_refused(tmp_path, capsys):
