@@ -22,12 +22,12 @@ def cache_codes(
 
     Where a step lacks one modality, all three come from the other.
     """
-    variants = []
-    for name, keep_image, keep_text in VARIANTS[:num_variants]:
-        codes = []
-        for start in track(f"codes from {name}", range(0, len(stories.text_mask), BATCH_SIZE), visible):
+    num_rows, num_slots = len(stories.text_mask), model.config.storyboard.num_slots
+    # One tensor for all: small ones, kept among the large ones of every batch, would fragment the memory.
+    codes = torch.empty(num_variants, num_rows, num_slots, dtype=torch.long)
+    for variant, (name, keep_image, keep_text) in zip(codes, VARIANTS, strict=False):
+        for start in track(f"codes from {name}", range(0, num_rows, BATCH_SIZE), visible):
             rows = slice(start, start + BATCH_SIZE)
             steps = stories.steps(rows).to(model.device).keep(text=keep_text, image=keep_image)
-            codes.append(model.storyboard(steps).codes.cpu())
-        variants.append(torch.cat(codes))
-    return torch.stack(variants)
+            variant[rows] = model.storyboard(steps).codes
+    return codes
