@@ -5,7 +5,7 @@
 # Each sets up what it needs in .venv first: requirements.txt says which versions may be used, constraints.txt which are.
 PYTHON ?= python3
 PROMPT ?= Rusty the fox wants a kite
-SEED ?= 2
+SEED ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
 # Workers of the tests: one a core, each with one thread; no more than 8, for each needs a gigabyte.
