@@ -107,7 +107,6 @@ def make_forwards(model: StoryModel, batch: StoryBatch, noise: StepNoise) -> dic
         board = model.encode(batch, noise)
     code_embeds = board.code_embeds.clone().requires_grad_()
     board = dataclasses.replace(board, code_embeds=code_embeds)
-    ids, text_mask, latents = batch.input_ids.flatten(0, 1), batch.text_mask.flatten(0, 1), batch.latents.flatten(0, 1)
 
     def storyboard() -> Tensor:
         out = model.encode(batch, noise)
@@ -115,19 +114,10 @@ def make_forwards(model: StoryModel, batch: StoryBatch, noise: StepNoise) -> dic
         return loss if out.commitment_loss is None else loss + out.commitment_loss.mean()
 
     def text_decoder() -> Tensor:
-        out = model.text_decoder(code_embeds, ids, text_mask, noise.null_text, model.batch_window(board, batch, noise))
-        return masked_mean(out.nll, out.mask, batch.num_tokens)
+        return model.text_nll(board, batch, noise, model.batch_window(board, batch, noise))
 
     def image_decoder() -> Tensor:
-        out = model.image_decoder(
-            code_embeds,
-            latents,
-            noise.timesteps,
-            noise.noise,
-            noise.null_image,
-            window=model.batch_window(board, batch, noise),
-        )
-        return masked_mean(out.loss, batch.image_mask.flatten(), batch.num_images)
+        return model.diffusion_loss(board, batch, noise, model.batch_window(board, batch, noise))
 
     def prior() -> Tensor:
         codes = board.codes.unflatten(0, batch.step_mask.shape)
