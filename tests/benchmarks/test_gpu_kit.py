@@ -49,7 +49,7 @@ def test_the_kit_is_rehearsed_and_goes_on_from_its_weights(tmp_path):
         assert done.returncode == 0, done.stdout[-2000:]
         assert "not graded" not in done.stdout and "not timed" not in done.stdout
         report = json.loads((out / "report.json").read_text())
-        assert report["tiny"]["results"]["pages_a_second"] > 0
+        assert report["tiny"]["pages_a_second"] > 0
         assert report["run"]["updates"] == sum(phase["updates"] for phase in report["run"]["phases"].values())
         assert load_config(out / "weights" / "config.json").preset == TINY.preset
     assert list(report["run"]["phases"]) == ["illustration", "planning"]
