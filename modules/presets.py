@@ -62,6 +62,10 @@ TINY = StoryConfig(
 )
 
 
+# The shipped weights. The defaults of the config classes stay as they were: configs written before rely on them.
+STORYWORLD = StoryConfig(autoencoder=AutoencoderConfig(layers_per_block=2, squared_weight=3.0))
+
+
 # Codes beside the text, low-rank updates of the large parts, frozen encoders: trains on one GPU, and starts as GPT-2
 # and Stable Diffusion.
 GPT2_SD15 = StoryConfig(
@@ -180,5 +184,5 @@ CAPTIONER = StoryConfig(
 )
 PRESETS = {
     config.preset: config
-    for config in (StoryConfig(), TINY, GPT2_SD15, STORYDIFFUSION, NEXT_STEP, SEED_STORY, MULTIMODAL_GPT2, CAPTIONER)
+    for config in (STORYWORLD, TINY, GPT2_SD15, STORYDIFFUSION, NEXT_STEP, SEED_STORY, MULTIMODAL_GPT2, CAPTIONER)
 }
