@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from modules.common.progress import track
-from modules.data.read_ahead import Head
 from modules.evaluation.held_out import encode_stories
 from modules.generation.pipeline import StoryPipeline
 from modules.storyworld import CHARACTERS, COLORS, OBJECTS, StoryWorld
@@ -47,7 +46,7 @@ class StorySlots:
 @torch.no_grad()
 def read_slots(pipeline: StoryPipeline, world: StoryWorld, title: str) -> StorySlots:
     """Encode stories, texts and pictures together."""
-    storyboard, stories = pipeline.model.storyboard, encode_stories(pipeline, Head(world, len(world)), title)
+    storyboard, stories = pipeline.model.storyboard, encode_stories(pipeline, world, title)
     before, after = list[Tensor](), list[Tensor]()
     for start in track(f"slots of {title}", range(0, len(stories.texts), ENCODE_BATCH)):
         board = storyboard(stories.steps(slice(start, start + ENCODE_BATCH)).to(pipeline.device))

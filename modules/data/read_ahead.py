@@ -57,10 +57,10 @@ class ReadAhead:
 
 
 class Head:
-    """The first `count` stories of a dataset."""
+    """A `StoryDataset` of the first `count` stories of another one, or all if there are fewer."""
 
     def __init__(self, dataset: StoryDataset, count: int) -> None:
-        self.dataset, self.count = dataset, count
+        self.dataset, self.count, self.name = dataset, min(count, len(dataset)), dataset.name
 
     def __len__(self) -> int:
         return self.count
@@ -68,11 +68,24 @@ class Head:
     def __getitem__(self, index: int) -> Story:
         return self.dataset[index]
 
+    @property
+    def lengths(self) -> Sequence[int]:
+        return self.dataset.lengths[: self.count]
+
     def outline(self, index: int) -> Story:
         return self.dataset.outline(index)
 
+    def texts(self) -> Iterator[str]:
+        for index in range(self.count):
+            story = self.outline(index)
+            yield story.prompt
+            yield from (step.text for step in story.steps if step.text is not None)
 
-def iterate_pages(dataset: StoryDataset | ReadAhead | Head, indices: Sequence[int]) -> Iterator[Image.Image]:
+    def fingerprint(self) -> str:
+        return f"{self.dataset.fingerprint()}[:{self.count}]"
+
+
+def iterate_pages(dataset: StoryDataset | ReadAhead, indices: Sequence[int]) -> Iterator[Image.Image]:
     """Yield the pictures of some stories in order; steps without one are left out."""
     for index in indices:
         yield from (step.image for step in dataset[index].steps if step.image is not None)

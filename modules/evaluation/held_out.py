@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -86,11 +86,10 @@ class HeldOutStories:
         return true_attributes(self.encoded)
 
 
-def encode_stories(pipeline: StoryPipeline, dataset: Head, title: str) -> EncodedStories:
+def encode_stories(pipeline: StoryPipeline, dataset: StoryDataset, title: str) -> EncodedStories:
     """Encode all stories of a dataset behind a progress line."""
-    stories = cast(StoryDataset, dataset)  # Only its length and its items are read.
     with progress_line(title, len(dataset)) as progress:
-        return EncodedStories(stories, pipeline.model, pipeline.tokenizer, progress.update)
+        return EncodedStories(dataset, pipeline.model, pipeline.tokenizer, progress.update)
 
 
 def true_attributes(stories: EncodedStories) -> list[Mapping[str, Any]] | None:

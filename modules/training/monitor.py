@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -157,8 +156,7 @@ class Monitor:
     def _held_out(self) -> EncodedStories:
         """The first held-out stories, encoded when they are first needed."""
         if self._encoded is None:
-            first = Head(self._dataset, min(len(self._dataset), HELD_OUT_STORIES))
-            self._encoded = EncodedStories(cast("StoryDataset", first), self.model, self.tokenizer)
+            self._encoded = EncodedStories(Head(self._dataset, HELD_OUT_STORIES), self.model, self.tokenizer)
         return self._encoded
 
     def _log_codes(self, global_step: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
@@ -16,7 +16,6 @@ from modules.config import StoryConfig
 from modules.data.read_ahead import Head
 from modules.encoded.codes import cache_codes
 from modules.encoded.stories import EncodedStories
-from modules.story import StoryDataset
 from modules.storyworld import StoryWorld
 from modules.text_decoder.tokenizers import make_vocabulary
 from modules.training.pace import PLAN_STORIES_SHARE, STORIES_SHARE, Pace
@@ -75,7 +74,7 @@ class PacedTrainer(Trainer):
         pace, whole, more = self.pace, self.dataset, self.plan_dataset
         self._spent_before = pace.spent
         if not pace.seconds_per_update:
-            self.dataset = first_stories(whole, max(self.global_batch, SURVEY_STORIES))
+            self.dataset = Head(whole, max(self.global_batch, SURVEY_STORIES))
             latents, codes = self._survey(pace)
             count = len(whole)
             if isinstance(whole, StoryWorld):
@@ -86,9 +85,9 @@ class PacedTrainer(Trainer):
                 pace.num_plan_stories = fitting if fitting > count else None
             pace.note_encoding(self.phases, latents * count, codes * count, latents * (pace.num_plan_stories or 0))
             self.state.pace = pace = self._agree(pace)
-        self.dataset = whole if pace.num_stories is None else first_stories(whole, pace.num_stories)
-        if more is not None:
-            self.plan_dataset = first_stories(more, pace.num_plan_stories) if pace.num_plan_stories else None
+        self.dataset = whole.first(pace.num_stories) if isinstance(whole, StoryWorld) and pace.num_stories else whole
+        if isinstance(more, StoryWorld):
+            self.plan_dataset = more.first(pace.num_plan_stories) if pace.num_plan_stories else None
 
     def _survey(self, pace: Pace) -> tuple[float, float]:
         """Measure on a few stories how long an update of each phase takes, and the latents and codes of a story."""
@@ -109,10 +108,8 @@ class PacedTrainer(Trainer):
 
     def _encode(self) -> EncodedStories:
         """Return the stories, encoded by untrained weights, in a vocabulary of their own."""
-        stories = [self.dataset.outline(index) for index in range(len(self.dataset))]
-        texts = (step.text or "" for story in stories for step in story.steps)
         config, source = self.config, self.model.sources.get("text_decoder")
-        vocabulary = make_vocabulary(config.text_decoder, config.vocab_size, texts, source)
+        vocabulary = make_vocabulary(config.text_decoder, config.vocab_size, self.dataset.texts(), source)
         return EncodedStories(self.dataset, self.model, vocabulary)
 
     # -- at the start and end of a phase
@@ -158,13 +155,6 @@ class PacedTrainer(Trainer):
         finally:
             if self.model.is_ready != was_ready:
                 self.model.storyboard.quantizer.is_active = False
-
-
-def first_stories(dataset: StoryDataset, count: int) -> StoryDataset:
-    """Return the first stories of a data set; the story world stays one."""
-    if isinstance(dataset, StoryWorld):
-        return dataset.first(min(count, len(dataset)))
-    return cast("StoryDataset", Head(dataset, min(count, len(dataset))))
 
 
 def seconds_of(call: Callable[[], T]) -> tuple[float, T]:

@@ -36,6 +36,7 @@ class TrainSettings:
         None,
         "minutes that the whole run may take: its speed is measured, and all phases are shortened or lengthened to fit",
         low=0.1,
+        high=1e5,
     )
     gradient_accumulation_steps: int = setting(1, "micro-batches in one update", low=1)
     save_every: int = setting(200, "updates between checkpoints", low=1)

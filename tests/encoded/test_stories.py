@@ -159,8 +159,11 @@ def test_pictures_survive_the_trip_through_pixels(stories):
 
 
 def test_head_and_pages_of_a_source(stories):
-    head = Head(stories, 2)
-    assert len(head) == 2 and head[1] is stories[1]
+    world = StoryWorld(5, image_size=32)
+    first = Head(world, 3)
+    assert len(first) == 3 and first[1].id == world[1].id
+    assert list(first.texts()) == list(world.first(3).texts()) and first.lengths == world.lengths[:3]
+    assert len(Head(world, 9)) == 5 and first.fingerprint() != Head(world, 2).fingerprint()
     pages = list(iterate_pages(stories, [1, 0]))
     assert len(pages) == len(stories[1].steps) - 1 + len(stories[0].steps) and pages[0] is stories[1].steps[0].image
 

@@ -13,7 +13,9 @@ import pytest
 
 import story_generative_model
 from modules.config import load_config
+from modules.data.writing import write_stories
 from modules.presets import TINY
+from modules.storyworld import StoryWorld
 from modules.training.pace import RESERVE, Pace, later_work
 from modules.training.phases import JointPhase
 from tests.support.runs import state_of, trace
@@ -66,7 +68,7 @@ def test_time_left_for_all_scales_with_the_current_phase():
 
 def run(folder, *flags: object) -> int:
     flags = ("--batch_size", 4, "--save_every", 3, "--log_every", 1, "--output_dir", folder, *flags)
-    return story_generative_model.main(["train", "--data", "storyworld", *map(str, flags)])
+    return story_generative_model.main(["train", *map(str, flags)])
 
 
 def test_a_timed_run_is_repeated_by_its_config(tmp_path, monkeypatch, capsys):
@@ -99,3 +101,19 @@ def test_a_timed_run_is_repeated_by_its_config(tmp_path, monkeypatch, capsys):
     for path in (timed / "model").iterdir():
         assert path.read_bytes() == (repeated / "model" / path.name).read_bytes(), path.name
     assert json.loads((timed / "model" / "config.json").read_text())["preset"] == "tiny"
+
+
+def test_a_timed_run_on_a_folder_reads_all_its_stories(tmp_path):
+    """More of them than are measured before the first phase."""
+    world = StoryWorld(60, image_size=32)
+    for split, indices in (("train", range(4, 60)), ("val", range(4))):
+        write_stories(tmp_path / "data" / split, [world[index] for index in indices])
+    flags = ("--preset", "tiny", "--max_minutes", "0.1", "--data", tmp_path / "data")
+    assert run(tmp_path / "run", *flags) == 0
+    assert state_of(tmp_path / "run")["done"][-1] == "planning"
+    assert state_of(tmp_path / "run")["pace"]["num_stories"] is None
+
+
+def test_a_time_without_end_is_refused(tmp_path, capsys):
+    assert run(tmp_path, "--preset", "tiny", "--max_minutes", "inf") == 2
+    assert "max_minutes must be from 0.1 to 100000.0, got inf" in capsys.readouterr().err
