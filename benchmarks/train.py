@@ -25,7 +25,7 @@ from modules.presets import PRESETS
 from modules.story_model.story_model import StoryModel
 from modules.storyworld import StoryWorld
 from modules.training.phases import JointPhase, Phase
-from modules.training.processes import make_accelerator
+from modules.training.processes import attention, make_accelerator
 from modules.training.settings import PHASE_NAMES, TrainSettings
 from modules.training.trainer import Trainer
 
@@ -87,11 +87,12 @@ class TimedTrainer(Trainer):
             self.updates[state].append(Update(seconds, pages, parts, data))
 
     def _time_pass(self, forward: Callable[[], Tensor]) -> float:
-        """Return the seconds of a forward pass in the run's precision and its backward pass."""
+        """Return the seconds of a forward pass and its backward pass, in the run's precision and attention."""
         started = time.perf_counter()
-        with self.accelerator.autocast():
-            loss = forward()
-        loss.backward()
+        with attention(self.accelerator.device):
+            with self.accelerator.autocast():
+                loss = forward()
+            loss.backward()
         return time.perf_counter() - started
 
 

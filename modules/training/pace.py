@@ -16,12 +16,12 @@ SLOWDOWNS = (0.8, 1.25)  # Limits: a phase that was an outlier must not decide a
 
 # Of an update of the preset storyworld on a CPU, see README.md.
 RELATIVE_SECONDS = {
-    "autoencoder": 2.8,
-    "opening": 1.9,
-    "joint": 3.4,
-    "consolidation": 3.2,
-    "illustration": 1.5,
-    "planning": 1.0,
+    "autoencoder": 1.2,
+    "opening": 1.5,
+    "joint": 2.0,
+    "consolidation": 2.9,
+    "illustration": 0.9,
+    "planning": 0.6,
 }
 
 
