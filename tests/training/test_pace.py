@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from modules.data.writing import write_stories
 from modules.presets import TINY
 from modules.storyworld import StoryWorld
 from modules.training.pace import RESERVE, Pace, later_work
+from modules.training.paced_trainer import REPEATS
 from modules.training.phases import JointPhase
 from tests.support.runs import state_of, trace
 
@@ -33,7 +35,7 @@ def test_phases_fill_the_time_as_the_config_has_them():
     usable = 600 * (1 - RESERVE)
     lengths = [new_pace().fit(PHASES[start:], TRAINING, 600.0) for start in range(3)]
     assert lengths == [int(5 * usable / 35), int(10 * usable / 30), int(20 * usable / 10)]
-    assert sum(SECONDS[name] * count for name, count in zip(PHASES, [5, 10, 20], strict=True)) == 35
+    assert sum(SECONDS[name] * updates for name, updates in zip(PHASES, [5, 10, 20], strict=True)) == 35
 
 
 def test_waiting_and_a_slower_machine_shorten_a_phase():
@@ -76,9 +78,10 @@ def test_a_timed_run_is_repeated_by_its_config(tmp_path, monkeypatch, capsys):
     timed, repeated = tmp_path / "timed", tmp_path / "repeated"
     flags = ("--preset", "tiny", "--num_stories", 5000, "--max_minutes", "0.2")
     loss, started = JointPhase.loss, time.monotonic()
+    passes = count(-2 * (1 + REPEATS))  # Those before the first update measure how long one takes.
 
     def stopped(self, module, step, part, num_parts):
-        if step == 2 and self.num_steps > 3:
+        if next(passes) == 0:
             os.kill(os.getpid(), signal.SIGINT)
         return loss(self, module, step, part, num_parts)
 
@@ -90,7 +93,7 @@ def test_a_timed_run_is_repeated_by_its_config(tmp_path, monkeypatch, capsys):
     assert run(timed, *flags[:-1], "0.3") == 2
     assert "another max_minutes (0.2, now 0.3)" in capsys.readouterr().err
     assert run(timed, *flags) == 0
-    assert time.monotonic() - started < 2 * 60 * 0.2  # Beside other jobs; how exactly it is kept is for a benchmark.
+    assert time.monotonic() - started < 5 * 60 * 0.2  # Beside other jobs; how exactly it is kept is for a benchmark.
     config = load_config(timed / "model" / "config.json")
     pace = state_of(timed)["pace"]
     assert {name: config.training.num_updates(name) for name in pace["updates"]} == pace["updates"]
