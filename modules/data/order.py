@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import islice
+from statistics import fmean
 
 import numpy as np
 
@@ -64,6 +66,20 @@ class BatchOrder:
             kept = {number: batches for number, batches in self._epochs.items() if abs(number - epoch) == 1}
             self._epochs = kept | {epoch: epoch_batches(self.lengths, self.batch_size, self.seed, epoch)}
         return self._epochs[epoch][position]
+
+    def relative_size(self, step: int) -> float:
+        """Return how large the batch of one update is, in padded steps, over the mean of an epoch.
+
+        Stories of equal length share a batch, so updates differ several times over.
+        """
+        return self._padded(self[step]) / self._mean_size
+
+    @cached_property
+    def _mean_size(self) -> float:
+        return fmean(map(self._padded, epoch_batches(self.lengths, self.batch_size, self.seed, 0)))
+
+    def _padded(self, batch: Sequence[int]) -> int:
+        return len(batch) * max(self.lengths[index] for index in batch)
 
     def stories(self, steps: Iterable[int], parts: Sequence[int], num_parts: int) -> Iterator[int]:
         """Yield the story indices of some parts of some updates in the order in which they are needed."""

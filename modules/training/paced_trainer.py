@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
 from typing import Any, TypeVar
 
 from torch.nn.utils import clip_grad_norm_
@@ -25,7 +24,8 @@ from modules.training.state import PhaseWeights
 from modules.training.trainer import Forward, Trainer
 
 SURVEY_STORIES = 48  # At least: stories that are encoded to measure how long a story takes.
-REPEATS = 2  # Updates measured, after one to warm up, whose median counts.
+REPEATS = 3  # Updates measured, after one to warm up.
+CANDIDATES = 24  # Updates of which those measured are chosen: a short one, a typical one and a long one.
 CONTINUOUS = ("autoencoder", "opening")  # Phases before there are codes.
 T = TypeVar("T")
 
@@ -130,16 +130,19 @@ class PacedTrainer(Trainer):
             self.pace.observe(phase.name, phase.num_steps, time.monotonic() - self._phase_started)
 
     def _measure(self, phase: Phase, forward: Forward, optimizer: Optimizer) -> float:
-        """Return the seconds of an update of `phase`, measured without changing a weight."""
-        seconds = []
+        """Return the seconds of an average update of `phase`, measured without changing a weight."""
+        by_size = sorted(range(CANDIDATES), key=phase.relative_size)
+        steps = [by_size[CANDIDATES * (2 * number + 1) // (2 * REPEATS)] for number in range(REPEATS)]
         with self._codes_assumed(phase.name not in CONTINUOUS):
-            for _ in range(1 + REPEATS):
-                seconds.append(seconds_of(lambda: self._pass(phase, forward, optimizer))[0])
-        return median(seconds[1:])
+            self._pass(phase, forward, optimizer, steps[-1])
+            started = time.monotonic()
+            for step in steps:
+                self._pass(phase, forward, optimizer, step)
+        return (time.monotonic() - started) / sum(map(phase.relative_size, steps))
 
-    def _pass(self, phase: Phase, forward: Forward, optimizer: Optimizer) -> None:
-        """Make the passes of the first update, and forget the gradients."""
-        outputs = self._accumulate_gradients(phase, forward)
+    def _pass(self, phase: Phase, forward: Forward, optimizer: Optimizer, step: int) -> None:
+        """Make the passes of update `step`, and forget the gradients."""
+        outputs = self._accumulate_gradients(phase, forward, step)
         norm = clip_grad_norm_(self.weights.parameters, self.config.training.max_grad_norm)
         self._read(outputs, {"total": full(norm)})  # Waits for the device.
         optimizer.zero_grad(set_to_none=True)

@@ -37,6 +37,7 @@ class Phase:
 
     name: str
     module: nn.Module
+    order: BatchOrder
 
     def __init__(
         self,
@@ -67,6 +68,10 @@ class Phase:
 
     def expect(self, step: int, parts: Sequence[int], num_parts: int) -> None:
         """Start to read the data of update `step` and the next one, of which this process computes `parts`."""
+
+    def relative_size(self, step: int) -> float:
+        """Return the size of update `step`'s batch over the mean; its seconds are nearly proportional to it."""
+        return self.order.relative_size(step)
 
     def before_update(self, step: int) -> None:
         """Prepare the model for update `step`."""
@@ -282,6 +287,9 @@ class PlanningPhase(ConsolidationPhase):
 
     name = "planning"
     trains = ("prior",)
+
+    def relative_size(self, step: int) -> float:
+        return self.plan_order.relative_size(step)
 
     def _batch(self, step: int, part: int, num_parts: int, num_steps: int, _noise: StepNoise) -> StoryBatch:
         """Return a part with its plans. Its own codes, which no decoder reads, are those of both modalities."""

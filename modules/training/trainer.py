@@ -198,7 +198,8 @@ class Trainer:
         """Make one update: the gradients of all parts, the checks, then weights, averages and codebook."""
         step, weights = self.state.step, self.weights
         rate = weights.set_learning_rate(step)
-        outputs = self._accumulate_gradients(phase, forward)
+        phase.before_update(step)
+        outputs = self._accumulate_gradients(phase, forward, step)
         self.accelerator.unscale_gradients(optimizer)
         norms = self.monitor.gradient_norms(phase, weights.module, step)
         norms["total"] = full(nn.utils.clip_grad_norm_(weights.parameters, self.config.training.max_grad_norm))
@@ -216,13 +217,12 @@ class Trainer:
             with weights.average.applied(), self.copies.whole():
                 self.monitor.sample(phase, self.state.global_step)
 
-    def _accumulate_gradients(self, phase: Phase, forward: Forward) -> list[Loss]:
-        """Run this process's parts of the global batch forward and backward and return their outputs."""
-        step, count = self.state.step, self.settings.gradient_accumulation_steps
+    def _accumulate_gradients(self, phase: Phase, forward: Forward, step: int) -> list[Loss]:
+        """Run this process's parts of the global batch of update `step` forward and backward; return their outputs."""
+        count = self.settings.gradient_accumulation_steps
         outputs: list[Loss] = []
         parts = range(self.accelerator.process_index * count, (self.accelerator.process_index + 1) * count)
         phase.expect(step, parts, self.num_parts)
-        phase.before_update(step)
         for part in parts:
             torch.manual_seed(derive_seed(self.settings.seed, "dropout", phase.name, step, part))
             sync = nullcontext() if part == parts[-1] else self.copies.no_sync()

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from modules.data.order import epoch_batches
+from modules.data.order import BatchOrder, epoch_batches
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(103, 8), (16, 4), (5, 5), (9, 8), (7, 1)])
@@ -38,3 +38,11 @@ def test_few_stories_are_repeated_and_none_is_an_error():
     for lengths, batch_size in [([], 2), ([1], 0)]:
         with pytest.raises(ValueError, match="at least 1"):
             epoch_batches(lengths, batch_size, 0, 0)
+
+
+def test_sizes_of_batches_are_relative_to_their_mean():
+    """Batches of stories of one and of seven pages; a run of some minutes reads from them how long updates take."""
+    order = BatchOrder([1, 7] * 12, 4, seed=0)
+    sizes = [order.relative_size(step) for step in range(order.batches_per_epoch)]
+    assert sum(sizes) / len(sizes) == pytest.approx(1)
+    assert sorted(set(sizes)) == pytest.approx([0.25, 1.75])
