@@ -34,7 +34,7 @@ from modules.story import StoryDataset, StoryStep
 from modules.story_model.story_model import StoryModel
 
 ABOUT, FORMAT_VERSION = "cache.json", 1
-SHARD_BYTES = 256 << 20
+SHARD_BYTES = 32 << 20  # A minute or two of encoding on a CPU, which is what a kill may cost.
 
 
 def cache_key(model: StoryModel, source: StoryDataset) -> dict[str, str]:

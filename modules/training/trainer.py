@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from modules.common.errors import UserError
-from modules.common.interrupts import Interrupted
+from modules.common.interrupts import Interrupted, StopSignals
 from modules.config import StoryConfig
 from modules.encoded.stories import EncodedStories
 from modules.layers.seeding import derive_seed
@@ -50,10 +50,12 @@ class Trainer:
         dataset: StoryDataset,
         held_out: StoryDataset,
         accelerator: Accelerator,
-        signals: list[int],
+        signals: StopSignals,
         plan_dataset: StoryDataset | None = None,
     ) -> None:
-        """`signals` is filled with the number of a signal that asks the run to stop."""
+        """`signals` is filled with the number of a signal that asks the run to stop: after an update, which is saved,
+        or at once while the stories are encoded, when there is nothing to save.
+        """
         self.config, self.settings, self.dataset, self.held_out = config, settings, dataset, held_out
         self.accelerator, self.signals = accelerator, signals
         self.num_parts = settings.gradient_accumulation_steps * accelerator.num_processes
@@ -71,7 +73,8 @@ class Trainer:
             donor = donor_config(self.settings.init_from, offline=self.settings.offline)
             self.state.done = inherited_phases(self.config, self.settings, donor)
         self.phases = plan_phases(self.config, self.settings, self.state.done)
-        self._build(checkpoint, tensors)
+        with self.signals.at_once(checkpoint):
+            self._build(checkpoint, tensors)
         try:
             for name in self.phases:
                 self.state.enter(name)
@@ -155,10 +158,11 @@ class Trainer:
 
     def _run_phase(self, phase: Phase, tensors: Mapping[str, dict[str, Tensor]], saved: Mapping[str, Any]) -> None:
         state = self.state
-        phase.start()
-        phase.set_modes()
-        if state.step == 0:
-            phase.begin()
+        with self.signals.at_once(self._newest):
+            phase.start()
+            phase.set_modes()
+            if state.step == 0:
+                phase.begin()
         self.weights = PhaseWeights(phase, self.copies, self.config.training)
         if tensors and state.step > 0:
             self._restore(tensors, saved)

@@ -19,7 +19,10 @@ import torch
 
 from modules.common import interrupts
 from modules.common.interrupts import stop_on_signals
+from modules.encoded.stories import EncodedStories
+from modules.saving.checkpoint import latest_checkpoint
 from modules.saving.model_folder import resolve_model_folder
+from modules.training import trainer
 from modules.training.monitor import cut_trace
 from modules.training.phases import ConsolidationPhase, JointPhase, OpeningPhase
 from tests.support.runs import (
@@ -123,6 +126,33 @@ def test_signals_save_after_the_step_and_the_run_is_resumed(reference, tmp_path,
     assert not (tmp_path / "model").exists()
     assert train(tmp_path) == 0
     assert outcome(tmp_path) == outcome(reference)
+
+
+@pytest.mark.parametrize("work", ["_append", "steps"])
+def test_a_signal_stops_the_encoding_of_stories_at_once(reference, tmp_path, monkeypatch, capsys, work):
+    """Stories while they are encoded before the second phase, and their codes before the consolidation."""
+    call, calls = getattr(EncodedStories, work), []
+
+    def signalled(self, *args):
+        calls.append(args)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return call(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EncodedStories, work, signalled)
+        assert train(tmp_path) == 143
+    assert len(calls) == 3
+    newest = latest_checkpoint(tmp_path)
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"stopped by SIGTERM; saved {newest};")
+    assert train(tmp_path) == 0
+    assert outcome(tmp_path) == outcome(reference)
+
+
+def test_a_signal_before_the_first_checkpoint_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(trainer, "build_model", lambda *_args, **_options: os.kill(os.getpid(), signal.SIGTERM))
+    assert train(tmp_path) == 143
+    assert capsys.readouterr().err.splitlines()[-1] == "stopped by SIGTERM; the same command starts again"
 
 
 def test_a_second_signal_ends_the_program_and_an_echo_does_not(monkeypatch):
