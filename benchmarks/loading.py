@@ -33,7 +33,8 @@ from modules.story import Story
 from modules.story_model.story_model import StoryModel
 from modules.storyworld import StoryWorld
 from modules.text_decoder.tokenizers import StoryTokenizer
-from modules.training.phases import JointPhase, Phase
+from modules.training.phase import Phase
+from modules.training.phases import JointPhase
 from modules.training.processes import make_accelerator
 from modules.training.settings import PHASE_NAMES, TrainSettings
 from modules.training.trainer import Trainer

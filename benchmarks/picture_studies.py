@@ -1,4 +1,4 @@
-"""The studies of `pictures.py`: guidance of the image sampler, what the decoders read, and the autoencoder."""
+"""The studies of `pictures.py`: guidance, schedulers and steps, what the decoders read, and the autoencoder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import argparse
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import common  # noqa: F401 - makes `modules` importable.
 import torch
@@ -29,7 +30,7 @@ from modules.generation.pipeline import StoryPipeline
 from modules.generation.settings import GenerationSettings
 from modules.storyworld import StoryWorld
 
-GUIDANCE_COLUMNS = {
+DRAWING_COLUMNS = {
     "character_f1": "characters, F1",
     "colour": "colour",
     "object": "object",
@@ -88,7 +89,7 @@ class Origin:
     from_prompt: bool = False
 
 
-# Guidance
+# Settings of the sampler
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class Guidance:
             raise argparse.ArgumentTypeError(str(error)) from None
         return guidance
 
-    def options(self) -> dict[str, float | tuple[float, float]]:
+    def options(self) -> dict[str, Any]:
         """Return the fields of `GenerationSettings`."""
         return {"guidance_scale": self.scale, "guidance_interval": (self.low, self.high)}
 
@@ -124,10 +125,38 @@ class Guidance:
         return f"{self.scale:g} {where}"
 
 
-def study_guidance(args: argparse.Namespace) -> Rows:
-    """Grade the pictures of the same pages, drawn from the same noise, with every guidance of the grid."""
+@dataclass(frozen=True)
+class Sampler:
+    """A scheduler and its number of denoising steps."""
+
+    scheduler: str
+    num_inference_steps: int
+
+    @classmethod
+    def parse(cls, text: str) -> Sampler:
+        """Parse SCHEDULER:STEPS, as a flag's value."""
+        scheduler, _, steps = text.partition(":")
+        if not steps.isdecimal():
+            raise argparse.ArgumentTypeError(f"must be SCHEDULER:STEPS, such as ddim:20, got {text!r}")
+        sampler = cls(scheduler, int(steps))
+        try:
+            GenerationSettings(**sampler.options())
+        except UserError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        return sampler
+
+    def options(self) -> dict[str, Any]:
+        """Return the fields of `GenerationSettings`."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return f"{self.scheduler}, {self.num_inference_steps} steps"
+
+
+def study_drawing(args: argparse.Namespace) -> Rows:
+    """Grade the pictures of the same pages, drawn from the same noise, with all settings of the grid."""
     if len(args.ckpt) > 1:
-        raise UserError("the study guidance is of one model: give --ckpt once")
+        raise UserError(f"the study {args.study} is of one model: give --ckpt once")
     judge = load_judge(args)
     pipeline, graders = StoryPipeline.from_pretrained(args.ckpt[0]), Graders(judge, judge, judge)
     held_out = read_held_out(pipeline, args)
@@ -139,13 +168,13 @@ def study_guidance(args: argparse.Namespace) -> Rows:
     for origin in origins:
         texts = decode_texts(pipeline, origin.codes, lengths, origin.name)
         plans = PlannedPages.whole(origin.codes, lengths)
-        for guidance in args.grid:
-            settings = from_flags(GenerationSettings, args, **guidance.options())
+        for variation in args.grid:
+            settings = from_flags(GenerationSettings, args, **variation.options())
             started = time.perf_counter()
-            pages = decode_pages(pipeline, plans, str(guidance), args.seed, texts, settings=settings)
+            pages = decode_pages(pipeline, plans, str(variation), args.seed, texts, settings=settings)
             seconds = (time.perf_counter() - started) / len(texts)
             metrics = grade_decoded(pages, held_out, graders, args.seed, origin.from_prompt)
-            yield f"{origin.name}: {guidance}", metrics | {"seconds": measured(seconds)}
+            yield f"{origin.name}: {variation}", metrics | {"seconds": measured(seconds)}
 
 
 # Context

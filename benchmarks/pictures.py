@@ -1,19 +1,21 @@
-"""Pictures of a trained model on held-out stories of the story world: what guidance, context and autoencoder are worth.
+"""Pictures of a trained model on held-out stories of the story world, by guidance, sampler, context and autoencoder.
 
     python benchmarks/pictures.py guidance --json results/guidance.json
+    python benchmarks/pictures.py sampler --json results/sampler.json
     python benchmarks/pictures.py context --ckpt MODEL --ckpt OTHER_MODEL --json results/context.json
     python benchmarks/pictures.py autoencoder --ckpt MODEL --ckpt OTHER_MODEL --json results/autoencoder.json
     python benchmarks/pictures.py sheet --output results/sheet.png
 
-The first three print a Markdown table; intervals are 95 %, over stories. The stories are of the split "tune", not those
-that `evaluate` reports, so that settings can be chosen by them. All rows have the same stories and the same noise.
+All but the last print a Markdown table; intervals are 95 %, over stories. The stories are of the split "tune", not
+those that `evaluate` reports, so that settings can be chosen by them. All rows have the same stories and the same
+noise.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from common import environment, settings
@@ -21,12 +23,13 @@ from picture_sheet import draw_sheet, sheet_flags
 from picture_studies import (
     AUTOENCODER_COLUMNS,
     CONTEXT_COLUMNS,
-    GUIDANCE_COLUMNS,
+    DRAWING_COLUMNS,
     Guidance,
     Rows,
+    Sampler,
     study_autoencoder,
     study_context,
-    study_guidance,
+    study_drawing,
 )
 
 from modules.commands.cli import execute
@@ -39,6 +42,17 @@ from modules.evaluation.metrics.statistics import to_dicts
 from modules.evaluation.tables import markdown_table
 from modules.generation.settings import GenerationSettings
 
+SAMPLERS = (
+    "ddim:20",
+    "ddim:10",
+    "ddim:6",
+    "dpmsolver++:12",
+    "dpmsolver++:8",
+    "dpmsolver++:6",
+    "dpmsolver++:4",
+    "unipc:8",
+    "unipc:4",
+)
 GRID = ("2", "4", "2:0.5:1", "3:0.5:1", "4:0.5:1", "6:0.5:1", "4:0.3:0.95", "4:0.1:0.9", "4:0.7:1")
 
 
@@ -51,7 +65,8 @@ class Study(NamedTuple):
 
 
 STUDIES = {
-    "guidance": Study(study_guidance, "guidance", GUIDANCE_COLUMNS),
+    "guidance": Study(study_drawing, "guidance", DRAWING_COLUMNS),
+    "sampler": Study(study_drawing, "scheduler and steps", DRAWING_COLUMNS),
     "context": Study(study_context, "the decoders read", CONTEXT_COLUMNS),
     "autoencoder": Study(study_autoencoder, "autoencoder", AUTOENCODER_COLUMNS),
 }
@@ -83,16 +98,11 @@ def make_flags() -> argparse.ArgumentParser:
     parser = Parser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="study", required=True, metavar="STUDY")
     guidance = add_study(commands, "guidance", "compare guidance scales, and intervals in which guidance applies")
-    guidance.add_argument(
-        "--grid",
-        type=Guidance.parse,
-        nargs="+",
-        default=[Guidance.parse(text) for text in GRID],
-        metavar="SCALE[:LOW:HIGH]",
-        help=f"scales to compare, everywhere or from LOW to HIGH as shares of the noise (default {' '.join(GRID)})",
-    )
-    guidance.add_argument("--whole_stories", action="store_true", help="grade also whole stories from their prompts")
-    add_dataclass_flags(guidance, GenerationSettings, only=("num_inference_steps", "precision"))
+    grid_flag(guidance, Guidance.parse, GRID, "SCALE[:LOW:HIGH]", "scales, everywhere or within shares of the noise")
+    add_dataclass_flags(guidance, GenerationSettings, only=("num_inference_steps", "scheduler", "precision"))
+    sampler = add_study(commands, "sampler", "compare schedulers and numbers of denoising steps")
+    grid_flag(sampler, Sampler.parse, SAMPLERS, "SCHEDULER:STEPS", "schedulers with their steps")
+    add_dataclass_flags(sampler, GenerationSettings, only=("guidance_scale", "guidance_interval", "precision"))
     context = add_study(commands, "context", "compare what the decoders read of the plan, in one or several models", 40)
     sampling_flags(context)
     add_study(commands, "autoencoder", "measure the reconstructions of one or several models", 100)
@@ -110,6 +120,22 @@ def add_study(commands: Any, name: str, summary: str, num_stories: int = 25) -> 
     judge_flag(parser)
     parser.add_argument("--json", type=a_path, metavar="FILE", help="write all metrics to this file")
     return parser
+
+
+def grid_flag(
+    parser: argparse.ArgumentParser, parse: Callable[[str], Any], default: Sequence[str], form: str, what: str
+) -> None:
+    """Add the rows of a study of the sampler's settings."""
+    shown = " ".join(default)
+    parser.add_argument(
+        "--grid",
+        type=parse,
+        nargs="+",
+        default=[parse(text) for text in default],
+        metavar=form,
+        help=f"{what} to compare (default {shown})",
+    )
+    parser.add_argument("--whole_stories", action="store_true", help="grade also whole stories from their prompts")
 
 
 def shared_flags(parser: argparse.ArgumentParser, num_stories: int, run: Callable[[argparse.Namespace], int]) -> None:

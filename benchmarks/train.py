@@ -24,7 +24,8 @@ from modules.layers.losses import masked_mean
 from modules.presets import PRESETS
 from modules.story_model.story_model import StoryModel
 from modules.storyworld import StoryWorld
-from modules.training.phases import JointPhase, Phase
+from modules.training.phase import Phase
+from modules.training.phases import JointPhase
 from modules.training.processes import attention, make_accelerator
 from modules.training.settings import PHASE_NAMES, TrainSettings
 from modules.training.trainer import Trainer

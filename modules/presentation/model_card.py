@@ -111,7 +111,7 @@ def write_card(folder: Path, pipeline: StoryPipeline, dataset: StoryDataset, rep
         painter=image.source or "a UNet",
         is_pretrained=bool(text.source or image.source),
         report=report,
-        sections=_sections(report),
+        sections=metric_sections(report),
         samples=samples,
         samples_file=SAMPLES,
     )
@@ -134,7 +134,8 @@ def _draw_grid(rows: Sequence[Sequence[Image.Image]], gap: int = 4) -> Image.Ima
     return grid
 
 
-def _sections(report: Mapping[str, Any]) -> list[Section]:
+def metric_sections(report: Mapping[str, Any]) -> list[Section]:
+    """Return the tables of a report of `evaluate` with pages drawn."""
     drawn, texts = report["drawn"], report["named_right"]
     from_codes = {name: metrics for name, metrics in drawn.items() if name.startswith("true step, ")}
     next_pages = {name: drawn[name] for name in ("next step", "repeat the last page", "a random page") if name in drawn}

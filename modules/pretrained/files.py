@@ -10,6 +10,7 @@ from typing import Any
 
 from modules.common.errors import UserError
 from modules.common.shipped import ARCHITECTURES, shipped
+from modules.pretrained.unpacked import unpacked_folder
 
 CONFIG, SCHEDULER_CONFIG = "config.json", "scheduler_config.json"
 
@@ -47,12 +48,17 @@ class SourceFiles:
 
     @cached_property
     def folder(self) -> Path | None:
-        """The local folder; None for a Hub id."""
+        """The local folder, into which a GGUF file or the model of a package is written out; None for a Hub id."""
         path = Path(self.id).expanduser()
         if self.id and path.is_dir():
             return path
+        unpacked = unpacked_folder(self.id, self.what)
+        if unpacked is not None:
+            return unpacked
         if path.is_file():
-            raise UserError(f"{self.what}: {self.id} is a file: give the folder that contains it, or a Hub id")
+            raise UserError(
+                f"{self.what}: {self.id} is a file: give the folder that contains it, a GGUF file, or a Hub id"
+            )
         if not self.id or self.id.startswith(("/", ".", "~")) or self.id.count("/") > 1 or "\\" in self.id:
             raise UserError(
                 f"{self.what}: there is no folder {self.id!r}: correct the path, or give a Hub id such as gpt2-xl"

@@ -66,7 +66,7 @@ def load_model(model_class: Any, source: SourceFiles, dtype: torch.dtype = torch
     check_kind(model_class, settings, source)
     if not source.random:
         source.find_weights("diffusion_pytorch_model" if _is_diffusers(model_class) else "model")
-    with _one_line_errors(f"{source.what}: the model in {source.where}"):
+    with one_line_errors(f"{source.what}: the model in {source.where}"):
         if source.random:
             return _build(model_class, source, dtype, kwargs).eval()
         model, info = _read(model_class, source, dtype, kwargs)
@@ -83,7 +83,7 @@ def load_model(model_class: Any, source: SourceFiles, dtype: torch.dtype = torch
 def load_config(source: SourceFiles) -> PreTrainedConfig:
     """Return the config of a transformers model of any kind. Raises UserError where there is none."""
     check_kind(AutoConfig, source.settings, source)
-    with _one_line_errors(f"{source.what}: the config in {source.id}"):
+    with one_line_errors(f"{source.what}: the config in {source.id}"):
         config = CONFIG_MAPPING[source.settings["model_type"]].from_dict(dict(source.settings))
         config.name_or_path = str(source.config_path.parent)
         return config
@@ -97,7 +97,7 @@ def load_tokenizer(source: SourceFiles) -> PreTrainedTokenizerBase:
     found = found or source.find(TOKENIZER)  # Raises with the reason.
     for name in TOKENIZER_EXTRAS:
         source.find_optional(name)
-    with _one_line_errors(f"{source.what}: the tokenizer in {source.id}"):
+    with one_line_errors(f"{source.what}: the tokenizer in {source.id}"):
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(found.parent, local_files_only=True, trust_remote_code=False)
@@ -183,7 +183,7 @@ def _read(
 
 
 @contextmanager
-def _one_line_errors(thing: str) -> Iterator[None]:
+def one_line_errors(thing: str) -> Iterator[None]:
     """Report errors of the libraries in one line; silence their progress bars and their tables of unused weights."""
     loggers = [logging.getLogger(name) for name in ("transformers", "diffusers")]
     levels, showed_bars = [logger.level for logger in loggers], transformers_logging.is_progress_bar_enabled()

@@ -17,7 +17,7 @@ from modules.image_decoder.autoencoder import AutoencoderOutput, PictureAutoenco
 from modules.layers.seeding import derive_seed
 from modules.story import StoryDataset
 from modules.story_model.story_model import StoryModel
-from modules.training.phases import Phase
+from modules.training.phase import Phase
 
 STATISTICS_STORIES = 64
 

@@ -24,7 +24,7 @@ from modules.generation.settings import MAX_NUM_STEPS
 from modules.story import StoryDataset
 from modules.story_model.story_model import StoryModel
 from modules.text_decoder.tokenizers import Vocabulary
-from modules.training.phases import Phase
+from modules.training.phase import Phase
 from modules.training.reliance import code_reliance, reliance_summary
 from modules.training.settings import TrainSettings
 from modules.training.sharding import full

@@ -18,7 +18,7 @@ from modules.encoded.stories import EncodedStories
 from modules.storyworld import StoryWorld
 from modules.text_decoder.tokenizers import make_vocabulary
 from modules.training.pace import PLAN_STORIES_SHARE, STORIES_SHARE, Pace
-from modules.training.phases import Phase
+from modules.training.phase import Phase
 from modules.training.sharding import full
 from modules.training.state import PhaseWeights
 from modules.training.trainer import Forward, Trainer

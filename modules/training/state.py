@@ -17,7 +17,7 @@ from modules.saving.optimizer_state import flatten_optimizer, restore_optimizer
 from modules.story import StoryDataset
 from modules.training.optimizer import WeightAverage, learning_rate_at, parameter_groups
 from modules.training.pace import Pace
-from modules.training.phases import Phase
+from modules.training.phase import Phase
 from modules.training.settings import TrainSettings
 from modules.training.sharding import Replicated, cut_like, cut_moments
 

@@ -29,7 +29,8 @@ from modules.text_decoder.tokenizers import Vocabulary, load_vocabulary, make_vo
 from modules.training.autoencoder_phase import AutoencoderPhase
 from modules.training.monitor import Monitor
 from modules.training.pace import RELATIVE_SECONDS, later_work
-from modules.training.phases import Loss, Phase, story_phase
+from modules.training.phase import Loss, Phase
+from modules.training.phases import story_phase
 from modules.training.plan import inherited_phases, plan_phases
 from modules.training.processes import attention, is_sharded
 from modules.training.settings import TrainSettings
@@ -53,9 +54,7 @@ class Trainer:
         signals: StopSignals,
         plan_dataset: StoryDataset | None = None,
     ) -> None:
-        """`signals` is filled with the number of a signal that asks the run to stop: after an update, which is saved,
-        or at once while the stories are encoded, when there is nothing to save.
-        """
+        """`signals` stop the run: after an update, which is saved, or at once while stories are encoded."""
         self.config, self.settings, self.dataset, self.held_out = config, settings, dataset, held_out
         self.accelerator, self.signals = accelerator, signals
         self.num_parts = settings.gradient_accumulation_steps * accelerator.num_processes
@@ -287,14 +286,9 @@ class Trainer:
         def write_model(folder: Path) -> None:
             save_model(folder / "model", self.saved_config, averaged, self.tokenizer, architectures_of(self.model))
 
-        self._newest = save_checkpoint(
-            self.settings.output_dir,
-            self.state.global_step,
-            tensors,
-            self.state.as_dict() | saved,
-            self.settings.keep_last,
-            write_model,
-        )
+        folder, keep = self.settings.output_dir, self.settings.keep_last
+        state = self.state.as_dict() | saved
+        self._newest = save_checkpoint(folder, self.state.global_step, tensors, state, keep, write_model)
         return self._newest
 
     def _restore(self, tensors: Mapping[str, dict[str, Tensor]], saved: Mapping[str, Any]) -> None:

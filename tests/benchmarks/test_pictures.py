@@ -54,6 +54,12 @@ def test_guidance_grades_every_setting(rows, tiny_checkpoint):
     assert table[2].startswith("| true codes: 1 everywhere | ")
 
 
+def test_samplers_are_graded_on_the_same_pages(rows, tiny_checkpoint):
+    found, table = rows("sampler", "--ckpt", tiny_checkpoint, "--grid", "ddim:2", "unipc:3")
+    assert list(found) == ["true codes: ddim, 2 steps", "true codes: unipc, 3 steps"] and len(table) == 2 + 2
+    assert len({metrics["FD-judge"]["value"] for metrics in found.values()}) == 2
+
+
 def test_context_also_hides_the_other_pages(rows, tiny_checkpoint):
     found, table = rows("context", "--ckpt", tiny_checkpoint, "--num_inference_steps", 2)
     readings = ("all pages' codes", "its own page alone (others hidden)")
@@ -116,6 +122,14 @@ def test_first_pages_and_pages_alone(tiny_pipeline):
 def test_wrong_guidance_is_refused(text, message):
     with pytest.raises(argparse.ArgumentTypeError, match=message):
         studies.Guidance.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("ddim", "SCHEDULER:STEPS"), ("ddim:-1", "SCHEDULER:STEPS"), ("euclid:4", "euclid")]
+)
+def test_a_wrong_sampler_is_refused(text, message):
+    with pytest.raises(argparse.ArgumentTypeError, match=message):
+        studies.Sampler.parse(text)
 
 
 @pytest.mark.parametrize(
