@@ -43,14 +43,12 @@ def generate(args: argparse.Namespace) -> int:
     pipeline = load_pipeline(args, args.prompt, num_steps=args.num_steps)
     started = time.perf_counter()
     if pipeline.model.has_codes:
-        files, texts = (
-            write_planned(args.output, story := tell(pipeline, args.prompt, args.num_steps, settings)),
-            story.texts,
-        )
+        story = tell(pipeline, args.prompt, args.num_steps, settings)
+        print_story(story.texts, write_planned(args.output, story), time.perf_counter() - started)
     else:
         output = pipeline(args.prompt, args.num_steps, settings=settings)
-        files, texts = write_story(args.output, output, asdict(settings)), output.texts
-    print_story(texts, files, time.perf_counter() - started)
+        files = write_story(args.output, output, asdict(settings))
+        print_story(output.texts, files, time.perf_counter() - started)
     return 0
 
 

@@ -190,6 +190,7 @@ def drawn_plan(
     prompt: str, codes: Codes, codebook_size: int, fingerprint: str, settings: GenerationSettings, **changes: Any
 ) -> Plan:
     """Return the plan of a story whose pages were all drawn by the prior and decoded together."""
+    origin: Origin = "drawn"
     count = len(codes)
     plan = Plan(
         prompt=prompt,
@@ -198,7 +199,7 @@ def drawn_plan(
         fingerprint=fingerprint,
         settings=settings,
         renderings=(Rendering(codes, tuple(range(count)), settings),),
-        origins=("drawn",) * count,
+        origins=(origin,) * count,
         text_from=(0,) * count,
         picture_from=(0,) * count,
         given_texts=(None,) * count,

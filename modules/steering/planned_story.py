@@ -12,12 +12,13 @@ from torch import Tensor
 
 from modules.common.errors import UserError
 from modules.common.progress import track
+from modules.data.images import fit_image
 from modules.generation.output import StoryPipelineOutput
 from modules.generation.pipeline import StoryPipeline
 from modules.generation.rendering import render_images, render_texts
 from modules.generation.settings import GenerationSettings
-from modules.steering.plan import Plan, drawn_plan
-from modules.steering.rendering import Codes, Rendering
+from modules.steering.plan import Origin, Plan, drawn_plan
+from modules.steering.rendering import Codes, Parts, Rendering
 from modules.story import Story
 
 PLAN_KEY = "plan"  # Of a plan's text form in story.json.
@@ -124,11 +125,15 @@ def open_story(
 
 
 def adopt(pipeline: StoryPipeline, given: Story, settings: GenerationSettings) -> PlannedStory:
-    """Return a story of given pages with the codes that the encoder reads in them; what is missing is decoded."""
+    """Return a story of given pages with the codes that the encoder reads in them; what is missing is decoded.
+
+    Pictures are fitted to the model's size, in which they are stored and read again.
+    """
     codes = codes_of(pipeline.encode(given.steps))
     count, steps, texts = len(codes), given.steps, tuple(step.text for step in given.steps)
     undrawn = tuple(page for page, step in enumerate(steps) if step.image is None)
     untold = tuple(page for page, step in enumerate(steps) if step.text is None and page not in undrawn)
+    origin: Origin = "encoded"
     plan = Plan(
         prompt=given.prompt,
         codes=codes,
@@ -136,15 +141,18 @@ def adopt(pipeline: StoryPipeline, given: Story, settings: GenerationSettings) -
         fingerprint=pipeline.fingerprint(),
         settings=settings,
         renderings=(),
-        origins=("encoded",) * count,
+        origins=(origin,) * count,
         text_from=(None,) * count,
         picture_from=(None,) * count,
         given_texts=texts,
     )
-    for parts, pages in (("both", undrawn), ("text", untold)):
+    groups: dict[Parts, tuple[int, ...]] = {"both": undrawn, "text": untold}
+    for parts, pages in groups.items():
         if pages:
             plan = plan.rendered(Rendering(codes, pages, settings, parts, tuple(texts[page] for page in pages)))
-    story = replay(pipeline, plan, [step.image for step in steps])
+    size = pipeline.config.autoencoder.image_size
+    images = [None if step.image is None else fit_image(step.image, size) for step in steps]
+    story = replay(pipeline, plan, images)
     changed = {*undrawn, *untold}
     return replace(story, stamps=tuple(stamp if page in changed else None for page, stamp in enumerate(story.stamps)))
 
