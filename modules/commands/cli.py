@@ -25,6 +25,7 @@ COMMANDS = {
     "generate": ("generate", "write and illustrate a story from a one-line prompt"),
     "continue": ("continue_story", "add pages to a story"),
     "edit": ("edit", "change one page of a story by words, a picture or codes, and leave the others as they are"),
+    "score": ("score", "report what the pages of a story cost under the model, and how well they fit together"),
     "caption": ("caption", "write the text of a page for a picture"),
     "illustrate": ("illustrate", "draw a picture for each given text"),
     "evaluate": ("evaluate", "measure a model on held-out stories: likelihoods, codes, texts and pictures"),

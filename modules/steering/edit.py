@@ -20,6 +20,7 @@ from modules.layers.seeding import derive_seed
 from modules.steering.locks import Locks
 from modules.steering.plan import Origin, Plan
 from modules.steering.planned_story import PlannedStory, before, codes_of, render, with_log_probs
+from modules.steering.reading import codes_for_text
 from modules.steering.rendering import PARTS, Codes, Parts, Rendering
 from modules.story import StoryStep
 
@@ -31,18 +32,15 @@ MAX_DRAWS = 8  # Of another plan, until it differs from the one before.
 def set_text(
     pipeline: StoryPipeline, story: PlannedStory, page: int, text: str, locks: Locks = NO_LOCKS, seed: int | None = None
 ) -> PlannedStory:
-    """Give a page new words: its codes are read from them, and its picture is drawn anew.
+    """Give a page new words: its codes are read from them, see `codes_for_text`, and its picture is drawn anew.
 
-    With the picture locked, the codes are read from the words and the picture together. Raises UserError if the text is
-    empty or locked.
+    Raises UserError if the text is empty or locked.
     """
     if not text.strip():
         raise UserError("the new text is empty: write a sentence")
     if page in locks.texts:
         raise UserError(f"page {page + 1}: its text is locked, and is to be replaced: leave one of the two out")
-    picture = story.images[page] if page in locks.pictures else None
-    wanted = codes_of(pipeline.encode([StoryStep(text=text, image=picture)]))[0]
-    codes = _with_page(story.plan.codes, page, locks.merge(story.plan.codes[page], wanted, page))
+    codes = _with_page(story.plan.codes, page, codes_for_text(pipeline, story, page, text, locks))
     story = _take(story, page, text=text)
     return _rerender(pipeline, story, codes, {page: "encoded"}, {page: ("picture",)}, locks, seed)
 
