@@ -25,6 +25,8 @@ COMMANDS = {
     "generate": ("generate", "write and illustrate a story from a one-line prompt"),
     "continue": ("continue_story", "add pages to a story"),
     "edit": ("edit", "change one page of a story by words, a picture or codes, and leave the others as they are"),
+    "plan": ("plan", "draw many plans of a story and show the best, before anything is drawn"),
+    "alternatives": ("alternatives", "show what other codes at one place of a story would write and draw"),
     "score": ("score", "report what the pages of a story cost under the model, and how well they fit together"),
     "caption": ("caption", "write the text of a page for a picture"),
     "illustrate": ("illustrate", "draw a picture for each given text"),

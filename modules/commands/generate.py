@@ -23,6 +23,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         " --prompt; its own settings apply",
     )
     parser.add_argument("--num_steps", type=positive_int, default=5, metavar="N", help="number of pages (default 5)")
+    parser.add_argument(
+        "--best_of",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="draw so many plans and make the story of the best one, as ranked by the command plan (default 1)",
+    )
     generation_flags(parser)
 
 
@@ -35,7 +42,8 @@ def run(args: argparse.Namespace) -> int:
 def generate(args: argparse.Namespace) -> int:
     """Generate a new story from `--prompt`."""
     from modules.presentation.story.files import prepare_output, write_story
-    from modules.steering.planned_story import tell
+    from modules.steering.planned_story import replay, tell
+    from modules.steering.search import search
 
     check_story(args.prompt, args.num_steps, MAX_LONG_STORY)
     settings = from_flags(GenerationSettings, args)
@@ -43,8 +51,14 @@ def generate(args: argparse.Namespace) -> int:
     pipeline = load_pipeline(args, args.prompt, num_steps=args.num_steps)
     started = time.perf_counter()
     if pipeline.model.has_codes:
-        story = tell(pipeline, args.prompt, args.num_steps, settings)
+        if args.best_of > 1:
+            plan = search(pipeline, args.prompt, args.num_steps, args.best_of, keep=1, settings=settings)[0].plan
+            story = replay(pipeline, plan)
+        else:
+            story = tell(pipeline, args.prompt, args.num_steps, settings)
         print_story(story.texts, write_planned(args.output, story), time.perf_counter() - started)
+    elif args.best_of > 1:
+        raise UserError("--best_of ranks plans, and this model has none: leave it out")
     else:
         output = pipeline(args.prompt, args.num_steps, settings=settings)
         files = write_story(args.output, output, asdict(settings))
