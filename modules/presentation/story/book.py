@@ -71,7 +71,7 @@ def write_pages(output_dir: Path, pages: Sequence[BookPage]) -> list[Path]:
     """Write ``page_01.png`` and so on, enlarged to 384 pixels, and return the paths. Raises UserError if that fails."""
     digits = max(2, len(str(len(pages))))
     return [
-        write_png(output_dir / f"page_{number:0{digits}}.png", _enlarge(page.image), plan_texts(page.plan))
+        write_png(output_dir / f"page_{number:0{digits}}.png", enlarge(page.image), plan_texts(page.plan))
         for number, page in enumerate(pages, 1)
     ]
 
@@ -89,7 +89,7 @@ def write_story_json(output_dir: Path, data: Mapping[str, Any]) -> Path:
 
 
 def _leaf(page: BookPage) -> dict[str, Any]:
-    picture = _enlarge(page.image)
+    picture = enlarge(page.image)
     return {
         "picture": png_uri(picture),
         "width": picture.width,
@@ -100,7 +100,8 @@ def _leaf(page: BookPage) -> dict[str, Any]:
     }
 
 
-def _enlarge(image: Image.Image) -> Image.Image:
+def enlarge(image: Image.Image) -> Image.Image:
+    """Return an image as RGB, enlarged to 384 pixels if it is smaller."""
     return flatten(image) if max(image.size) >= PAGE_PIXELS else scale_to(image, PAGE_PIXELS)
 
 
