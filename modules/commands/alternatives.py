@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 
+from modules.commands.generating import one_line
 from modules.commands.shared import output_flag
 from modules.commands.steering import open_planned, page_flag, page_index, story_argument
 from modules.common.arguments import integer, positive_int
@@ -37,11 +39,11 @@ def run(args: argparse.Namespace) -> int:
     seconds = time.perf_counter() - started
     print("  code  probability  text")
     for index, other in enumerate(found):
-        print(f"{'*' if index == 0 else ' '}{other.code:5}{other.probability:13.4f}  {other.text}")
+        print(f"{'*' if index == 0 else ' '}{other.code:5}{other.probability:13.4f}  {one_line(other.text)}")
     title = f"Page {args.page}, slot {args.slot}: other codes"
     cards = [BookPage(other.image, f"{other.code} ({other.probability:.1%}): {other.text}") for other in found]
     sheet = write_png(args.output / "alternatives.png", contact_sheet(cards, title))
     rows = [{"code": other.code, "probability": other.probability, "text": other.text} for other in found]
     write_json(args.output / "alternatives.json", {"page": args.page, "slot": args.slot, "alternatives": rows})
-    print(f"* is the present code; {len(found)} pages in {seconds:.1f} s: {sheet}")
+    print(f"* is the present code; {len(found)} pages in {seconds:.1f} s: {sheet}", file=sys.stderr)
     return 0

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 
+from modules.commands.generating import one_line
 from modules.commands.shared import output_flag
 from modules.commands.steering import open_planned, page_flag, page_index, story_argument
 from modules.common.arguments import integer, seed_number
@@ -37,8 +39,8 @@ def run(args: argparse.Namespace) -> int:
     branched = branch(pipeline, story, page, args.num_branches, args.depth, args.seed)
     files = write_branches(args.output, branched)
     for node in branched.pages.values():
-        print(f"{node.id:>4} {node.text}  -> {', '.join(node.next) or 'the end'}")
+        print(f"{node.id:>4} {one_line(node.text)}  -> {', '.join(node.next) or 'the end'}")
     seconds, names = time.perf_counter() - started, ", ".join(file.name for file in files[:3])
     count = f"{len(branched.pages)} pages, {len(branched.endings)} endings"
-    print(f"{count} in {seconds:.1f} s, in the folder {args.output}: {names}")
+    print(f"{count} in {seconds:.1f} s, in the folder {args.output}: {names}", file=sys.stderr)
     return 0

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from dataclasses import asdict
 
-from modules.commands.generating import device_flag
+from modules.commands.generating import device_flag, one_line
 from modules.commands.shared import checkpoint_flag, write_json
 from modules.commands.steering import load_codes_model
 from modules.common.arguments import a_path, add_dataclass_flags, from_flags, positive_int
@@ -56,9 +57,9 @@ def run(args: argparse.Namespace) -> int:
     for number, ranked in enumerate(plans, 1):
         print(f"{number}. score {ranked.score:.3f}, {ranked.bits:.1f} bits, texts read back {ranked.agreement:.0%}")
         for page, text in enumerate(ranked.texts, 1):
-            print(f"   {page}. {text}")
+            print(f"   {page}. {one_line(text)}")
         print(f"   generate --from {ranked.plan.to_string()}")
-    print(f"{len(plans)} of {args.num_plans} plans, ranked in {seconds:.2f} s")
+    print(f"{len(plans)} of {args.num_plans} plans, ranked in {seconds:.2f} s", file=sys.stderr)
     rows = [{**asdict(ranked), "plan": ranked.plan.to_string(), "codes": ranked.plan.codes} for ranked in plans]
     write_json(args.json, {"prompt": args.prompt, "plans": rows})
     return 0

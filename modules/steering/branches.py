@@ -5,6 +5,7 @@ A node is a page with its codes. The pages of the story itself keep their texts 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -138,9 +139,10 @@ def _options(
     existing: set[tuple[int, ...]],
     seed: int,
 ) -> list[tuple[int, ...]]:
-    """Return `count` different next pages after a path: the `known` ones first, and then drawn ones with other texts.
+    """Return `count` different next pages after a path: the `known` ones first, and then those of the drawn ones whose
+    texts differ most. A single one is one that another path has already, if it was drawn.
 
-    One that another path has already comes before the others. There are fewer where all that is drawn is alike.
+    There are fewer where all that is drawn is alike.
     """
     plan, chosen = story.plan, list(known[:count])
     if len(chosen) == count:
@@ -153,14 +155,22 @@ def _options(
     rows = list(dict.fromkeys(codes_of(drawn[:, 0])))
     if count == 1:
         return [next((row for row in rows if row in existing), rows[0])]
-    texts = _first_texts(pipeline, path, drawn)
-    told = {story.texts[len(path)]} if known else set()
-    for row, text in zip(codes_of(drawn[:, 0]), texts, strict=True):
-        if text not in told and row not in chosen and len(chosen) < count:
-            chosen.append(row)
-            told.add(text)
-    others = [row for row in rows if row not in chosen]
-    return [*chosen, *others[: count - len(chosen)]]
+    texts = dict(zip(codes_of(drawn[:, 0]), map(_words, _first_texts(pipeline, path, drawn)), strict=True))
+    told = [_words(story.texts[len(path)])] if known else []
+    while len(chosen) < count and (left := [row for row in rows if row not in chosen]):
+        best = max(left, key=lambda row: min((_difference(texts[row], other) for other in told), default=0.0))
+        chosen.append(best)
+        told.append(texts[best])
+    return chosen
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(re.findall(r"\w+", text.lower()))
+
+
+def _difference(words: frozenset[str], others: frozenset[str]) -> float:
+    """Return the share of the words of two texts that only one of them has."""
+    return len(words ^ others) / max(1, len(words | others))
 
 
 def _first_texts(pipeline: StoryPipeline, path: Codes, drawn: Tensor) -> list[str]:

@@ -166,4 +166,4 @@ def _choose(scores: Tensor, codes: Tensor, allowed: Sequence[int], keep: int) ->
 
 
 def _names(text: str, word: str) -> bool:
-    return re.search(rf"\b{re.escape(word.strip())}\b", text, re.IGNORECASE) is not None
+    return re.search(rf"(?<!\w){re.escape(word.strip())}(?!\w)", text, re.IGNORECASE) is not None

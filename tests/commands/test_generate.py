@@ -24,7 +24,7 @@ def test_generate_writes_every_file_and_prints_the_story(generate, capsys):
     assert sorted(files(folder)) == FILES
     captured = capsys.readouterr()
     story = json.loads((folder / "story.json").read_text(encoding="utf-8"))
-    assert list(story) == ["prompt", "settings", "notes", "steps", "total_bits"] and story["notes"] == []
+    assert list(story) == ["prompt", "settings", "notes", "plan", "steps", "total_bits"] and story["notes"] == []
     assert story["prompt"] == PROMPT
     assert story["settings"]["seed"] == 0
     assert [line[:3] for line in captured.out.splitlines()] == ["1. ", "2. "]
