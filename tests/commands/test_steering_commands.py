@@ -67,6 +67,19 @@ def test_an_edit_leaves_the_files_of_other_pages(told, tiny_checkpoint, tmp_path
         assert made[0] == made[1]
 
 
+def test_a_continued_story_has_its_plan(told, tiny_checkpoint, tmp_path):
+    flags = ("--num_steps", 1, *QUICK, "--ckpt", tiny_checkpoint, "--output", tmp_path / "longer")
+    assert run("continue", "--story", told, *flags) == 0
+    plan = plan_of(tmp_path / "longer")
+    assert read_png_text(tmp_path / "longer" / "page_01.png", "storyboard-plan") == plan_of(told)
+    assert read_png_text(tmp_path / "longer" / "page_03.png", "storyboard-plan") == plan
+    assert files(tmp_path / "longer")["page_01.png"] == files(told)["page_01.png"]
+    assert run("generate", "--from", plan, "--ckpt", tiny_checkpoint, "--output", tmp_path / "again") == 0
+    for name in ("page_01.png", "page_02.png", "page_03.png"):
+        made = [Image.open(tmp_path / folder / name).tobytes() for folder in ("longer", "again")]
+        assert made[0] == made[1]
+
+
 def test_scores_are_printed_and_written(told, tiny_checkpoint, tmp_path, capsys):
     assert run("score", told, "--ckpt", tiny_checkpoint, "--json", tmp_path / "score.json") == 0
     lines = capsys.readouterr().out.splitlines()

@@ -67,8 +67,8 @@ def write_story(
     """Write a story's folder, the `given` pages first, and return the files for the user to open.
 
     The same story and settings give the same bytes. Pages of an earlier, longer story in the folder are removed. `plan`
-    is the text form of the story's plan, `page_plans` (T) those for the pages' PNGs; `given_pages` are the numbers of
-    those that were given, from 0, by default those of `given`.
+    is the text form of the story's plan, and `page_plans` (T) are those for the pages' PNGs; `given_pages` are the
+    numbers of those that were given, from 0, by default those of `given`.
 
     Raises:
         UserError: a file cannot be written.
@@ -79,7 +79,7 @@ def write_story(
     pages = [replace(page, plan=stamp) for page, stamp in zip(pages, stamps, strict=True)]
     total_bits = None if story.bits is None else round(sum(story.bits), 3)
     details = {**settings, **({} if total_bits is None else {"bits": total_bits})}
-    sheet = write_png(folder / "generated.png", contact_sheet(pages, story.prompt))
+    sheet = write_png(folder / "generated.png", contact_sheet(pages, story.prompt), plan_texts(plan))
     book = write_book(folder, story.prompt, pages, details, notes=story.notes)
     page_files = write_pages(folder, pages)
     images = [image for part in parts for image in part.images]
