@@ -10,7 +10,7 @@ from dataclasses import asdict
 from modules.commands.generating import device_flag, one_line
 from modules.commands.shared import checkpoint_flag, write_json
 from modules.commands.steering import load_codes_model
-from modules.common.arguments import a_path, add_dataclass_flags, from_flags, positive_int
+from modules.common.arguments import a_path, add_dataclass_flags, from_flags, integer, positive_int
 from modules.common.files import check_writable
 from modules.generation.settings import MAX_LONG_STORY, GenerationSettings, check_story
 
@@ -18,7 +18,9 @@ from modules.generation.settings import MAX_LONG_STORY, GenerationSettings, chec
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="what the story is about, in one line")
     parser.add_argument("--num_steps", type=positive_int, default=5, metavar="N", help="number of pages (default 5)")
-    parser.add_argument("--num_plans", type=positive_int, default=64, metavar="N", help="plans to draw (default 64)")
+    parser.add_argument(
+        "--num_plans", type=integer(1, 100_000), default=64, metavar="N", help="plans to draw (default 64)"
+    )
     parser.add_argument("--keep", type=positive_int, default=5, metavar="N", help="plans to show (default 5)")
     parser.add_argument(
         "--must", action="append", default=[], metavar="WORD", help="a word that the texts must have; repeatable"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from PIL import Image
@@ -47,10 +47,10 @@ def alternatives(
     window = pipeline.model.window(code_embeds, [plan.num_pages] * len(chosen))
     rows = torch.arange(len(chosen), device=pipeline.device) * plan.num_pages + page
     own, around = code_embeds[rows], None if window is None else window[rows]
-    texts = render_texts(pipeline.model, pipeline.tokenizer, own, plan.settings, around)
+    settings = replace(plan.settings, strength=1.0)  # Each is a picture of this page, none the one after another.
+    texts = render_texts(pipeline.model, pipeline.tokenizer, own, settings, around)
     noise = page_noise(pipeline, plan, page).expand(len(chosen), -1, -1, -1)
-    previous = story.images[page - 1] if page else None
-    images = render_images(pipeline.model, own, texts, plan.settings, previous, around, noise)
+    images = render_images(pipeline.model, own, texts, settings, None, around, noise)
     values = zip(chosen, texts, images, strict=True)
     return [Alternative(code, float(probabilities[code]), text, image) for code, text, image in values]
 

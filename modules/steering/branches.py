@@ -192,7 +192,7 @@ def _texts(pipeline: StoryPipeline, plans: Tensor, pages: Sequence[int]) -> list
 
 def _render(pipeline: StoryPipeline, story: PlannedStory, nodes: Sequence[_Node], seed: int) -> dict[str, BranchPage]:
     """Return all pages by id; those that the story does not have are decoded in batches, each in its own plan."""
-    num_pages, settings = story.plan.num_pages, replace(story.plan.settings, seed=seed)
+    num_pages, settings = story.plan.num_pages, replace(story.plan.settings, strength=1.0)
     own = {node.id for node in nodes if node.path == story.plan.codes[: node.page + 1]}
     new, drawn = [node for node in nodes if node.id not in own], dict[str, tuple[str, Image.Image]]()
     with progress_line("branches: pages drawn", len(new)) as line:

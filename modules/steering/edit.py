@@ -187,7 +187,9 @@ def _rerender(
     plan = with_log_probs(pipeline, plan)
     stamp = plan.to_string()
     stamps = tuple(stamp if page in changed else old for page, old in enumerate(story.stamps))
-    return replace(story, plan=plan, texts=tuple(texts), images=tuple(images), stamps=stamps, notes=())
+    return replace(
+        story, plan=plan, texts=tuple(texts), images=tuple(images), stamps=stamps, notes=pipeline.notes(plan.prompt)
+    )
 
 
 def _take(story: PlannedStory, page: int, text: str | None = None, image: Image.Image | None = None) -> PlannedStory:

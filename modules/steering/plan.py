@@ -172,7 +172,7 @@ class Plan:
         codes = plans[given.get("c", -1)]
         entries = _usual(len(codes)) | given
         settings = read_settings(GenerationSettings(), entries["s"])
-        return cls(
+        plan = cls(
             prompt=read_text(entries["p"]),
             codes=codes,
             codebook_size=codebook_size,
@@ -184,6 +184,9 @@ class Plan:
             picture_from=read_sources(entries["i"]),
             given_texts=tuple(text if text is None else read_text(text) for text in entries["g"]),
         )
+        if any(text is None and source is None for text, source in zip(plan.given_texts, plan.text_from, strict=True)):
+            raise DamagedText("a page has no text")
+        return plan
 
 
 def drawn_plan(

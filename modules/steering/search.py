@@ -12,6 +12,7 @@ from torch import Tensor
 
 from modules.batch import StepInputs
 from modules.common.errors import UserError
+from modules.common.progress import track
 from modules.encoded.stories import batch_of_steps
 from modules.generation.pipeline import StoryPipeline
 from modules.generation.rendering import render_texts
@@ -23,7 +24,7 @@ from modules.storyboard.storyboard import Storyboard
 
 NUM_READ = 16  # Plans, the likeliest ones, whose texts are decoded and read again.
 SIMILARITY = 0.25  # What a plan loses that equals one already chosen, in units of the score.
-PLANS_PER_DRAW = 256
+PLANS_PER_DRAW, PLANS_PER_READ = 256, 64
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,8 @@ def _draw(
     for place, code in constraints.codes.items():
         fixed[place] = code
     parts = []
-    for start in range(0, num_plans, PLANS_PER_DRAW):
+    starts = range(0, num_plans, PLANS_PER_DRAW)
+    for start in track("plans drawn", starts, visible=len(starts) > 1):
         own = replace(settings, seed=(settings.seed + start) % 2**63)
         count = min(PLANS_PER_DRAW, num_plans - start)
         parts.append(pipeline.plan(prompt, num_steps, num_plans=count, fixed=fixed, settings=own))
@@ -118,10 +120,11 @@ def _draw(
 
 def _decode(pipeline: StoryPipeline, codes: Tensor, settings: GenerationSettings) -> list[tuple[str, ...]]:
     """Return the texts of R plans (R,T,S)."""
-    count, num_steps = codes.shape[:2]
-    code_embeds = pipeline.embed(codes.flatten(0, 1))
-    window = pipeline.model.window(code_embeds, [num_steps] * count)
-    texts = render_texts(pipeline.model, pipeline.tokenizer, code_embeds, settings, window)
+    num_steps, parts, texts = codes.shape[1], codes.split(PLANS_PER_READ), list[str]()
+    for part in track("plans read", parts, visible=len(parts) > 1):
+        code_embeds = pipeline.embed(part.flatten(0, 1))
+        window = pipeline.model.window(code_embeds, [num_steps] * len(part))
+        texts += render_texts(pipeline.model, pipeline.tokenizer, code_embeds, settings, window)
     return [tuple(texts[start : start + num_steps]) for start in range(0, len(texts), num_steps)]
 
 

@@ -128,8 +128,14 @@ def read_plan(source: str) -> tuple[str, Story | None]:
     if source.strip().startswith(PLAN_PREFIX):
         return source.strip(), None
     path = Path(source)
+    if not _exists(path):
+        shown = source if len(source) <= 60 else f"{source[:60]}..."
+        raise UserError(
+            f"{shown} is no file, and no plan either, which begins with {PLAN_PREFIX}: give a page's PNG, a story.json"
+            " or the whole text of a plan"
+        )
     if path.suffix.lower() == ".png":
-        load_image(path)  # Raises UserError where it is missing or broken.
+        load_image(path)  # Raises UserError where it is broken.
         text = read_png_text(path, PLAN_KEYWORD)
         if text is None:
             raise UserError(f"{path} carries no plan: give a page that generate wrote, as it was written")
@@ -138,6 +144,13 @@ def read_plan(source: str) -> tuple[str, Story | None]:
     if "plan" not in story.extra:
         raise UserError(f"{path} carries no plan: it was not written by generate, or by an older version")
     return str(story.extra["plan"]), story
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # A name that is too long.
+        return False
 
 
 def _pages(part: StoryPipelineOutput) -> list[BookPage]:
