@@ -50,11 +50,14 @@ class LoadedModel:
         return save_lora(self.model, Path(folder))
 
     def fingerprint(self) -> str:
-        """Return a short hash of the config and of all weights that generation uses."""
+        """Return a short hash of the config and of all weights that generation uses.
+
+        Weights that stay frozen at their source are known by its name, which is in the config.
+        """
         digest = hashlib.sha256(self.config.to_json().encode())
-        for name, value in self.model.state_dict().items():
+        for name, value in self.model.own_state().items():
             if not name.startswith(TRAINING_ONLY):
-                digest.update(value.cpu().contiguous().numpy().tobytes())
+                digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
 
     @property

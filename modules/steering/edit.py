@@ -25,8 +25,8 @@ from modules.steering.rendering import PARTS, Codes, Parts, Rendering
 from modules.story import StoryStep
 
 NO_LOCKS = Locks()
-REWRITE_TEMPERATURE = 0.8  # Of new words for the same codes: the likeliest ones are those that the page has.
-MAX_DRAWS = 8  # Of another plan, until it differs from the one before.
+REWRITE_TEMPERATURE, REWRITE_TOP_P = 0.8, 0.98  # Of new words: the likeliest ones are those that the page has.
+MAX_DRAWS = 8  # Of another plan or text, until it differs from the one before.
 
 
 def set_text(
@@ -95,14 +95,25 @@ def set_codes(
 def rewrite(
     pipeline: StoryPipeline, story: PlannedStory, page: int, locks: Locks = NO_LOCKS, seed: int | None = None
 ) -> PlannedStory:
-    """Write the text of a page anew from the same codes, in words that are drawn at random."""
+    """Write the text of a page anew from the same codes, in other words, which are drawn at random.
+
+    The codes leave few words open: the temperature rises until the words differ, at most `MAX_DRAWS` times.
+    """
     if page in locks.texts:
         raise UserError(f"page {page + 1}: its text is locked, and is to be rewritten: leave one of the two out")
-    settings = story.plan.settings
-    drawn = replace(
-        settings, decoding="top_p", temperature=max(settings.temperature, REWRITE_TEMPERATURE), penalty_alpha=0.0
-    )
-    return _rerender(pipeline, story, story.plan.codes, {}, {page: ("text",)}, locks, seed, drawn)
+    settings, edited = story.plan.settings, story
+    for attempt in range(MAX_DRAWS):
+        drawn = replace(
+            settings,
+            decoding="top_p",
+            temperature=max(settings.temperature, REWRITE_TEMPERATURE) + 0.2 * attempt,
+            top_p=max(settings.top_p, REWRITE_TOP_P),
+            penalty_alpha=0.0,
+        )
+        edited = _rerender(pipeline, story, story.plan.codes, {}, {page: ("text",)}, locks, seed, drawn)
+        if edited.texts != story.texts:
+            break
+    return edited
 
 
 def redraw(
