@@ -42,6 +42,7 @@ LONG_FILES = (
     "commands/test_help.py",
     "commands/test_generate.py",
     "commands/test_bad_input.py",
+    "commands/test_steering_commands.py",
     "test_preset_errors.py",
     "data/test_data_path.py",
     "commands/test_study_commands.py",

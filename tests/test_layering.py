@@ -23,7 +23,7 @@ FLOORS = (
     ("presets", "story_model"),
     ("encoded", "saving"),
     ("generation",),
-    ("training",),
+    ("steering", "training"),
     ("evaluation",),
     ("presentation",),
     ("commands",),

@@ -16,10 +16,17 @@ from transformers import AutoModelForCausalLM
 import story_generative_model
 from modules.config import StoryConfig
 from modules.generation.pipeline import StoryPipeline
+from modules.generation.settings import GenerationSettings
 from modules.image_decoder.stable_diffusion import load_unet
 from modules.presets import PRESETS
 from modules.pretrained.source import PretrainedSource
 from modules.saving.checkpoint import latest_checkpoint, load_checkpoint
+from modules.steering.alternatives import alternatives
+from modules.steering.edit import redraw, set_text
+from modules.steering.plan import Plan
+from modules.steering.planned_story import replay, tell
+from modules.steering.score import score
+from modules.steering.search import search
 from modules.story_model.story_model import StoryModel
 from modules.storyworld import StoryWorld
 from tests.support.tiny_presets import IMAGE_SIZE, PRETRAINED, tiny_preset, write_hub
@@ -101,6 +108,20 @@ def test_it_continues_captions_and_illustrates(run, name):
     assert isinstance(text, str) and codes.shape == (8,)
     drawn = pipeline.illustrate([step.text for step in story.steps[:2]], num_inference_steps=2)
     assert drawn.texts == [step.text for step in story.steps[:2]] and len(drawn.images) == 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_plans_are_edited_scored_and_replayed(run, name):
+    pipeline = StoryPipeline.from_pretrained(run(name), offline=True)
+    story = tell(pipeline, PROMPT, 2, GenerationSettings(seed=1, num_inference_steps=2))
+    edited = redraw(pipeline, set_text(pipeline, story, 1, "The bear has a kite."), 1, seed=5)
+    assert edited.images[0] is story.images[0] and edited.texts[1] == "The bear has a kite."
+    again = replay(pipeline, Plan.from_string(edited.plan.to_string()))
+    assert again.texts == edited.texts
+    assert [image.tobytes() for image in again.images] == [image.tobytes() for image in edited.images]
+    assert score(pipeline, story).totals()["bits"] > 0
+    assert search(pipeline, PROMPT, 2, num_plans=4, keep=2)
+    assert len(alternatives(pipeline, story, 1, 2, count=2)) == 3
 
 
 @pytest.mark.parametrize("name", PRETRAINED)

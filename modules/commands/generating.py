@@ -64,10 +64,15 @@ def print_notes(notes: Sequence[str]) -> None:
 
 def print_story(texts: Sequence[str], files: Sequence[Path], seconds: float) -> None:
     """Print the story, a line per page, and to stderr where its files are."""
-    from modules.presentation.text import clean
-
     for number, text in enumerate(texts, 1):
-        print(f"{number}. {' '.join(clean(text).split())}")
+        print(f"{number}. {one_line(text)}")
     names = ", ".join(file.name for file in files)
     count = "1 page" if len(texts) == 1 else f"{len(texts)} pages"
     print(f"{count} in {seconds:.1f} s, in the folder {files[0].parent}: {names}", file=sys.stderr)
+
+
+def one_line(text: str) -> str:
+    """Return a text on one line, without characters that a terminal could not print."""
+    from modules.presentation.text import clean
+
+    return " ".join(clean(text).split())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import time
 import warnings
@@ -26,7 +25,6 @@ from modules.generation.pipeline import StoryPipeline
 from modules.generation.rendering import encode_captions, render_texts
 from modules.generation.settings import MAX_NUM_STEPS, GenerationSettings
 from modules.layers.plan_window import PlanWindow
-from modules.saving.model_folder import TRAINING_ONLY
 from modules.story import Story, StoryDataset
 
 NUM_GIVEN = 3  # True pages before the predicted one.
@@ -214,7 +212,7 @@ def run_ablation(
         "num_examples": grid.num_examples,
         "seed": seed,
         "data": f"{dataset.name} {dataset.fingerprint()}",
-        "model": model_fingerprint(pipeline),
+        "model": pipeline.fingerprint(),
     }
     table = ResumableCsv(output, [asdict(cell) for cell in grid.cells()], identity)
     cells = [cell for cell in grid.cells() if asdict(cell) not in table]
@@ -259,12 +257,3 @@ def _row(
         estimate = bootstrap_mean(own, np.ones(count), seed, floor, ceiling).to_dict()
         row |= {name if part == "value" else f"{name} {part}": value for part, value in estimate.items()}
     return row | {"seconds_a_page": seconds}
-
-
-def model_fingerprint(pipeline: StoryPipeline) -> str:
-    """Return a short hash of the config and of all weights that generation uses."""
-    digest = hashlib.sha256(pipeline.config.to_json().encode())
-    for name, value in pipeline.model.state_dict().items():
-        if not name.startswith(TRAINING_ONLY):
-            digest.update(value.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
@@ -15,7 +16,7 @@ from modules.generation.notes import input_notes
 from modules.generation.rendering import place_model
 from modules.generation.settings import MAX_LONG_STORY, MAX_NUM_STEPS
 from modules.saving.export import push_to_hub, save_lora, save_pretrained
-from modules.saving.model_folder import load_model
+from modules.saving.model_folder import TRAINING_ONLY, load_model
 from modules.story import StoryStep
 from modules.story_model.story_model import StoryModel
 from modules.text_decoder.tokenizers import Vocabulary
@@ -47,6 +48,17 @@ class LoadedModel:
     def save_lora(self, folder: str | Path) -> list[Path]:
         """Write the low-rank weights alone; return their folders."""
         return save_lora(self.model, Path(folder))
+
+    def fingerprint(self) -> str:
+        """Return a short hash of the config and of all weights that generation uses.
+
+        Weights that stay frozen at their source are known by its name, which is in the config.
+        """
+        digest = hashlib.sha256(self.config.to_json().encode())
+        for name, value in self.model.own_state().items():
+            if not name.startswith(TRAINING_ONLY):
+                digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     @property
     def device(self) -> torch.device:

@@ -87,19 +87,22 @@ class StoryPipeline(LoadedModel):
         *,
         codes: Tensor | None = None,
         num_plans: int = 1,
+        fixed: Tensor | None = None,
         **options: Any,
     ) -> PriorSample:
         """Sample plans from the prior: codes (num_plans, num_steps, S) and log-probabilities of the same shape.
 
-        `codes` (T0,S) are those of given steps. Raises UserError on an empty prompt or a number out of range.
+        `codes` (T0,S) are those of given steps; in `fixed` (num_steps,S) codes that are not to be drawn, negative
+        numbers elsewhere. Raises UserError on an empty prompt or a number out of range.
         """
         settings = GenerationSettings.resolve(seed=seed, **options)
         check_story(prompt, num_steps, self.longest_story)
         self.check_codebook()
         generator = torch.Generator(self.device).manual_seed(settings.seed)
         history = None if codes is None else codes[None]
+        prompt_tokens, fixed = self.prompt_tokens(prompt), None if fixed is None else fixed.to(self.device)
         return self.model.prior.sample(
-            *self.prompt_tokens(prompt), num_steps, settings.temperature, settings.top_p, generator, history, num_plans
+            *prompt_tokens, num_steps, settings.temperature, settings.top_p, generator, history, num_plans, fixed
         )
 
     def plan_next(self, prompt: str, num_steps: int, steps: Sequence[StoryStep]) -> Tensor:

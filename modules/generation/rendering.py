@@ -75,11 +75,13 @@ def render_images(
     settings: GenerationSettings,
     previous: Image.Image | None = None,
     window: PlanWindow | None = None,
+    noise: Tensor | None = None,
 ) -> list[Image.Image]:
     """Decode code_embeds (T,S,d) and the plan around them to T images, with their texts where the image decoder reads
     texts.
 
-    With a `strength` below 1 each image starts from the one before, the first from `previous` if given.
+    With a `strength` below 1 each image starts from the one before, the first from `previous` if given. `noise`
+    (T,c,h,w) is by default drawn from the seed.
     """
     images = [] if previous is None else [previous]
     generator = torch.Generator().manual_seed(settings.seed)
@@ -99,6 +101,7 @@ def render_images(
                 encoder_hidden_states=encode_captions(model, texts[rows]),
                 window=None if window is None else window[rows],
                 guidance_interval=settings.guidance_interval,
+                noise=None if noise is None else noise[rows],
             )
             pixels = model.autoencoder.decode(latents)
         images += to_pictures(pixels.float())

@@ -244,6 +244,7 @@ class ImageDecoder(PretrainedPart):
         encoder_hidden_states: Tensor | None = None,
         window: PlanWindow | None = None,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
+        noise: Tensor | None = None,
     ) -> Tensor:
         """Denoise the images of N steps in one batch and return their latents (N,c,h,w).
 
@@ -252,12 +253,15 @@ class ImageDecoder(PretrainedPart):
         timestep, as a share of all training timesteps, lies in `guidance_interval` (arXiv 2404.07724); a scale of 1 is
         no guidance. With `init_latents` (N,c,h,w) only the last `strength` of the
         denoising steps are taken, at least one, from those latents with that much noise (SDEdit, arXiv 2108.01073).
-        `on_step` is called with the latents after every denoising step.
+        `on_step` is called with the latents after every denoising step. `noise` (N,c,h,w), by default drawn from
+        `generator`, is what the images begin with.
         """
         noise_schedule = self.make_scheduler(scheduler)
         noise_schedule.set_timesteps(num_inference_steps)
         timesteps = noise_schedule.timesteps
-        noise = torch.randn(len(code_embeds), *self.latent_shape, generator=generator).to(code_embeds.device)
+        if noise is None:
+            noise = torch.randn(len(code_embeds), *self.latent_shape, generator=generator)
+        noise = noise.to(code_embeds.device)
         if init_latents is None:
             latents = noise * noise_schedule.init_noise_sigma
         else:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from modules.common.files import write_whole
 from modules.presentation.theme import LIGHT
@@ -35,9 +37,12 @@ def encode_image(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes
     return buffer.getvalue()
 
 
-def encode_png(image: Image.Image) -> bytes:
-    """Return an image as a small PNG without metadata."""
-    return encode_image(flatten(image), compress_level=9)
+def encode_png(image: Image.Image, texts: Mapping[str, str] | None = None) -> bytes:
+    """Return an image as a small PNG without metadata, but for the given `texts` by keyword."""
+    info = PngInfo()
+    for keyword, text in (texts or {}).items():
+        info.add_text(keyword, text)
+    return encode_image(flatten(image), compress_level=9, pnginfo=info)
 
 
 def png_uri(image: Image.Image) -> str:
@@ -50,9 +55,20 @@ def jpeg_uri(image: Image.Image, quality: int) -> str:
     return _data_uri(encode_image(image.convert("RGB"), "JPEG", quality=quality, optimize=True), "jpeg")
 
 
-def write_png(path: Path, image: Image.Image) -> Path:
-    """Write an RGB PNG without metadata. Raises UserError if that fails."""
-    return write_whole(path, encode_png(image))
+def write_png(path: Path, image: Image.Image, texts: Mapping[str, str] | None = None) -> Path:
+    """Write an RGB PNG without metadata but for `texts` by keyword. Raises UserError if that fails."""
+    return write_whole(path, encode_png(image, texts))
+
+
+def read_png_text(path: Path, keyword: str) -> str | None:
+    """Return a text of a PNG file by its keyword; None if it has none, or is no readable PNG."""
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            image.load()
+            text = getattr(image, "text", {}).get(keyword)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    return None if text is None else str(text)
 
 
 def _data_uri(content: bytes, kind: str) -> str:

@@ -158,11 +158,13 @@ class Prior(nn.Module):
         generator: torch.Generator | None = None,
         codes: Tensor | None = None,
         num_samples: int = 1,
+        fixed: Tensor | None = None,
     ) -> PriorSample:
         """Draw `num_steps` steps after the given ones: prompt (B,Lp), codes (B,T0,S) or None -> new codes
         (B,num_steps,S).
 
         With `num_samples` > 1 the batch must be one story: its prompt is read once and that many plans are returned.
+        Codes of `fixed` (num_steps,S) that are not negative are taken instead of drawn ones, in every plan.
         """
         slots, num_given = self.num_slots, 0 if codes is None else codes.shape[1]
         flat = prompt_ids.new_zeros(len(prompt_ids), 0) if codes is None else codes.flatten(1)
@@ -187,6 +189,9 @@ class Prior(nn.Module):
                 hidden = self._read_on(x, prefix_mask, cache)
             logits = self._to_logits(hidden[:, 0]).float()
             drawn = sample_logits(logits, temperature, top_p, generator)[:, None]
+            if fixed is not None:
+                wanted = fixed.flatten()[index - num_given * slots]
+                drawn = torch.where(wanted >= 0, wanted, drawn)
             log_probs.append(logits.log_softmax(-1).gather(-1, drawn))
             flat = torch.cat([flat, drawn], dim=1)
         return PriorSample(

@@ -24,7 +24,7 @@ def test_generate_writes_every_file_and_prints_the_story(generate, capsys):
     assert sorted(files(folder)) == FILES
     captured = capsys.readouterr()
     story = json.loads((folder / "story.json").read_text(encoding="utf-8"))
-    assert list(story) == ["prompt", "settings", "notes", "steps", "total_bits"] and story["notes"] == []
+    assert list(story) == ["prompt", "settings", "notes", "plan", "steps", "total_bits"] and story["notes"] == []
     assert story["prompt"] == PROMPT
     assert story["settings"]["seed"] == 0
     assert [line[:3] for line in captured.out.splitlines()] == ["1. ", "2. "]
@@ -88,7 +88,7 @@ def test_guidance_applies_in_the_interval_of_the_flag(tiny_checkpoint, generate,
     """On every command that draws pictures; the settings are written with the story."""
     folders = [generate(name, "--guidance_interval", 0, high) for name, high in (("a", 1), ("b", 0))]
     plain = generate("c", "--guidance_scale", 1)
-    pictures = [files(folder)["raw/page_01.png"] for folder in (*folders, plain)]
+    pictures = [Image.open(folder / "raw" / "page_01.png").tobytes() for folder in (*folders, plain)]
     assert pictures[0] != pictures[1] == pictures[2]
     assert read_story(folders[0]).extra["settings"]["guidance_interval"] == [0.0, 1.0]
     assert read_story(plain).extra["settings"]["guidance_interval"] == [0.5, 1.0]

@@ -228,7 +228,7 @@ def test_a_csv_of_other_settings_is_refused_and_left_alone(tiny_pipeline, world,
 
 def test_a_table_of_another_model_is_refused(tiny_checkpoint, tiny_pipeline, world, whole):
     again = StoryPipeline(*load_model(tiny_checkpoint))
-    assert ablation.model_fingerprint(again) == ablation.model_fingerprint(tiny_pipeline)
+    assert again.fingerprint() == tiny_pipeline.fingerprint()
     with torch.no_grad():
         again.model.prior.slot_embed.weight[0, 0] += 1
     with pytest.raises(UserError, match="another model"):

@@ -1,6 +1,6 @@
 """A story as an HTML book, as PNG pages and as JSON.
 
-The same input gives the same bytes: no date is written, and PNGs carry no metadata.
+The same input gives the same bytes: no date is written, and PNGs carry no metadata but the plan.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from modules.presentation.images import flatten, png_uri, scale_to, write_png
 from modules.presentation.templates import render
 
 PAGE_PIXELS = 384
+PLAN_KEYWORD = "storyboard-plan"  # Of the text chunk in a page's PNG.
 _NUMBER_ROW = re.compile(r"\[\n([\s\d,]+)\]")  # No text matches: JSON escapes its line breaks.
 
 
@@ -30,6 +31,7 @@ class BookPage:
     text: str
     codes: list[int] | None = None
     bits: float | None = None
+    plan: str | None = None  # The text form of the plan that the page belongs to.
 
 
 def write_book(
@@ -69,9 +71,14 @@ def write_pages(output_dir: Path, pages: Sequence[BookPage]) -> list[Path]:
     """Write ``page_01.png`` and so on, enlarged to 384 pixels, and return the paths. Raises UserError if that fails."""
     digits = max(2, len(str(len(pages))))
     return [
-        write_png(output_dir / f"page_{number:0{digits}}.png", _enlarge(page.image))
+        write_png(output_dir / f"page_{number:0{digits}}.png", enlarge(page.image), plan_texts(page.plan))
         for number, page in enumerate(pages, 1)
     ]
+
+
+def plan_texts(plan: str | None) -> dict[str, str]:
+    """Return the texts of a page's PNG file by keyword."""
+    return {} if plan is None else {PLAN_KEYWORD: plan}
 
 
 def write_story_json(output_dir: Path, data: Mapping[str, Any]) -> Path:
@@ -82,7 +89,7 @@ def write_story_json(output_dir: Path, data: Mapping[str, Any]) -> Path:
 
 
 def _leaf(page: BookPage) -> dict[str, Any]:
-    picture = _enlarge(page.image)
+    picture = enlarge(page.image)
     return {
         "picture": png_uri(picture),
         "width": picture.width,
@@ -93,7 +100,8 @@ def _leaf(page: BookPage) -> dict[str, Any]:
     }
 
 
-def _enlarge(image: Image.Image) -> Image.Image:
+def enlarge(image: Image.Image) -> Image.Image:
+    """Return an image as RGB, enlarged to 384 pixels if it is smaller."""
     return flatten(image) if max(image.size) >= PAGE_PIXELS else scale_to(image, PAGE_PIXELS)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +20,15 @@ from PIL import Image
 from modules.common.errors import UserError
 from modules.data.images import fit_image, load_image
 from modules.data.records import MAX_LINE_BYTES, RecordError, decode_line, parse_line, parse_record, read_lines
-from modules.presentation.images import write_png
-from modules.presentation.story.book import BookPage, write_book, write_pages, write_story_json
+from modules.presentation.images import read_png_text, write_png
+from modules.presentation.story.book import (
+    PLAN_KEYWORD,
+    BookPage,
+    plan_texts,
+    write_book,
+    write_pages,
+    write_story_json,
+)
 from modules.presentation.story.sheet import contact_sheet
 from modules.story import Story
 
@@ -30,6 +37,7 @@ if TYPE_CHECKING:
 
 
 RAW = "raw"
+PLAN_PREFIX = "plan1."  # Of the text form of a plan.
 LARGEST_PAGE = 1024  # Pixels. A given photo of many megapixels would make a book too large to open.
 _PAGE_FILE = re.compile(r"page_[0-9]{2,}\.png")
 
@@ -47,27 +55,42 @@ def prepare_output(folder: Path) -> None:
 
 
 def write_story(
-    folder: Path, story: StoryPipelineOutput, settings: Mapping[str, Any], given: StoryPipelineOutput | None = None
+    folder: Path,
+    story: StoryPipelineOutput,
+    settings: Mapping[str, Any],
+    given: StoryPipelineOutput | None = None,
+    *,
+    plan: str | None = None,
+    page_plans: Sequence[str | None] = (),
+    given_pages: Collection[int] | None = None,
 ) -> list[Path]:
     """Write a story's folder, the `given` pages first, and return the files for the user to open.
 
-    The same story and settings give the same bytes. Pages of an earlier, longer story in the folder are removed.
+    The same story and settings give the same bytes. Pages of an earlier, longer story in the folder are removed. `plan`
+    is the text form of the story's plan, and `page_plans` (T) are those for the pages' PNGs; `given_pages` are the
+    numbers of those that were given, from 0, by default those of `given`.
 
     Raises:
         UserError: a file cannot be written.
     """
     parts = [story] if given is None else [given, story]
     pages = [page for part in parts for page in _pages(part)]
+    stamps = page_plans or [plan] * len(pages)
+    pages = [replace(page, plan=stamp) for page, stamp in zip(pages, stamps, strict=True)]
     total_bits = None if story.bits is None else round(sum(story.bits), 3)
     details = {**settings, **({} if total_bits is None else {"bits": total_bits})}
-    sheet = write_png(folder / "generated.png", contact_sheet(pages, story.prompt))
+    sheet = write_png(folder / "generated.png", contact_sheet(pages, story.prompt), plan_texts(plan))
     book = write_book(folder, story.prompt, pages, details, notes=story.notes)
     page_files = write_pages(folder, pages)
     images = [image for part in parts for image in part.images]
-    for file, image in zip(page_files, images, strict=True):
-        write_png(folder / RAW / file.name, fit_image(image, story.images[0].width))
-    steps = _step_records(pages, page_files, num_given=len(pages) - len(story.images))
+    for page, file, image in zip(pages, page_files, images, strict=True):
+        write_png(folder / RAW / file.name, fit_image(image, story.images[0].width), plan_texts(page.plan))
+    steps = _step_records(
+        pages, page_files, range(len(pages) - len(story.images)) if given_pages is None else given_pages
+    )
     record = {"prompt": story.prompt, "settings": dict(settings), "notes": list(story.notes)}
+    if plan is not None:
+        record["plan"] = plan
     json_file = write_story_json(folder, record | {"steps": steps, "total_bits": total_bits})
     _remove_other_pages(folder, {file.name for file in page_files})
     return [book, sheet, json_file, *page_files]
@@ -92,6 +115,44 @@ def read_story(path: Path) -> Story:
     return replace(story, steps=tuple(steps))
 
 
+def read_page_plans(story: Story) -> list[str | None]:
+    """Return the text form of the plan in every page's picture file (T), None where there is none."""
+    return [None if step.image_path is None else read_png_text(step.image_path, PLAN_KEYWORD) for step in story.steps]
+
+
+def read_plan(source: str) -> tuple[str, Story | None]:
+    """Return the text form of a plan, and the story it is of where the source is one.
+
+    `source` is a page's PNG, a `story.json` or its folder, or the text itself. Raises UserError if there is no plan.
+    """
+    if source.strip().startswith(PLAN_PREFIX):
+        return source.strip(), None
+    path = Path(source)
+    if not _exists(path):
+        shown = source if len(source) <= 60 else f"{source[:60]}..."
+        raise UserError(
+            f"{shown} is no file, and no plan either, which begins with {PLAN_PREFIX}: give a page's PNG, a story.json"
+            " or the whole text of a plan"
+        )
+    if path.suffix.lower() == ".png":
+        load_image(path)  # Raises UserError where it is broken.
+        text = read_png_text(path, PLAN_KEYWORD)
+        if text is None:
+            raise UserError(f"{path} carries no plan: give a page that generate wrote, as it was written")
+        return text, None
+    story = read_story(path)
+    if "plan" not in story.extra:
+        raise UserError(f"{path} carries no plan: it was not written by generate, or by an older version")
+    return str(story.extra["plan"]), story
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # A name that is too long.
+        return False
+
+
 def _pages(part: StoryPipelineOutput) -> list[BookPage]:
     missing = [None] * len(part.texts)
     codes = missing if part.codes is None else part.codes.tolist()
@@ -108,14 +169,16 @@ def _shrink(image: Image.Image) -> Image.Image:
     return small
 
 
-def _step_records(pages: Sequence[BookPage], files: Sequence[Path], num_given: int) -> list[dict[str, Any]]:
+def _step_records(
+    pages: Sequence[BookPage], files: Sequence[Path], given_pages: Collection[int]
+) -> list[dict[str, Any]]:
     return [
         {
             "text": page.text,
             "image_path": f"{RAW}/{file.name}",
             "codes": page.codes,
             "bits": page.bits,
-            "given": index < num_given,
+            "given": index in given_pages,
         }
         for index, (page, file) in enumerate(zip(pages, files, strict=True))
     ]

@@ -1,0 +1,102 @@
+"""Scores equal the terms of the bound; searches rank, obey and differ; alternatives show one code's doing."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from modules.common.errors import UserError
+from modules.encoded.stories import EncodedStories
+from modules.evaluation.bound import plan_nats as bound_plan_nats
+from modules.generation.settings import GenerationSettings
+from modules.steering.alternatives import alternatives, code_probabilities
+from modules.steering.planned_story import open_story, replay
+from modules.steering.score import other_orders, score, text_nats
+from modules.steering.search import Constraints, encode_texts, search
+from modules.story import StoryStep
+from modules.storyworld import StoryWorld
+
+PROMPT = "Rusty the fox wants a kite"
+SETTINGS = GenerationSettings(seed=1, num_inference_steps=2, temperature=1.0)
+
+
+def test_bits_and_nats_are_the_terms_of_the_bound(tiny_pipeline):
+    world = StoryWorld(1, image_size=32)
+    own = open_story(tiny_pipeline, world[0])
+    scores = score(tiny_pipeline, own)
+    stories, codes = EncodedStories(world, tiny_pipeline.model, tiny_pipeline.tokenizer), torch.tensor(own.plan.codes)
+    nats = bound_plan_nats(tiny_pipeline, stories, 0, codes[None])[0]
+    assert [page.bits for page in scores.pages] == pytest.approx((nats / math.log(2)).tolist(), rel=1e-4)
+    embeds = tiny_pipeline.embed(codes)
+    output = tiny_pipeline.model.text_decoder(
+        embeds, stories.input_ids, stories.text_mask, window=tiny_pipeline.model.window(embeds, [len(codes)])
+    )
+    assert [page.text_nats for page in scores.pages] == pytest.approx(output.nll.sum(1).tolist(), rel=1e-4)
+    assert text_nats(tiny_pipeline, own)[1].tolist() == output.mask.sum(1).tolist()
+
+
+def test_a_score_adds_up(tiny_pipeline, story):
+    scores = score(tiny_pipeline, story)
+    assert sum(page.surprise for page in scores.pages) == pytest.approx(0, abs=1e-6)
+    for page, bits in zip(scores.pages, story.to_output().bits, strict=True):
+        assert page.bits == pytest.approx(sum(page.code_bits)) == pytest.approx(bits, rel=1e-3)
+        assert 0 <= page.agreement <= 1 and 0 <= page.from_text <= 1
+    assert scores.num_orders == 20 and 0 <= scores.order <= 1
+    assert scores.totals()["bits"] == pytest.approx(sum(page.bits for page in scores.pages))
+
+
+def test_other_orders_are_different_and_not_the_own():
+    assert len(other_orders(3, 0)) == 5 and len(set(other_orders(9, 0))) == 20
+    assert tuple(range(9)) not in other_orders(9, 0) and other_orders(1, 0) == []
+
+
+def test_texts_are_encoded_without_pictures_places(tiny_pipeline):
+    texts = ["The fox gives the kite to the bear.", "A kite!", ""]
+    whole = tiny_pipeline.encode([StoryStep(text) for text in texts[:2]])
+    assert torch.equal(encode_texts(tiny_pipeline, texts[:2]), whole.cpu())
+
+
+def test_plans_are_ranked_and_can_be_replayed(tiny_pipeline):
+    plans = search(tiny_pipeline, PROMPT, 3, num_plans=24, keep=4, settings=SETTINGS)
+    assert len(plans) == 4 and plans[0].score == max(ranked.score for ranked in plans)
+    assert len({ranked.plan.codes for ranked in plans}) == 4
+    assert search(tiny_pipeline, PROMPT, 3, num_plans=24, keep=4, settings=SETTINGS) == plans
+    assert replay(tiny_pipeline, plans[1].plan).texts == plans[1].texts
+    assert plans[0].bits == pytest.approx(sum(replay(tiny_pipeline, plans[0].plan).to_output().bits), rel=1e-3)
+
+
+def test_constraints_are_met(tiny_pipeline):
+    codes = {(0, 2): 5, (2, 7): 9}
+    plans = search(tiny_pipeline, PROMPT, 3, 12, 3, Constraints(codes=codes), SETTINGS)
+    assert all(ranked.plan.codes[page][slot] == code for ranked in plans for (page, slot), code in codes.items())
+    word = plans[0].texts[0].split()[0].strip(".,!")
+    having = search(tiny_pipeline, PROMPT, 3, 12, 3, Constraints(must=(word,), codes=codes), SETTINGS)
+    assert all(word.lower() in " ".join(ranked.texts).lower() for ranked in having)
+    with pytest.raises(UserError, match="none of 12 plans meets the wishes"):
+        search(tiny_pipeline, PROMPT, 3, 12, 3, Constraints(must=("zebra",)), SETTINGS)
+
+
+def test_fixed_codes_change_no_draw_before_them(tiny_pipeline):
+    fixed = torch.full((3, 8), -1)
+    free = tiny_pipeline.plan(PROMPT, 3, 4, num_plans=5)
+    assert torch.equal(tiny_pipeline.plan(PROMPT, 3, 4, num_plans=5, fixed=fixed).codes, free.codes)
+    fixed[1, 4] = 30
+    some = tiny_pipeline.plan(PROMPT, 3, 4, num_plans=5, fixed=fixed).codes
+    assert torch.equal(some[:, 0], free.codes[:, 0]) and (some[:, 1, 4] == 30).all()
+
+
+def test_alternatives_are_the_priors_likeliest(tiny_pipeline, story):
+    found = alternatives(tiny_pipeline, story, 2, 5, count=3)
+    probabilities = code_probabilities(tiny_pipeline, story.plan, 2, 5)
+    assert float(probabilities.sum()) == pytest.approx(1, abs=1e-5)
+    assert found[0].code == story.plan.codes[2][5] and found[0].text == story.texts[2]
+    others = [other.probability for other in found[1:]]
+    assert others == sorted(others, reverse=True) and len({other.code for other in found}) == len(found) == 4
+    assert found[1].probability >= float(probabilities.sort(descending=True).values[1])
+    own = story.images[2].tobytes()
+    assert max(abs(a - b) for a, b in zip(found[0].image.tobytes(), own, strict=True)) <= 1  # Another batch.
+    assert any(other.image.tobytes() != found[0].image.tobytes() for other in found[1:])
+    with pytest.raises(UserError, match="slot 9 does not exist"):
+        alternatives(tiny_pipeline, story, 2, 8)
