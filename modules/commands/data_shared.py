@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modules.common.errors import UserError
+from modules.common.ownership import refuse_foreign
 
 
 def folder_argument(parser: argparse.ArgumentParser) -> None:
@@ -30,11 +31,15 @@ def check_output(output: Path, splits: Sequence[str], overwrite: bool) -> None:
     """Refuse to replace existing files before any work is done.
 
     Raises:
-        UserError: a split exists and is not empty, or a file has the folder's name.
+        UserError: a split exists and is not empty, or has files that this program did not write, or a file has the
+            folder's name.
     """
     for folder in (output, *(output / split for split in splits)):
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{folder} is a file; choose another --output")
     for split in splits:
-        if not overwrite and (output / split).is_dir() and any((output / split).iterdir()):
+        if not (output / split).is_dir() or not any((output / split).iterdir()):
+            continue
+        if not overwrite:
             raise UserError(f"{output / split} is not empty; add --overwrite to replace it, or choose another --output")
+        refuse_foreign(output / split)

@@ -12,6 +12,33 @@ from pathlib import Path
 
 from modules.common.errors import UserError
 
+STAGING = ".unfinished"  # Marks a folder of unfinished work.
+# What systems, archives and editors leave in folders, beside names that begin with a dot.
+_SYSTEM_NAMES = {"__macosx", "@eadir", "#recycle", "#snapshot", "$recycle.bin", "system volume information"}
+_SYSTEM_NAMES |= {"lost+found", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder of this name is hidden or a system's own, and never a user's data."""
+    return name.startswith((".", "~$")) or name.endswith("~") or name.lower() in _SYSTEM_NAMES
+
+
+def visible(folder: Path) -> list[Path]:
+    """Return what a folder contains, hidden and system files left out, sorted by name."""
+    return sorted(path for path in folder.iterdir() if not is_hidden(path.name))
+
+
+def visible_files(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder, sorted, without hidden and system files and folders; links to folders stay out.
+
+    A folder that does not exist has none.
+    """
+    for path in visible(folder) if folder.is_dir() else ():
+        if path.is_dir() and not path.is_symlink():
+            yield from visible_files(path)
+        elif path.is_file():
+            yield path
+
 
 def check_writable(path: Path) -> None:
     """Make the folder of `path` and raise UserError if the file cannot be written there, before any work is done."""
@@ -40,6 +67,28 @@ def write_whole(path: Path, content: bytes) -> Path:
             temporary.unlink()
         raise _not_written(path, error) from error
     return path
+
+
+def fresh_staging(folder: Path) -> None:
+    """Make an empty folder for unfinished work; one that a killed run left is removed.
+
+    Raises UserError if a folder of this name is not such a one.
+    """
+    if folder.exists() and not (folder / STAGING).is_file():
+        raise UserError(f"{folder} was not made by this program, which would use it for unfinished work: move it away")
+    remove_staging(folder)
+    folder.mkdir(parents=True)
+    (folder / STAGING).touch()
+
+
+def remove_staging(folder: Path) -> None:
+    """Remove a folder that `fresh_staging` made, the mark last."""
+    if not (folder / STAGING).is_file():
+        return
+    for path in folder.iterdir():
+        if path.name != STAGING:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def replace_folder(folder: Path, new: Path) -> None:

@@ -18,12 +18,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
-from modules.common.errors import UserError
+from modules.common.errors import UserError, one_line, shown
 from modules.common.files import disk_errors, write_whole
 from modules.common.progress import progress_line
 from modules.data.images import store_image
 from modules.data.records import STORY_KEYS, RecordError, parse_record
-from modules.downloads.fetch import fetch_picture
+from modules.downloads.fetch import fetch_picture, without_password
 from modules.downloads.record import DeadLink, Row, Source, SourceStep, SourceStory, license_key
 
 PROGRESS, RECORDS = ".progress.json", "records.jsonl"
@@ -107,7 +107,6 @@ class Staging:
             for name in (RECORDS, PROGRESS):
                 (self.folder / name).unlink(missing_ok=True)
             self.folder.rmdir()  # Fails, as it should, if a source has unpacked files here.
-            self.folder.parent.rmdir()
 
     def add(self, source: Source, part: str, row: Row, limits: Limits) -> None:
         """Keep the stories of one row, or count and describe its fault; in both cases the row is done."""
@@ -146,7 +145,7 @@ class Staging:
             raise RecordError(f'the id "{story.id}" was used before')
         if clash := sorted(story.extra.keys() & set(STORY_KEYS)):
             raise RecordError(f'"{clash[0]}" cannot be an extra key')
-        files = [self._store_picture(step, image_size) for step in story.steps]
+        files = [self._store_picture(source, step, image_size) for step in story.steps]
         steps = [
             {"text": step.text, "image_path": file}
             | ({} if step.attributes is None else {"attributes": step.attributes})
@@ -164,11 +163,11 @@ class Staging:
         self.ids.add(story.id)
         return story.id, line
 
-    def _store_picture(self, step: SourceStep, image_size: int) -> str | None:
+    def _store_picture(self, source: Source, step: SourceStep, image_size: int) -> str | None:
         """Store a picture under the hash of its content, and return its path within the folder. Raises RecordError."""
         if step.image is None:
             return None
-        content, name = _read_picture(step.image)
+        content, name = _read_picture(source, step.image)
         digest = hashlib.sha256(content).hexdigest()[:24]
         try:
             stored, ending = store_image(content, name, image_size)
@@ -180,22 +179,27 @@ class Staging:
         return path
 
 
-def _read_picture(image: bytes | Path | str) -> tuple[bytes, str]:
+def _read_picture(source: Source, image: bytes | Path | str) -> tuple[bytes, str]:
     """Return the bytes of a picture, and its name for messages. Raises RecordError."""
     if isinstance(image, bytes):
         return image, "in the record"
     if isinstance(image, str):
-        return fetch_picture(image), image
-    if not image.is_file():
-        raise RecordError(f"the picture {image} does not exist")
-    return image.read_bytes(), str(image)
+        if not source.fetch:
+            raise RecordError(f"the picture {shown(without_password(image))} is an address: --fetch asks for it there")
+        return fetch_picture(image), shown(without_password(image))
+    source.check_inside(image)
+    try:
+        return image.read_bytes(), str(image)
+    except OSError as error:
+        raise RecordError(f"the picture {image} cannot be read ({error.strerror})") from None
 
 
 def _with_fault(progress: Progress, row: Row, error: Exception) -> Progress:
     """Return the progress with one more bad record or dead link."""
     if not isinstance(error, RecordError):  # Foreign data has more kinds of faults than an adapter checks for.
         error = RecordError(f"it is not what was expected ({type(error).__name__}: {error})")
-    problem = f"{row.name}: {error}".encode(errors="backslashreplace").decode()  # A file name may be invalid Unicode.
+    problem = f"{row.name}: {one_line(error)}"
+    problem = problem.encode(errors="backslashreplace").decode()  # A file name may be invalid Unicode.
     problems = (*progress.problems, problem)[:MAX_NAMED]
     if isinstance(error, DeadLink):
         return replace(progress, problems=problems, dead_links=progress.dead_links + 1)

@@ -13,7 +13,6 @@ Nothing is ever unpickled, and only files of the manifest are opened.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -28,8 +27,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from modules.common.errors import UserError
+from modules.common.sums import damage, read_sums, write_sums
 
-MANIFEST = "manifest.json"
 STATE = "state.json"
 _STEP = re.compile(r"step_([0-9]{8,})(\.old-[0-9]+)?")
 _LEFTOVER = re.compile(r"(step_[0-9]{8,})\.(tmp|old)-([0-9]+)")
@@ -47,7 +46,7 @@ def save_checkpoint(
     """Write ``run_dir/step_N``, with a complete checkpoint on disk at every instant, then prune older ones.
 
     Args:
-        run_dir: The run folder, created if absent. Take a `RunLock` on it first: one writer at a time.
+        run_dir: The run folder, created if absent. Take a `FolderLock` on it first: one writer at a time.
         step: The step N that names the folder; an existing folder of the same step is replaced.
         tensors: For each name, a flat dictionary of tensors of any shape, dtype, device or stride.
         metadata: JSON-able state; floats are restored exactly.
@@ -103,20 +102,7 @@ def latest_checkpoint(run_dir: Path) -> Path | None:
 
 def verify_checkpoint(path: Path) -> str | None:
     """Return the problem of the checkpoint folder `path`, or None if every file matches the manifest."""
-    try:
-        for name, entry in _read_manifest(path).items():
-            file = path / name
-            if not file.resolve().is_relative_to(path.resolve()):
-                return f"{MANIFEST} names {name!r}, which is outside the checkpoint"
-            if not file.is_file():
-                return f"{name} is missing"
-            if file.stat().st_size != entry["size"]:
-                return f"{name} has {file.stat().st_size} bytes, {entry['size']} expected"
-            if _sha256(file) != entry["sha256"]:
-                return f"{name} is corrupt: its SHA-256 differs"
-    except (OSError, ValueError, RecursionError) as error:
-        return str(error)
-    return None
+    return damage(path, needed=(STATE,))
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
@@ -150,14 +136,9 @@ def _storable(group: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _seal(folder: Path) -> None:
     """Flush every file of `folder` to disk and write the manifest with their sizes and hashes."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    for file in files:
+    for file in (path for path in folder.rglob("*") if path.is_file()):
         _sync(file)
-    entries = {
-        file.relative_to(folder).as_posix(): {"size": file.stat().st_size, "sha256": _sha256(file)} for file in files
-    }
-    (folder / MANIFEST).write_text(json.dumps({"version": 1, "files": entries}, indent=1), encoding="utf-8")
-    _sync(folder / MANIFEST)
+    _sync(write_sums(folder))
     for directory in [path for path in folder.rglob("*") if path.is_dir()] + [folder]:
         _sync(directory)
 
@@ -224,26 +205,8 @@ def _read(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     state = json.loads((path / STATE).read_text(encoding="utf-8"))
     if not isinstance(state, dict):
         raise TypeError(f"{STATE} contains no object")
-    files = [path / name for name in _read_manifest(path) if "/" not in name and name.endswith(".safetensors")]
+    files = [path / name for name in read_sums(path) if "/" not in name and name.endswith(".safetensors")]
     return {file.stem: load_file(file, device="cpu") for file in files}, state
-
-
-def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the manifest's entries by relative path. Raises ValueError where it is broken."""
-    if not (path / MANIFEST).is_file():
-        raise ValueError(f"{MANIFEST} is missing")
-    manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    files = manifest.get("files") if isinstance(manifest, dict) else None
-    if not isinstance(files, dict) or STATE not in files:
-        raise ValueError(f"{MANIFEST} does not list {STATE}")
-    if not all(isinstance(entry, dict) and {"size", "sha256"} <= entry.keys() for entry in files.values()):
-        raise ValueError(f"{MANIFEST} has an entry without size and sha256")
-    return files
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

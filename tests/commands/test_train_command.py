@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import load_file
 
 from modules.common.errors import UserError
+from modules.common.folder_lock import FolderLock
 from modules.config import load_config
 from modules.data.writing import write_stories
 from modules.image_decoder.autoencoder import PictureAutoencoder
 from modules.presets import TINY
 from modules.saving.checkpoint import latest_checkpoint, load_checkpoint
-from modules.saving.run_lock import RunLock
 from modules.story import Story, StoryStep
 from modules.story_model.story_model import StoryModel
 from modules.storyworld import StoryWorld
@@ -273,6 +273,6 @@ def test_every_phase_computes_in_the_asked_for_precision(tmp_path, monkeypatch):
 
 
 def test_second_training_on_a_folder_is_refused(tmp_path, capsys):
-    with RunLock(tmp_path):
-        assert f"Another process is training into {tmp_path}" in fails(capsys, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    with FolderLock(tmp_path):
+        assert f"another process is writing into {tmp_path}" in fails(capsys, tmp_path)
+    assert list(tmp_path.iterdir()) == []
