@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import shutil
 import tempfile
@@ -67,6 +68,17 @@ def write_whole(path: Path, content: bytes) -> Path:
             temporary.unlink()
         raise _not_written(path, error) from error
     return path
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file or folder to damaged_NAME, with a number if that exists, and return the new path."""
+    names = (f"damaged_{path.name}" + (f"_{number}" if number else "") for number in itertools.count())
+    aside = next(path.with_name(name) for name in names if not os.path.lexists(path.with_name(name)))
+    try:
+        path.rename(aside)
+    except OSError as error:
+        raise _not_written(aside, error) from None
+    return aside
 
 
 def fresh_staging(folder: Path) -> None:

@@ -67,10 +67,11 @@ class OwnFiles:
         self._sums |= {name: dict(UNFINISHED) for name in names}
         store_sums(self.folder, self._sums)
 
-    def finish(self, names: Iterable[str]) -> None:
-        """Write the sums of these files; all others are no longer ours."""
-        self._sums = {name: sum_of(self.folder / name) for name in sorted(names)}
-        store_sums(self.folder, self._sums)
+    def finish(self, names: Iterable[str], removed: Iterable[str] = ()) -> None:
+        """Write the sums of these files, and forget those that were removed."""
+        self._sums |= {name: sum_of(self.folder / name) for name in names}
+        gone = set(removed)
+        store_sums(self.folder, {name: self._sums[name] for name in sorted(self._sums) if name not in gone})
 
 
 def _known(folder: Path) -> Sums:

@@ -55,13 +55,18 @@ def read_sums(folder: Path) -> Sums:
     return files
 
 
-def damage(folder: Path, needed: Collection[str] = ()) -> str | None:
-    """Return what differs from the folder's manifest, which must list the `needed` files; None if nothing does."""
+def damage(folder: Path, needed: Collection[str] = (), only: Collection[str] | None = None) -> str | None:
+    """Return what differs from the folder's manifest, which must list the `needed` files; None if nothing does.
+
+    Files that are not among `only`, if given, are left out.
+    """
     try:
         sums = read_sums(folder)
         if missing := sorted(set(needed) - sums.keys()):
             return f"{MANIFEST} does not list {missing[0]}"
         for name, entry in sums.items():
+            if only is not None and name not in only:
+                continue
             file = folder / name
             if not file.resolve().is_relative_to(folder.resolve()):
                 return f"{MANIFEST} names {name!r}, which is outside the folder"

@@ -6,7 +6,7 @@ import json
 import threading
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from modules.common.errors import UserError, first_line
+from modules.common.errors import UserError, first_line, shown
+from modules.common.sums import sum_of
 from modules.data.folder import MissingSplit, StoryFolder, check_split_name, hash_records, open_split
 from modules.data.hf_datasets import HUB, LibraryStories, is_saved
 from modules.data.images import with_pictures
@@ -97,6 +98,7 @@ class StoryShards(WindowedStories):
 
     def _open(self, shard: Shard) -> tuple[pq.FileMetaData, pa.Table]:
         """Return the footer of a shard and its columns except the pictures."""
+        self._check_sum(shard)
         try:
             with open_ranges(f"{self.folder}/{shard.name}", shard.bytes) as file:
                 table = pq.ParquetFile(file, pre_buffer=True)
@@ -114,6 +116,14 @@ class StoryShards(WindowedStories):
             counts = f"{len(rows)} stories, not the {shard.stories} of {MANIFEST}"
             raise UserError(f"{self.folder}/{shard.name} has {counts}: copy it again")
         return table.metadata, rows
+
+    def _check_sum(self, shard: Shard) -> None:
+        """Raise UserError if a shard on this disk differs from its list; remote ones would have to be fetched whole."""
+        path = Path(self.folder) / shard.name
+        if not shard.sha256 or is_remote(self.folder) or not path.is_file():
+            return
+        if sum_of(path) != {"size": shard.bytes, "sha256": shard.sha256}:
+            raise UserError(f"{path} is damaged: it is not what {MANIFEST} lists; pack or copy it again")
 
     def _group(self, shard: int, group: int) -> pa.ChunkedArray:
         """Return the encoded pictures of a row group; each shard is read by one thread at a time."""
@@ -181,6 +191,9 @@ def _read_manifest(folder: str, split: str) -> list[Shard]:
         raise UserError(
             f"{folder}/{MANIFEST} has format version {version!r}, this program reads {FORMAT_VERSION}: pack again"
         )
+    for shard in (shard for shards in found.values() for shard in shards):
+        if not isinstance(shard.name, str) or shard.name != PurePath(shard.name).name or not shard.name.isprintable():
+            raise UserError(f"{folder}/{MANIFEST} names {shown(shard.name)}, which is no file beside it: pack again")
     if not found.get(split):
         raise MissingSplit(f'{folder} has no "{split}" shards: pack a folder with train/ and val/ in it')
     return found[split]

@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from modules.common.errors import UserError
+from modules.common.files import set_aside
 from modules.common.sums import damage, read_sums, write_sums
 
 STATE = "state.json"
@@ -97,6 +98,25 @@ def latest_checkpoint(run_dir: Path) -> Path | None:
         if problem is None:
             return path
         warnings.warn(f"checkpoint {path} is not usable ({problem}); trying the one before it", stacklevel=2)
+    return None
+
+
+def checkpoint_to_resume(run_dir: Path, restart: bool = False) -> Path | None:
+    """Return the newest valid checkpoint of `run_dir`, or None where a run begins.
+
+    Where all checkpoints are damaged, `restart` sets them aside, to begin anew. Raises UserError without it.
+    """
+    found, all_of_them = latest_checkpoint(run_dir), _checkpoints(Path(run_dir))
+    if found is not None or not all_of_them:
+        return found
+    if not restart:
+        raise UserError(
+            f"no checkpoint in {run_dir} can be read ({all_of_them[0].name}: {verify_checkpoint(all_of_them[0])}): copy"
+            " one anew, or begin again with --restart, which sets them aside"
+        )
+    for path in all_of_them:
+        aside = set_aside(path)
+        warnings.warn(f"{path} is damaged; it was moved to {aside.name}, and the run begins again", stacklevel=2)
     return None
 
 

@@ -62,6 +62,9 @@ class TrainSettings:
         None, "folder written by the precompute command for these stories, this preset and this autoencoder"
     )
     num_workers: int = setting(2, "threads that read pictures ahead", low=0)
+    restart: bool = setting(
+        False, "begin anew where all checkpoints in the folder are damaged; they are set aside, and nothing is deleted"
+    )
     offline: bool = setting(False, "load Hub ids from the local cache only")
 
     def __post_init__(self) -> None:

@@ -20,7 +20,7 @@ from modules.common.interrupts import Interrupted, StopSignals
 from modules.config import StoryConfig
 from modules.encoded.stories import EncodedStories
 from modules.layers.seeding import derive_seed
-from modules.saving.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from modules.saving.checkpoint import checkpoint_to_resume, load_checkpoint, save_checkpoint
 from modules.saving.model_folder import architectures_of, load_autoencoder, save_model
 from modules.saving.warm_start import donor_config, start_from
 from modules.story import StoryDataset
@@ -65,7 +65,7 @@ class Trainer:
 
     def run(self) -> Path:
         """Run the phases that are left and return the folder of the trained model."""
-        checkpoint = self._agree(latest_checkpoint(self.settings.output_dir) if self._is_first else None)
+        checkpoint = self._agree(self._find_checkpoint() if self._is_first else None)
         tensors, saved = load_checkpoint(checkpoint) if checkpoint else ({}, {})
         if checkpoint:
             self.state = RunState.resume(checkpoint, saved, self.state.identity)
@@ -89,6 +89,9 @@ class Trainer:
         return self.settings.output_dir / "model"
 
     # -- set-up
+
+    def _find_checkpoint(self) -> Path | None:
+        return checkpoint_to_resume(self.settings.output_dir, self.settings.restart)
 
     def _build(self, checkpoint: Path | None, tensors: Mapping[str, dict[str, Tensor]]) -> None:
         """Make or load the tokenizer and the model, and what reads and distributes them."""

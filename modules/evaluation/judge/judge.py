@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetModel
 
 from modules.common.errors import UserError
+from modules.common.sums import MANIFEST, damage, write_sums
 from modules.config import config_from_dict
 from modules.data.pixels import to_pixels
 from modules.storyworld import ACTIONS, CHARACTERS, COLORS, OBJECTS, PLACES, WEATHERS
@@ -164,11 +165,14 @@ class Judge(nn.Module):
             name: value.half() if value.is_floating_point() else value for name, value in self.state_dict().items()
         }
         save_file({name: value.contiguous() for name, value in state.items()}, folder / WEIGHTS)
+        write_sums(folder, (CONFIG, WEIGHTS))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Judge:
         """Load a judge's folder, in float32. Raises UserError if the folder contains no judge."""
         folder = Path(folder)
+        if (folder / MANIFEST).exists() and (problem := damage(folder, (CONFIG, WEIGHTS), (CONFIG, WEIGHTS))):
+            raise UserError(f"the judge in {folder} is damaged ({problem}): copy it anew, or train one by train_judge")
         try:
             values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
             judge = cls(config_from_dict(JudgeConfig, values, str(folder / CONFIG)))
