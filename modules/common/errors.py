@@ -14,7 +14,11 @@ class UserError(Exception):
 
 def shown(value: object) -> str:
     """Return a value for a message: cut to `MAX_SHOWN` characters, without control characters."""
-    text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(value)[: MAX_SHOWN + 1])
+    try:
+        text = str(value)
+    except (RecursionError, ValueError):  # Nested too deeply, or a number of thousands of digits.
+        text = f"a huge {type(value).__name__}"
+    text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text[: MAX_SHOWN + 1])
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 

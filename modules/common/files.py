@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from modules.common.errors import UserError
+from modules.common.errors import UserError, first_line, shown
 
 STAGING = ".unfinished"  # Marks a folder of unfinished work.
 # What systems, archives and editors leave in folders, beside names that begin with a dot.
@@ -39,6 +41,19 @@ def visible_files(folder: Path) -> Iterator[Path]:
             yield from visible_files(path)
         elif path.is_file():
             yield path
+
+
+def read_json(path: Path, what: str) -> Any:
+    """Return what a JSON file contains. Raises UserError, which calls it `what`, if it cannot be read or decoded."""
+    try:
+        if not path.is_file():  # Opening a pipe would block forever.
+            raise UserError(f"the {what} {shown(path)} does not exist or is not a file")
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except RecursionError:
+        problem = "it is nested too deeply"
+    except (OSError, ValueError) as error:
+        problem = first_line(error)
+    raise UserError(f"{shown(path)} is not a readable {what}: {problem}")
 
 
 def check_writable(path: Path) -> None:

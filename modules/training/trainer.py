@@ -65,7 +65,8 @@ class Trainer:
 
     def run(self) -> Path:
         """Run the phases that are left and return the folder of the trained model."""
-        checkpoint = self._agree(self._find_checkpoint() if self._is_first else None)
+        folder, restart = self.settings.output_dir, self.settings.restart
+        checkpoint = self._agree(checkpoint_to_resume(folder, restart) if self._is_first else None)
         tensors, saved = load_checkpoint(checkpoint) if checkpoint else ({}, {})
         if checkpoint:
             self.state = RunState.resume(checkpoint, saved, self.state.identity)
@@ -89,9 +90,6 @@ class Trainer:
         return self.settings.output_dir / "model"
 
     # -- set-up
-
-    def _find_checkpoint(self) -> Path | None:
-        return checkpoint_to_resume(self.settings.output_dir, self.settings.restart)
 
     def _build(self, checkpoint: Path | None, tensors: Mapping[str, dict[str, Tensor]]) -> None:
         """Make or load the tokenizer and the model, and what reads and distributes them."""

@@ -159,8 +159,8 @@ UNBUILDABLE = {
     "groups": ({"image_decoder": {"norm_num_groups": 3}}, "describes no model that can be built"),
     "picture size": ({"autoencoder": {"image_size": 36}}, "image_size 36 is not a multiple of 8"),
     "patches": ({"storyboard": {"patch_size": 3}}, "patch_size 3 does not divide"),
-    "vocabulary": ({"vocab_size": -1}, "vocab_size must be 1 or more, got -1"),
-    "batch": ({"training": {"batch_size": 0}}, "training.batch_size must be 1 or more, got 0"),
+    "vocabulary": ({"vocab_size": -1}, "vocab_size must be from 1 to 16777216, got -1"),
+    "batch": ({"training": {"batch_size": 0}}, "training.batch_size must be from 1 to 65536, got 0"),
     "quantised never": ({"training": {"quantize_at": 1.0}}, "training.quantize_at must be from 0 to below 1, got 1.0"),
 }
 

@@ -53,7 +53,7 @@ def test_one_setting_is_replaced_and_nothing_else():
         ("storyboard.codebook_size=many", "codebook_size: expected int, got 'many'"),
         ("storyboard.codebook_size=8.5", "codebook_size: expected int, got 8.5"),
         ("storyboard.codebook_size.x=8", "codebook_size is no section"),
-        ("training.max_steps=0", "training.max_steps must be 1 or more"),
+        ("training.max_steps=0", "training.max_steps must be from 1 to 1000000000"),
         ("prior.dim=32,33", "--sweep prior.dim=33 describes no model that can be built"),
     ],
 )
