@@ -5,15 +5,34 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from modules.common.errors import UserError
 from modules.common.ownership import refuse_foreign
+
+if TYPE_CHECKING:
+    from modules.data.report import Split
 
 
 def folder_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folder", type=Path, metavar="FOLDER", help="the data folder: contains train/ and val/, or stories.jsonl itself"
     )
+
+
+def print_cut_texts(splits: Sequence[Split]) -> None:
+    """Tell how many texts of each split a training would cut, if any."""
+    from modules.data.report import count_cut_texts
+    from modules.presets import STORYWORLD
+
+    limit = STORYWORLD.text_decoder.max_length
+    for split in splits:
+        num_cut, total = count_cut_texts(split, limit)
+        if num_cut:
+            print(
+                f"note: {split.name}: at least {num_cut:,} of {total:,} texts are longer than {limit} tokens: train"
+                " cuts them there by default (text_decoder.max_length)"
+            )
 
 
 def output_flags(parser: argparse.ArgumentParser) -> None:

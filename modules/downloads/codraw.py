@@ -76,7 +76,7 @@ class CoDraw(Source):
         try:
             turns = json.loads(row.value.read_text(encoding="utf-8"))["dialog"]
             messages = [(str(turn.get("msg_t") or "").strip(), str(turn.get("abs_d") or "")) for turn in turns]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise RecordError(f"it is not a dialogue ({type(error).__name__}: {error})") from None
         pages: list[SourceStep] = []
         pending: list[str] = []  # Messages since the drawing last changed.

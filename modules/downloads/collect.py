@@ -211,7 +211,7 @@ def read_progress(folder: Path, settings: Mapping[str, Any]) -> Progress:
     try:
         values = json.loads((folder / PROGRESS).read_bytes())
         progress = Progress(**{**values, "finished": tuple(values["finished"]), "problems": tuple(values["problems"])})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{folder / PROGRESS} cannot be read ({error}): delete {folder} and start again") from None
     settings = json.loads(json.dumps(settings))
     for key in sorted(settings.keys() | progress.settings.keys()):

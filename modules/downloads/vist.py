@@ -71,7 +71,7 @@ class Vist(Source):
             raise UserError(
                 f"{path} cannot be read ({error.strerror}): unpack SIS-with-labels.tar.gz and give its folder"
             ) from None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
                 f"{path} is not a story-in-sequence file of VIST ({type(error).__name__}: {error})"
             ) from None
