@@ -104,19 +104,21 @@ def latest_checkpoint(run_dir: Path) -> Path | None:
 def checkpoint_to_resume(run_dir: Path, restart: bool = False) -> Path | None:
     """Return the newest valid checkpoint of `run_dir`, or None where a run begins.
 
-    Where all checkpoints are damaged, `restart` sets them aside, to begin anew. Raises UserError without it.
+    Where all checkpoints are damaged, or a trained model has none, `restart` sets aside what is there, to begin
+    anew. Raises UserError without it.
     """
-    found, all_of_them = latest_checkpoint(run_dir), _checkpoints(Path(run_dir))
-    if found is not None or not all_of_them:
+    found, model = latest_checkpoint(run_dir), Path(run_dir) / "model"
+    left = [*_checkpoints(Path(run_dir)), *([model] if model.exists() else [])]
+    if found is not None or not left:
         return found
     if not restart:
+        problem = f" ({left[0].name}: {verify_checkpoint(left[0])})" if left[0] != model else ", but it has a model"
         raise UserError(
-            f"no checkpoint in {run_dir} can be read ({all_of_them[0].name}: {verify_checkpoint(all_of_them[0])}): copy"
-            " one anew, or begin again with --restart, which sets them aside"
+            f"no checkpoint in {run_dir} can be read{problem}: copy one anew, or begin again with --restart, which sets"
+            " what is there aside"
         )
-    for path in all_of_them:
-        aside = set_aside(path)
-        warnings.warn(f"{path} is damaged; it was moved to {aside.name}, and the run begins again", stacklevel=2)
+    for path in left:
+        warnings.warn(f"{path} was moved to {set_aside(path).name}, and the run begins again", stacklevel=2)
     return None
 
 

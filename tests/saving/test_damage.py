@@ -88,10 +88,14 @@ def test_a_run_of_damaged_checkpoints_does_not_begin_again(tmp_path):
     with pytest.raises(UserError, match="--restart"), pytest.warns(UserWarning, match="not usable"):
         checkpoint_to_resume(tmp_path)
     assert len(list(tmp_path.glob("step_*"))) == 2
-    with pytest.warns(UserWarning, match="moved to damaged_step_00000002"):
+    with pytest.warns(UserWarning, match="moved to damaged_step_00000002, and the run begins again"):
         assert checkpoint_to_resume(tmp_path, restart=True) is None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged_step_00000001", "damaged_step_00000002"]
     assert checkpoint_to_resume(tmp_path) is None  # Nothing is left to resume.
+    (tmp_path / "model").mkdir()
+    with pytest.raises(UserError, match="but it has a model"):
+        checkpoint_to_resume(tmp_path)
+    (tmp_path / "model").rmdir()
     newest = save_checkpoint(tmp_path, 3, {}, {}, 0)
     assert checkpoint_to_resume(tmp_path, restart=True) == newest
 
@@ -140,3 +144,10 @@ def test_a_model_is_not_exported_onto_itself(model, tmp_path, capsys):
     assert before == {path: path.read_bytes() for path in model.iterdir()}
     assert export("--ckpt", model, "--lora", tmp_path / "lora") == 2
     assert "no LoRA" in capsys.readouterr().err and not (tmp_path / "lora").exists()
+
+
+def test_a_card_of_a_user_is_not_replaced_by_an_evaluation(model, capsys):
+    (model / "README.md").write_text("My own card.")
+    assert story_generative_model.main(["evaluate", "--ckpt", str(model), "--card", "--num_stories", "2"]) == 2
+    assert "README.md was not written by this program" in capsys.readouterr().err
+    assert (model / "README.md").read_text() == "My own card."
