@@ -65,7 +65,7 @@ class Staging:
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.folder, self.progress = folder, Progress(settings)
-        self.ids: set[str] = set()
+        self.ids: dict[str, str] = {}  # The part of each story by its id.
         self._records: IO[bytes] | None = None
         self._saved = time.monotonic()
         self.resumed = (folder / PROGRESS).exists()
@@ -83,7 +83,7 @@ class Staging:
                     raise UserError(f"{path} is shorter than {PROGRESS} records: delete {self.folder} and start again")
                 if path.is_file():
                     self._records.truncate(self.progress.record_bytes)
-                self.ids = {record["id"] for _, record in read_records(self.folder)}
+                self.ids = {record["id"]: part for part, record in read_records(self.folder)}
                 try:
                     yield self
                 finally:
@@ -126,7 +126,8 @@ class Staging:
                     story = replace(story, id=story.id or f"{source.name}-{part}-{kept + len(lines):06d}")
                     lines.append(self._encode(source, part, story, limits.image_size))
         except (RecordError, AttributeError, LookupError, TypeError, ValueError) as error:
-            self.ids -= {story_id for story_id, _ in lines}
+            for story_id, _ in lines:
+                del self.ids[story_id]
             after, lines = _with_fault(after, row, error), []
         self._append(b"".join(line for _, line in lines))
         size = before.record_bytes + sum(len(line) for _, line in lines)
@@ -141,8 +142,10 @@ class Staging:
 
     def _encode(self, source: Source, part: str, story: SourceStory, image_size: int) -> tuple[str, bytes]:
         """Store the pictures of a story and return its id and its line. Raises RecordError."""
+        if self.ids.get(story.id, part) != part:  # Each split may number its stories anew.
+            story = replace(story, id=f"{part}/{story.id}")
         if story.id in self.ids:
-            raise RecordError(f'the id "{story.id}" was used before')
+            raise RecordError(f'the id "{shown(story.id)}" was used before')
         if clash := sorted(story.extra.keys() & set(STORY_KEYS)):
             raise RecordError(f'"{clash[0]}" cannot be an extra key')
         files = [self._store_picture(source, step, image_size) for step in story.steps]
@@ -160,7 +163,7 @@ class Staging:
             line = json.dumps([part, record], ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n"
         except (TypeError, ValueError, RecursionError) as error:
             raise RecordError(f"it cannot be written as JSON ({error})") from None
-        self.ids.add(story.id)
+        self.ids[story.id] = part
         return story.id, line
 
     def _store_picture(self, source: Source, step: SourceStep, image_size: int) -> str | None:

@@ -162,6 +162,7 @@ _TITLES = (
 _ABBREVIATION = re.compile(
     rf"(?:^|[\s(\"'\u201c\u2018])(?:[A-HJ-Z]|(?:[^\W\d_]\.)+[^\W\d_]|{_TITLES}|{_TITLES.upper()}|{_TITLES.lower()})\.$"
 )
+_NUMBERED = re.compile(r"\b(?:No|Nos|Nr|p|pp|Fig|Ch|Art|Sec|Vol|Bd|S)\.$", re.IGNORECASE)
 
 
 def first_sentence(text: str) -> str:
@@ -173,7 +174,8 @@ def first_sentence(text: str) -> str:
     for stop in _STOP.finditer(text):
         sentence, rest = text[: stop.end()], text[stop.end() :].lstrip()
         is_open = stop.group() in (".", "\u2026", "...") and rest[:1].islower()
-        if rest and (is_open or _ABBREVIATION.search(sentence)):
+        is_numbered = rest[:1].isdigit() and _NUMBERED.search(sentence)
+        if rest and (is_open or is_numbered or _ABBREVIATION.search(sentence)):
             continue
         return sentence[:MAX_PROMPT]
     return text[:MAX_PROMPT]

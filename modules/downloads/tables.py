@@ -120,6 +120,7 @@ class Table(Source):
             return value
         if not isinstance(value, str):
             raise RecordError(f"a picture must be a path, an address or bytes, got {type(value).__name__}")
+        value = value.strip()
         return value if value.startswith(("http://", "https://")) else folder / value
 
     def _check_columns(self, record: Mapping[str, Any]) -> None:
@@ -183,7 +184,7 @@ class Csv(Table):
         with open(path, encoding=encoding_of(path, self.encoding), newline="") as file:
             head = file.readline()
             file.seek(0)
-            reader = csv.DictReader(file, delimiter=max(DELIMITERS, key=head.count))
+            reader = csv.DictReader(file, delimiter=max(DELIMITERS, key=head.count), skipinitialspace=True)
             try:
                 check_header(path, reader.fieldnames or ())
                 for number, record in enumerate(reader, 1):

@@ -98,6 +98,13 @@ def test_a_table_without_pictures_says_so(tmp_path, capsys):
     assert told(collected(tmp_path / "out", "csv", tmp_path / "t.csv", "--image", "none")) == ["One.", "Two."]
 
 
+def test_blanks_after_the_commas_of_a_table_do_not_matter(tmp_path):
+    paint(tmp_path / "p.png", 1)
+    (tmp_path / "t.csv").write_text('text, image\n"One, two.", p.png \n')
+    (story,) = collected(tmp_path / "out", "csv", tmp_path / "t.csv").values()
+    assert texts(story) == ["One, two."] and story.steps[0].image_path.is_file()
+
+
 def test_two_columns_of_one_name_are_refused(tmp_path, capsys):
     (tmp_path / "t.csv").write_text("text,image, text\nOne.,a.png,Two.\n")
     assert run("csv", tmp_path / "t.csv", "--output", tmp_path / "out") == 2
@@ -162,6 +169,15 @@ def test_clones_from_the_hub_are_read(tmp_path, capsys, inner, splits, val, note
     assert note in (error := capsys.readouterr().err) and "README.md" in error
     held_out = (tmp_path / "out/val/stories.jsonl").read_text()
     assert held_out.count(f'"text": "{val} ') == (1 if splits == ("train",) else 2)
+
+
+def test_splits_may_number_their_stories_anew(tmp_path, capsys):
+    for number, name in enumerate(("train", "test")):
+        split(tmp_path / f"in/{name}", 0)
+        for page in range(2):
+            paint(tmp_path / f"in/{name}/{page}.png", 10 * number + page)
+    found = collected(tmp_path / "out", "folder", tmp_path / "in")
+    assert sorted(found) == ["0.png", "1.png", "val/0.png", "val/1.png"] and "left out" not in capsys.readouterr().err
 
 
 def test_stories_may_have_the_names_of_splits(tmp_path, capsys):
@@ -253,6 +269,8 @@ def test_words_of_a_path_mean_nothing(tmp_path, kind):
         ("Dr. A. B. Hen and Mrs. Owl met. They sang.", "Dr. A. B. Hen and Mrs. Owl met."),
         ("At 5 p.m. he slept. Then not.", "At 5 p.m. he slept."),
         ("So did I. She left.", "So did I."),
+        ("They live at No. 5 now. It is small.", "They live at No. 5 now."),
+        ("She said no. 5 hens left.", "She said no. 5 hens left."),
         ("Wait... what? No.", "Wait... what?"),
         ("小狐狸想要一只风筝。它跑了。", "小狐狸想要一只风筝。"),
         ("「行こう。」と言った。次。", "「行こう。」"),
