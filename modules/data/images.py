@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
@@ -18,6 +19,7 @@ from modules.story import Story
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS, MAX_RATIO = 50_000_000, 1000
+SRGB_LEVELS = 4  # Profiles of sRGB by other makers differ by less.
 # Texts and colour profiles in a PNG may have more than Pillow's 1 MB.
 PngImagePlugin.MAX_TEXT_CHUNK = 64 << 20
 
@@ -166,17 +168,28 @@ def _to_srgb(image: Image.Image) -> Image.Image:
         return image
     try:
         own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if "srgb" in ImageCms.getProfileDescription(own).lower():
-            return image
         if image.mode == "P":
             image = image.convert("RGBA" if image.has_transparency_data else "RGB")
         mode = "RGBA" if image.mode == "RGBA" else "RGB"
+        if image.mode != "CMYK" and _is_srgb(profile, image.mode):
+            return image
         converted = ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB"), outputMode=mode)
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return image
     assert converted is not None, "only a conversion in place returns nothing"
     converted.info.pop("icc_profile", None)
     return converted
+
+
+@lru_cache(64)
+def _is_srgb(profile: bytes, mode: str) -> bool:
+    """Return whether a profile changes no colour by more than a few levels, whatever it is called."""
+    levels = np.linspace(0, 255, 6).astype(np.uint8)
+    probe = Image.fromarray(np.stack(np.meshgrid(levels, levels, levels), -1).reshape(1, -1, 3)).convert(mode)
+    own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    shown = ImageCms.profileToProfile(probe, own, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    assert shown is not None, "only a conversion in place returns nothing"
+    return int(np.abs(np.asarray(shown).astype(int) - np.asarray(probe.convert("RGB"))).max()) <= SRGB_LEVELS
 
 
 def _upright(image: Image.Image) -> Image.Image:

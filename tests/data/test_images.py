@@ -171,7 +171,6 @@ def test_colours_of_a_profile_become_srgb(tmp_path, mode):
     """A profile whose red and green primaries have changed places."""
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     profile[:] = profile.replace(b"rXYZ", b"????").replace(b"gXYZ", b"rXYZ").replace(b"????", b"gXYZ")
-    profile[:] = profile.replace("sRGB".encode("utf-16-be"), "swap".encode("utf-16-be")).replace(b"sRGB", b"swap")
     image = Image.new("RGB", (40, 30), (200, 20, 20)).convert(mode)
     image.save(tmp_path / "swapped.png", icc_profile=bytes(profile))
     red, green, _ = load_image(tmp_path / "swapped.png").getpixel((3, 3))
