@@ -17,6 +17,7 @@ from modules.saving.checkpoint import checkpoint_to_resume, save_checkpoint
 from modules.saving.model_folder import load_model, write_model_sums
 from modules.training.monitor import cut_trace
 
+ROOT = Path(__file__).parents[2]
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "words.json")
 
 
@@ -53,9 +54,9 @@ def test_folders_without_sums_and_with_another_card_load(model):
 
 def test_the_shipped_folders_are_whole():
     for folder in ("storyworld", "judge"):
-        sums = json.loads((Path("checkpoints") / folder / MANIFEST).read_text())["files"]
+        sums = json.loads((ROOT / "checkpoints" / folder / MANIFEST).read_text())["files"]
         assert {"config.json", "model.safetensors"} <= sums.keys()
-    load_model(Path("checkpoints/storyworld"))
+    load_model(ROOT / "checkpoints/storyworld")
 
 
 def test_a_flipped_bit_in_a_judge(tiny_judge, tmp_path):
