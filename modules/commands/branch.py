@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 
-from modules.commands.generating import one_line
+from modules.commands.generating import one_line, story_output
 from modules.commands.shared import output_flag
 from modules.commands.steering import open_planned, page_flag, page_index, story_argument
 from modules.common.arguments import integer, seed_number
@@ -30,14 +30,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from modules.presentation.story.branching import write_branches
-    from modules.presentation.story.files import prepare_output
     from modules.steering.branches import branch
 
-    prepare_output(args.output)
-    pipeline, story = open_planned(args)
-    page, started = page_index(story, args.page), time.perf_counter()
-    branched = branch(pipeline, story, page, args.num_branches, args.depth, args.seed)
-    files = write_branches(args.output, branched)
+    with story_output(args.output):
+        pipeline, story = open_planned(args)
+        page, started = page_index(story, args.page), time.perf_counter()
+        branched = branch(pipeline, story, page, args.num_branches, args.depth, args.seed)
+        files = write_branches(args.output, branched)
     for node in branched.pages.values():
         print(f"{node.id:>4} {one_line(node.text)}  -> {', '.join(node.next) or 'the end'}")
     seconds, names = time.perf_counter() - started, ", ".join(file.name for file in files[:3])

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from modules.common.arguments import Parser, normalise_flag
-from modules.common.errors import UserError
+from modules.common.errors import UserError, one_line
 from modules.common.interrupts import Interrupted, exit_code, sigterm_as_ctrl_c
 from modules.common.process import tune_process
 
@@ -68,7 +68,7 @@ def execute(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) 
         with sigterm_as_ctrl_c():
             return run(args)
     except UserError as error:
-        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     except ImportError as error:
         if (error.name or "").partition(".")[0] == "modules":

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modules.commands.generating import generation_flags, load_pipeline, print_notes, print_story
+from modules.commands.generating import generation_flags, load_pipeline, print_notes, print_story, story_output
 from modules.common.arguments import from_flags, positive_int
 from modules.generation.settings import MAX_LONG_STORY, GenerationSettings, check_story
 
@@ -37,22 +37,24 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from modules.generation.endings import ENDED
-    from modules.presentation.story.files import prepare_output, read_story, write_story
+    from modules.presentation.story.files import read_story, write_story
 
     settings = from_flags(GenerationSettings, args)
-    given = read_story(args.story)
-    prompt = given.prompt if args.prompt is None else args.prompt
+    given = read_story(args.story, args.prompt)
+    prompt = given.prompt
     check_story(prompt, args.num_steps, MAX_LONG_STORY)
-    prepare_output(args.output)
-    pipeline = load_pipeline(args, prompt, [step.text for step in given.steps if step.text is not None], args.num_steps)
-    started = time.perf_counter()
-    pages = pipeline.complete(prompt, given.steps, settings=settings)
-    story = pipeline.continue_story(prompt, given.steps, args.num_steps, settings=settings)
-    print_notes([note for note in story.notes if note == ENDED])  # The others were printed before.
-    plan = extended_plan(pipeline, given, story, settings)
-    files = write_story(args.output, story, asdict(settings), pages, **plan)
-    texts = [*(f"(given) {text}" for text in pages.texts), *story.texts]
-    print_story(texts, files, time.perf_counter() - started)
+    with story_output(args.output):
+        pipeline = load_pipeline(
+            args, prompt, [step.text for step in given.steps if step.text is not None], args.num_steps
+        )
+        started = time.perf_counter()
+        pages = pipeline.complete(prompt, given.steps, settings=settings)
+        story = pipeline.continue_story(prompt, given.steps, args.num_steps, settings=settings)
+        print_notes([note for note in story.notes if note == ENDED])  # The others were printed before.
+        plan = extended_plan(pipeline, given, story, settings)
+        files = write_story(args.output, story, asdict(settings), pages, **plan)
+        texts = [*(f"(given) {text}" for text in pages.texts), *story.texts]
+        print_story(texts, files, time.perf_counter() - started)
     return 0
 
 

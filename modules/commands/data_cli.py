@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modules.common.arguments import Parser, normalise_flag
-from modules.common.errors import UserError
+from modules.common.errors import UserError, one_line
 from modules.common.interrupts import exit_code, sigterm_as_ctrl_c
 
 PROGRAM = "download_data.py"
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with sigterm_as_ctrl_c():
             return args.act(args)
     except UserError as error:
-        print(f"{program}: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        print(f"{program}: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
         staging = getattr(args, "staging", None)

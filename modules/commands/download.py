@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from modules.commands.data_shared import check_output, output_flags
 from modules.common.arguments import integer
 from modules.common.errors import UserError
+from modules.common.folder_lock import FolderLock
+from modules.common.ownership import refuse_overlap
 from modules.data.records import SPLITS
 
 if TYPE_CHECKING:
@@ -79,6 +81,15 @@ def run(args: argparse.Namespace) -> int:
     source = args.source_class(args)
     if args.probe:
         return probe(source)
+    refuse_overlap(args.output, source.inputs)
+    for note in source.notes:
+        print(f"note: {note}", file=sys.stderr)
+    with FolderLock(args.output):
+        return download(source, args)
+
+
+def download(source: Source, args: argparse.Namespace) -> int:
+    """Collect a source into `--output`, resuming a stopped run. Raises UserError."""
     from modules.downloads.collect import Limits, Staging, collect
     from modules.downloads.splits import place_splits
 

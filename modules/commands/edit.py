@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modules.commands.generating import print_story
+from modules.commands.generating import print_story, story_output
 from modules.commands.shared import output_flag
 from modules.commands.steering import open_planned, page_flag, page_index, story_argument, write_planned
 from modules.common.arguments import seed_number
@@ -54,15 +54,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from modules.data.images import load_image
-    from modules.presentation.story.files import prepare_output
 
     check_flags(args)
     image = None if args.image is None else load_image(args.image)
-    prepare_output(args.output)
-    pipeline, story = open_planned(args)
-    started = time.perf_counter()
-    edited = apply(pipeline, story, args, image)
-    files = write_planned(args.output, edited)
+    with story_output(args.output):
+        pipeline, story = open_planned(args)
+        started = time.perf_counter()
+        edited = apply(pipeline, story, args, image)
+        files = write_planned(args.output, edited)
     changed = [page + 1 for page, stamp in enumerate(edited.stamps) if stamp != story.stamps[page]]
     texts = [text if page in changed else f"(kept) {text}" for page, text in enumerate(edited.texts, 1)]
     print_story(texts, files, time.perf_counter() - started)

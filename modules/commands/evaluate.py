@@ -127,7 +127,9 @@ def check_outputs(args: argparse.Namespace) -> None:
     if args.json:
         check_writable(args.json)
     if args.card:
-        check_writable(args.ckpt / "README.md")
+        from modules.presentation.model_card import check_card
+
+        check_card(args.ckpt)
 
 
 def load_baselines(folder: Path, offline: bool) -> dict[str, StoryPipeline]:

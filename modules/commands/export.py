@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import ExitStack
+from pathlib import Path
 
 from modules.commands.shared import checkpoint_flag
 from modules.common.arguments import a_path
 from modules.common.errors import UserError
 from modules.common.files import check_writable
+from modules.common.folder_lock import FolderLock
+from modules.common.ownership import OwnFiles, refuse_overlap
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -29,14 +33,26 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from modules.generation.pipeline import StoryPipeline
-
     if not (args.output or args.lora or args.push_to_hub):
         raise UserError("no destination: give --output FOLDER, --lora FOLDER or --push_to_hub OWNER/NAME")
     if args.push_to_hub and args.push_to_hub.count("/") != 1:
         raise UserError(f"--push_to_hub must be OWNER/NAME, got {args.push_to_hub!r}")
-    for folder in filter(None, (args.output, args.lora)):
-        check_writable(folder / "config.json")
+    folders = list(filter(None, (args.output, args.lora)))
+    for folder in folders:
+        if Path(args.ckpt).exists():
+            refuse_overlap(folder, [Path(args.ckpt)], "the model that is exported")
+    with ExitStack() as stack:
+        for folder in dict.fromkeys(folders):
+            stack.enter_context(FolderLock(folder))
+            check_writable(folder / "config.json")
+            OwnFiles(folder).check(["config.json", "model.safetensors"])
+        return export(args)
+
+
+def export(args: argparse.Namespace) -> int:
+    """Write and upload what the flags name. Raises UserError."""
+    from modules.generation.pipeline import StoryPipeline
+
     pipeline = StoryPipeline.from_pretrained(args.ckpt, offline=args.offline)
     if args.lora:  # First, because it fails for a model without low-rank weights.
         print(f"wrote {', '.join(map(str, pipeline.save_lora(args.lora)))}")

@@ -6,7 +6,7 @@ import argparse
 import time
 from dataclasses import asdict
 
-from modules.commands.generating import generation_flags, load_pipeline, print_notes, print_story
+from modules.commands.generating import generation_flags, load_pipeline, print_notes, print_story, story_output
 from modules.commands.steering import write_planned
 from modules.common.arguments import from_flags, positive_int
 from modules.common.errors import UserError
@@ -41,43 +41,43 @@ def run(args: argparse.Namespace) -> int:
 
 def generate(args: argparse.Namespace) -> int:
     """Generate a new story from `--prompt`."""
-    from modules.presentation.story.files import prepare_output, write_story
+    from modules.presentation.story.files import write_story
     from modules.steering.planned_story import replay, tell
     from modules.steering.search import search
 
     check_story(args.prompt, args.num_steps, MAX_LONG_STORY)
     settings = from_flags(GenerationSettings, args)
-    prepare_output(args.output)
-    pipeline = load_pipeline(args, args.prompt, num_steps=args.num_steps)
-    started = time.perf_counter()
-    if pipeline.model.has_codes:
-        if args.best_of > 1:
-            plan = search(pipeline, args.prompt, args.num_steps, args.best_of, keep=1, settings=settings)[0].plan
-            story = replay(pipeline, plan)
+    with story_output(args.output):
+        pipeline = load_pipeline(args, args.prompt, num_steps=args.num_steps)
+        started = time.perf_counter()
+        if pipeline.model.has_codes:
+            if args.best_of > 1:
+                plan = search(pipeline, args.prompt, args.num_steps, args.best_of, keep=1, settings=settings)[0].plan
+                story = replay(pipeline, plan)
+            else:
+                story = tell(pipeline, args.prompt, args.num_steps, settings)
+            print_story(story.texts, write_planned(args.output, story), time.perf_counter() - started)
+        elif args.best_of > 1:
+            raise UserError("--best_of ranks plans, and this model has none: leave it out")
         else:
-            story = tell(pipeline, args.prompt, args.num_steps, settings)
-        print_story(story.texts, write_planned(args.output, story), time.perf_counter() - started)
-    elif args.best_of > 1:
-        raise UserError("--best_of ranks plans, and this model has none: leave it out")
-    else:
-        output = pipeline(args.prompt, args.num_steps, settings=settings)
-        files = write_story(args.output, output, asdict(settings))
-        print_story(output.texts, files, time.perf_counter() - started)
+            output = pipeline(args.prompt, args.num_steps, settings=settings)
+            files = write_story(args.output, output, asdict(settings))
+            print_story(output.texts, files, time.perf_counter() - started)
     return 0
 
 
 def replay_story(args: argparse.Namespace) -> int:
     """Make the story of `--from` again."""
-    from modules.presentation.story.files import prepare_output, read_plan
+    from modules.presentation.story.files import read_plan
     from modules.steering.plan import Plan
     from modules.steering.planned_story import replay
 
     text, given = read_plan(args.source)
     plan = Plan.from_string(text)
-    prepare_output(args.output)
-    pipeline = load_pipeline(args)
-    started = time.perf_counter()
-    story = replay(pipeline, plan, [] if given is None else [step.image for step in given.steps])
-    print_notes(story.notes)
-    print_story(story.texts, write_planned(args.output, story), time.perf_counter() - started)
+    with story_output(args.output):
+        pipeline = load_pipeline(args)
+        started = time.perf_counter()
+        story = replay(pipeline, plan, [] if given is None else [step.image for step in given.steps])
+        print_notes(story.notes)
+        print_story(story.texts, write_planned(args.output, story), time.perf_counter() - started)
     return 0

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modules.commands.shared import checkpoint_flag, output_flag
 from modules.common.arguments import add_dataclass_flags
+from modules.common.folder_lock import FolderLock
 from modules.generation.settings import GenerationSettings, check_story
 from modules.story import StoryStep
 
@@ -37,6 +39,16 @@ def generation_flags(parser: argparse.ArgumentParser) -> None:
     )
     contents = "book.html, generated.png, story.json and the pages; files of an earlier story in it are replaced"
     output_flag(parser, "out", contents)
+
+
+@contextmanager
+def story_output(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a story's folder while it is made. Raises UserError if it cannot be written."""
+    from modules.presentation.story.files import prepare_output
+
+    prepare_output(folder)
+    with FolderLock(folder):
+        yield
 
 
 def load_pipeline(

@@ -6,7 +6,7 @@ import argparse
 import time
 from dataclasses import asdict
 
-from modules.commands.generating import generation_flags, load_pipeline, print_story
+from modules.commands.generating import generation_flags, load_pipeline, print_story, story_output
 from modules.common.arguments import from_flags
 from modules.common.errors import UserError
 from modules.generation.settings import GenerationSettings
@@ -24,14 +24,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from modules.presentation.story.files import prepare_output, write_story
+    from modules.presentation.story.files import write_story
 
     if not all(text.strip() for text in args.text):
         raise UserError("--text is empty: describe the picture in a sentence")
     settings = from_flags(GenerationSettings, args)
-    prepare_output(args.output)
-    pipeline = load_pipeline(args, texts=args.text)
-    started = time.perf_counter()
-    story = pipeline.illustrate(args.text, settings=settings)
-    print_story(story.texts, write_story(args.output, story, asdict(settings)), time.perf_counter() - started)
+    with story_output(args.output):
+        pipeline = load_pipeline(args, texts=args.text)
+        started = time.perf_counter()
+        story = pipeline.illustrate(args.text, settings=settings)
+        print_story(story.texts, write_story(args.output, story, asdict(settings)), time.perf_counter() - started)
     return 0

@@ -11,6 +11,8 @@ from modules.commands.shared import bad_record_flag, data_flag, offline_flag, op
 from modules.commands.train import config_flags, resolve_config
 from modules.common.arguments import a_path, positive_int, whole_number
 from modules.common.errors import UserError
+from modules.common.folder_lock import FolderLock
+from modules.common.ownership import refuse_overlap
 
 if TYPE_CHECKING:
     from modules.config import StoryConfig
@@ -43,9 +45,11 @@ def run(args: argparse.Namespace) -> int:
     from modules.encoded.cache import write_cache
 
     config = resolve_config(args)
+    if args.data != "storyworld" and Path(args.data).exists():
+        refuse_overlap(args.output, [Path(args.data)])
     dataset = open_dataset(args.data, "train", config, args.seed, config.training.num_stories, args.on_bad_record)
     model = frozen_parts(config, args.ckpt, args.offline)
-    with progress_line("encoding stories", len(dataset)) as progress:
+    with FolderLock(args.output), progress_line("encoding stories", len(dataset)) as progress:
         steps = write_cache(args.output, model, dataset, args.num_workers, progress.update)
     autoencoder = "" if args.ckpt is None else f" --autoencoder {args.ckpt}"
     print(f"{steps:,} pages are encoded; train with{autoencoder} --cache {args.output}", file=sys.stderr)

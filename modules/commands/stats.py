@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from modules.commands.data_shared import folder_argument
+from modules.commands.data_shared import folder_argument, print_cut_texts
 from modules.common.arguments import integer
 
 
@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     splits = read_splits(args.folder)
     statistics = measure(splits)
     print("\n".join(describe(statistics)))
+    print_cut_texts(splits)
     for one, other in statistics.near_pictures[: args.pairs]:
         print(f"  {one} and {other}")
     if problems := sum(len(split.problems) for split in splits):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 
 from modules.commands.data_shared import check_output, output_flags
 from modules.common.arguments import integer
 from modules.common.errors import UserError
+from modules.common.folder_lock import FolderLock
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -43,25 +43,32 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write both splits, which share no story. Raises UserError if a file cannot be written."""
-    from modules.common.files import replace_folder
+    counts = {"train": args.stories, "val": args.val_stories or max(1, args.stories // 10)}
+    with FolderLock(args.output):
+        check_output(args.output, list(counts), args.overwrite)
+        _write(args, counts)
+    for split, count in counts.items():
+        print(f"{args.output / split}: {count:,} stories")
+    return 0
+
+
+def _write(args: argparse.Namespace, counts: dict[str, int]) -> None:
+    from modules.common.files import fresh_staging, remove_staging, replace_folder
     from modules.common.progress import track
+    from modules.common.sums import write_sums
     from modules.data.writing import write_stories
     from modules.storyworld import StoryWorld
 
-    counts = {"train": args.stories, "val": args.val_stories or max(1, args.stories // 10)}
-    check_output(args.output, list(counts), args.overwrite)
-    staging = args.output / ".partial"
+    staging = args.output / ".storyworld.partial"
     try:
-        shutil.rmtree(staging, ignore_errors=True)  # A killed run may have left it.
+        fresh_staging(staging)
         for split, count in counts.items():
             world = StoryWorld(count, args.seed, split=split, image_size=args.image_size)
             write_stories(staging / split, (world[index] for index in track(f"{split} stories", range(count))))
+            write_sums(staging / split)
         for split in counts:
             replace_folder(args.output / split, staging / split)
     except OSError as error:
         raise UserError(f"{args.output} cannot be written: {error}") from None
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    for split, count in counts.items():
-        print(f"{args.output / split}: {count:,} stories")
-    return 0
+        remove_staging(staging)

@@ -6,6 +6,8 @@ import argparse
 
 from modules.commands.shared import num_stories_flag, output_flag, seed_flag
 from modules.common.arguments import positive_int
+from modules.common.folder_lock import FolderLock
+from modules.common.ownership import OwnFiles
 from modules.common.shipped import JUDGE
 
 
@@ -35,7 +37,9 @@ def run(args: argparse.Namespace) -> int:
     from modules.evaluation.tables import print_metrics
 
     bf16, unfinished = resolve_precision(args.mixed_precision) == "bf16", args.output / "unfinished.safetensors"
-    judge = train_judge(JudgeConfig(), args.num_stories, args.max_steps, args.seed, bf16, unfinished)
-    judge.save(args.output)
+    with FolderLock(args.output):
+        OwnFiles(args.output).check(("config.json", "model.safetensors"))
+        judge = train_judge(JudgeConfig(), args.num_stories, args.max_steps, args.seed, bf16, unfinished)
+        judge.save(args.output)
     print_metrics("the judge on 200 held-out stories' true pictures", score_judge(judge))
     return 0

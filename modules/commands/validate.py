@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from modules.commands.data_shared import folder_argument
+from modules.commands.data_shared import folder_argument, print_cut_texts
 
 MAX_SHOWN = 20
 
@@ -26,6 +26,7 @@ def run(args: argparse.Namespace) -> int:
         )
     for remark in remarks(splits):
         print(f"note: {remark}")
+    print_cut_texts(splits)
     found = faults(splits)
     for fault in found if args.all else found[:MAX_SHOWN]:
         print(f"fault: {fault}", file=sys.stderr)

@@ -15,11 +15,11 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from modules.common.errors import UserError
+from modules.common.errors import shown
+from modules.common.limits import INTERVAL, Limit
 
 T = TypeVar("T")
 
-INTERVAL = tuple[float, float]  # The annotation of a field that is an interval.
 _FLAG = re.compile(r"--\w[\w-]*(=.*)?", re.DOTALL)
 
 
@@ -48,7 +48,7 @@ def integer(low: int, high: int | None = None) -> Callable[[str], int]:
     def parse(text: str) -> int:
         value = _parse(int, text, "a whole number")
         if value < low or (high is not None and value > high):
-            raise argparse.ArgumentTypeError(f"must be {_range(low, high)}, got {value}")
+            raise argparse.ArgumentTypeError(f"must be {_range(low, high)}, got {shown(value)}")
         return value
 
     return parse
@@ -78,7 +78,7 @@ def _parse(kind: Callable[[str], Any], text: str, name: str) -> Any:
     try:
         return kind(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"must be {name}, got {text!r}") from None
+        raise argparse.ArgumentTypeError(f"must be {name}, got {shown(text)!r}") from None
 
 
 # -- flags made from the fields of a dataclass
@@ -97,36 +97,16 @@ def setting(
 
     The flag's type follows from the annotation: int, float, str, Path (also with `| None`), bool, which makes a switch,
     or tuple[float, float], two numbers in order. Values lie from `low` to `high` and among the `choices` of `options`,
-    if given; see `check_fields`. `options` are those of `add_argument` and take precedence. `alias` is an older name
+    if given; see `check_settings`. `options` are those of `add_argument` and take precedence. `alias` is an older name
     that still works but is not listed.
     """
-    limits = {"low": low, "high": high, "choices": options.get("choices")}
-    return dataclasses.field(default=default, metadata={"help": help, "alias": alias, "options": options} | limits)
-
-
-def check_fields(settings: Any) -> None:
-    """Raise UserError if a field made by `setting` is out of its range or not among its choices; None is allowed."""
-    annotations = typing.get_type_hints(type(settings))
-    for field in dataclasses.fields(settings):
-        value, limits = getattr(settings, field.name), field.metadata
-        if "options" not in limits or value is None:
-            continue
-        if limits["choices"] is not None and value not in limits["choices"]:
-            raise UserError(f"{field.name} must be one of {', '.join(map(str, limits['choices']))}, got {value!r}")
-        low, high = limits["low"], limits["high"]
-        if annotations[field.name] == INTERVAL:
-            _check_interval(field.name, value if isinstance(value, (tuple, list)) else (value,), low, high)
-        elif (low is not None and not value >= low) or (high is not None and not value <= high):
-            raise UserError(f"{field.name} must be {_range(low, high)}, got {value}")
-
-
-def _check_interval(name: str, values: Any, low: float | None, high: float | None) -> None:
-    numbers = [value for value in values if isinstance(value, (int, float)) and math.isfinite(value)]
-    if len(values) != 2 or len(numbers) != 2 or numbers[0] > numbers[1]:
-        raise UserError(f"{name} must be two numbers, the lower one first, got {list(values)}")
-    for value in numbers:
-        if (low is not None and value < low) or (high is not None and value > high):
-            raise UserError(f"{name} must lie {_range(low, high)}, got {list(values)}")
+    limit = Limit(-math.inf if low is None else low, math.inf if high is None else high)
+    metadata: dict[str, Any] = {"help": help, "alias": alias, "options": options, "choices": options.get("choices")}
+    if low is not None or high is not None:
+        metadata["limit"] = limit
+    if isinstance(default, tuple) and all(isinstance(item, (int, float)) for item in default):
+        metadata |= {"limit": limit, "interval": True}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def add_dataclass_flags(
@@ -176,10 +156,11 @@ def _flag_options(annotation: Any, default: Any, limits: Mapping[str, Any]) -> d
         Path: (a_path, "PATH"),
     }
     parse, metavar = parsers.get(kinds[0], (str, None))
-    if kinds[0] is int and limits["low"] is not None:
-        parse = integer(limits["low"], limits["high"])
-    shown = {} if metavar is None or limits["choices"] else {"metavar": metavar}
-    return {"type": parse} | shown | ({"required": True} if default is dataclasses.MISSING else {"default": default})
+    limit = limits.get("limit")
+    if kinds[0] is int and limit is not None and math.isfinite(limit.low):
+        parse = integer(limit.low, limit.high if math.isfinite(limit.high) else None)
+    listed = {} if metavar is None or limits["choices"] else {"metavar": metavar}
+    return {"type": parse} | listed | ({"required": True} if default is dataclasses.MISSING else {"default": default})
 
 
 def _range(low: float | None, high: float | None) -> str:

@@ -4,13 +4,56 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from modules.common.errors import UserError
+from modules.common.errors import UserError, first_line, shown
+
+STAGING = ".unfinished"  # Marks a folder of unfinished work.
+# What systems, archives and editors leave in folders, beside names that begin with a dot.
+_SYSTEM_NAMES = {"__macosx", "@eadir", "#recycle", "#snapshot", "$recycle.bin", "system volume information"}
+_SYSTEM_NAMES |= {"lost+found", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder of this name is hidden or a system's own, and never a user's data."""
+    return name.startswith((".", "~$")) or name.endswith("~") or name.lower() in _SYSTEM_NAMES
+
+
+def visible(folder: Path) -> list[Path]:
+    """Return what a folder contains, hidden and system files left out, sorted by name."""
+    return sorted(path for path in folder.iterdir() if not is_hidden(path.name))
+
+
+def visible_files(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder, sorted, without hidden and system files and folders; links to folders stay out.
+
+    A folder that does not exist has none.
+    """
+    for path in visible(folder) if folder.is_dir() else ():
+        if path.is_dir() and not path.is_symlink():
+            yield from visible_files(path)
+        elif path.is_file():
+            yield path
+
+
+def read_json(path: Path, what: str) -> Any:
+    """Return what a JSON file contains. Raises UserError, which calls it `what`, if it cannot be read or decoded."""
+    try:
+        if not path.is_file():  # Opening a pipe would block forever.
+            raise UserError(f"the {what} {shown(path)} does not exist or is not a file")
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except RecursionError:
+        problem = "it is nested too deeply"
+    except (OSError, ValueError) as error:
+        problem = first_line(error)
+    raise UserError(f"{shown(path)} is not a readable {what}: {problem}")
 
 
 def check_writable(path: Path) -> None:
@@ -40,6 +83,39 @@ def write_whole(path: Path, content: bytes) -> Path:
             temporary.unlink()
         raise _not_written(path, error) from error
     return path
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file or folder to damaged_NAME, with a number if that exists, and return the new path."""
+    names = (f"damaged_{path.name}" + (f"_{number}" if number else "") for number in itertools.count())
+    aside = next(path.with_name(name) for name in names if not os.path.lexists(path.with_name(name)))
+    try:
+        path.rename(aside)
+    except OSError as error:
+        raise _not_written(aside, error) from None
+    return aside
+
+
+def fresh_staging(folder: Path) -> None:
+    """Make an empty folder for unfinished work; one that a killed run left is removed.
+
+    Raises UserError if a folder of this name is not such a one.
+    """
+    if folder.exists() and not (folder / STAGING).is_file():
+        raise UserError(f"{folder} was not made by this program, which would use it for unfinished work: move it away")
+    remove_staging(folder)
+    folder.mkdir(parents=True)
+    (folder / STAGING).touch()
+
+
+def remove_staging(folder: Path) -> None:
+    """Remove a folder that `fresh_staging` made, the mark last."""
+    if not (folder / STAGING).is_file():
+        return
+    for path in folder.iterdir():
+        if path.name != STAGING:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def replace_folder(folder: Path, new: Path) -> None:

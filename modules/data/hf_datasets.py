@@ -54,18 +54,31 @@ def stream_splits(name: str, config: str | None = None, revision: str | None = N
     return {str(split): rows if rows.features is None else rows.decode(False) for split, rows in loaded.items()}
 
 
-def with_picture_bytes(value: Any) -> Any:
-    """Return a value of a row in which every picture at an address ({"bytes": None, "path"}) has been read."""
+def with_picture_bytes(value: Any, fetch: bool = False) -> Any:
+    """Return a value of a row in which every picture at an address ({"bytes": None, "path"}) has been read.
+
+    Addresses elsewhere than on the Hub and on this disk are read with `fetch` only, and are left as they are without.
+    """
     import fsspec
 
     if isinstance(value, list):
-        return [with_picture_bytes(item) for item in value]
+        return [with_picture_bytes(item, fetch) for item in value]
     if not isinstance(value, Mapping):
         return value
     if value.keys() == {"bytes", "path"} and value["bytes"] is None and "://" in str(value["path"]):
+        if not (fetch or _is_own(value["path"])):
+            return value["path"]
         with fsspec.open(value["path"], "rb") as file:
             return {"bytes": file.read(), "path": value["path"]}
-    return {key: with_picture_bytes(item) for key, item in value.items()}
+    return {key: with_picture_bytes(item, fetch) for key, item in value.items()}
+
+
+def _is_own(address: str) -> bool:
+    """Return whether an address leads to the Hub or to this disk; "zip://a.png::hf://..." is in an archive there."""
+    from huggingface_hub import constants
+
+    last = address.rpartition("::")[2]
+    return last.startswith(("hf://", "file://", f"{constants.ENDPOINT}/")) or "://" not in last
 
 
 class LibraryStories(WindowedStories):

@@ -7,33 +7,38 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from modules.common.errors import UserError
 from modules.story import Story
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-MAX_PIXELS = 50_000_000
+MAX_PIXELS, MAX_RATIO = 50_000_000, 1000
+SRGB_LEVELS = 4  # Profiles of sRGB by other makers differ by less.
+# Texts and colour profiles in a PNG may have more than Pillow's 1 MB.
+PngImagePlugin.MAX_TEXT_CHUNK = 64 << 20
 
 
 def load_image(path: str | Path) -> Image.Image:
-    """Read an image file as RGB: its first frame, rotated by its EXIF tag, on white, with 16 bits scaled to 8.
+    """Read an image file as RGB: its first frame, rotated by its EXIF tag, on white, in sRGB, with 16 bits scaled to 8.
 
     Raises:
-        UserError: the file is missing, broken, not in one of `FORMATS`, or larger than `MAX_PIXELS`.
+        UserError: the file is missing, broken (also by its checksums), not in one of `FORMATS`, larger than
+            `MAX_PIXELS`, or over `MAX_RATIO` times as long as wide.
     """
     with _errors_named(path), _open_file(path) as file:
-        return to_rgb(_upright(_open_checked(file)))
+        return _decode(file)
 
 
 def decode_image(content: bytes, name: str) -> Image.Image:
     """As `load_image`, from a file's bytes; `name` appears in errors."""
     with _errors_named(name):
-        return to_rgb(_upright(_open_checked(io.BytesIO(content))))
+        return _decode(io.BytesIO(content))
 
 
 def with_pictures(story: Story, pictures: Sequence[bytes | None]) -> Story:
@@ -56,9 +61,7 @@ def check_image(path: str | Path) -> str:
         UserError: as `load_image`.
     """
     with _errors_named(path), _open_file(path) as file:
-        _open_checked(file).verify()
-        file.seek(0)
-        image = _open_checked(file)
+        image = _open_verified(file)
         image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
         to_rgb(image)
         file.seek(0)
@@ -77,11 +80,12 @@ def store_image(content: bytes, name: str, max_side: int) -> tuple[bytes, str]:
         UserError: as `load_image`; `name` appears in errors.
     """
     with _errors_named(name):
-        image = _open_checked(io.BytesIO(content))
+        image = _open_verified(io.BytesIO(content))
         kind, plain = image.format, image.mode in ("RGB", "L") and not image.has_transparency_data
         image.load()
         small = max(image.size) <= max_side
-        upright = _upright(image)
+        upright = _to_srgb(_upright(image))
+        plain = plain and upright.info.get("icc_profile") == image.info.get("icc_profile")
         if small and plain and kind in ("JPEG", "PNG") and image.getexif().get(0x0112, 1) == 1:
             return content, ".jpg" if kind == "JPEG" else ".png"
         image, buffer = to_rgb(upright), io.BytesIO()
@@ -137,11 +141,55 @@ def _open_file(path: str | Path) -> IO[bytes]:
     return open(path, "rb")
 
 
+def _decode(file: IO[bytes]) -> Image.Image:
+    return to_rgb(_to_srgb(_upright(_open_verified(file))))
+
+
+def _open_verified(file: IO[bytes]) -> Image.Image:
+    """Open an image whose size and checksums are in order; a PNG's pixels may be whole where its checksums are not."""
+    _open_checked(file).verify()
+    file.seek(0)
+    return _open_checked(file)
+
+
 def _open_checked(file: IO[bytes]) -> Image.Image:
     image = Image.open(file, formats=FORMATS)  # Reads only the header: nothing is decoded before the size is known.
     if image.width * image.height > MAX_PIXELS:
         raise Image.DecompressionBombError
+    if max(image.size) > MAX_RATIO * min(image.size):
+        raise ValueError(f"{image.width} x {image.height} pixels, over {MAX_RATIO} times as long as wide")
     return image
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """Convert the colours of an embedded profile to sRGB; an unreadable profile does not mean broken pixels."""
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode not in ("RGB", "RGBA", "L", "CMYK", "P"):
+        return image
+    try:
+        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if image.mode == "P":
+            image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+        mode = "RGBA" if image.mode == "RGBA" else "RGB"
+        if image.mode != "CMYK" and _is_srgb(profile, image.mode):
+            return image
+        converted = ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB"), outputMode=mode)
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return image
+    assert converted is not None, "only a conversion in place returns nothing"
+    converted.info.pop("icc_profile", None)
+    return converted
+
+
+@lru_cache(64)
+def _is_srgb(profile: bytes, mode: str) -> bool:
+    """Return whether a profile changes no colour by more than a few levels, whatever it is called."""
+    levels = np.linspace(0, 255, 6).astype(np.uint8)
+    probe = Image.fromarray(np.stack(np.meshgrid(levels, levels, levels), -1).reshape(1, -1, 3)).convert(mode)
+    own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    shown = ImageCms.profileToProfile(probe, own, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    assert shown is not None, "only a conversion in place returns nothing"
+    return int(np.abs(np.asarray(shown).astype(int) - np.asarray(probe.convert("RGB"))).max()) <= SRGB_LEVELS
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modules.common.errors import UserError
-from modules.common.files import disk_errors, replace_folder, write_whole
+from modules.common.files import STAGING, disk_errors, fresh_staging, replace_folder, write_whole
+from modules.common.folder_lock import FolderLock
+from modules.common.ownership import refuse_foreign, refuse_overlap
 from modules.common.progress import progress_line
+from modules.common.sums import Sums, sum_of
 from modules.data.folder import StoryFolder, split_folders
 from modules.data.records import MANIFEST
 from modules.story import Story
@@ -36,6 +39,7 @@ class Shard:
     name: str
     stories: int
     bytes: int
+    sha256: str = ""  # Shards of older versions have none.
 
 
 def staging_folder(output: Path) -> Path:
@@ -50,37 +54,52 @@ def pack(folder: Path, output: Path, shard_bytes: int, overwrite: bool = False) 
         UserError: as `StoryFolder`, or `output` is not empty, or it cannot be written.
     """
     output = output.resolve()
-    _check_output(output, folder.resolve(), overwrite)
+    with FolderLock(output, beside=True):
+        return _pack(folder, output, shard_bytes, overwrite)
+
+
+def _pack(folder: Path, output: Path, shard_bytes: int, overwrite: bool) -> dict[str, list[Shard]]:
+    _check_output(output, folder, overwrite)
     datasets = {split: StoryFolder(part) for split, part in split_folders(folder).items()}
     staging = staging_folder(output)
     with disk_errors(output):
         run = json.dumps([shard_bytes, {split: dataset.fingerprint() for split, dataset in datasets.items()}]).encode()
-        if not (staging / "run.json").is_file() or (staging / "run.json").read_bytes() != run:
-            shutil.rmtree(staging, ignore_errors=True)  # Shards of other stories, or of another size.
-            write_whole(staging / "run.json", run)
+        if not (staging / STAGING).is_file() or (staging / STAGING).read_bytes() != run:
+            fresh_staging(staging)  # Shards of other stories, or of another size.
+            write_whole(staging / STAGING, run)
         named = _named_keys(datasets.values())
         shards = {
             split: _write_split(staging, split, dataset, named, shard_bytes) for split, dataset in datasets.items()
         }
-        (staging / "run.json").unlink()
         splits = {split: [asdict(shard) for shard in found] for split, found in shards.items()}
         manifest = {"format_version": FORMAT_VERSION, "splits": splits}
         write_whole(staging / MANIFEST, json.dumps(manifest, indent=1).encode())
+        (staging / STAGING).unlink()
         replace_folder(output, staging)
         shutil.rmtree(staging.with_suffix(".old"), ignore_errors=True)
     return shards
 
 
 def _check_output(output: Path, folder: Path, overwrite: bool) -> None:
-    """Raise UserError if `output` contains anything but shards, or overlaps with the packed `folder`."""
-    if output.is_relative_to(folder) or folder.is_relative_to(output):
-        raise UserError(f"{output} contains, or is inside, the stories that are packed: choose another --output")
+    """Raise UserError if `output` contains anything but our shards, or overlaps with the packed `folder`."""
+    refuse_overlap(output, [folder], "what is packed")
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not (output / MANIFEST).is_file():
         raise UserError(f"{output} is not an empty folder, and contains no shards: choose another --output")
     if not overwrite:
         raise UserError(f"{output} contains shards; add --overwrite to replace them, or choose another --output")
+    refuse_foreign(output, _sums_of(output), MANIFEST)
+
+
+def _sums_of(folder: Path) -> Sums:
+    """Return the sizes and SHA-256 of packed shards, as their list has them; none if it is not such a list."""
+    try:
+        splits = json.loads((folder / MANIFEST).read_bytes())["splits"].values()
+        shards = [shard for found in splits for shard in found]
+        return {shard["name"]: {"size": shard["bytes"], "sha256": shard["sha256"]} for shard in shards}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return {}
 
 
 def _write_split(
@@ -105,7 +124,7 @@ def _write_split(
                         progress.update(chosen.stop)
                 temporary.rename(path)
             progress.update(rows.stop)
-            shards.append(Shard(path.name, len(rows), path.stat().st_size))
+            shards.append(Shard(path.name, len(rows), path.stat().st_size, sum_of(path)["sha256"]))
     return shards
 
 

@@ -129,6 +129,16 @@ def remarks(splits: Sequence[Split]) -> list[str]:
     return found
 
 
+def count_cut_texts(split: Split, max_length: int) -> tuple[int, int]:
+    """Return how many texts certainly have more than `max_length` tokens, <bos> and <eos> included, and of how many.
+
+    A word and a run of punctuation each have one token or more; the tokenizer is not needed.
+    """
+    texts = [step.text for story in split.stories for step in story.steps if step.text is not None]
+    lengths = [len(re.findall(r"\w+|[^\w\s]+", text)) for text in texts]
+    return sum(length > max_length - 2 for length in lengths), len(texts)
+
+
 def near_pairs(hashes: Sequence[int]) -> list[tuple[int, int]]:
     """Return the pairs of indices whose hashes differ in at most `NEAR_BITS` bits.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from modules.common.errors import UserError, first_line
+from modules.common.errors import UserError, first_line, shown
+from modules.common.sums import sum_of
 from modules.data.folder import MissingSplit, StoryFolder, check_split_name, hash_records, open_split
 from modules.data.hf_datasets import HUB, LibraryStories, is_saved
 from modules.data.images import with_pictures
 from modules.data.pack import COLUMNS, FORMAT_VERSION, Shard
-from modules.data.records import MANIFEST
+from modules.data.records import MANIFEST, RecordError, parse_record
 from modules.data.remote import is_remote, open_ranges, read_whole
 from modules.data.windows import WindowedStories
 from modules.story import Story, StoryStep
@@ -61,7 +63,7 @@ class StoryShards(WindowedStories):
             opened = list(pool.map(self._open, self.shards))
         self._footers, tables = [footer for footer, _ in opened], [table for _, table in opened]
         self._fingerprint = hash_records([[_joined(table["sha256"])] for table in tables], max_steps)
-        self._tables = [table.drop_columns("sha256") for table in tables]
+        self._tables = tables
         groups = [
             footer.row_group(number).num_rows for footer in self._footers for number in range(footer.num_row_groups)
         ]
@@ -77,7 +79,14 @@ class StoryShards(WindowedStories):
         group = int(np.searchsorted(self._group_starts, row, side="right")) - 1
         first_group = int(np.searchsorted(self._group_starts, self._shard_starts[shard]))
         pictures = self._group(shard, group - first_group)[int(row - self._group_starts[group])].as_py()
-        return with_pictures(story, [picture and picture["bytes"] for picture in pictures[steps]])
+        contents = [picture and picture["bytes"] for picture in pictures[steps]]
+        sums = self._tables[shard]["sha256"][int(row - self._shard_starts[shard])].as_py()[1:][steps]
+        if [hashlib.sha256(content).hexdigest() if content else "" for content in contents] != sums:
+            raise UserError(
+                f'{self.folder}/{self.shards[shard].name}: a picture of "{story.id}" is not what was packed: copy it'
+                " again"
+            )
+        return with_pictures(story, contents)
 
     def row_outline(self, row: int) -> Story:
         """Return the whole story of a row without its pictures."""
@@ -97,6 +106,7 @@ class StoryShards(WindowedStories):
 
     def _open(self, shard: Shard) -> tuple[pq.FileMetaData, pa.Table]:
         """Return the footer of a shard and its columns except the pictures."""
+        self._check_sum(shard)
         try:
             with open_ranges(f"{self.folder}/{shard.name}", shard.bytes) as file:
                 table = pq.ParquetFile(file, pre_buffer=True)
@@ -113,7 +123,19 @@ class StoryShards(WindowedStories):
         if len(rows) != shard.stories:
             counts = f"{len(rows)} stories, not the {shard.stories} of {MANIFEST}"
             raise UserError(f"{self.folder}/{shard.name} has {counts}: copy it again")
+        if not shard.sha256:  # Else its rows are what was packed.
+            for number, row in enumerate(rows.to_pylist(), start=1):
+                if problem := _fault(row):
+                    raise UserError(f"{self.folder}/{shard.name} row {number}: {problem}: pack the stories again")
         return table.metadata, rows
+
+    def _check_sum(self, shard: Shard) -> None:
+        """Raise UserError if a shard on this disk differs from its list; remote ones would have to be fetched whole."""
+        path = Path(self.folder) / shard.name
+        if not shard.sha256 or is_remote(self.folder) or not path.is_file():
+            return
+        if sum_of(path) != {"size": shard.bytes, "sha256": shard.sha256}:
+            raise UserError(f"{path} is damaged: it is not what {MANIFEST} lists; pack or copy it again")
 
     def _group(self, shard: int, group: int) -> pa.ChunkedArray:
         """Return the encoded pictures of a row group; each shard is read by one thread at a time."""
@@ -175,12 +197,15 @@ def _read_manifest(folder: str, split: str) -> list[Shard]:
         found = {name: [Shard(**shard) for shard in shards] for name, shards in splits.items()}
     except FileNotFoundError:
         raise NoShards(f"{folder} has no {MANIFEST}: make shards with download_data.py pack") from None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{folder}/{MANIFEST} is not what pack wrote ({first_line(error)}): pack again") from None
     if version != FORMAT_VERSION:
         raise UserError(
             f"{folder}/{MANIFEST} has format version {version!r}, this program reads {FORMAT_VERSION}: pack again"
         )
+    for name in (shard.name for shards in found.values() for shard in shards):
+        if not (isinstance(name, str) and name and name == PurePath(name).name and name.isprintable()):
+            raise UserError(f"{folder}/{MANIFEST} names {shown(name)}, which is no file beside it: pack again")
     if not found.get(split):
         raise MissingSplit(f'{folder} has no "{split}" shards: pack a folder with train/ and val/ in it')
     return found[split]
@@ -190,6 +215,23 @@ def _joined(column: pa.ChunkedArray) -> str:
     """Concatenate all texts of a column of lists of texts."""
     flat = column.combine_chunks().flatten()
     return pc.binary_join(pa.ListArray.from_arrays(pa.array([0, len(flat)], pa.int32()), flat), "")[0].as_py()
+
+
+def _fault(row: dict[str, Any]) -> str | None:
+    """Return what is wrong with a row, as `parse_record` would say of its record; None if nothing is."""
+    try:
+        attributes = [None if value is None else json.loads(value) for value in row["attributes"]]
+        texts, sums, extra = row["texts"], row["sha256"], json.loads(row["extra"] or "{}")
+        steps = [
+            {"text": text, "attributes": values, "image_path": "picture" if digest else None}
+            for text, values, digest in zip(texts, attributes, sums[1:], strict=True)
+        ]
+        parse_record({**extra, "id": row["id"], "prompt": row["prompt"], "steps": steps}, "", Path())
+    except RecordError as error:
+        return str(error)
+    except (ValueError, TypeError, RecursionError) as error:
+        return f"it is not what pack writes ({first_line(error)})"
+    return None
 
 
 def _story(row: dict[str, Any]) -> Story:

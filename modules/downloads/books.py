@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from modules.common.errors import UserError
 from modules.data.records import RecordError
-from modules.downloads.folder import pictures_in, read_text
+from modules.downloads.layouts import pictures_in
 from modules.downloads.record import Row, Source, SourceStep, SourceStory, counted
 
 _FIELD = re.compile(r"^\*\s*(\w+):\s*(.*?)\s*$", re.MULTILINE)
@@ -36,6 +36,7 @@ class AfricanStorybook(Source):
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.texts, self.images = args.texts / args.language, args.images
+        self.inputs = (self.texts, self.images)
         for folder, clone in ((self.texts, "global-asp/asp-source"), (self.images, "global-asp/asp-imagebank")):
             if not folder.is_dir():
                 raise UserError(f"the folder {folder} does not exist: clone {clone} and give its folder")
@@ -55,7 +56,7 @@ class AfricanStorybook(Source):
 
     def stories(self, row: Row) -> Iterable[SourceStory]:
         number = row.value.name.partition("_")[0]
-        head, *blocks = re.split(r"^##[^\S\n]*$", read_text(row.value) or "", flags=re.MULTILINE)
+        head, *blocks = re.split(r"^##[^\S\n]*$", self.text_of(row.value) or "", flags=re.MULTILINE)
         fields = {key.lower(): value.strip("[] ") for key, value in _FIELD.findall(blocks[-1] if blocks else "")}
         title = head.strip().removeprefix("#").strip()
         if "license" not in fields or not title:
@@ -91,7 +92,7 @@ class BookDash(Source):
     name, license = "bookdash", "CC BY 4.0"
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.clone, self.language = args.clone, args.language
+        self.clone, self.language, self.inputs = args.clone, args.language, (args.clone,)
         if not self.clone.is_dir():
             raise UserError(
                 f"the folder {self.clone} does not exist: clone bookdash/bookdash-books and give its folder"
@@ -110,7 +111,7 @@ class BookDash(Source):
         )
 
     def stories(self, row: Row) -> Iterable[SourceStory]:
-        text, book = read_text(row.value) or "", row.value.parents[1].name
+        text, book = self.text_of(row.value) or "", row.value.parents[1].name
         title = re.search(r"^title:\s*[\"']?(.+?)[\"']?\s*$", text, re.MULTILINE)
         _, *parts = _PICTURE.split(text)
         pages, captions = [], []

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from PIL import Image
 
 from modules.common.errors import UserError
+from modules.common.files import visible_files
 from modules.data.records import RecordError
 from modules.downloads.record import Row, Source, SourceStep, SourceStory, counted, first_sentence
 
@@ -53,6 +54,7 @@ class CoDraw(Source):
     def __init__(self, args: argparse.Namespace) -> None:
         self.scenes = args.clone / "output" if (args.clone / "output").is_dir() else args.clone
         self.clipart = args.clipart or args.clone / "Pngs"
+        self.inputs = (self.scenes, self.clipart)
         for folder in (self.scenes, self.clipart):
             if not folder.is_dir():
                 advice = "clone parthrangarajan/CoDrawDatasetViz, and unpack the clip art"
@@ -74,7 +76,7 @@ class CoDraw(Source):
         try:
             turns = json.loads(row.value.read_text(encoding="utf-8"))["dialog"]
             messages = [(str(turn.get("msg_t") or "").strip(), str(turn.get("abs_d") or "")) for turn in turns]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise RecordError(f"it is not a dialogue ({type(error).__name__}: {error})") from None
         pages: list[SourceStep] = []
         pending: list[str] = []  # Messages since the drawing last changed.
@@ -111,7 +113,7 @@ class CoDraw(Source):
 
     @cached_property
     def _files(self) -> dict[str, Path]:
-        return {path.name.lower(): path for path in self.clipart.rglob("*.png")}
+        return {path.name.lower(): path for path in visible_files(self.clipart) if path.suffix.lower() == ".png"}
 
     def _clipart(self, name: str) -> Image.Image:
         path = self._files.get(name.lower())

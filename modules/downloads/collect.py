@@ -18,12 +18,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
-from modules.common.errors import UserError
+from modules.common.errors import UserError, one_line, shown
 from modules.common.files import disk_errors, write_whole
 from modules.common.progress import progress_line
 from modules.data.images import store_image
 from modules.data.records import STORY_KEYS, RecordError, parse_record
-from modules.downloads.fetch import fetch_picture
+from modules.downloads.fetch import fetch_picture, without_password
 from modules.downloads.record import DeadLink, Row, Source, SourceStep, SourceStory, license_key
 
 PROGRESS, RECORDS = ".progress.json", "records.jsonl"
@@ -65,7 +65,7 @@ class Staging:
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.folder, self.progress = folder, Progress(settings)
-        self.ids: set[str] = set()
+        self.ids: dict[str, str] = {}  # The part of each story by its id.
         self._records: IO[bytes] | None = None
         self._saved = time.monotonic()
         self.resumed = (folder / PROGRESS).exists()
@@ -83,7 +83,7 @@ class Staging:
                     raise UserError(f"{path} is shorter than {PROGRESS} records: delete {self.folder} and start again")
                 if path.is_file():
                     self._records.truncate(self.progress.record_bytes)
-                self.ids = {record["id"] for _, record in read_records(self.folder)}
+                self.ids = {record["id"]: part for part, record in read_records(self.folder)}
                 try:
                     yield self
                 finally:
@@ -107,7 +107,6 @@ class Staging:
             for name in (RECORDS, PROGRESS):
                 (self.folder / name).unlink(missing_ok=True)
             self.folder.rmdir()  # Fails, as it should, if a source has unpacked files here.
-            self.folder.parent.rmdir()
 
     def add(self, source: Source, part: str, row: Row, limits: Limits) -> None:
         """Keep the stories of one row, or count and describe its fault; in both cases the row is done."""
@@ -127,7 +126,8 @@ class Staging:
                     story = replace(story, id=story.id or f"{source.name}-{part}-{kept + len(lines):06d}")
                     lines.append(self._encode(source, part, story, limits.image_size))
         except (RecordError, AttributeError, LookupError, TypeError, ValueError) as error:
-            self.ids -= {story_id for story_id, _ in lines}
+            for story_id, _ in lines:
+                del self.ids[story_id]
             after, lines = _with_fault(after, row, error), []
         self._append(b"".join(line for _, line in lines))
         size = before.record_bytes + sum(len(line) for _, line in lines)
@@ -142,11 +142,13 @@ class Staging:
 
     def _encode(self, source: Source, part: str, story: SourceStory, image_size: int) -> tuple[str, bytes]:
         """Store the pictures of a story and return its id and its line. Raises RecordError."""
+        if self.ids.get(story.id, part) != part:  # Each split may number its stories anew.
+            story = replace(story, id=f"{part}/{story.id}")
         if story.id in self.ids:
-            raise RecordError(f'the id "{story.id}" was used before')
+            raise RecordError(f'the id "{shown(story.id)}" was used before')
         if clash := sorted(story.extra.keys() & set(STORY_KEYS)):
             raise RecordError(f'"{clash[0]}" cannot be an extra key')
-        files = [self._store_picture(step, image_size) for step in story.steps]
+        files = [self._store_picture(source, step, image_size) for step in story.steps]
         steps = [
             {"text": step.text, "image_path": file}
             | ({} if step.attributes is None else {"attributes": step.attributes})
@@ -161,14 +163,14 @@ class Staging:
             line = json.dumps([part, record], ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n"
         except (TypeError, ValueError, RecursionError) as error:
             raise RecordError(f"it cannot be written as JSON ({error})") from None
-        self.ids.add(story.id)
+        self.ids[story.id] = part
         return story.id, line
 
-    def _store_picture(self, step: SourceStep, image_size: int) -> str | None:
+    def _store_picture(self, source: Source, step: SourceStep, image_size: int) -> str | None:
         """Store a picture under the hash of its content, and return its path within the folder. Raises RecordError."""
         if step.image is None:
             return None
-        content, name = _read_picture(step.image)
+        content, name = _read_picture(source, step.image)
         digest = hashlib.sha256(content).hexdigest()[:24]
         try:
             stored, ending = store_image(content, name, image_size)
@@ -180,22 +182,27 @@ class Staging:
         return path
 
 
-def _read_picture(image: bytes | Path | str) -> tuple[bytes, str]:
+def _read_picture(source: Source, image: bytes | Path | str) -> tuple[bytes, str]:
     """Return the bytes of a picture, and its name for messages. Raises RecordError."""
     if isinstance(image, bytes):
         return image, "in the record"
     if isinstance(image, str):
-        return fetch_picture(image), image
-    if not image.is_file():
-        raise RecordError(f"the picture {image} does not exist")
-    return image.read_bytes(), str(image)
+        if not source.fetch:
+            raise RecordError(f"the picture {shown(without_password(image))} is an address: --fetch asks for it there")
+        return fetch_picture(image), shown(without_password(image))
+    source.check_inside(image)
+    try:
+        return image.read_bytes(), str(image)
+    except OSError as error:
+        raise RecordError(f"the picture {image} cannot be read ({error.strerror})") from None
 
 
 def _with_fault(progress: Progress, row: Row, error: Exception) -> Progress:
     """Return the progress with one more bad record or dead link."""
     if not isinstance(error, RecordError):  # Foreign data has more kinds of faults than an adapter checks for.
         error = RecordError(f"it is not what was expected ({type(error).__name__}: {error})")
-    problem = f"{row.name}: {error}".encode(errors="backslashreplace").decode()  # A file name may be invalid Unicode.
+    problem = f"{row.name}: {one_line(error)}"
+    problem = problem.encode(errors="backslashreplace").decode()  # A file name may be invalid Unicode.
     problems = (*progress.problems, problem)[:MAX_NAMED]
     if isinstance(error, DeadLink):
         return replace(progress, problems=problems, dead_links=progress.dead_links + 1)
@@ -207,7 +214,7 @@ def read_progress(folder: Path, settings: Mapping[str, Any]) -> Progress:
     try:
         values = json.loads((folder / PROGRESS).read_bytes())
         progress = Progress(**{**values, "finished": tuple(values["finished"]), "problems": tuple(values["problems"])})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{folder / PROGRESS} cannot be read ({error}): delete {folder} and start again") from None
     settings = json.loads(json.dumps(settings))
     for key in sorted(settings.keys() | progress.settings.keys()):

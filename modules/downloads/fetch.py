@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import urllib.error
 import urllib.request
@@ -13,19 +14,25 @@ SECONDS, PAUSE = 8.0, 1.0
 AGENT = "story-generative-model/0.1 (download_data.py)"
 
 
+def without_password(address: str) -> str:
+    """Return an address without a user's name and password, for messages and files."""
+    return re.sub(r"^(\w+:)?//[^/?#]*@", r"\1//", address)
+
+
 def fetch_picture(address: str) -> bytes:
     """Return the picture's bytes at an http(s) address. Raises DeadLink if there is none."""
+    name = without_password(address)
     for attempt in range(2):
         try:
             request = urllib.request.Request(address, headers={"User-Agent": AGENT})
             with urllib.request.urlopen(request, timeout=SECONDS) as answer:
                 content = answer.read(MAX_BYTES + 1)
                 if "unavailable" in answer.url.rpartition("/")[2]:  # Flickr redirects deleted photographs there.
-                    raise DeadLink(f"{address} was deleted")
+                    raise DeadLink(f"{name} was deleted")
                 if not answer.headers.get_content_type().startswith(("image/", "application/octet-stream")):
-                    raise DeadLink(f"{address} is no picture but {answer.headers.get_content_type()}")
+                    raise DeadLink(f"{name} is no picture but {answer.headers.get_content_type()}")
             if len(content) > MAX_BYTES:
-                raise DeadLink(f"{address} is over {MAX_BYTES // 1_000_000} MB")
+                raise DeadLink(f"{name} is over {MAX_BYTES // 1_000_000} MB")
             return content
         except urllib.error.HTTPError as error:
             problem, again = f"answers {error.code}", error.code in (429, 500, 502, 503, 504)
@@ -34,4 +41,4 @@ def fetch_picture(address: str) -> bytes:
         if not again or attempt:
             break
         time.sleep(PAUSE)
-    raise DeadLink(f"{address} {problem}")
+    raise DeadLink(f"{name} {problem}")

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from modules.common.errors import UserError
+from modules.common.errors import UserError, shown
+from modules.common.files import visible, visible_files
 from modules.data.records import RecordError, decode_line, parse_record, read_lines
+from modules.downloads.layouts import METADATA, STORIES, TITLES, find_layout, natural, pictures_in
 from modules.downloads.record import Row, Source, SourceStep, SourceStory, counted, first_sentence
+from modules.downloads.text_files import encoding_flag, stripped
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-SPLIT_NAMES = {"train": ("train",), "val": ("val", "validation", "valid", "dev")}
+MAX_NAMED = 8
 
 
 class Folder(Source):
@@ -27,7 +28,9 @@ class Folder(Source):
     3. A folder per story: pictures in the order of their numbers, each with a .txt file of the same name; prompt.txt or
        title.txt is the prompt.
     4. Pictures with a .txt file of the same name, each a story of one step.
-    If the folder contains train/ and val/, these are the splits; otherwise a tenth is held out for validation.
+    If the folder contains train/ and val/ (or validation/, or else test/), these are the splits; otherwise a tenth is
+    held out for validation. All this may be in data/, as in a clone from the Hub. What is passed over is named; hidden
+    and system files are not. Pictures outside the folder are refused.
     Licence: `--license` for stories that do not state their own.
 
         python download_data.py folder my_pictures --license "CC BY 4.0"
@@ -36,18 +39,19 @@ class Folder(Source):
     name, terms = "folder", ""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.root, self.license = args.path, args.license
+        self.root, self.license, self.encoding = args.path, args.license, args.encoding
+        self.inputs = (args.path,)
         if not self.root.is_dir():
             problem = "is a file, not a folder" if self.root.exists() else "does not exist"
             raise UserError(f"the folder {self.root} {problem}: correct the path")
-        self._splits = {
-            part: next((self.root / name for name in names if (self.root / name).is_dir()), None)
-            for part, names in SPLIT_NAMES.items()
-        }
-        self.parts = ("train", "val") if all(self._splits.values()) else ("all",)
-        inside = [path for path in self.root.iterdir() if not path.name.startswith(".")]
-        if len(inside) == 1 and inside[0] == self._splits["train"]:
-            self.root = inside[0]  # Without val/, some stories are held out.
+        layout = find_layout(self.root)
+        self.root, self._splits, self.parts = layout.root, layout.splits, layout.parts
+        if layout.passed_over:
+            names = [f"{path.name}/" if path.is_dir() else path.name for path in layout.passed_over]
+            more = f" and {len(names) - MAX_NAMED:,} more" if len(names) > MAX_NAMED else ""
+            self.notes = (f"passed over {', '.join(names[:MAX_NAMED])}{more}: no stories of this folder's layout",)
+        if self._splits and self._splits["val"].name.lower().startswith("test"):
+            self.notes += (f"{self._splits['val'].name}/ is used for validation",)
 
     @classmethod
     def add_flags(cls, parser: argparse.ArgumentParser) -> None:
@@ -55,73 +59,53 @@ class Folder(Source):
         parser.add_argument(
             "--license", default="", metavar="NAME", help="the licence of stories that do not state their own"
         )
+        encoding_flag(parser)
 
     def rows(self, part: str, place: Any) -> Iterator[Row]:
         root = self._splits.get(part) or self.root
         yield from counted(self._named(root), place)
 
     def _named(self, root: Path) -> Iterator[tuple[str, Any]]:
-        if (root / "stories.jsonl").is_file():
-            for number, line in read_lines(root / "stories.jsonl"):
-                yield f"{root / 'stories.jsonl'} line {number}", (root, number, line)
+        if (root / STORIES).is_file():
+            for number, line in read_lines(root / STORIES):
+                yield f"{root / STORIES} line {number}", (root, number, line)
             return
-        metadata = next(
-            (root / f"metadata.{end}" for end in ("jsonl", "csv", "parquet") if (root / f"metadata.{end}").is_file()),
-            None,
-        )
+        metadata = next((root / name for name in METADATA if (root / name).is_file()), None)
         if metadata is not None:
-            yield from ((name, (root, value)) for name, value in _metadata(metadata))
+            yield from ((name, (root, value)) for name, value in _metadata(metadata, self.encoding))
             return
-        folders = [path for path in sorted(root.iterdir(), key=natural) if path.is_dir() and pictures_in(path)]
+        folders = [path for path in sorted(visible(root), key=natural) if path.is_dir() and pictures_in(path)]
         for path in folders:
             yield str(path), path
         for path in pictures_in(root):
             yield str(path), path
         if not folders and not pictures_in(root):
             contents = "no stories.jsonl, no metadata file and no pictures"
-            raise UserError(f"{root} has {contents}: see download_data.py folder --help")
+            is_table = any(path.suffix == ".parquet" for path in visible_files(root))
+            advice = "read its tables by download_data.py parquet" if is_table else "see download_data.py folder --help"
+            raise UserError(f"{root} has {contents}: {advice}")
 
     def stories(self, row: Row) -> Iterable[SourceStory]:
         if isinstance(row.value, Path):
-            yield _story_folder(row.value, self.root) if row.value.is_dir() else _single(row.value, self.root)
+            yield self._story_folder(row.value) if row.value.is_dir() else self._single(row.value)
         elif len(row.value) == 3:
             yield _own_record(*row.value)
         else:
             yield _metadata_record(*row.value)
 
+    def _story_folder(self, folder: Path) -> SourceStory:
+        pages = tuple(SourceStep(self.text_of(path.with_suffix(".txt")), path) for path in pictures_in(folder))
+        prompt = next(filter(None, (self.text_of(folder / name) for name in TITLES)), None)
+        prompt = prompt or first_sentence(
+            next((page.text for page in pages if page.text), folder.name.replace("_", " "))
+        )
+        return SourceStory(folder.name, prompt, pages)
 
-def natural(path: Path) -> list[Any]:
-    """Return a sort key that puts page 2 before page 10."""
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", path.name.lower())]
-
-
-def pictures_in(folder: Path) -> list[Path]:
-    """Return the pictures of a folder in the order of their numbers."""
-    return sorted(
-        (path for path in folder.iterdir() if path.suffix.lower() in PICTURES and path.is_file()), key=natural
-    )
-
-
-def read_text(path: Path) -> str | None:
-    """Return the text of a file, None if there is none. Raises RecordError if it is not UTF-8."""
-    try:
-        return path.read_text(encoding="utf-8-sig").strip() or None if path.is_file() else None
-    except UnicodeDecodeError:
-        raise RecordError(f"{path} is not UTF-8") from None
-
-
-def _story_folder(folder: Path, root: Path) -> SourceStory:
-    pages = tuple(SourceStep(read_text(path.with_suffix(".txt")), path) for path in pictures_in(folder))
-    prompt = read_text(folder / "prompt.txt") or read_text(folder / "title.txt")
-    prompt = prompt or first_sentence(next((page.text for page in pages if page.text), folder.name.replace("_", " ")))
-    return SourceStory(str(folder.relative_to(root)), prompt, pages)
-
-
-def _single(path: Path, root: Path) -> SourceStory:
-    text = read_text(path.with_suffix(".txt"))
-    if text is None:
-        raise RecordError(f"it has no text in {path.with_suffix('.txt').name}")
-    return SourceStory(str(path.relative_to(root)), first_sentence(text), (SourceStep(text, path),))
+    def _single(self, path: Path) -> SourceStory:
+        text = self.text_of(path.with_suffix(".txt"))
+        if text is None:
+            raise RecordError(f"it has no text in {path.with_suffix('.txt').name}")
+        return SourceStory(path.name, first_sentence(text), (SourceStep(text, path),))
 
 
 def _own_record(root: Path, number: int, line: bytes) -> SourceStory:
@@ -133,23 +117,24 @@ def _own_record(root: Path, number: int, line: bytes) -> SourceStory:
     )
 
 
-def _metadata(path: Path) -> Iterator[tuple[str, Any]]:
+def _metadata(path: Path, encoding: str | None) -> Iterator[tuple[str, Any]]:
     from modules.downloads.tables import Csv, Jsonl, Parquet, Table
 
     kind: Callable[[argparse.Namespace], Table] = {".jsonl": Jsonl, ".csv": Csv, ".parquet": Parquet}[path.suffix]
-    for row in kind(argparse.Namespace(paths=[path], license="")).records(None):
+    for row in kind(argparse.Namespace(paths=[path], license="", fetch=False, encoding=encoding)).records(None):
         yield row.name, row.value
 
 
 def _metadata_record(root: Path, value: Any) -> SourceStory:
     if isinstance(value, RecordError):
         raise value
-    record = dict(decode_line(value) if isinstance(value, bytes) else value)
+    record = stripped(decode_line(value) if isinstance(value, bytes) else value)
     files = _listed(record, "file_names", "file_name")
     texts = _listed(record, "texts", "text")
     if not files or len(files) != len(texts):
+        keys = ", ".join(shown(key) for key in list(record)[:20])
         raise RecordError(
-            f"it names {len(files)} pictures and {len(texts)} texts; its keys are {', '.join(map(str, record))}"
+            f"it names {len(files)} pictures by file_name and {len(texts)} texts by text; its keys are {keys}"
         )
     pages = tuple(SourceStep(text, root / file) for text, file in zip(texts, files, strict=True))
     story_id = str(record.get("story_id") or record.get("id") or files[0])

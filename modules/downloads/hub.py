@@ -37,6 +37,10 @@ class Hub(Table):
 
     name, terms = "hub", "see the data set's page on the Hub for what its licence allows"
 
+    def __init__(self, args: argparse.Namespace) -> None:
+        super().__init__(args)
+        self.inputs = (Path(args.repo),) if Path(args.repo).is_dir() else ()
+
     @classmethod
     def add_flags(cls, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("repo", metavar="ID", help="the data set's id (owner/name), or a folder on this disk")
@@ -63,8 +67,7 @@ class Hub(Table):
         if self.args.files != PARQUET:
             files = first_found(dataset, self.args.files)
         if files and not _is_loaded(place):
-            for row in dataset.parquet(files, place):
-                yield Row(row.name.replace(" row ", " row-"), row.place, row.value)
+            yield from dataset.parquet(files, place)
         else:
             yield from dataset.explained(self._loaded(place))
 
@@ -108,7 +111,8 @@ class Hub(Table):
                 rows.load_state_dict(state)
             for number, record in enumerate(rows, start=done + 1):
                 place = [LOADED, split, json.loads(json.dumps(rows.state_dict())), number]
-                yield Row(f"{self.args.repo}/{split} row-{number}", place, with_picture_bytes(record))
+                name = f"{self.args.repo}/{split}"
+                yield Row(f"{name} row {number}", place, with_picture_bytes(record, self.fetch), name)
 
 
 def _is_loaded(place: Any) -> bool:

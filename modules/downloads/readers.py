@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any, cast
@@ -54,13 +55,14 @@ def _table_rows(table: Any, columns: list[str] | None, name: str, index: int, do
                     for number, value in enumerate(batch.to_pylist(), start=row + 1):
                         if number > done:
                             last = number == table.metadata.num_rows  # A resumed run need not open this file again.
-                            yield Row(f"{name} row {number}", [index + 1, 0] if last else [index, number], value)
+                            place = [index + 1, 0] if last else [index, number]
+                            yield Row(f"{name} row {number}", place, value, name)
                 row += batch.num_rows
         except (pa.ArrowException, OSError) as error:
             if not isinstance(error, pa.ArrowException) and (type(error) is not OSError or error.errno):
                 raise  # An error of the network or the disk.
             problem = RecordError(f"{start - row} rows are damaged ({first_line(error)})")
-            yield Row(f"{name} rows {row + 1} to {start}", [index, start], problem)
+            yield Row(f"{name} rows {row + 1} to {start}", [index, start], problem, name)
 
 
 def _columns(table: Any, columns: Sequence[str] | None, name: str) -> list[str] | None:
@@ -83,10 +85,10 @@ def line_rows(names: Sequence[str], open_file: OpenFile, place: list[int] | None
             file.seek(offset)
             while line := file.readline(MAX_LINE_BYTES):
                 name = f"{names[index]} at byte {file.tell() - len(line)}"
-                value: bytes | RecordError = line
+                value: bytes | RecordError = line if file.tell() > len(line) else line.removeprefix(codecs.BOM_UTF8)
                 while len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
                     line = file.readline(MAX_LINE_BYTES)
                     value = RecordError(f"the line is longer than {MAX_LINE_BYTES // 1_000_000} MB")
                 if isinstance(value, RecordError) or value.strip():
-                    yield Row(name, [index, file.tell()], value)
+                    yield Row(name, [index, file.tell()], value, names[index])
         offset = 0

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.common.files import disk_errors, replace_folder
+from modules.common.sums import write_sums
 from modules.downloads.collect import Staging, read_records
 from modules.downloads.record import Source
 
@@ -124,6 +125,7 @@ def _write_split(
         "problems": progress.problems,
     }
     (folder / "source.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_sums(folder)
 
 
 def _move(old: Path, new: Path) -> None:

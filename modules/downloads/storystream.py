@@ -109,6 +109,10 @@ class StoryStream(Source):
                 f"{archive} is damaged ({error or type(error).__name__}): delete it and run again"
             ) from None
 
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        return (self.unpacked,)
+
     def _path(self, key: str) -> Path:
         """Return the path of a frame: a hash, so that no name in the archive can lead out of the folder."""
         return self.unpacked / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.jpg"

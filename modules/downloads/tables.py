@@ -5,15 +5,20 @@ from __future__ import annotations
 import argparse
 import csv
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from modules.common.errors import UserError
+from modules.common.errors import UserError, shown
+from modules.common.files import visible_files
 from modules.data.records import RecordError, decode_line
 from modules.downloads.record import Row, Source, SourceStep, SourceStory, counted, first_sentence
+from modules.downloads.text_files import check_header, encoding_flag, encoding_of, local_lines, near_names, stripped
 
 csv.field_size_limit(1 << 30)
+DELIMITERS = ",\t;"  # Of several that are as frequent in the header, the first.
+NO_COLUMN, DEFAULTS = "none", ("text", "image")
 
 
 class Table(Source):
@@ -21,13 +26,15 @@ class Table(Source):
 
     Consecutive rows with the same value in the column `--story` are the steps of one story. A picture is bytes, a path
     relative to the table, or an address. A column of structs is named with dots: `--text steps.text`.
+    `--text none` and `--image none` are for tables without texts, or without pictures.
     """
 
     ending = ""
     has_head = True  # All rows have the same columns.
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.args, self.license = args, args.license
+        self.args, self.license, self.fetch = args, args.license, args.fetch
+        self.encoding, self.inputs = getattr(args, "encoding", None), tuple(map(Path, getattr(args, "paths", ())))
 
     @classmethod
     def add_flags(cls, parser: argparse.ArgumentParser) -> None:
@@ -36,10 +43,16 @@ class Table(Source):
 
     @classmethod
     def add_columns(cls, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--text", default="text", metavar="COLUMN", help="the text, or a list of texts (text)")
         parser.add_argument(
-            "--image", default="image", metavar="COLUMN", help="the picture, or a list of pictures (image)"
+            "--text", default="text", metavar="COLUMN", help="the text, or a list of texts (text); none: there is none"
         )
+        parser.add_argument(
+            "--image",
+            default="image",
+            metavar="COLUMN",
+            help="the picture, or a list of pictures (image); none: there is none",
+        )
+        parser.add_argument("--fetch", action="store_true", help="fetch pictures that are addresses")
         parser.add_argument("--prompt", metavar="COLUMN", help="the prompt (default: the first sentence)")
         parser.add_argument("--id", metavar="COLUMN", help="the story's id (default: a running number)")
         parser.add_argument(
@@ -52,12 +65,13 @@ class Table(Source):
     def files(self) -> list[Path]:
         """Return the files given, and those of the right kind in the folders given. Raises UserError."""
         paths: list[Path] = []
-        for path in map(Path, self.args.paths):
-            if not path.exists():
+        for path in self.inputs:
+            if not path.is_dir() and not path.is_file():
                 raise UserError(f"{path} does not exist: give {self.ending} files or a folder of them")
-            paths += sorted(path.rglob(f"*.{self.ending}")) if path.is_dir() else [path]
-        if not paths:
-            raise UserError(f"there is no .{self.ending} file in {', '.join(self.args.paths)}")
+            files = visible_files(path) if path.is_dir() else ()
+            paths += [file for file in files if file.suffix.lower() == f".{self.ending}"] or [path]
+        if folders := [path for path in paths if path.is_dir()]:
+            raise UserError(f"there is no .{self.ending} file in {folders[0]}")
         return paths
 
     @abstractmethod
@@ -68,7 +82,7 @@ class Table(Source):
         rows, column = self.records(place), self.args.story
         if column is None:
             for row in rows:
-                yield Row(row.name, row.place, row.value if isinstance(row.value, RecordError) else [row.value])
+                yield replace(row, value=row.value if isinstance(row.value, RecordError) else [row.value])
             return
         group: list[Row] = []
         for row in rows:
@@ -81,9 +95,8 @@ class Table(Source):
 
     def stories(self, row: Row) -> Iterable[SourceStory]:
         args, records = self.args, [self.parse(value) for value in row.value]
-        folder, first = Path(row.name.rpartition(" ")[0] or ".").parent, records[0]
-        if self.has_head:
-            self._check_columns(first)
+        folder, first = Path(row.origin).parent, records[0]
+        self._check_columns(first)
         steps = [step for record in records for step in _steps(record, args.text, args.image)]
         if not steps:
             raise RecordError(
@@ -107,17 +120,31 @@ class Table(Source):
             return value
         if not isinstance(value, str):
             raise RecordError(f"a picture must be a path, an address or bytes, got {type(value).__name__}")
+        value = value.strip()
         return value if value.startswith(("http://", "https://")) else folder / value
 
     def _check_columns(self, record: Mapping[str, Any]) -> None:
-        """Raise RecordError if a named column does not exist; a typo would silently lose half of the data."""
-        asked = {name: getattr(self.args, name) for name in ("prompt", "id", "story", "license_column", "credit")}
-        asked |= {name: value for name in ("text", "image") if (value := getattr(self.args, name)) != name}
-        named = {f"--{flag} {name}": name for flag, name in asked.items() if name is not None}
-        missing = [flag for flag, name in named.items() if name not in record and name.partition(".")[0] not in record]
-        if missing:
-            columns = ", ".join(map(str, record))
-            raise RecordError(f"it has no column for {' and '.join(missing)}; its columns are {columns}")
+        """Raise an error if a column that is read does not exist: half of the data would be lost without a word.
+
+        UserError in a table with a head; in one without, where keys may be missing, RecordError if there is a key of
+        another name that may be meant.
+        """
+        flags = ("text", "image", "prompt", "id", "story", "license_column", "credit")
+        asked = {flag: name for flag in flags if (name := getattr(self.args, flag)) not in (None, NO_COLUMN)}
+        missing = [flag for flag, name in asked.items() if name not in record and name.partition(".")[0] not in record]
+        near = {flag: _near(asked[flag], record, asked.values()) for flag in missing}
+        if not (missing if self.has_head else any(near.get(flag) for flag in DEFAULTS)):
+            return
+        problem = (
+            f"no column for {' and '.join(f'--{flag} {shown(asked[flag])}' for flag in missing)}; its columns are"
+            f" {', '.join(shown(name) for name in list(record)[:20])}"
+        )
+        advice = [f"--{flag} {' or '.join(names)}" for flag, names in near.items() if names]
+        problem += f": is it {' and '.join(advice)}?" if advice else ""
+        if not self.has_head:
+            raise RecordError(f"it has {problem}")
+        nothing = f" ({missing[0]}s that do not exist: --{missing[0]} {NO_COLUMN})" if missing[0] in DEFAULTS else ""
+        raise UserError(f"the table of {self.name} has {problem}{nothing}")
 
     @staticmethod
     def parse(value: Any) -> Mapping[str, Any]:
@@ -125,7 +152,7 @@ class Table(Source):
         record = decode_line(value) if isinstance(value, bytes) else value
         if not isinstance(record, Mapping):
             raise RecordError("it is not an object")
-        return record
+        return stripped(record)
 
 
 class Csv(Table):
@@ -140,19 +167,32 @@ class Csv(Table):
 
     name, ending = "csv", "csv"
 
-    def records(self, place: Any) -> Iterator[Row]:
-        yield from counted(self._lines(), place)
+    @classmethod
+    def add_flags(cls, parser: argparse.ArgumentParser) -> None:
+        super().add_flags(parser)
+        encoding_flag(parser)
 
-    def _lines(self) -> Iterator[tuple[str, Any]]:
+    def records(self, place: Any) -> Iterator[Row]:
+        done = 0
         for path in self.files():
-            with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-                head = file.readline()
-                file.seek(0)
-                delimiter = "\t" if head.count("\t") > head.count(",") else ","
-                for number, record in enumerate(csv.DictReader(file, delimiter=delimiter), 1):
+            for row in counted(self._lines(path), None):
+                done += 1
+                if done > (place or 0):
+                    yield Row(row.name, done, row.value, str(path))
+
+    def _lines(self, path: Path) -> Iterator[tuple[str, Any]]:
+        with open(path, encoding=encoding_of(path, self.encoding), newline="") as file:
+            head = file.readline()
+            file.seek(0)
+            reader = csv.DictReader(file, delimiter=max(DELIMITERS, key=head.count), skipinitialspace=True)
+            try:
+                check_header(path, reader.fieldnames or ())
+                for number, record in enumerate(reader, 1):
                     complete = None not in record and None not in record.values()
                     fault = RecordError("it has more or fewer cells than the header")
-                    yield f"{path} row-{number}", record if complete else fault
+                    yield f"{path} row {number}", record if complete else fault
+            except csv.Error as error:
+                raise UserError(f"{path} line {reader.line_num} is not CSV ({error}): save it as CSV anew") from None
 
 
 class Jsonl(Table):
@@ -167,11 +207,15 @@ class Jsonl(Table):
 
     name, ending, has_head = "jsonl", "jsonl", False
 
+    @classmethod
+    def add_flags(cls, parser: argparse.ArgumentParser) -> None:
+        super().add_flags(parser)
+        encoding_flag(parser)
+
     def records(self, place: Any) -> Iterator[Row]:
         from modules.downloads.readers import line_rows
 
-        for row in line_rows(list(map(str, self.files())), lambda name: open(name, "rb", buffering=0), place):
-            yield Row(row.name.replace(" at byte ", " byte-"), row.place, row.value)
+        yield from line_rows(list(map(str, self.files())), local_lines(self.encoding), place)
 
 
 class Parquet(Table):
@@ -188,13 +232,12 @@ class Parquet(Table):
     def records(self, place: Any) -> Iterator[Row]:
         from modules.downloads.readers import parquet_rows
 
-        for row in parquet_rows(list(map(str, self.files())), lambda name: open(name, "rb"), place):
-            yield Row(row.name.replace(" row ", " row-"), row.place, row.value)
+        yield from parquet_rows(list(map(str, self.files())), lambda name: open(name, "rb"), place)
 
 
 def column_of(record: Mapping[str, Any], column: str | None) -> Any:
     """Return the value of a column, None if there is none; "steps.text" is "text" of every struct in "steps"."""
-    if column is None:
+    if column in (None, NO_COLUMN):
         return None
     if column in record:
         return record[column]
@@ -203,6 +246,11 @@ def column_of(record: Mapping[str, Any], column: str | None) -> Any:
     if isinstance(value, list):
         return [column_of(item, key) if isinstance(item, Mapping) else None for item in value]
     return column_of(value, key) if isinstance(value, Mapping) else None
+
+
+def _near(name: str, record: Mapping[str, Any], asked: Collection[str]) -> list[str]:
+    """Return up to three columns that may be meant by `name`, of those not asked for."""
+    return [shown(other) for other in near_names(name, record) if other not in asked][:3]
 
 
 def _key(row: Row, column: str) -> Any:
@@ -216,7 +264,7 @@ def _key(row: Row, column: str) -> Any:
 def _joined(group: Sequence[Row]) -> Row:
     """Join the rows of a story into one, which is done when the last of them is."""
     broken = next((row.value for row in group if isinstance(row.value, RecordError)), None)
-    return Row(group[0].name, group[-1].place, broken or [row.value for row in group])
+    return replace(group[0], place=group[-1].place, value=broken or [row.value for row in group])
 
 
 def _steps(record: Mapping[str, Any], text: str, image: str) -> list[tuple[str | None, Any]]:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from modules.common.errors import UserError
+from modules.common.files import visible_files
 from modules.data.records import RecordError
-from modules.downloads.folder import PICTURES
+from modules.downloads.layouts import PICTURES
 from modules.downloads.record import Row, Source, SourceStep, SourceStory, counted, first_sentence
 
 
@@ -35,6 +36,7 @@ class Vist(Source):
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.json, self.images, self.fetch = args.json, args.images, args.fetch
+        self.inputs = tuple(filter(None, (args.json, args.images)))
         if self.images is None and not self.fetch:
             raise UserError(
                 "vist needs --images FOLDER with the photographs, or --fetch to ask for them at their addresses"
@@ -69,7 +71,7 @@ class Vist(Source):
             raise UserError(
                 f"{path} cannot be read ({error.strerror}): unpack SIS-with-labels.tar.gz and give its folder"
             ) from None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
                 f"{path} is not a story-in-sequence file of VIST ({type(error).__name__}: {error})"
             ) from None
@@ -95,7 +97,7 @@ class Vist(Source):
 
     def _picture(self, photo: str, addresses: dict[str, str]) -> Path | str:
         if self._pictures is None:
-            files = self.images.rglob("*") if self.images else ()
+            files = visible_files(self.images) if self.images else ()
             self._pictures = {path.stem: path for path in files if path.suffix.lower() in PICTURES}
         found = self._pictures.get(photo) or (self.fetch and addresses.get(photo))
         if not found:

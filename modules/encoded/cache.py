@@ -154,7 +154,7 @@ def _check_key(folder: Path, key: dict[str, str], remedy: str) -> dict:
         version, made_from = about["format_version"], about["key"]
     except FileNotFoundError:
         raise UserError(f"{folder} holds no cache: make one with precompute") from None
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise UserError(
             f"{folder / ABOUT} is not what precompute wrote ({error}): delete the folder and run it again"
         ) from None

@@ -103,6 +103,15 @@ class EncodedStories:
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)[:-1]])
         self.codes: Tensor | None = None  # (variants, N, S): both modalities, text only, picture only.
 
+    def count_cut(self, tokenizer: Vocabulary) -> tuple[int, int]:
+        """Return how many texts of steps, and how many prompts, are longer than the model reads and lose their ends."""
+        cut = []
+        for texts, mask in ((self.texts, self.text_mask), (self.prompts, self.prompt_mask)):
+            full = [text for text, is_full in zip(texts, mask.all(-1).tolist(), strict=True) if is_full and text]
+            length = mask.shape[-1]
+            cut.append(sum(len(tokenizer.encode(text, length + 1)) > length for text in full))
+        return cut[0], cut[1]
+
     def _read_cached(self, progress: Callable[[int], None]) -> tuple[ShardedRows, Tensor]:
         for index in range(len(self.source)):
             self._append(self.source.outline(index))

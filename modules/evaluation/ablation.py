@@ -25,6 +25,7 @@ from modules.generation.pipeline import StoryPipeline
 from modules.generation.rendering import encode_captions, render_texts
 from modules.generation.settings import MAX_NUM_STEPS, GenerationSettings
 from modules.layers.plan_window import PlanWindow
+from modules.layers.seeding import make_generator
 from modules.story import Story, StoryDataset
 
 NUM_GIVEN = 3  # True pages before the predicted one.
@@ -172,7 +173,7 @@ def draw_pages(pipeline: StoryPipeline, pages: NextPages, cell: GridCell, seed: 
 
     The noise of a page depends only on the seed and the page's number, so all cells share it.
     """
-    generator, images = torch.Generator().manual_seed(seed), []
+    generator, images = make_generator(seed), []
     for start in range(0, len(pages.code_embeds), RENDER_BATCH):
         rows = slice(start, start + RENDER_BATCH)
         drawn = pipeline.model.image_decoder.sample(

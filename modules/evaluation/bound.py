@@ -31,6 +31,7 @@ from modules.evaluation.diffusion_bound import (
 )
 from modules.evaluation.metrics.statistics import mean_over_steps
 from modules.generation.pipeline import StoryPipeline
+from modules.layers.seeding import make_generator
 from modules.training.reliance import Condition, plan_conditions, swap_rows
 
 MIN_TIMESTEPS = 8
@@ -100,7 +101,7 @@ def _decoder_nats(
     pipeline: StoryPipeline, stories: EncodedStories, conditions: Conditions, seed: int
 ) -> dict[str, Values]:
     """Return `text_*`, the nats of a step's text, `error_*`, its picture's loss a dimension, and their counts."""
-    model, device, generator = pipeline.model, pipeline.device, torch.Generator().manual_seed(seed)
+    model, device, generator = pipeline.model, pipeline.device, make_generator(seed)
     scores: dict[str, list[Tensor]] = {f"{term}_{name}": [] for term in ("text", "error") for name in conditions}
     num_timesteps, latent_shape = model.config.image_decoder.num_train_timesteps, model.config.autoencoder.latent_shape
     for rows in track("text likelihoods and picture errors", torch.arange(len(stories.texts)).split(ROWS_PER_BATCH)):
@@ -153,7 +154,7 @@ def _page_nats(
     """Return, for the pages with row numbers `pages`, `vlb_*`, the nats of a picture, and `gaussian`, its nats under a
     unit Gaussian; `pages` is 1 for them.
     """
-    decoder, generator = pipeline.model.image_decoder, torch.Generator().manual_seed(seed)
+    decoder, generator = pipeline.model.image_decoder, make_generator(seed)
     weights, _ = vlb_weights(decoder.alphas_cumprod, decoder.prediction_type)
     names = (*(f"vlb_{name}" for name in CONDITIONS), "gaussian", "pages")
     values = {name: np.zeros(len(stories.texts)) for name in names}

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import json
+from pathlib import Path, PurePath
 
 from PIL import Image
 
-from modules.common.errors import UserError
+from modules.common.errors import UserError, first_line
+from modules.common.files import visible
 from modules.common.progress import track
 from modules.data.images import load_image
 from modules.evaluation.metrics.image import Extractor, Features, distances
 from modules.evaluation.metrics.statistics import to_dicts
 
+STORY = "story.json"
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
 
 
 def compare_folders(
     generated: Path, reference: Path, extractor: Extractor, seed: int = 0
 ) -> dict[str, dict[str, float | None]]:
-    """Return FD (FID with Inception) and KID of all pictures below `generated` against all below `reference`.
+    """Return FD (FID with Inception) and KID of the `picture_files` of `generated` against those of `reference`.
 
     Every picture counts as a story. Raises UserError if one folder is, or contains, the other, or has fewer than two
     pictures.
@@ -45,7 +48,23 @@ def _features(folder: Path, extractor: Extractor) -> Features:
 
 
 def _pictures(folder: Path) -> list[Image.Image]:
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    paths = picture_files(folder)
     if len(paths) < 2:
         raise UserError(f"{folder} contains {len(paths)} pictures: distances need 2 or more")
     return [load_image(path) for path in track(f"pictures of {folder}", paths)]
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """Return the pictures below a folder; of a folder that `generate` or `continue` wrote, the generated pages."""
+    if not (folder / STORY).is_file():
+        paths = [path for path in visible(folder) if path.suffix.lower() in SUFFIXES and path.is_file()]
+        inner = [path for path in visible(folder) if path.is_dir() and not path.is_symlink()]
+        return paths + [path for part in inner for path in picture_files(part)]
+    try:
+        steps = json.loads((folder / STORY).read_bytes())["steps"]
+        names = [step["image_path"] for step in steps if not step.get("given") and step["image_path"]]
+        return [folder / PurePath(name).name for name in names]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"{folder / STORY} is not what generate wrote ({first_line(error)}): generate it anew"
+        ) from None

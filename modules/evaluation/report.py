@@ -29,6 +29,7 @@ from modules.evaluation.metrics.statistics import rows_of_other_stories, to_dict
 from modules.evaluation.metrics.text import compare_texts
 from modules.evaluation.ranking import rank_next_steps
 from modules.generation.pipeline import StoryPipeline
+from modules.layers.seeding import make_generator
 from modules.story import StoryDataset
 
 QUICK_METRICS = (
@@ -123,7 +124,7 @@ class _PageReport:
     def _from_codes(self) -> dict[str, DecodedPages]:
         """Decode pages from the codes of the true steps, from whole plans, and from random codes."""
         lengths, config = self.held_out.encoded.lengths[: self.count], self.pipeline.config.storyboard
-        count, generator = sum(lengths), torch.Generator().manual_seed(self.seed)
+        count, generator = sum(lengths), make_generator(self.seed)
         kinds = {f"true step, {name}": codes[:count] for name, codes in self.held_out.codes.items()}
         kinds[FROM_PROMPT] = plan_stories(self.pipeline, self.held_out.encoded, self.count, self.seed)
         kinds["random codes"] = torch.randint(config.codebook_size, (count, config.num_slots), generator=generator)

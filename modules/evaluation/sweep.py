@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from modules.common.errors import UserError
+from modules.common.errors import UserError, shown
 from modules.config import StoryConfig, config_from_dict
 from modules.evaluation.resumable_csv import ResumableCsv
 from modules.generation.pipeline import StoryPipeline
@@ -50,7 +50,9 @@ class Sweep:
             )
         try:
             return cls(setting, tuple(json.loads(f"[{values}]")))
-        except json.JSONDecodeError:
+        except RecursionError:
+            raise UserError(f"--sweep {shown(setting)}: a value is nested too deeply") from None
+        except ValueError:  # Words, or a number of thousands of digits, which is refused as a word.
             return cls(setting, tuple(values.split(",")))
 
 

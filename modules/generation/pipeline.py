@@ -20,6 +20,7 @@ from modules.generation.loaded_model import LoadedModel
 from modules.generation.output import StoryPipelineOutput
 from modules.generation.rendering import render_pages
 from modules.generation.settings import MAX_NUM_STEPS, GenerationSettings, check_story
+from modules.layers.seeding import make_generator
 from modules.prior.prior import PriorSample
 from modules.story import StoryStep
 from modules.story_model.story_model import NextStepModel, StoryModel
@@ -98,7 +99,7 @@ class StoryPipeline(LoadedModel):
         settings = GenerationSettings.resolve(seed=seed, **options)
         check_story(prompt, num_steps, self.longest_story)
         self.check_codebook()
-        generator = torch.Generator(self.device).manual_seed(settings.seed)
+        generator = make_generator(settings.seed, self.device)
         history = None if codes is None else codes[None]
         prompt_tokens, fixed = self.prompt_tokens(prompt), None if fixed is None else fixed.to(self.device)
         return self.model.prior.sample(
@@ -248,6 +249,6 @@ class BaselinePipeline(StoryPipeline):
             before = [*steps, *map(StoryStep, texts, images)]
             vectors = self.predict(prompt, num_steps - len(texts), before)
             previous = before[-1].image if before else None
-            drawn = self.render(vectors, seeds.getrandbits(62), previous=previous, settings=settings)
+            drawn = self.render(vectors, seeds.getrandbits(62) % 2**32, previous=previous, settings=settings)
             texts, images = [*texts, *drawn[0]], [*images, *drawn[1]]
         return StoryPipelineOutput(prompt, images, texts, None, None, self.notes(prompt, steps))

@@ -14,6 +14,7 @@ from modules.generation.settings import GenerationSettings
 from modules.image_decoder.autoencoder import PretrainedAutoencoder
 from modules.image_decoder.stable_diffusion import offload
 from modules.layers.plan_window import PlanWindow
+from modules.layers.seeding import make_generator
 from modules.story_model.story_model import StoryModel
 from modules.text_decoder.tokenizers import Vocabulary
 
@@ -84,7 +85,7 @@ def render_images(
     (T,c,h,w) is by default drawn from the seed.
     """
     images = [] if previous is None else [previous]
-    generator = torch.Generator().manual_seed(settings.seed)
+    generator = make_generator(settings.seed)
     size = 1 if settings.strength < 1 else RENDER_BATCH
     for start in range(0, len(texts), size):
         rows = slice(start, start + size)

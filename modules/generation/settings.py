@@ -6,8 +6,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from modules.common.arguments import check_fields, setting
+from modules.common.arguments import setting
 from modules.common.errors import UserError
+from modules.common.limits import check_settings
 from modules.image_decoder.config import SchedulerName
 from modules.text_decoder.config import Decoding
 
@@ -31,12 +32,15 @@ class GenerationSettings:
         0.5,
         "sampling temperature of the plan, and of the texts with --decoding top_p; lower is safer, higher more varied,"
         " 0 always takes the most probable code",
+        low=0,
+        high=100,
         metavar="X",
     )
     top_p: float = setting(
         0.95,
         "nucleus sampling of the plan, and of the texts with --decoding top_p: sample from the most probable codes that"
         " together have this probability",
+        low=0,
         high=1,
         metavar="X",
     )
@@ -96,7 +100,7 @@ class GenerationSettings:
     )
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_settings(self)
         if not (self.temperature == 0 or 0.01 <= self.temperature <= 100):
             raise UserError(
                 f"temperature must be 0 (always the most probable) or from 0.01 to 100, got {self.temperature}"

@@ -9,7 +9,8 @@ from typing import Any
 
 from PIL import Image
 
-from modules.common.files import write_whole
+from modules.common.errors import UserError
+from modules.common.files import check_writable, write_whole
 from modules.evaluation.labels import KINDS, label
 from modules.generation.pipeline import StoryPipeline, StoryPipelineOutput
 from modules.presentation.images import encode_image
@@ -18,6 +19,7 @@ from modules.story import StoryDataset
 
 NUM_SAMPLES = 6
 CARD, SAMPLES = "README.md", "samples.png"
+TAG = "discrete-storyboard"  # In every card that this program wrote.
 FROM_CODES = (
     "character_f1",
     "frame_accuracy",
@@ -86,6 +88,14 @@ class Section:
     title: str
     columns: list[str]
     rows: list[Row]
+
+
+def check_card(folder: Path) -> None:
+    """Raise UserError if a card cannot be written into a model's folder, or one is there that is not this program's."""
+    card = folder / CARD
+    if card.is_file() and TAG not in card.read_text(encoding="utf-8", errors="replace"):
+        raise UserError(f"{card} was not written by this program, and is never overwritten: move it away")
+    check_writable(card)
 
 
 def write_card(folder: Path, pipeline: StoryPipeline, dataset: StoryDataset, report: Mapping[str, Any]) -> list[Path]:

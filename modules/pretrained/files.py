@@ -149,7 +149,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     """Return the object in a JSON file. Raises UserError where there is none."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{what}: {path} is not readable JSON ({error}): copy or fetch it anew") from error
     if not isinstance(values, dict):
         raise UserError(f"{what}: {path} contains no JSON object: copy or fetch it anew")

@@ -4,59 +4,58 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from modules.common.limits import DECAY, NOT_NEGATIVE, RATE, SIZE, check_limits
+from modules.common.limits import COUNT, DECAY, LAYERS, MULTIPLE, SIZE, WEIGHT, Limit, check_settings, limited
 
 
 @dataclass(frozen=True)
 class PredictorConfig:
     """Settings of the baselines' predictor."""
 
-    dim: int = 256
-    num_layers: int = 4
-    num_heads: int = 4
-    dropout: float = 0.1
-    max_steps: int = 32  # Higher counts of steps left share one embedding.
+    dim: int = limited(256, SIZE)
+    num_layers: int = limited(4, LAYERS)
+    num_heads: int = limited(4, SIZE)
+    dropout: float = limited(0.1, DECAY)
+    max_steps: int = limited(32, SIZE)  # Higher counts of steps left share one embedding.
 
     def __post_init__(self) -> None:
-        check_limits("predictor", self, {SIZE: "dim num_layers num_heads max_steps", DECAY: "dropout"})
+        check_settings(self, "predictor")
 
 
 @dataclass(frozen=True)
 class ExpertsConfig:
     """A mixture of experts in place of each feed-forward layer: the settings of `layers.moe.MixtureOfExperts`."""
 
-    num_experts: int = 0  # 0: dense layers.
-    top_k: int = 2
-    num_shared_experts: int = 0
-    mult: float = 1.0  # With two experts a token, as many active weights as a dense layer.
-    bias_rate: float = 0.0
+    num_experts: int = limited(0, COUNT)  # 0: dense layers.
+    top_k: int = limited(2, SIZE)
+    num_shared_experts: int = limited(0, COUNT)
+    mult: float = limited(1.0, MULTIPLE)  # With two experts a token, as many active weights as a dense layer.
+    bias_rate: float = limited(0.0, WEIGHT)
 
     def __post_init__(self) -> None:
-        limits = {NOT_NEGATIVE: "num_experts num_shared_experts bias_rate", SIZE: "top_k", RATE: "mult"}
-        check_limits("prior.experts", self, limits)
+        check_settings(self, "prior.experts")
 
 
 @dataclass(frozen=True)
 class PriorConfig:
     """Settings of the prior."""
 
-    dim: int = 256
-    code_dim: int = 64  # Of the vector that a code is read and written by.
-    num_layers: int = 4
-    num_heads: int = 4
-    dropout: float = 0.1
-    max_steps: int = 32  # Higher counts of steps left share one embedding.
-    num_kv_heads: int = 0  # Heads of keys and values, shared by groups of query heads; 0: as many as num_heads.
+    dim: int = limited(256, SIZE)
+    code_dim: int = limited(64, SIZE)  # Of the vector that a code is read and written by.
+    num_layers: int = limited(4, LAYERS)
+    num_heads: int = limited(4, SIZE)
+    dropout: float = limited(0.1, DECAY)
+    max_steps: int = limited(32, SIZE)  # Higher counts of steps left share one embedding.
+    # Heads of keys and values, shared by groups of query heads; 0: as many as num_heads.
+    num_kv_heads: int = limited(0, COUNT)
     # Codes: a position sees the prompt, the first steps and this many latest codes; 0: everything before it.
-    attention_window: int = 0
-    num_sink_steps: int = 1  # First steps that stay visible in stories of any length.
+    attention_window: int = limited(0, COUNT)
+    num_sink_steps: int = limited(1, COUNT)  # First steps that stay visible in stories of any length.
     experts: ExpertsConfig = field(default_factory=ExpertsConfig)
     # Of a transformer over whole steps, whose outputs condition every code of the next step.
-    temporal_layers: int = 0
+    temporal_layers: int = limited(0, Limit(0, 1024))
 
     def __post_init__(self) -> None:
-        sizes, counts = "dim code_dim num_layers num_heads max_steps", "num_kv_heads attention_window num_sink_steps"
-        check_limits("prior", self, {SIZE: sizes, NOT_NEGATIVE: f"{counts} temporal_layers", DECAY: "dropout"})
+        check_settings(self, "prior")
 
 
 def check_heads(dim: int, num_heads: int) -> None:

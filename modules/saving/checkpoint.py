@@ -13,7 +13,6 @@ Nothing is ever unpickled, and only files of the manifest are opened.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -28,8 +27,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from modules.common.errors import UserError
+from modules.common.files import set_aside
+from modules.common.sums import damage, read_sums, write_sums
 
-MANIFEST = "manifest.json"
 STATE = "state.json"
 _STEP = re.compile(r"step_([0-9]{8,})(\.old-[0-9]+)?")
 _LEFTOVER = re.compile(r"(step_[0-9]{8,})\.(tmp|old)-([0-9]+)")
@@ -47,7 +47,7 @@ def save_checkpoint(
     """Write ``run_dir/step_N``, with a complete checkpoint on disk at every instant, then prune older ones.
 
     Args:
-        run_dir: The run folder, created if absent. Take a `RunLock` on it first: one writer at a time.
+        run_dir: The run folder, created if absent. Take a `FolderLock` on it first: one writer at a time.
         step: The step N that names the folder; an existing folder of the same step is replaced.
         tensors: For each name, a flat dictionary of tensors of any shape, dtype, device or stride.
         metadata: JSON-able state; floats are restored exactly.
@@ -101,22 +101,30 @@ def latest_checkpoint(run_dir: Path) -> Path | None:
     return None
 
 
+def checkpoint_to_resume(run_dir: Path, restart: bool = False) -> Path | None:
+    """Return the newest valid checkpoint of `run_dir`, or None where a run begins.
+
+    Where all checkpoints are damaged, or a trained model has none, `restart` sets aside what is there, to begin
+    anew. Raises UserError without it.
+    """
+    found, model = latest_checkpoint(run_dir), Path(run_dir) / "model"
+    left = [*_checkpoints(Path(run_dir)), *([model] if model.exists() else [])]
+    if found is not None or not left:
+        return found
+    if not restart:
+        problem = f" ({left[0].name}: {verify_checkpoint(left[0])})" if left[0] != model else ", but it has a model"
+        raise UserError(
+            f"no checkpoint in {run_dir} can be read{problem}: copy one anew, or begin again with --restart, which sets"
+            " what is there aside"
+        )
+    for path in left:
+        warnings.warn(f"{path} was moved to {set_aside(path).name}, and the run begins again", stacklevel=2)
+    return None
+
+
 def verify_checkpoint(path: Path) -> str | None:
     """Return the problem of the checkpoint folder `path`, or None if every file matches the manifest."""
-    try:
-        for name, entry in _read_manifest(path).items():
-            file = path / name
-            if not file.resolve().is_relative_to(path.resolve()):
-                return f"{MANIFEST} names {name!r}, which is outside the checkpoint"
-            if not file.is_file():
-                return f"{name} is missing"
-            if file.stat().st_size != entry["size"]:
-                return f"{name} has {file.stat().st_size} bytes, {entry['size']} expected"
-            if _sha256(file) != entry["sha256"]:
-                return f"{name} is corrupt: its SHA-256 differs"
-    except (OSError, ValueError, RecursionError) as error:
-        return str(error)
-    return None
+    return damage(path, needed=(STATE,))
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
@@ -150,14 +158,9 @@ def _storable(group: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _seal(folder: Path) -> None:
     """Flush every file of `folder` to disk and write the manifest with their sizes and hashes."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    for file in files:
+    for file in (path for path in folder.rglob("*") if path.is_file()):
         _sync(file)
-    entries = {
-        file.relative_to(folder).as_posix(): {"size": file.stat().st_size, "sha256": _sha256(file)} for file in files
-    }
-    (folder / MANIFEST).write_text(json.dumps({"version": 1, "files": entries}, indent=1), encoding="utf-8")
-    _sync(folder / MANIFEST)
+    _sync(write_sums(folder))
     for directory in [path for path in folder.rglob("*") if path.is_dir()] + [folder]:
         _sync(directory)
 
@@ -224,26 +227,8 @@ def _read(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     state = json.loads((path / STATE).read_text(encoding="utf-8"))
     if not isinstance(state, dict):
         raise TypeError(f"{STATE} contains no object")
-    files = [path / name for name in _read_manifest(path) if "/" not in name and name.endswith(".safetensors")]
+    files = [path / name for name in read_sums(path) if "/" not in name and name.endswith(".safetensors")]
     return {file.stem: load_file(file, device="cpu") for file in files}, state
-
-
-def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the manifest's entries by relative path. Raises ValueError where it is broken."""
-    if not (path / MANIFEST).is_file():
-        raise ValueError(f"{MANIFEST} is missing")
-    manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    files = manifest.get("files") if isinstance(manifest, dict) else None
-    if not isinstance(files, dict) or STATE not in files:
-        raise ValueError(f"{MANIFEST} does not list {STATE}")
-    if not all(isinstance(entry, dict) and {"size", "sha256"} <= entry.keys() for entry in files.values()):
-        raise ValueError(f"{MANIFEST} has an entry without size and sha256")
-    return files
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -18,14 +18,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from modules.common.errors import UserError
+from modules.common.sums import MANIFEST, damage, write_sums
 from modules.config import StoryConfig, load_config
 from modules.pretrained.source import PretrainedSource
-from modules.saving.checkpoint import latest_checkpoint
+from modules.saving.checkpoint import STATE, latest_checkpoint, verify_checkpoint
 from modules.story_model.story_model import StoryModel, build_model
 from modules.storyboard.quantizer import TRAINING_STATE
 from modules.text_decoder.tokenizers import FOLDER, Vocabulary, load_vocabulary
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+NEEDED = (CONFIG, WEIGHTS)
 LANGUAGE_MODEL, UNET, SCHEDULER = f"{FOLDER}/config.json", "unet/config.json", "scheduler/scheduler_config.json"
 OPTIONAL = (  # Files that some configs have.
     "tokenizer.json",
@@ -34,6 +36,7 @@ OPTIONAL = (  # Files that some configs have.
     LANGUAGE_MODEL,
     UNET,
     SCHEDULER,
+    MANIFEST,
 )
 
 
@@ -69,6 +72,22 @@ def save_model(
         if name not in left_out
     }
     save_file(weights, folder / WEIGHTS)
+    write_model_sums(folder)
+
+
+def write_model_sums(folder: Path) -> Path:
+    """Write the sizes and SHA-256 of a model folder's files anew, its card's left out. Raises UserError."""
+    names = [name for name in (*NEEDED, *OPTIONAL) if name != MANIFEST and (folder / name).is_file()]
+    return write_sums(folder, names)
+
+
+def check_model_folder(folder: Path) -> None:
+    """Raise UserError if a file differs from the folder's manifest; folders of older versions have none."""
+    if (folder / MANIFEST).exists() and (problem := damage(folder, NEEDED, (*NEEDED, *OPTIONAL))):
+        raise UserError(
+            f"the model in {folder} is damaged ({problem}): copy it anew; if you changed it yourself, delete its"
+            f" {MANIFEST}"
+        )
 
 
 def load_model(path: str | Path, *, offline: bool = False) -> tuple[StoryModel, Vocabulary]:
@@ -78,6 +97,7 @@ def load_model(path: str | Path, *, offline: bool = False) -> tuple[StoryModel, 
     is no model, or it is not one of this program.
     """
     folder = resolve_model_folder(Path(path), offline=offline)
+    check_model_folder(folder)
     config = load_config(folder / CONFIG)
     model = _build(config, folder, offline)
     try:
@@ -170,6 +190,8 @@ def resolve_model_folder(path: Path, *, offline: bool = False) -> Path:
         if step is None or not (found := _step_beside(path, int(step[1]))).is_dir():
             raise UserError(f"no checkpoint at {path}: give a run folder, a step folder, a model folder or a Hub id")
         path = found
+    if (path / STATE).is_file() and (problem := verify_checkpoint(path)):
+        raise UserError(f"the checkpoint {path} is damaged ({problem}): give another step of the run, or copy it anew")
     latest = latest_checkpoint(path)
     for folder in (path, *([latest / "model"] if latest else []), path / "model"):
         if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():

@@ -11,6 +11,7 @@ from torch import Tensor
 from modules.common.errors import UserError
 from modules.generation.pipeline import StoryPipeline
 from modules.generation.rendering import render_images, render_texts
+from modules.layers.seeding import make_generator
 from modules.steering.plan import Plan
 from modules.steering.planned_story import PlannedStory
 
@@ -71,4 +72,4 @@ def page_noise(pipeline: StoryPipeline, plan: Plan, page: int) -> Tensor:
         rendering = plan.renderings[source]
         row, seed = rendering.pages.index(page), rendering.settings.seed
     shape = pipeline.model.image_decoder.latent_shape
-    return torch.randn(row + 1, *shape, generator=torch.Generator().manual_seed(seed))[row]
+    return torch.randn(row + 1, *shape, generator=make_generator(seed))[row]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from modules.batch import draw_noise
+from modules.common.files import set_aside, write_whole
 from modules.common.progress import ProgressLine
 from modules.data.pixels import to_pictures, to_pixels
 from modules.data.read_ahead import Head
@@ -68,6 +71,8 @@ class Monitor:
         """Write buffered events to disk; called at a checkpoint, because a resumed run logs only what comes after."""
         if self.active:
             self.writer.flush()
+            with self.trace.open("ab") as file:
+                os.fsync(file.fileno())
 
     def start_phase(self, name: str, step: int, num_steps: int, later: float) -> None:
         """Show the progress of a phase; `later` is the work of the phases after it, in updates of this one."""
@@ -196,14 +201,32 @@ class Monitor:
 
 
 def cut_trace(path: Path, global_step: int) -> None:
-    """Remove the lines of `global_step` and later, and everything from the first incomplete line on."""
-    kept = 0
-    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
-        if not line.endswith(b"\n") or json.loads(line)["global_step"] >= global_step:
+    """Remove the lines of `global_step` and later, and an incomplete last line.
+
+    A trace with lines that are no updates is set aside, with a warning; what is sound before them is kept.
+    """
+    kept, content = 0, path.read_bytes() if path.exists() else b""
+    for line in content.splitlines(keepends=True):
+        step = _step_of(line)
+        if step is None and line.endswith(b"\n"):
+            aside = set_aside(path)
+            warnings.warn(f"{path} is damaged; it was moved to {aside.name}, and its sound part kept", stacklevel=2)
+            write_whole(path, content[:kept])
+            return
+        if step is None or step >= global_step:
             break
         kept += len(line)
     with path.open("ab") as file:
         file.truncate(kept)
+
+
+def _step_of(line: bytes) -> int | None:
+    """Return the `global_step` of a complete line of the trace; None of anything else."""
+    try:
+        step = json.loads(line)["global_step"] if line.endswith(b"\n") else None
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return step if type(step) is int else None
 
 
 def grid(rows: Sequence[Sequence[Image.Image]]) -> np.ndarray:

@@ -7,10 +7,10 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 
+from modules.common.folder_lock import FolderLock
 from modules.common.interrupts import stop_on_signals
 from modules.common.precision import resolve_precision
 from modules.config import StoryConfig
-from modules.saving.run_lock import RunLock
 from modules.story import StoryDataset
 from modules.training.paced_trainer import PacedTrainer
 from modules.training.processes import forgotten_precision, make_accelerator
@@ -40,7 +40,7 @@ def train(
     settings = dataclasses.replace(settings, mixed_precision=resolve_precision(settings.mixed_precision))
     with forgotten_precision():
         accelerator = make_accelerator(settings)
-        lock = RunLock(settings.output_dir) if accelerator.is_main_process else nullcontext()
+        lock = FolderLock(settings.output_dir) if accelerator.is_main_process else nullcontext()
         with lock, stop_on_signals() as signals:
             parts = (config, settings, dataset, held_out, accelerator, signals, plan_dataset)
             trainer = Trainer(*parts) if settings.max_minutes is None else PacedTrainer(*parts, started=started)

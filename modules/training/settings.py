@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from modules.common.arguments import check_fields, setting
+from modules.common.arguments import setting
 from modules.common.errors import UserError
+from modules.common.limits import check_settings
 
 PHASE_NAMES = ("autoencoder", "opening", "joint", "consolidation", "illustration", "planning")
 LOG_WITH = ("tensorboard", "wandb", "all")
@@ -36,13 +37,13 @@ class TrainSettings:
         None,
         "minutes that the whole run may take: its speed is measured, and all phases are shortened or lengthened to fit",
         low=0.1,
-        high=1e5,
+        high=100_000,
     )
-    gradient_accumulation_steps: int = setting(1, "micro-batches in one update", low=1)
-    save_every: int = setting(200, "updates between checkpoints", low=1)
-    log_every: int = setting(10, "updates between points of a curve", low=1)
-    sample_every: int = setting(200, "updates between sample pictures and stories in the log", low=1)
-    keep_last: int = setting(2, "checkpoints to keep, 0 for all", low=0)
+    gradient_accumulation_steps: int = setting(1, "micro-batches in one update", low=1, high=65536)
+    save_every: int = setting(200, "updates between checkpoints", low=1, high=10**9)
+    log_every: int = setting(10, "updates between points of a curve", low=1, high=10**9)
+    sample_every: int = setting(200, "updates between sample pictures and stories in the log", low=1, high=10**9)
+    keep_last: int = setting(2, "checkpoints to keep, 0 for all", low=0, high=10**9)
     seed: int = setting(0, "random seed; the same seed gives the same model", low=0, high=2**63 - 1)
     phases: tuple[str, ...] = setting(
         PHASE_NAMES,
@@ -61,11 +62,14 @@ class TrainSettings:
     cache: Path | None = setting(
         None, "folder written by the precompute command for these stories, this preset and this autoencoder"
     )
-    num_workers: int = setting(2, "threads that read pictures ahead", low=0)
+    num_workers: int = setting(2, "threads that read pictures ahead", low=0, high=1024)
+    restart: bool = setting(
+        False, "begin anew where all checkpoints in the folder are damaged; they are set aside, and nothing is deleted"
+    )
     offline: bool = setting(False, "load Hub ids from the local cache only")
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_settings(self)
         if not self.phases or [name for name in PHASE_NAMES if name in self.phases] != list(self.phases):
             raise UserError(
                 f"--phases must be some of {','.join(PHASE_NAMES)}, in this order, got {','.join(self.phases)!r}"

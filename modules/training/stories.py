@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from accelerate import Accelerator
 
 from modules.common.progress import progress_line
@@ -55,7 +57,23 @@ class TrainingStories:
                 self._encoded = EncodedStories(
                     self.dataset, self.model, self.tokenizer, progress.update, self.settings.num_workers, self._cached
                 )
+            if visible:
+                self._print_cut(self._encoded)
         return self._encoded
+
+    def _print_cut(self, stories: EncodedStories) -> None:
+        config = self.model.config
+        num_texts, num_prompts = stories.count_cut(self.tokenizer)
+        total = sum(text is not None for text in stories.texts)
+        for count, of, what, length, setting in (
+            (num_texts, total, "texts", config.text_decoder.max_length, "text_decoder.max_length"),
+            (num_prompts, len(stories), "prompts", config.max_prompt_length, "max_prompt_length"),
+        ):
+            if count:
+                print(
+                    f"note: {count:,} of {of:,} {what} are cut: they are longer than {length} tokens ({setting})",
+                    file=sys.stderr,
+                )
 
     def close(self) -> None:
         """Stop encoding in the background."""

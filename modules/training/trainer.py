@@ -20,7 +20,7 @@ from modules.common.interrupts import Interrupted, StopSignals
 from modules.config import StoryConfig
 from modules.encoded.stories import EncodedStories
 from modules.layers.seeding import derive_seed
-from modules.saving.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from modules.saving.checkpoint import checkpoint_to_resume, load_checkpoint, save_checkpoint
 from modules.saving.model_folder import architectures_of, load_autoencoder, save_model
 from modules.saving.warm_start import donor_config, start_from
 from modules.story import StoryDataset
@@ -64,7 +64,8 @@ class Trainer:
 
     def run(self) -> Path:
         """Run the phases that are left and return the folder of the trained model."""
-        checkpoint = self._agree(latest_checkpoint(self.settings.output_dir) if self._is_first else None)
+        folder, restart = self.settings.output_dir, self.settings.restart
+        checkpoint = self._agree(checkpoint_to_resume(folder, restart) if self._is_first else None)
         tensors, saved = load_checkpoint(checkpoint) if checkpoint else ({}, {})
         if checkpoint:
             self.state = RunState.resume(checkpoint, saved, self.state.identity)

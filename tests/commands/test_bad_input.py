@@ -99,7 +99,7 @@ BAD_CHECKPOINTS = {
     "another shape": (lambda folder: edit_config(folder, vocab_size=500), "does not contain this model's weights"),
     "no such shape": (
         lambda folder: edit_config(folder, vocab_size=-1),
-        "config.json: vocab_size must be 1 or more, got -1",
+        "config.json: vocab_size must be from 1 to 16777216, got -1",
     ),
     "truncated": (
         lambda folder: (folder / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{"),
@@ -113,6 +113,7 @@ BAD_CHECKPOINTS = {
 def test_bad_checkpoint_is_reported(tiny_checkpoint, tmp_path, capsys, name):
     break_it, message = BAD_CHECKPOINTS[name]
     folder = shutil.copytree(tiny_checkpoint, tmp_path / "model")
+    (folder / "manifest.json").unlink()  # With it, any change is called damage.
     break_it(folder)
     assert message in fails(capsys, "generate", "--prompt", PROMPT, "--ckpt", folder, "--output", tmp_path / "out")
     assert not files(tmp_path / "out")

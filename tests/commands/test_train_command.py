@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import load_file
 
 from modules.common.errors import UserError
+from modules.common.folder_lock import FolderLock
 from modules.config import load_config
 from modules.data.writing import write_stories
 from modules.image_decoder.autoencoder import PictureAutoencoder
 from modules.presets import TINY
 from modules.saving.checkpoint import latest_checkpoint, load_checkpoint
-from modules.saving.run_lock import RunLock
 from modules.story import Story, StoryStep
 from modules.story_model.story_model import StoryModel
 from modules.storyworld import StoryWorld
@@ -159,8 +159,8 @@ UNBUILDABLE = {
     "groups": ({"image_decoder": {"norm_num_groups": 3}}, "describes no model that can be built"),
     "picture size": ({"autoencoder": {"image_size": 36}}, "image_size 36 is not a multiple of 8"),
     "patches": ({"storyboard": {"patch_size": 3}}, "patch_size 3 does not divide"),
-    "vocabulary": ({"vocab_size": -1}, "vocab_size must be 1 or more, got -1"),
-    "batch": ({"training": {"batch_size": 0}}, "training.batch_size must be 1 or more, got 0"),
+    "vocabulary": ({"vocab_size": -1}, "vocab_size must be from 1 to 16777216, got -1"),
+    "batch": ({"training": {"batch_size": 0}}, "training.batch_size must be from 1 to 65536, got 0"),
     "quantised never": ({"training": {"quantize_at": 1.0}}, "training.quantize_at must be from 0 to below 1, got 1.0"),
 }
 
@@ -273,6 +273,6 @@ def test_every_phase_computes_in_the_asked_for_precision(tmp_path, monkeypatch):
 
 
 def test_second_training_on_a_folder_is_refused(tmp_path, capsys):
-    with RunLock(tmp_path):
-        assert f"Another process is training into {tmp_path}" in fails(capsys, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    with FolderLock(tmp_path):
+        assert f"another process is writing into {tmp_path}" in fails(capsys, tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from modules.common.arguments import Parser, add_dataclass_flags, check_fields, from_flags, setting
+from modules.common.arguments import Parser, add_dataclass_flags, from_flags, setting
 from modules.common.errors import UserError
+from modules.common.limits import check_settings
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Settings:
     internal: str = "not a flag"
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_settings(self)
 
 
 def parse(*words: str, **options) -> argparse.Namespace:

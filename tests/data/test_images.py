@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 
 from modules.common.errors import UserError
 from modules.data import images
 from modules.data.folder import StoryFolder
-from modules.data.images import check_image, fit_image, load_image
+from modules.data.images import check_image, fit_image, load_image, store_image
 from tests.support.story_folders import make_folder, page, picture
 
 
@@ -144,3 +146,44 @@ def test_fit_image_centres_without_distortion():
     assert (rows[0], rows[-1], columns[0], columns[-1]) == (15, 24, 10, 29)
     with pytest.raises(ValueError, match="size"):
         fit_image(image, 0)
+
+
+def test_pictures_with_broken_checksums_are_refused_everywhere(tmp_path):
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "good.png")
+    content = (tmp_path / "good.png").read_bytes()
+    for name, broken in (("no end", content[:-12]), ("bad sum", content[:-16] + b"xxxx" + content[-12:])):
+        path = tmp_path / f"{name}.png"
+        path.write_bytes(broken)
+        for read in (load_image, check_image, lambda path: store_image(path.read_bytes(), "x", 512)):
+            with pytest.raises(UserError, match="is broken"):
+                read(path)
+
+
+def test_metadata_may_be_large(tmp_path):
+    notes = PngInfo()
+    notes.add_text("prompt", "long " * 500_000, zip=True)
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "a.png", pnginfo=notes)
+    assert load_image(tmp_path / "a.png").getpixel((3, 3)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_colours_of_a_profile_become_srgb(tmp_path, mode):
+    """A profile whose red and green primaries have changed places."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    profile[:] = profile.replace(b"rXYZ", b"????").replace(b"gXYZ", b"rXYZ").replace(b"????", b"gXYZ")
+    image = Image.new("RGB", (40, 30), (200, 20, 20)).convert(mode)
+    image.save(tmp_path / "swapped.png", icc_profile=bytes(profile))
+    red, green, _ = load_image(tmp_path / "swapped.png").getpixel((3, 3))
+    assert green > 150 > 80 > red
+    stored, _ = store_image((tmp_path / "swapped.png").read_bytes(), "x", 512)
+    assert Image.open(io.BytesIO(stored)).convert("RGB").getpixel((3, 3))[:2] == (red, green)
+    image.save(tmp_path / "plain.png", icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    assert load_image(tmp_path / "plain.png").getpixel((3, 3)) == image.convert("RGB").getpixel((3, 3))
+    image.save(tmp_path / "odd.png", icc_profile=b"no profile")
+    assert load_image(tmp_path / "odd.png").getpixel((3, 3)) == image.convert("RGB").getpixel((3, 3))
+
+
+def test_a_picture_that_is_a_line_is_refused(tmp_path):
+    Image.new("RGB", (3000, 1)).save(tmp_path / "line.png")
+    with pytest.raises(UserError, match="3000 x 1 pixels, over 1000 times"):
+        load_image(tmp_path / "line.png")

@@ -129,3 +129,13 @@ def test_the_page_is_one_file_with_pictures_and_texts(folder):
         download_data.main(["view", str(folder / "train"), "--output", str(page), "--stories", "1", "--seed", "3"]) == 0
     )
     assert page.read_bytes() != first and "1 of 4 stories" in page.read_text(encoding="utf-8")
+
+
+def test_texts_that_a_training_would_cut_are_counted(folder, capsys):
+    long = "One two, three four five six seven eight nine ten! " * 4
+    write_split(folder / "val", [story("d", (long, None), ("Short.", None))])
+    for command in ("validate", "stats"):
+        flags = ["--output", str(folder / "stats.png")] if command == "stats" else []
+        download_data.main([command, str(folder), *flags])
+        told = capsys.readouterr().out
+        assert "note: val: at least 1 of 2 texts are longer than 40 tokens" in told and "train: at least" not in told

@@ -124,6 +124,6 @@ def test_bad_records_are_named_and_none_that_is_good_is_an_error(tmp_path, capsy
     assert len(found) == 4
     for fault in ("2.png is broken", "'text' contains int", "not valid JSON"):
         assert any(fault in problem for problem in problems)
-    assert f"left out 3 bad; the first: {table} byte-" in capsys.readouterr().err
+    assert f"left out 3 bad; the first: {table} at byte " in capsys.readouterr().err
     assert run("jsonl", table, "--text", "words", "--image", "photo", "--output", tmp_path / "none") == 2
     assert "has no usable story" in capsys.readouterr().err and not (tmp_path / "none").exists()

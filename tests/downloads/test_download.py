@@ -56,6 +56,9 @@ def test_download_refuses_to_overwrite(tmp_path, capsys):
     (tmp_path / "train" / "note.txt").write_text("mine")
     assert download(*arguments, "--seed", 1) == 2
     assert "--overwrite" in capsys.readouterr().err and (tmp_path / "train" / "note.txt").exists()
+    assert download(*arguments, "--seed", 1, "--overwrite") == 2
+    assert "note.txt was not written by this program" in capsys.readouterr().err
+    (tmp_path / "train" / "note.txt").unlink()
     assert download(*arguments, "--seed", 1, "--overwrite") == 0
     assert (
         open_split(tmp_path, "train")[0].prompt == StoryWorld(1, 1)[0].prompt and len(open_split(tmp_path, "val")) == 1

@@ -177,3 +177,15 @@ def test_order_is_a_function_of_seed_and_step():
     epoch = order.batches_per_epoch
     assert {index for batch in forward[:epoch] for index in batch} == set(range(10))
     assert forward[:epoch] != forward[epoch : 2 * epoch]
+
+
+def test_texts_that_lose_their_end_are_counted(stories, parts, tiny_config):
+    def counted(text: str) -> tuple[int, int]:
+        steps = tuple(replace(step, text=text) for step in stories[0].steps)
+        return EncodedStories([replace(stories[0], prompt=text, steps=steps)], *parts).count_cut(parts[1])
+
+    limit, count = tiny_config.text_decoder.max_length, len(stories[0].steps)
+    lengths = {number: len(parts[1].encode("a " * number, 999)) for number in range(1, 200)}
+    assert counted("a " * max(number for number in lengths if lengths[number] <= limit)) == (0, 0)
+    assert counted("a " * min(number for number in lengths if lengths[number] > limit)) == (count, 0)
+    assert counted("a " * 199) == (count, 1)

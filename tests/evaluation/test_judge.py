@@ -80,6 +80,7 @@ def test_it_comes_back_from_its_folder(tiny_judge, steps, tmp_path):
 def test_a_folder_without_a_judge_is_told(tiny_judge, tmp_path, damage):
     if damage != "missing":
         tiny_judge.save(tmp_path)
+        (tmp_path / "manifest.json").unlink()
         values = json.loads((tmp_path / "config.json").read_text())
         if damage == "config":
             (tmp_path / "config.json").write_text(json.dumps(values | {"legs": 3}))
@@ -130,6 +131,10 @@ def test_a_stopped_training_is_resumed(tmp_path, monkeypatch, capsys):
     assert "remove it to train anew" in capsys.readouterr().err
     (tmp_path / "stopped" / "unfinished.safetensors").write_bytes(kept)
     assert story_generative_model.main(stopped) == 0
-    assert [path.name for path in sorted((tmp_path / "stopped").iterdir())] == ["config.json", "model.safetensors"]
+    assert [path.name for path in sorted((tmp_path / "stopped").iterdir())] == [
+        "config.json",
+        "manifest.json",
+        "model.safetensors",
+    ]
     for name in ("config.json", "model.safetensors"):
         assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

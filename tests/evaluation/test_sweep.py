@@ -50,10 +50,10 @@ def test_one_setting_is_replaced_and_nothing_else():
     [
         ("storyboard.codebok_size=8", "unknown setting 'codebok_size' in StoryboardConfig"),
         ("storybord.codebook_size=8", "unknown setting 'storybord' in StoryConfig"),
-        ("storyboard.codebook_size=many", "codebook_size: expected int, got 'many'"),
-        ("storyboard.codebook_size=8.5", "codebook_size: expected int, got 8.5"),
+        ("storyboard.codebook_size=many", "codebook_size must be a whole number, got 'many'"),
+        ("storyboard.codebook_size=8.5", "codebook_size must be a whole number, got 8.5"),
         ("storyboard.codebook_size.x=8", "codebook_size is no section"),
-        ("training.max_steps=0", "training.max_steps must be 1 or more"),
+        ("training.max_steps=0", "training.max_steps must be from 1 to 1000000000"),
         ("prior.dim=32,33", "--sweep prior.dim=33 describes no model that can be built"),
     ],
 )

@@ -84,7 +84,7 @@ def test_posterior_is_as_wide_as_the_latent_noise(autoencoder, pictures, tiny_co
 
 @pytest.mark.parametrize(
     ("latent_noise", "error", "message"),
-    [(0.0, ValueError, "must be above 0, got 0.0"), (-0.1, UserError, "must be 0 or more, got -0.1")],
+    [(0.0, ValueError, "must be above 0, got 0.0"), (-0.1, UserError, "must be from 0 to 1000000, got -0.1")],
 )
 def test_latent_noise_must_be_positive(tiny_config, latent_noise, error, message):
     with pytest.raises(error, match=f"latent_noise {message}"):

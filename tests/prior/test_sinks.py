@@ -209,5 +209,5 @@ def test_a_window_of_part_of_a_step_is_refused():
 
 @pytest.mark.parametrize("options", [{"attention_window": -2}, {"num_sink_steps": -1}])
 def test_negative_window_and_sinks_are_refused(options):
-    with pytest.raises(UserError, match=r"prior.(attention_window|num_sink_steps) must be 0 or more, got -[12]"):
+    with pytest.raises(UserError, match=r"prior.(attention_window|num_sink_steps) must be from 0 to 65536, got -[12]"):
         toy(**options)

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from modules.common.errors import UserError
+from modules.common.folder_lock import FolderLock
 from modules.saving.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint, verify_checkpoint
 from modules.saving.optimizer_state import flatten_optimizer, restore_optimizer
-from modules.saving.run_lock import RunLock
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -234,7 +234,7 @@ DAMAGE = {
     "torn manifest": (lambda path: os.truncate(path / "manifest.json", 40), "line|Unterminated|Expecting"),
     "binary manifest": (lambda path: (path / "manifest.json").write_bytes(b"\xff\xfe"), "codec"),
     "deep manifest": (lambda path: (path / "manifest.json").write_text("[" * 200_000), "recursion"),
-    "foreign manifest": (lambda path: (path / "manifest.json").write_text("[]"), "does not list"),
+    "foreign manifest": (lambda path: (path / "manifest.json").write_text("[]"), "lists no files"),
     "empty folder": (lambda path: [file.unlink() for file in path.iterdir()], "manifest.json is missing"),
     "entry without hash": (
         lambda path: rewrite_manifest(path, lambda files: files["state.json"].pop("sha256")),
@@ -267,7 +267,7 @@ def test_a_manifest_cannot_reach_outside_its_folder(tmp_path, name):
     (tmp_path / "secret").write_text("secret")
     (bad / "link").symlink_to(tmp_path / "secret")
     rewrite_manifest(bad, lambda files: files.update({name: {"size": 6, "sha256": "0"}}))
-    with pytest.warns(UserWarning, match="outside the checkpoint"):
+    with pytest.warns(UserWarning, match="outside the folder"):
         assert latest_checkpoint(tmp_path) == good
 
 
@@ -373,16 +373,16 @@ def test_metadata_that_is_not_json_is_refused_before_writing(tmp_path):
 
 def test_a_run_is_locked_for_others_until_its_end(tmp_path):
     run_dir = tmp_path / "run"
-    with RunLock(run_dir), pytest.raises(UserError, match=str(run_dir)), RunLock(run_dir):
+    with FolderLock(run_dir), pytest.raises(UserError, match=str(run_dir)), FolderLock(run_dir):
         pass
-    with RunLock(run_dir):
+    with FolderLock(run_dir):
         pass
 
 
 def test_a_killed_run_lets_go_even_if_its_data_worker_lives_on(tmp_path):
     code = (
-        "import os, signal, sys, time; from modules.saving.run_lock import RunLock\n"
-        "with RunLock(sys.argv[1]):\n"
+        "import os, signal, sys, time; from modules.common.folder_lock import FolderLock\n"
+        "with FolderLock(sys.argv[1]):\n"
         "    (ready, started), worker = os.pipe(), os.fork()\n"
         "    if worker == 0: os.write(started, b'!'); os.close(1); os.close(2); time.sleep(60); os._exit(0)\n"
         "    os.read(ready, 1); print(worker, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
@@ -392,7 +392,7 @@ def test_a_killed_run_lets_go_even_if_its_data_worker_lives_on(tmp_path):
     worker = int(result.stdout)
     try:
         os.kill(worker, 0)
-        with RunLock(tmp_path):
+        with FolderLock(tmp_path):
             pass
     finally:
         os.kill(worker, 9)
@@ -400,5 +400,5 @@ def test_a_killed_run_lets_go_even_if_its_data_worker_lives_on(tmp_path):
 
 def test_a_lock_in_an_unwritable_place_is_a_user_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="writable"), RunLock(tmp_path / "file"):
+    with pytest.raises(UserError, match="writable"), FolderLock(tmp_path / "file"):
         pass

@@ -104,5 +104,6 @@ def test_a_folder_whose_parts_trained_in_full_needs_no_source(tmp_path):
         assert name.startswith(("aids.", "storyboard.quantizer")) or torch.equal(value, weights[name]), name
     assert loaded.image_decoder.noise_schedule == model.image_decoder.noise_schedule
     (folder / "unet" / "config.json").unlink()
+    (folder / "manifest.json").unlink()
     with pytest.raises(UserError, match=r"config\.json, image_decoder\.source: there is no folder"):
         load_model(folder, offline=True)

@@ -10,7 +10,16 @@ import story_generative_model
 
 ROOT = Path(__file__).parents[2]
 PROMPT = "Rusty the fox wants a kite"
-FILES = ["book.html", "generated.png", "page_01.png", "page_02.png", "raw/page_01.png", "raw/page_02.png", "story.json"]
+FILES = [
+    "book.html",
+    "generated.png",
+    "manifest.json",
+    "page_01.png",
+    "page_02.png",
+    "raw/page_01.png",
+    "raw/page_02.png",
+    "story.json",
+]
 
 
 def run(*argv: object) -> int:

@@ -107,8 +107,8 @@ def test_every_planned_phase_has_its_class(preset):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"save_every": 0}, "save_every must be 1 or more, got 0"),
-        ({"keep_last": -1}, "keep_last must be 0 or more, got -1"),
+        ({"save_every": 0}, "save_every must be from 1 to 1000000000, got 0"),
+        ({"keep_last": -1}, "keep_last must be from 0 to 1000000000, got -1"),
         ({"seed": 2**63}, "seed must be from 0 to 9223372036854775807, got 9223372036854775808"),
         ({"log_with": "paper"}, "log_with must be one of tensorboard, wandb, all, got 'paper'"),
         ({"mixed_precision": "fp8"}, "mixed_precision must be one of auto, no, bf16, fp16, got 'fp8'"),

@@ -14,6 +14,7 @@ from modules.encoded.stories import EncodedStories
 from modules.evaluation.held_out import KeptPictures, encode_stories, true_attributes
 from modules.evaluation.metrics.statistics import story_of_rows
 from modules.generation.pipeline import StoryPipeline
+from modules.layers.seeding import make_generator
 from modules.story import StoryDataset
 
 THUMBNAIL_PIXELS = 80
@@ -59,7 +60,7 @@ def read_stories(pipeline: StoryPipeline, dataset: StoryDataset, count: int, tit
 def draw_plans(pipeline: StoryPipeline, stories: EncodedStories, seed: int = 0) -> np.ndarray:
     """Return codes (N,S) sampled from the prior at temperature 1, given the stories' prompts and lengths."""
     prior, device = pipeline.model.prior, pipeline.device
-    generator = torch.Generator(device).manual_seed(seed)
+    generator = make_generator(seed, device)
     plans: list[np.ndarray] = [np.empty(0)] * len(stories)
     by_length = sorted(range(len(stories)), key=lambda index: stories.lengths[index])
     batches: list[list[int]] = []

@@ -20,6 +20,7 @@ from modules.generation.pipeline import StoryPipeline
 from modules.generation.rendering import render_images, render_texts
 from modules.generation.settings import GenerationSettings
 from modules.layers.plan_window import PlanWindow
+from modules.layers.seeding import make_generator
 from modules.storyworld import mentioned
 from modules.text_decoder.words import find_words
 from modules.training.reliance import Condition
@@ -80,7 +81,7 @@ def remove_codes(
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.permutation(len(codes))[:num_rows])
     others = marginal_draws(codes, rows, rng)
-    config, generator = pipeline.config, torch.Generator().manual_seed(seed)
+    config, generator = pipeline.config, make_generator(seed)
     latent_shape, num_timesteps = config.autoencoder.latent_shape, config.image_decoder.num_train_timesteps
     around = pipeline.model.window(pipeline.embed(torch.from_numpy(codes)), stories.lengths)
     parts = [rows[start : start + SCORE_BATCH] for start in range(0, len(rows), SCORE_BATCH)]

@@ -23,6 +23,9 @@ from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetModel
 
 from modules.common.errors import UserError
+from modules.common.files import read_json
+from modules.common.limits import LAYERS, SIZE, check_settings, limited
+from modules.common.sums import MANIFEST, damage, write_sums
 from modules.config import config_from_dict
 from modules.data.pixels import to_pixels
 from modules.storyworld import ACTIONS, CHARACTERS, COLORS, OBJECTS, PLACES, WEATHERS
@@ -42,11 +45,14 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 class JudgeConfig:
     """Sizes of the judge; `words` is the vocabulary of the texts that it embeds."""
 
-    image_size: int = 96
-    hidden_sizes: tuple[int, ...] = (24, 40, 64, 96)
-    blocks: int = 2  # At each resolution.
-    embed_dim: int = 64
+    image_size: int = limited(96, SIZE)
+    hidden_sizes: tuple[int, ...] = limited((24, 40, 64, 96), SIZE)
+    blocks: int = limited(2, LAYERS)  # At each resolution.
+    embed_dim: int = limited(64, SIZE)
     words: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_settings(self, "judge")
 
 
 class Judge(nn.Module):
@@ -164,19 +170,22 @@ class Judge(nn.Module):
             name: value.half() if value.is_floating_point() else value for name, value in self.state_dict().items()
         }
         save_file({name: value.contiguous() for name, value in state.items()}, folder / WEIGHTS)
+        write_sums(folder, (CONFIG, WEIGHTS))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Judge:
         """Load a judge's folder, in float32. Raises UserError if the folder contains no judge."""
         folder = Path(folder)
+        if (folder / MANIFEST).exists() and (problem := damage(folder, (CONFIG, WEIGHTS), (CONFIG, WEIGHTS))):
+            raise UserError(f"the judge in {folder} is damaged ({problem}): copy it anew, or train one by train_judge")
         try:
-            values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+            values = read_json(folder / CONFIG, "config file")
             judge = cls(config_from_dict(JudgeConfig, values, str(folder / CONFIG)))
             state = load_file(folder / WEIGHTS)
             judge.load_state_dict(
                 {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
             )
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        except (OSError, UserError, ValueError, RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"no judge at {folder} ({reason}): train one with `story_generative_model.py train_judge`"

@@ -23,6 +23,7 @@ from modules.data.pixels import to_pixels
 from modules.evaluation.judge.attributes import score_pictures
 from modules.evaluation.judge.judge import Judge, JudgeConfig, split_words, targets_of
 from modules.evaluation.metrics.statistics import to_dicts
+from modules.layers.seeding import fold_seed, make_generator
 from modules.saving.optimizer_state import flatten_optimizer, restore_optimizer
 from modules.storyworld import StoryWorld
 from modules.training.optimizer import cosine_with_warmup
@@ -49,7 +50,7 @@ def train_judge(
     world = StoryWorld(num_stories, seed=seed, split=SPLIT, image_size=config.image_size)
     words = tuple(sorted({word for text in world.texts() for word in split_words(text)}))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(fold_seed(seed))
         judge = Judge(dataclasses.replace(config, words=words))
     run = _JudgeRun(judge, json.dumps([dataclasses.asdict(judge.config), num_stories, num_steps, seed, bf16]), seed)
     run.train(world, num_steps, bf16, unfinished)
@@ -64,7 +65,7 @@ class _JudgeRun:
     def __init__(self, judge: Judge, identity: str, seed: int) -> None:
         self.judge, self.identity = judge, identity
         self.optimizer = torch.optim.AdamW(judge.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = make_generator(seed)
 
     def train(self, world: StoryWorld, num_steps: int, bf16: bool, unfinished: Path | None) -> None:
         """Train for `num_steps` updates in all, saving to `unfinished` every 200 updates and on a signal."""

@@ -69,11 +69,17 @@ def write_book(
 
 def write_pages(output_dir: Path, pages: Sequence[BookPage]) -> list[Path]:
     """Write ``page_01.png`` and so on, enlarged to 384 pixels, and return the paths. Raises UserError if that fails."""
-    digits = max(2, len(str(len(pages))))
+    names = page_names(len(pages))
     return [
-        write_png(output_dir / f"page_{number:0{digits}}.png", enlarge(page.image), plan_texts(page.plan))
-        for number, page in enumerate(pages, 1)
+        write_png(output_dir / name, enlarge(page.image), plan_texts(page.plan))
+        for name, page in zip(names, pages, strict=True)
     ]
+
+
+def page_names(count: int) -> list[str]:
+    """Return the names of the files of that many pages."""
+    digits = max(2, len(str(count)))
+    return [f"page_{number:0{digits}}.png" for number in range(1, count + 1)]
 
 
 def plan_texts(plan: str | None) -> dict[str, str]:

@@ -8,20 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from modules.common.files import write_whole
+from modules.common.ownership import OwnFiles
 from modules.presentation.images import png_uri, write_png
 from modules.presentation.story.book import enlarge
 from modules.presentation.templates import render
 from modules.presentation.text import clean
 from modules.steering.branches import BranchedStory, BranchPage
 
+BOOK_FILES = ("book.html", "story.twee", "branches.json")
 LONGEST_CHOICE = 160  # Characters of a page's text on the way to it.
 
 
 def write_branches(folder: Path, story: BranchedStory, lang: str = "en") -> list[Path]:
     """Write book.html, story.twee, branches.json and the pages' pictures; return the files.
 
-    The same story gives the same bytes. Raises UserError if a file cannot be written.
+    The same story gives the same bytes. Raises UserError if a file cannot be written, or is not this program's.
     """
+    own, files = OwnFiles(folder), [f"page_{name}.png" for name in story.pages]
+    own.start([*BOOK_FILES, *files])
     pictures = [write_png(folder / f"page_{page.id}.png", enlarge(page.image)) for page in story.pages.values()]
     document = render(
         "story/branching.html",
@@ -35,7 +39,9 @@ def write_branches(folder: Path, story: BranchedStory, lang: str = "en") -> list
     book = write_whole(folder / "book.html", document.encode())
     twee = write_whole(folder / "story.twee", _twee(story).encode("utf-8", "replace"))
     record = json.dumps(_record(story), indent=2, ensure_ascii=False) + "\n"
-    return [book, twee, write_whole(folder / "branches.json", record.encode("utf-8", "replace")), *pictures]
+    branches = write_whole(folder / "branches.json", record.encode("utf-8", "replace"))
+    own.finish([*BOOK_FILES, *files])
+    return [book, twee, branches, *pictures]
 
 
 def _leaf(story: BranchedStory, page: BranchPage) -> dict[str, Any]:

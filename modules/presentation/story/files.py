@@ -4,6 +4,7 @@ book.html, generated.png    the whole story as a book, and as a contact sheet
 page_01.png, ...            the pages' pictures, large
 story.json                  texts, codes, settings and notes, and the names of the pictures in raw/
 raw/page_01.png, ...        the same pictures at the model's size, which give the same latents when read again
+manifest.json               the sums of these files: no others are ever overwritten or removed
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from modules.common.errors import UserError
+from modules.common.ownership import OwnFiles
 from modules.data.images import fit_image, load_image
-from modules.data.records import MAX_LINE_BYTES, RecordError, decode_line, parse_line, parse_record, read_lines
+from modules.data.records import MAX_LINE_BYTES, RecordError, decode_line, parse_record, read_lines
 from modules.presentation.images import read_png_text, write_png
 from modules.presentation.story.book import (
     PLAN_KEYWORD,
     BookPage,
+    page_names,
     plan_texts,
     write_book,
     write_pages,
@@ -38,12 +41,16 @@ if TYPE_CHECKING:
 
 RAW = "raw"
 PLAN_PREFIX = "plan1."  # Of the text form of a plan.
+WHOLE_STORY = ("book.html", "generated.png", "story.json")
 LARGEST_PAGE = 1024  # Pixels. A given photo of many megapixels would make a book too large to open.
 _PAGE_FILE = re.compile(r"page_[0-9]{2,}\.png")
 
 
 def prepare_output(folder: Path) -> None:
-    """Make the folder and check that files can be written there. Raises UserError otherwise."""
+    """Make the folder and check that a story can be written there.
+
+    Raises UserError if it cannot, or if a file of a story is there that this program did not write.
+    """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"the output {folder} is a file: give a folder, or move the file away")
     try:
@@ -52,6 +59,8 @@ def prepare_output(folder: Path) -> None:
             pass
     except OSError as error:
         raise UserError(f"cannot write into the folder {folder} ({error.strerror}): choose another output") from None
+    OwnFiles(folder).check(name for name in WHOLE_STORY if (folder / name).exists())
+    OwnFiles(folder).check(path.relative_to(folder).as_posix() for path in _page_files(folder))
 
 
 def write_story(
@@ -71,13 +80,15 @@ def write_story(
     numbers of those that were given, from 0, by default those of `given`.
 
     Raises:
-        UserError: a file cannot be written.
+        UserError: a file cannot be written, or one of its name is not this program's.
     """
     parts = [story] if given is None else [given, story]
     pages = [page for part in parts for page in _pages(part)]
     stamps = page_plans or [plan] * len(pages)
     pages = [replace(page, plan=stamp) for page, stamp in zip(pages, stamps, strict=True)]
     total_bits = None if story.bits is None else round(sum(story.bits), 3)
+    own = OwnFiles(folder)
+    own.start(_file_names(len(pages)))
     details = {**settings, **({} if total_bits is None else {"bits": total_bits})}
     sheet = write_png(folder / "generated.png", contact_sheet(pages, story.prompt), plan_texts(plan))
     book = write_book(folder, story.prompt, pages, details, notes=story.notes)
@@ -92,19 +103,21 @@ def write_story(
     if plan is not None:
         record["plan"] = plan
     json_file = write_story_json(folder, record | {"steps": steps, "total_bits": total_bits})
-    _remove_other_pages(folder, {file.name for file in page_files})
+    own.finish(_file_names(len(pages)), _remove_other_pages(folder, own, {file.name for file in page_files}))
     return [book, sheet, json_file, *page_files]
 
 
-def read_story(path: Path) -> Story:
+def read_story(path: Path, prompt: str | None = None) -> Story:
     """Read a story with its pictures: a `story.json`, its folder, or the first story of a `stories.jsonl`.
+
+    `prompt` takes the place of the story's own, which may then be missing.
 
     Raises:
         UserError: no such file, or it is malformed, or a picture is missing or broken; the file is named.
     """
     file = _find_story(path)
     try:
-        story = _read_first(file) if file.suffix == ".jsonl" else _read_single(file)
+        story = _read_first(file, prompt) if file.suffix == ".jsonl" else _read_single(file, prompt)
     except RecordError as error:
         raise UserError(f"{file}: {error}") from None
     except OSError as error:
@@ -184,13 +197,29 @@ def _step_records(
     ]
 
 
-def _remove_other_pages(folder: Path, keep: set[str]) -> None:
-    for file in [*folder.glob("page_*.png"), *(folder / RAW).glob("page_*.png")]:
-        if _PAGE_FILE.fullmatch(file.name) and file.name not in keep:
+def _page_files(folder: Path) -> list[Path]:
+    files = [*folder.glob("page_*.png"), *(folder / RAW).glob("page_*.png")]
+    return [file for file in files if _PAGE_FILE.fullmatch(file.name)]
+
+
+def _file_names(num_pages: int) -> list[str]:
+    """Return the paths of a story's files within its folder."""
+    pages = page_names(num_pages)
+    return [*WHOLE_STORY, *pages, *(f"{RAW}/{name}" for name in pages)]
+
+
+def _remove_other_pages(folder: Path, own: OwnFiles, keep: set[str]) -> list[str]:
+    """Remove the pages that an earlier, longer story left, and return their paths within the folder."""
+    removed = []
+    for file in _page_files(folder):
+        name = file.relative_to(folder).as_posix()
+        if file.name not in keep and name in own.names:
             try:
                 file.unlink()
             except OSError as error:
                 raise UserError(f"cannot remove {file}, a page of an earlier story: {error.strerror}") from None
+            removed.append(name)
+    return removed
 
 
 def _find_story(path: Path) -> Path:
@@ -203,16 +232,21 @@ def _find_story(path: Path) -> Path:
     raise UserError(f"no story at {path}: give a story.json, or a folder with story.json or stories.jsonl")
 
 
-def _read_single(file: Path) -> Story:
+def _read_single(file: Path, prompt: str | None) -> Story:
     with open(file, "rb") as stream:
         content = stream.read(MAX_LINE_BYTES + 1).removeprefix(b"\xef\xbb\xbf")
     record = decode_line(content)
-    if isinstance(record, dict):
-        record = {"id": file.stem, **record}
-    return parse_record(record, file.stem, file.parent)
+    return parse_record(_completed(record, prompt, {"id": file.stem}), file.stem, file.parent)
 
 
-def _read_first(file: Path) -> Story:
+def _completed(record: Any, prompt: str | None, defaults: Mapping[str, Any]) -> Any:
+    """Return a decoded record with an id and with another prompt, if one is given."""
+    if not isinstance(record, dict):
+        return record
+    return {**defaults, **record, **({} if prompt is None else {"prompt": prompt})}
+
+
+def _read_first(file: Path, prompt: str | None) -> Story:
     for number, line in read_lines(file):
-        return parse_line(line, number, file.parent)
+        return parse_record(_completed(decode_line(line), prompt, {}), f"line{number}", file.parent)
     raise RecordError("contains no stories")

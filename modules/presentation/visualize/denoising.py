@@ -16,6 +16,7 @@ from modules.generation.pipeline import StoryPipeline
 from modules.generation.rendering import encode_captions, render_texts
 from modules.generation.settings import GenerationSettings
 from modules.image_decoder.image_decoder import ImageDecoder
+from modules.layers.seeding import make_generator
 from modules.presentation.visualize.versions import Comparison, PageView, nonempty_prompt
 
 SHOWN_STEPS = 7
@@ -95,14 +96,14 @@ def _sample_latents(pipeline: StoryPipeline, codes: Tensor, number: int, setting
     own, window = code_embeds[[number]], model.window(code_embeds, [len(codes)])
     window = None if window is None else window[[number]]
     captions = encode_captions(model, render_texts(model, pipeline.tokenizer, own, settings, window))
-    noise = torch.randn(1, *model.image_decoder.latent_shape, generator=torch.Generator().manual_seed(settings.seed))
+    noise = torch.randn(1, *model.image_decoder.latent_shape, generator=make_generator(settings.seed))
     latents = [noise.to(pipeline.device)]
     model.image_decoder.sample(
         own,
         settings.num_inference_steps,
         settings.guidance_scale,
         "ddim",
-        torch.Generator().manual_seed(settings.seed),  # The same noise: `on_step` is called after updates only.
+        make_generator(settings.seed),  # The same noise: `on_step` is called after updates only.
         on_step=latents.append,
         encoder_hidden_states=captions,
         window=window,

@@ -13,6 +13,7 @@ from torch import Tensor
 from modules.data.images import fit_image
 from modules.generation.pipeline import StoryPipeline
 from modules.generation.settings import GenerationSettings
+from modules.layers.seeding import make_generator
 from modules.story import Story
 
 
@@ -119,7 +120,7 @@ class _Planned:
 
         Not by the pipeline's `plan`: that requires a prompt, which a story on disk may lack.
         """
-        generator = torch.Generator(self.pipeline.device).manual_seed(self.seed)
+        generator = make_generator(self.seed, self.pipeline.device)
         history = self.codes[None, :num_given] if num_given else None
         num_steps = len(self.codes) - num_given
         sampling = GenerationSettings.temperature, GenerationSettings.top_p
