@@ -91,7 +91,7 @@ def test_scores_are_printed_and_written(told, tiny_checkpoint, tmp_path, capsys)
 def test_alternatives_and_branches_are_written(told, tiny_checkpoint, tmp_path, capsys):
     flags = ("--page", 2, "--slot", 3, "--count", 2, "--ckpt", tiny_checkpoint)
     assert run("alternatives", told, *flags, "--output", tmp_path / "a") == 0
-    assert sorted(files(tmp_path / "a")) == ["alternatives.json", "alternatives.png"]
+    assert sorted(files(tmp_path / "a")) == ["alternatives.json", "alternatives.png", "manifest.json"]
     assert len(capsys.readouterr().out.splitlines()) == 4
     assert run("branch", told, "--page", 2, "--ckpt", tiny_checkpoint, "--output", tmp_path / "b") == 0
     assert {"book.html", "story.twee", "branches.json", "page_1.png", "page_2a.png"} <= set(files(tmp_path / "b"))

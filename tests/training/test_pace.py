@@ -119,4 +119,4 @@ def test_a_timed_run_on_a_folder_reads_all_its_stories(tmp_path):
 
 def test_a_time_without_end_is_refused(tmp_path, capsys):
     assert run(tmp_path, "--preset", "tiny", "--max_minutes", "inf") == 2
-    assert "max_minutes must be from 0.1 to 100000.0, got inf" in capsys.readouterr().err
+    assert "max_minutes must be from 0.1 to 100000, got inf" in capsys.readouterr().err
