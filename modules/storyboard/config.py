@@ -74,7 +74,7 @@ class ScratchImageEncoderConfig:
 class TextEncoderConfig:
     """Settings of a pretrained text encoder; without a source, tokens are embedded."""
 
-    source: str = ""  # A Hub id or a folder: BERT, RoBERTa, DistilBERT, T5, CLIP's text model, ...
+    source: str = ""  # A Hub id, a folder or package:NAME: BERT, RoBERTa, DistilBERT, T5, CLIP's text model, ...
     max_length: int = limited(64, TOKENS)  # Tokens, including the encoder's special tokens.
     trainable_layers: int = limited(0, LAST_LAYERS)  # The last n train; -1: all of them.
     gradient_checkpointing: bool = False

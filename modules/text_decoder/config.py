@@ -20,7 +20,7 @@ class TextDecoderConfig:
     num_heads: int = limited(4, SIZE)
     plan_dim: int = limited(256, SIZE)  # Of the layer that reads the whole plan, if the model's context is "plan".
     max_length: int = limited(40, TOKENS)  # Tokens of a step's text, <bos> and <eos> included.
-    source: str = ""  # A causal language model's Hub id or folder; none: a GPT-2 from scratch.
+    source: str = ""  # A causal language model: Hub id, folder, GGUF file or package:NAME; none: a GPT-2 from scratch.
     # What of the language model trains: all, low-rank updates of its attention ("lora"), nothing ("frozen").
     tuning: str = choice("full", TUNINGS)
     prefix: str = choice("embeds", PREFIXES)  # Or "key_values": a prefix for each layer.
