@@ -14,8 +14,6 @@ from modules.pretrained.unpacked import unpacked_folder
 
 CONFIG, SCHEDULER_CONFIG = "config.json", "scheduler_config.json"
 
-# Config files of the models that presets name, in the Hub's layout: their sizes are known without the Hub.
-
 # Other names of these models, for the assets only: the cache has "gpt2" under the name that it was fetched by.
 OTHER_NAMES = {
     "gpt2": "openai-community/gpt2",

@@ -4,7 +4,6 @@ layout.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.common.errors import UserError
+from modules.common.sums import sum_of
 
 PACKAGE, GGUF = "package:", ".gguf"
 CACHE = "story-generative-model"
@@ -55,10 +55,9 @@ def _file_in_package(name: str, what: str) -> Path:
 
 def _written_once(path: Path, write: Callable[[Path], None]) -> Path:
     """Return the folder of a file's contents; a folder that is there is complete, because it is renamed to its name."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    name = f"{path.stem}-{sum_of(path)['sha256'][:16]}"
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / CACHE
-    folder, unfinished = base / f"{path.stem}-{digest[:16]}", base / f"{path.stem}-{digest[:16]}.{os.getpid()}"
+    folder, unfinished = base / name, base / f"{name}.{os.getpid()}"
     if folder.is_dir():
         return folder
     unfinished.mkdir(parents=True, exist_ok=True)
