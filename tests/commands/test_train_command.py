@@ -178,7 +178,7 @@ def test_a_config_that_cannot_be_built_is_reported(tmp_path, capsys, name):
 @pytest.mark.parametrize("phases", ["joint,autoencoder", "joint,text", "autoencoder,sleep", "joint,joint", ","])
 def test_phases_out_of_order_are_refused(tmp_path, capsys, phases):
     assert (
-        "--phases must be some of autoencoder,opening,joint,consolidation,illustration,planning, in this order"
+        "--phases must be some of autoencoder,opening,joint,consolidation,writing,illustration,planning, in this order"
         in fails(capsys, tmp_path, "--phases", phases)
     )
 
@@ -188,6 +188,7 @@ def test_a_phase_of_ratio_0_is_left_out(reference, tmp_path, capsys):
         "max_steps": 2,
         "opening_ratio": 0,
         "consolidation_ratio": 0.5,
+        "writing_ratio": 0,
         "illustration_ratio": 0,
         "planning_ratio": 0,
     }

@@ -257,6 +257,7 @@ def test_it_trains_by_the_same_command_and_never_quantises(run, pipeline):
         "joint",
         "joint",
         "consolidation",
+        "writing",
         "illustration",
     ]
     assert len(lines) == LAST and all(math.isfinite(line["loss"]) for line in lines) and all_finite(run)
