@@ -16,6 +16,11 @@ from modules.common.arguments import a_path, positive_float
 if TYPE_CHECKING:
     from modules.presentation.export.book import Book
 
+FORMAT_HELP = (
+    "the format, where the suffix does not say it: pdf, print (PDF with bleed for a print shop), epub, cbz, sheet (all"
+    " pages on a PNG), gif, webp, mp4, html, twee, string (the plan as text) or qr (the plan as a QR code, PNG)"
+)
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     story_argument(parser)
@@ -26,7 +31,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the file to write; its suffix decides on the format (default book.pdf)",
     )
-    parser.add_argument("--format", metavar="NAME", help="the format; the list is below")
+    parser.add_argument("--format", metavar="NAME", help=FORMAT_HELP)
     parser.add_argument("--title", metavar="TEXT", help="title of the book (default: the story's prompt)")
     parser.add_argument("--author", default="", metavar="NAME", help="author, on the cover and in the file's metadata")
     parser.add_argument(

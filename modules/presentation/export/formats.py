@@ -34,7 +34,20 @@ class Format:
         return content
 
 
-FORMATS = {"cbz": Format("comic book archive with ComicInfo.xml", ".cbz", "application/vnd.comicbook+zip", "comic.cbz")}
+FORMATS = {
+    "pdf": Format("PDF for screens", ".pdf", "application/pdf", "pdf.screen"),
+    "print": Format("PDF for a print shop, with bleed", ".pdf", "application/pdf", "pdf.print_shop", guessed=False),
+    "epub": Format("EPUB 3 with fixed layout", ".epub", "application/epub+zip", "epub.epub"),
+    "cbz": Format("comic book archive", ".cbz", "application/vnd.comicbook+zip", "comic.cbz"),
+    "sheet": Format("all pages on one PNG", ".png", "image/png", "share.sheet"),
+    "gif": Format("animated GIF", ".gif", "image/gif", "animation.gif"),
+    "webp": Format("animated WebP", ".webp", "image/webp", "animation.webp"),
+    "mp4": Format("video, where ffmpeg is installed", ".mp4", "video/mp4", "animation.mp4"),
+    "html": Format("one HTML file; with branches the reader chooses", ".html", "text/html", "web.html"),
+    "twee": Format("Twee 3 for Twine", ".twee", "text/plain", "web.twine"),
+    "string": Format("the story's plan as a line of text", ".txt", "text/plain", "share.string"),
+    "qr": Format("the plan as a QR code", ".png", "image/png", "share.qr", guessed=False),
+}
 
 
 def guess_format(path: Path) -> str:
@@ -53,7 +66,7 @@ def export_book(book: Book, format: str, path: Path, settings: ExportSettings | 
     the folder lists those that it did.
 
     Raises:
-        UserError: no such format, or the book cannot be had in it; the file cannot be written, or is not this program's.
+        UserError: No such format; the book cannot be had in it; the file cannot be written or is not this program's.
     """
     if format not in FORMATS:
         raise UserError(f"there is no format {shown(format)}: the formats are {', '.join(FORMATS)}")
