@@ -12,7 +12,7 @@ from PIL import Image
 
 from modules.presentation.images import flatten
 
-LARGEST_SHARPENED = 1600  # Pixels; beyond it the contours are smooth, and plain interpolation keeps them.
+LARGEST_SHARPENED = 800  # Pixels; beyond it the contours are smooth, and plain interpolation keeps them.
 ITERATIONS, EDGE_WIDTH, STEP = 2, 1.0, 0.25
 
 

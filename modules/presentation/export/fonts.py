@@ -32,9 +32,7 @@ def choose_font(text: str, own: Path | None = None, bold: bool = False) -> Path:
     names = " ".join(f"{chr(code)} (U+{code:04X})" for code in missing[:5])
     more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
     where = "the book's fonts" if own is None else f"the book's fonts and {own}"
-    raise UserError(
-        f"{where} lack characters of the story, {names}{more}: give a TrueType font that has all with --font"
-    )
+    raise UserError(f"{where} lack characters of the story, {names}{more}: give a font that has all, with --font")
 
 
 def width_of(text: str, font: Path, size: float) -> float:
