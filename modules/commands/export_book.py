@@ -33,7 +33,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--format", metavar="NAME", help=FORMAT_HELP)
     parser.add_argument("--title", metavar="TEXT", help="title of the book (default: the story's prompt)")
-    parser.add_argument("--author", default="", metavar="NAME", help="author, on the cover and in the file's metadata")
+    parser.add_argument("--author", default="", metavar="NAME", help="author, in the file's metadata")
     parser.add_argument(
         "--lang", default="en", metavar="CODE", help="language of the story, such as de or ar (default en)"
     )
@@ -65,14 +65,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def open_book(args: argparse.Namespace) -> Book:
-    """Read the story of the flags; one that is only a plan, as in a page's PNG, is made again by the model."""
+    """Read the story of the flags; one that is only a plan, as in a page's PNG or a PDF, is made again by the model."""
     from modules.presentation.export.book import planned_book, read_book
+    from modules.presentation.story.embedded import CARRIERS
     from modules.presentation.story.files import read_plan
     from modules.steering.plan import Plan
     from modules.steering.planned_story import replay
 
     fields = {"author": args.author, "lang": args.lang}
-    if args.story.suffix.lower() == ".png":
+    if args.story.suffix.lower() in CARRIERS:
         text, _ = read_plan(str(args.story))
         story = replay(load_pipeline(args), Plan.from_string(text))
         print_notes(story.notes)

@@ -16,10 +16,10 @@ from PIL import Image
 
 from modules.common.files import write_whole
 from modules.presentation.images import flatten, png_uri, scale_to, write_png
+from modules.presentation.story.embedded import PLAN_KEYWORD
 from modules.presentation.templates import render
 
 PAGE_PIXELS = 384
-PLAN_KEYWORD = "storyboard-plan"  # Of the text chunk in a page's PNG.
 _NUMBER_ROW = re.compile(r"\[\n([\s\d,]+)\]")  # No text matches: JSON escapes its line breaks.
 
 
