@@ -14,6 +14,7 @@ from PIL import Image
 import story_generative_model
 from modules.common.errors import UserError
 from modules.generation.settings import GenerationSettings
+from modules.presentation.export import enlarging
 from modules.presentation.export.book import Book, read_book
 from modules.presentation.export.enlarging import enlarge_well
 from modules.presentation.export.formats import FORMATS, export_book, guess_format
@@ -25,6 +26,12 @@ from modules.steering.plan import drawn_plan
 
 TEXTS = ("Rusty the fox finds a kite.", "", "He flies it & laughs <aloud>.")
 SETTINGS = ExportSettings(seconds=0.5)
+
+
+@pytest.fixture(autouse=True)
+def quick_enlarging(monkeypatch):
+    """Sharpen at small sizes only: that takes the time."""
+    monkeypatch.setattr(enlarging, "LARGEST_SHARPENED", 60)
 
 
 def picture(number: int) -> Image.Image:

@@ -28,7 +28,7 @@ def choose_font(text: str, own: Path | None = None, bold: bool = False) -> Path:
     for font in fonts:
         if needed <= _characters(font):
             return font
-    missing = sorted(min((needed - _characters(font) for font in fonts), key=len))
+    missing = min((sorted(needed - _characters(font)) for font in fonts), key=len)
     names = " ".join(f"{chr(code)} (U+{code:04X})" for code in missing[:5])
     more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
     where = "the book's fonts" if own is None else f"the book's fonts and {own}"
