@@ -28,6 +28,7 @@ from modules.studio.security import Guard
 
 STATIC = Path(__file__).parent / "static"
 MEDIA_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+HUES = 24  # Of the code chips.
 PICTURE_SIZE = 768  # Pixels, of the open page; thumbnails are 192.
 SAMPLE = {"prompt": "Mia the girl looks for her lost crown on the beach", "pages": 6, "seed": 3}
 
@@ -307,6 +308,7 @@ def _assets() -> dict[str, tuple[bytes, str]]:
     fonts = f"--serif:{theme.SERIF};--sans:{theme.SANS};--code-ink:{theme.CODE_INK};"
     css = f":root{{{fonts}{light}}}:root[data-theme=dark]{{{dark}}}"
     css += f"@media(prefers-color-scheme:dark){{:root:not([data-theme=light]){{{dark}}}}}"
+    css += "".join(f".hue{hue}{{background:{theme.hue_color(hue / HUES)}}}" for hue in range(HUES))
     return files | {"theme.css": (css.encode(), "text/css")}
 
 

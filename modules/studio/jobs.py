@@ -76,7 +76,8 @@ class Worker:
     def start(self) -> None:
         """Begin, with the jobs that a killed server left."""
         for identity, request in list(self.project.waiting.items()):
-            self._enqueue(Job(identity, request, title_of(request)))
+            if identity not in self.jobs:
+                self._enqueue(Job(identity, request, title_of(request)))
         self._thread.start()
 
     def stop(self) -> None:
