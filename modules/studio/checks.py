@@ -41,6 +41,7 @@ class Checker:
             missing = sorted((words["characters"] | words["objects"]) - seen)
             if missing:
                 warnings[page].append(f"The text names the {' and the '.join(missing)}; the picture does not show it.")
+            warnings[page] += wrong_color(words, picture)
             for member in cast:
                 color = picture["colors"].get(member["kind"])
                 if member["kind"] in words["characters"] and color not in (None, member["color"]):
@@ -48,6 +49,15 @@ class Checker:
                         f"The {member['kind']} wears {color} here, and {member['color']} on most pages."
                     )
         return {"warnings": warnings, "cast": cast}
+
+
+def wrong_color(words: dict[str, Any], picture: dict[str, Any]) -> list[str]:
+    """Return a warning if a text names one character and one colour, and the picture shows another colour."""
+    if len(words["characters"]) != 1 or len(words["colors"]) != 1:
+        return []
+    (kind,), (color,) = words["characters"], words["colors"]
+    worn = picture["colors"].get(kind)
+    return [f"The text says {color}; the {kind} wears {worn} in the picture."] if worn not in (None, color) else []
 
 
 def find_cast(named: Sequence[dict[str, Any]], shown: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

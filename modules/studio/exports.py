@@ -1,7 +1,9 @@
-"""A story of the studio as files: the formats of the export module, and what `generate` writes."""
+"""A story of the studio as files: what `generate` writes, and all formats of `export_book` where it is installed."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
@@ -38,6 +40,22 @@ OWN: dict[str, tuple[str, str, str, Maker]] = {
 }
 
 
+EXPORT = "modules.presentation.export"
+
+
 def formats() -> dict[str, tuple[str, str, str, Maker]]:
-    """Return all formats by name."""
-    return OWN
+    """Return all formats by name; those of the export module take the place of our own."""
+    if importlib.util.find_spec(EXPORT) is None:
+        return OWN
+    table = importlib.import_module(f"{EXPORT}.formats").FORMATS
+    return OWN | {name: (kind.summary, kind.suffix, kind.media_type, _maker(name)) for name, kind in table.items()}
+
+
+def _maker(name: str) -> Maker:
+    def make(story: PlannedStory) -> bytes:
+        book = importlib.import_module(f"{EXPORT}.book").planned_book(story)
+        settings = importlib.import_module(f"{EXPORT}.settings").ExportSettings()
+        content: bytes = importlib.import_module(f"{EXPORT}.formats").FORMATS[name].encode(book, settings)
+        return content
+
+    return make
