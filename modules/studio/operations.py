@@ -178,7 +178,9 @@ class Operations:
         story, page, slot = self.project.open_state(book.head), request["page"], request["slot"]
         if page >= story.plan.num_pages:
             raise UserError(f"page {page + 1} does not exist any more: choose another one")
-        with self.watcher.watching(job, range(request["count"] + 1), replace(story.plan.settings, strength=1.0)):
+        with self.watcher.watching(
+            job, range(request["count"] + 1), replace(story.plan.settings, strength=1.0), show=False
+        ):
             found = alternatives(self.pipeline, story, page, slot, request["count"])
         options = [
             {"code": one.code, "probability": one.probability, "text": one.text, "picture": self._keep(one.image)}
@@ -191,7 +193,7 @@ class Operations:
         request = job.request
         book = self.book(request)
         story = self.project.open_state(book.head)
-        with self.watcher.watching(job, range(8), story.plan.settings, 2):
+        with self.watcher.watching(job, range(8), story.plan.settings, 2, show=False):
             grown = branch(self.pipeline, story, request["page"], request["branches"], request["depth"])
         pages = {
             page.id: {"page": page.page, "text": page.text, "picture": self._keep(page.image), "next": page.next}

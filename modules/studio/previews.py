@@ -19,6 +19,7 @@ from modules.generation.settings import GenerationSettings
 from modules.studio.jobs import Job, Pace, Worker
 
 SECONDS_BETWEEN = 0.3
+SHARE = 6  # A preview is made once so many times the time that the last one took has passed.
 SIZE = 256  # Pixels of a preview.
 
 
@@ -29,12 +30,17 @@ class Watcher:
         self.pipeline, self.worker, self._pace = pipeline, worker, Pace()
 
     @contextmanager
-    def watching(self, job: Job, pages: Sequence[int], settings: GenerationSettings, rounds: int = 1) -> Iterator[None]:
-        """Inside, report the steps of pictures of `pages`, drawn `rounds` times, and end the job if it is cancelled."""
+    def watching(
+        self, job: Job, pages: Sequence[int], settings: GenerationSettings, rounds: int = 1, show: bool = True
+    ) -> Iterator[None]:
+        """Inside, report the steps of pictures of `pages`, drawn `rounds` times, and end the job if it is cancelled.
+
+        With `show` there are previews of them.
+        """
         steps = max(1, int(settings.num_inference_steps * settings.strength))
         job.total = max(job.total, steps * len(pages) * rounds)
         before: list[Tensor] = []
-        shown, count = [time.monotonic()], [0]
+        due, count = [time.monotonic() + SECONDS_BETWEEN], [0]
         self._pace.begin()
 
         def on_step(latents: Tensor) -> None:
@@ -42,10 +48,11 @@ class Watcher:
             count[0] += 1
             job.done = min(job.total, job.done + rows)
             job.seconds_left = self._pace.step(job.total - job.done, rows)
-            if time.monotonic() - shown[0] > SECONDS_BETWEEN and step + 1 < steps:
+            now = time.monotonic()
+            if show and now > due[0] and step + 1 < steps:
                 previous = before[0] if before and before[0].shape == latents.shape else None
                 self._show(job, pages, previous, latents, step, settings)
-                shown[0] = time.monotonic()
+                due[0] = time.monotonic() + max(SECONDS_BETWEEN, SHARE * (time.monotonic() - now))
                 self._pace.begin()
             before[:] = [latents]
             self.worker.changed(job)

@@ -49,6 +49,14 @@ def page(browser: Any, server: str) -> Iterator[Any]:
     assert problems == []
 
 
+def until(page: Any, expression: str, argument: Any = None, seconds: float = 20) -> None:
+    """Wait until an expression, or a function of `argument`, is true. Playwright's own way needs unsafe-eval."""
+    end = time.monotonic() + seconds
+    while not page.evaluate(expression, argument):
+        assert time.monotonic() < end, f"never true: {expression}"
+        page.wait_for_timeout(30)
+
+
 def text(page: Any) -> str:
     return page.inner_text(".words")
 
@@ -57,7 +65,7 @@ def test_a_story_is_made(page):
     page.fill("[data-field=prompt]", "A bear and a balloon")
     page.fill("[data-field=pages]", "3")
     page.keyboard.press("Control+Enter")
-    page.wait_for_function("document.querySelector('h1').textContent === 'A bear and a balloon'")
+    until(page, "document.querySelector('h1').textContent === 'A bear and a balloon'")
     assert page.locator(".film .cell").count() == 3
     assert page.locator(".shelf li").count() >= 2
 
@@ -68,16 +76,16 @@ def test_words_are_edited_and_undone_all_the_way(page):
     page.keyboard.press("Control+a")
     page.keyboard.type("A fox sat on a moon.")
     page.keyboard.press("Control+s")
-    page.wait_for_function("!document.querySelector('[data-do=undo]').disabled")
+    until(page, "!document.querySelector('[data-do=undo]').disabled")
     assert text(page) == "A fox sat on a moon."
     page.reload()
     page.wait_for_selector(".leaf img")
     assert text(page) == "A fox sat on a moon."
     page.keyboard.press("Control+z")
-    page.wait_for_function("document.querySelector('[data-do=undo]').disabled")
+    until(page, "document.querySelector('[data-do=undo]').disabled")
     assert text(page) == first
     page.keyboard.press("Control+y")
-    page.wait_for_function("document.querySelector('.words').textContent === 'A fox sat on a moon.'")
+    until(page, "document.querySelector('.words').textContent === 'A fox sat on a moon.'")
 
 
 def test_candidates_are_compared_and_picked(page):
@@ -87,12 +95,12 @@ def test_candidates_are_compared_and_picked(page):
     page.wait_for_selector(".candidates li:nth-child(4)")
     assert page.get_attribute(".frame img", "src") == before
     page.keyboard.press("3")
-    page.wait_for_function("src => !document.querySelector('.frame img').getAttribute('src').includes(src)", arg=before)
+    until(page, "src => !document.querySelector('.frame img').getAttribute('src').includes(src)", before)
     page.keyboard.press("c")
-    page.wait_for_function("src => document.querySelector('.frame img').getAttribute('src') === src", arg=before)
+    until(page, "src => document.querySelector('.frame img').getAttribute('src') === src", before)
     page.keyboard.press("Escape")
     page.keyboard.press("1")
-    page.wait_for_function("src => document.querySelector('.frame img').getAttribute('src') === src", arg=before)
+    until(page, "src => document.querySelector('.frame img').getAttribute('src') === src", before)
 
 
 def test_a_lock_holds(page):
@@ -110,7 +118,7 @@ def test_another_code_is_taken(page):
     page.wait_for_selector(".options li:nth-child(3)")
     chosen = page.get_attribute(".options li:nth-child(3) button", "data-arg")
     page.click(".options li:nth-child(3) button")
-    page.wait_for_function("code => document.querySelector('.chip').textContent === code", arg=chosen)
+    until(page, "code => document.querySelector('.chip').textContent === code", chosen)
 
 
 def test_a_story_branches_and_is_read(page):
@@ -135,11 +143,11 @@ def test_the_reader_turns_by_keys(page):
     count = page.locator(".film .cell").count()
     for number in range(2, count + 1):
         page.keyboard.press("ArrowRight")
-        page.wait_for_function(
-            "label => document.querySelector('.reader footer span').textContent === label", arg=f"{number} / {count}"
+        until(
+            page, "label => document.querySelector('.reader footer span').textContent === label", f"{number} / {count}"
         )
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("document.querySelector('.told').textContent === 'The end'")
+    until(page, "document.querySelector('.told').textContent === 'The end'")
 
 
 def test_a_string_is_imported(page):
@@ -148,7 +156,7 @@ def test_a_string_is_imported(page):
     title, stories = page.inner_text("h1"), page.locator(".shelf li").count()
     page.fill(".restore input", plan)
     page.click(".restore .plain")
-    page.wait_for_function("count => document.querySelectorAll('.shelf li').length > count", arg=stories)
+    until(page, "count => document.querySelectorAll('.shelf li').length > count", stories)
     page.wait_for_selector(".leaf img")
     assert page.inner_text("h1") == title
 
@@ -222,11 +230,11 @@ def test_a_killed_server_loses_nothing(browser, tiny_checkpoint, tmp_path):
         page.keyboard.press("Control+a")
         page.keyboard.type("Kept for ever.")
         page.keyboard.press("Control+s")
-        page.wait_for_function("!document.querySelector('[data-do=undo]').disabled")
+        until(page, "!document.querySelector('[data-do=undo]').disabled")
         running.send_signal(signal.SIGKILL)
         running.wait()
         running = start()
-        page.wait_for_function("!document.querySelector('.offline')")
+        until(page, "!document.querySelector('.offline')")
         assert text(page) == "Kept for ever."
         page.reload()
         page.wait_for_selector(".leaf img")
