@@ -30,7 +30,7 @@ STATIC = Path(__file__).parent / "static"
 MEDIA_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 HUES = 24  # Of the code chips.
 PICTURE_SIZE = 768  # Pixels, of the open page; thumbnails are 192.
-SAMPLE = {"prompt": "Mia the girl looks for her lost crown on the beach", "pages": 6, "seed": 3}
+SAMPLE = {"prompt": "Rusty the fox wants a kite", "pages": 6, "seed": 1}
 
 
 class Studio:

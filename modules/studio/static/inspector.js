@@ -2,10 +2,10 @@
 import { h } from "./dom.js";
 import { button, codeColor, icon, picture } from "./parts.js";
 import { headOf, optionsOf } from "./reducers.js";
-import { versions } from "./stage.js";
+import { draftJob, versions } from "./stage.js";
 
 export function inspector(state) {
-  if (!state.story || !headOf(state.story).codes[state.ui.page]) return h("aside", { class: "inspector", "aria-label": "Codes" });
+  if (!state.story || draftJob(state) || !headOf(state.story).codes[state.ui.page]) return h("aside", { class: "inspector", "aria-label": "Codes" });
   const head = headOf(state.story), page = state.ui.page, bits = head.bits[page];
   return h("aside", { class: "inspector", "aria-label": "Codes" },
     h("h2", {}, "Codes of this page"), h("p", { class: "hint" }, "The page is decoded from these. Choose one to see what else could stand there."),

@@ -13,7 +13,7 @@ export function reader(state) {
 
 function sheet(state, image, text, foot) {
   return h("div", { class: "reader", role: "dialog", "aria-modal": "true", "aria-label": "Reader" },
-    h("div", { class: "reader-bar" }, button(state, "speak", { look: "quiet", image: "sound" }), button(state, "dark", { look: "quiet", image: "moon" }), button(state, "close", { look: "quiet", image: "close", autofocus: true })),
+    h("div", { class: "reader-bar" }, button(state, "speak", { look: "quiet", image: "sound" }), button(state, "dark", { look: "quiet", image: "moon" }), button(state, "close", { look: "quiet", image: "close", "data-first": true })),
     h("article", { class: "sheet" }, image, h("p", { class: "told" }, text), foot));
 }
 
@@ -51,7 +51,7 @@ export function dialog(state) {
   const { dialog: name } = state.ui;
   if (!name) return null;
   return h("div", { class: "veil", "data-do": "close" }, h("div", { class: "dialog", role: "dialog", "aria-modal": "true", "aria-label": name === "help" ? "Keys" : "Export and share", "data-stop": true },
-    button(state, "close", { look: "quiet corner", image: "close", autofocus: true }), name === "help" ? help() : share(state)));
+    button(state, "close", { look: "quiet corner", image: "close", "data-first": true }), name === "help" ? help() : share(state)));
 }
 
 function help() {

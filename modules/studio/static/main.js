@@ -7,7 +7,7 @@ import { dialog, map, reader } from "./layers.js";
 import { making } from "./making.js";
 import { button } from "./parts.js";
 import { EMPTY, headOf, reduce } from "./reducers.js";
-import { stage } from "./stage.js";
+import { draftJob, stage } from "./stage.js";
 
 let state = EMPTY, root = document.getElementById("studio"), planned = false, opener = null;
 
@@ -34,7 +34,7 @@ function draw() {
   const covered = Boolean(state.ui.reader || state.ui.dialog);
   const fresh = h("div", { id: "studio" },
     h("div", { class: "editor", inert: covered },
-      h("header", { class: "bar" }, button(state, "panel", { look: "quiet narrow-only", image: "panel" }), h("h1", {}, state.story?.title ?? "Studio"),
+      h("header", { class: "bar" }, button(state, "panel", { look: "quiet narrow-only", image: "panel" }), h("h1", {}, draftJob(state)?.title ?? state.story?.title ?? "Studio"),
         h("span", { class: "set" }, button(state, "undo", { look: "quiet", image: "undo" }), button(state, "redo", { look: "quiet", image: "redo" })),
         h("span", { class: "set end" }, state.online ? null : h("span", { class: "offline" }, "connecting"), button(state, "map", { look: "quiet", image: "map", "aria-pressed": String(state.ui.view === "map") }), button(state, "share", { look: "quiet", image: "share" }), button(state, "dark", { look: "quiet", image: "moon" }), button(state, "help", { look: "quiet", image: "help" }), button(state, "read", { look: "main", image: "read", text: "Read" }))),
       h("main", { class: "desk" }, making(state), state.ui.view === "map" ? map(state) : stage(state), inspector(state))),
@@ -42,7 +42,7 @@ function draw() {
     h("div", { class: "toast", hidden: !state.ui.toast }, state.ui.toast ?? ""));
   morph(root, fresh);
   root = document.getElementById("studio");
-  const wanted = covered && !document.querySelector(".layer").parentNode.querySelector(".layer :focus") && document.querySelector(".layer [autofocus]");
+  const wanted = covered && !document.querySelector(".layer").parentNode.querySelector(".layer :focus") && document.querySelector(".layer [data-first]");
   if (wanted) { opener ??= document.activeElement?.dataset?.do; wanted.focus(); }
   if (!covered && opener) { document.querySelector(`[data-do=${opener}]`)?.focus(); opener = null; }
   document.title = state.story ? `${state.story.title} · Studio` : "Studio";

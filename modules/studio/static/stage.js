@@ -12,7 +12,8 @@ export function stage(state) {
   const { ui, story } = state, head = headOf(story), page = ui.page;
   const shown = ui.compare ? story.states[ui.compare] : head;
   const busy = activeJobs(state).find((job) => job.story === story.id && job.page === page && job.kind === "edit");
-  return h("section", { class: "stage", "aria-label": `Page ${page + 1} of ${head.texts.length}` },
+  const waits = candidatesOf(story, page, ui.dismissed);
+  return h("section", { class: `stage${waits ? " picking" : ""}`, "aria-label": `Page ${page + 1} of ${head.texts.length}` },
     h("div", { class: "spread" },
       button(state, "previous", { look: "turn", image: "left", disabled: page === 0 }),
       h("article", { class: `leaf${busy ? " busy" : ""}`, "data-key": story.id },
@@ -24,12 +25,12 @@ export function stage(state) {
         h("div", { class: "typed" }, button(state, "drawWords", { look: "main", text: "Redraw to these words" }), button(state, "saveWords", { text: "Keep the picture" }), h("span", {}, "Esc leaves the text as it was")),
         warnings(head, page)),
       button(state, "next", { look: "turn", image: "right", disabled: page === head.texts.length - 1 })),
-    gestures(state, head, page), candidates(state), film(state, head));
+    candidates(state), gestures(state, head, page), film(state, head));
 }
 
 const preview = (job, page) => `/api/jobs/${job.id}/previews/${page}?v=${job.preview_version}`;
 
-function draftJob(state) {
+export function draftJob(state) {
   const job = state.jobs[state.ui.waiting];
   return job && ["queued", "running"].includes(job.status) ? job : null;
 }
@@ -66,7 +67,13 @@ function candidates(state) {
   return h("section", { class: "candidates", "aria-label": "Candidates" },
     h("h2", {}, `${found.states[0].label}: pick one`, h("span", { class: "tools" }, button(state, "compare", { look: "quiet small", image: "compare", text: ui.compare ? "Show mine" : "Compare" }), button(state, "dismiss", { look: "quiet small", image: "close" }))),
     h("ol", {}, options.map((one, index) => h("li", {}, h("button", { type: "button", "data-do": "pick", "data-arg": index + 1, "aria-pressed": String(one.id === head.id) },
-      picture(one.pictures[ui.page], 256, ""), h("span", { class: "number" }, index + 1), h("span", { class: "words-of" }, index ? one.texts[ui.page] : `As it was: ${one.texts[ui.page]}`))))));
+      picture(one.pictures[ui.page], 256, ""), h("span", { class: "number" }, index + 1), h("span", { class: "words-of" }, caption(found, one, index, ui.page)))))));
+}
+
+/** What tells a candidate from the others: its words, where they differ. */
+function caption(found, one, index, page) {
+  const same = found.states.every((other) => other.texts[page] === found.base.texts[page]);
+  return same ? (index ? "" : "As it was") : index ? one.texts[page] : `As it was: ${one.texts[page]}`;
 }
 
 function film(state, head) {
