@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request, Response
@@ -13,7 +12,6 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from modules.common.errors import UserError, one_line
 from modules.generation.pipeline import StoryPipeline
-from modules.presentation import theme
 from modules.presentation.images import encode_png, scale_to
 from modules.presentation.story.book import enlarge, plan_texts
 from modules.steering.locks import parse_locks
@@ -22,13 +20,11 @@ from modules.studio.events import EventLog
 from modules.studio.exports import formats
 from modules.studio.jobs import Job
 from modules.studio.operations import Operations
+from modules.studio.page import pages
 from modules.studio.previews import as_jpeg
 from modules.studio.project import Book, Project, as_upload, plan_of_png
 from modules.studio.security import Guard
 
-STATIC = Path(__file__).parent / "static"
-MEDIA_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
-HUES = 24  # Of the code chips.
 PICTURE_SIZE = 768  # Pixels, of the open page; thumbnails are 192.
 SAMPLE = {"prompt": "Rusty the fox wants a kite", "pages": 6, "seed": 1}
 
@@ -85,7 +81,7 @@ def _studio(request: Request) -> Studio:
 
 
 Here = Annotated[Studio, Depends(_studio)]
-api, pages = APIRouter(), APIRouter()
+api = APIRouter()
 
 
 # -- the project
@@ -289,40 +285,3 @@ def _download(content: bytes, kind: str, name: str) -> Response:
 def _file_name(title: str) -> str:
     words = "".join(char if char.isascii() and char.isalnum() else " " for char in title).split()
     return "-".join(words)[:60].lower() or "story"
-
-
-# -- the page itself
-
-
-def _assets() -> dict[str, tuple[bytes, str]]:
-    """Read all files of the page, so that no request ever opens one."""
-    files = {
-        path.relative_to(STATIC).as_posix(): (path.read_bytes(), MEDIA_TYPES[path.suffix])
-        for path in STATIC.rglob("*")
-        if path.suffix in MEDIA_TYPES
-    }
-    light, dark = (
-        "".join(f"--{name}:{value};" for name, value in theme.css_variables(kind).items())
-        for kind in (theme.LIGHT, theme.DARK)
-    )
-    fonts = f"--serif:{theme.SERIF};--sans:{theme.SANS};--code-ink:{theme.CODE_INK};"
-    css = f":root{{{fonts}{light}}}:root[data-theme=dark]{{{dark}}}"
-    css += f"@media(prefers-color-scheme:dark){{:root:not([data-theme=light]){{{dark}}}}}"
-    css += "".join(f".hue{hue}{{background:{theme.hue_color(hue / HUES)}}}" for hue in range(HUES))
-    return files | {"theme.css": (css.encode(), "text/css")}
-
-
-ASSETS = _assets()
-
-
-@pages.get("/", include_in_schema=False)
-def index() -> Response:
-    return asset("index.html")
-
-
-@pages.get("/static/{name:path}", include_in_schema=False)
-def asset(name: str) -> Response:
-    if name not in ASSETS:
-        raise HTTPException(404, "there is no such file")
-    content, kind = ASSETS[name]
-    return Response(content, media_type=kind, headers={"cache-control": "no-cache"})

@@ -203,25 +203,26 @@ def test_no_violations_of_accessibility(page, width, theme):
         page.keyboard.press("Escape")
 
 
+def start(checkpoint: Path, project: Path, port: int) -> subprocess.Popen[bytes]:
+    """Start the command and return its process once it answers."""
+    command = [sys.executable, ROOT / "story_generative_model.py", "studio", "--ckpt", checkpoint]
+    command += ["--port", str(port), "--project", project]
+    running = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    for _ in range(600):
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/api/project").close()
+            return running
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError("the studio did not start")
+
+
 def test_a_killed_server_loses_nothing(browser, tiny_checkpoint, tmp_path):
     pytest.importorskip("fastapi", reason="the studio's packages are not installed")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, ROOT / "story_generative_model.py", "studio", "--ckpt", tiny_checkpoint]
-    command += ["--port", str(port), "--project", tmp_path / "project"]
-
-    def start() -> subprocess.Popen[bytes]:
-        running = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"HF_HUB_OFFLINE": "1"})
-        for _ in range(300):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/api/project").close()
-                return running
-            except OSError:
-                time.sleep(0.1)
-        raise AssertionError("the studio did not start")
-
-    running = start()
+    running = start(tiny_checkpoint, tmp_path / "project", port)
     try:
         page = browser.new_page()
         page.goto(f"http://127.0.0.1:{port}")
@@ -233,7 +234,7 @@ def test_a_killed_server_loses_nothing(browser, tiny_checkpoint, tmp_path):
         until(page, "!document.querySelector('[data-do=undo]').disabled")
         running.send_signal(signal.SIGKILL)
         running.wait()
-        running = start()
+        running = start(tiny_checkpoint, tmp_path / "project", port)
         until(page, "!document.querySelector('.offline')")
         assert text(page) == "Kept for ever."
         page.reload()

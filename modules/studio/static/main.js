@@ -37,7 +37,7 @@ function draw() {
       h("header", { class: "bar" }, button(state, "panel", { look: "quiet narrow-only", image: "panel" }), h("h1", {}, draftJob(state)?.title ?? state.story?.title ?? "Studio"),
         h("span", { class: "set" }, button(state, "undo", { look: "quiet", image: "undo" }), button(state, "redo", { look: "quiet", image: "redo" })),
         h("span", { class: "set end" }, state.online ? null : h("span", { class: "offline" }, "connecting"), button(state, "map", { look: "quiet", image: "map", "aria-pressed": String(state.ui.view === "map") }), button(state, "share", { look: "quiet", image: "share" }), button(state, "dark", { look: "quiet", image: "moon" }), button(state, "help", { look: "quiet", image: "help" }), button(state, "read", { look: "main", image: "read", text: "Read" }))),
-      h("main", { class: "desk" }, making(state), state.ui.view === "map" ? map(state) : stage(state), inspector(state))),
+      h("main", { class: "desk" }, making(state), state.ui.view === "map" ? map(state) : [stage(state), inspector(state)])),
     h("div", { class: "layer" }, reader(state)), h("div", { class: "layer" }, dialog(state)),
     h("div", { class: "toast", hidden: !state.ui.toast }, state.ui.toast ?? ""));
   morph(root, fresh);
