@@ -88,6 +88,26 @@ def test_words_are_edited_and_undone_all_the_way(page):
     until(page, "document.querySelector('.words').textContent === 'A fox sat on a moon.'")
 
 
+def test_words_are_drawn_by_a_click(page):
+    """What was typed outlives the loss of focus, and turning the page."""
+    page.keyboard.press("ArrowRight")
+    page.click(".words")
+    page.keyboard.press("Control+a")
+    page.keyboard.type("Two birds sang.")
+    page.click("h1")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowRight")
+    until(page, "document.querySelector('.words').textContent === 'Two birds sang.'")
+    before = page.get_attribute(".frame img", "src")
+    page.click("[data-do=drawWords]")
+    until(
+        page,
+        "src => ![null, src].includes(document.querySelector('.leaf:not(.busy) img')?.getAttribute('src') ?? null)",
+        before,
+    )
+    assert text(page) == "Two birds sang." and page.locator(".typed:visible").count() == 0
+
+
 def test_candidates_are_compared_and_picked(page):
     page.keyboard.press("ArrowRight")
     before = page.get_attribute(".frame img", "src")

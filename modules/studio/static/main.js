@@ -125,6 +125,7 @@ document.addEventListener("click", (event) => {
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && event.target.classList.contains("words")) {
     event.target.textContent = headOf(state.story).texts[state.ui.page];
+    ui({ typed: null });
   }
   if (event.key === "Tab" && (state.ui.dialog || state.ui.reader)) return;
   const inReader = state.ui.reader && ["ArrowLeft", "ArrowRight"].includes(event.key);
@@ -140,6 +141,7 @@ document.addEventListener("keydown", (event) => {
   run(name, { key: event.key });
 });
 document.addEventListener("input", (event) => {
+  if (event.target.classList.contains("words")) ui({ typed: { of: `${headOf(state.story).id}-${state.ui.page}`, text: event.target.textContent } });
   const name = event.target.dataset.field;
   if (name) ui({ [name]: event.target.tagName === "TEXTAREA" ? event.target.value : Number(event.target.value) });
 });

@@ -4,7 +4,7 @@ export const EMPTY = {
   model: null, formats: [], stories: [], jobs: {}, story: null, online: true,
   ui: {
     page: 0, view: "edit", slot: null, dialog: null, reader: null, toast: null, compare: null, dismissed: [], panel: false,
-    prompt: "", pages: 5, seed: 1, temperature: 0.5, bestOf: 1, waiting: null,
+    prompt: "", pages: 5, seed: 1, temperature: 0.5, bestOf: 1, waiting: null, typed: null,
   },
 };
 

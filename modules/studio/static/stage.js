@@ -11,6 +11,7 @@ export function stage(state) {
   if (!state.story) return h("section", { class: "stage empty" }, h("p", {}, "Your first book is being made. It will be here in a moment."));
   const { ui, story } = state, head = headOf(story), page = ui.page;
   const shown = ui.compare ? story.states[ui.compare] : head;
+  const typed = typedText(state), unsaved = typed !== null && typed.trim() !== head.texts[page];
   const busy = activeJobs(state).find((job) => job.story === story.id && job.page === page && job.kind === "edit");
   const waits = candidatesOf(story, page, ui.dismissed);
   return h("section", { class: `stage${waits ? " picking" : ""}`, "aria-label": `Page ${page + 1} of ${head.texts.length}` },
@@ -21,11 +22,16 @@ export function stage(state) {
           busy?.preview_pages.includes(page) ? h("img", { src: preview(busy, page), alt: "The picture while it is drawn" }) : picture(shown.pictures[page], 768, shown.texts[page]),
           h("span", { class: "badges" }, isLocked(head, page, ".picture") ? h("span", { class: "badge" }, icon("lock"), "Picture") : null, ui.compare ? h("span", { class: "badge" }, "Before") : null),
           busy ? h("span", { class: "time" }, busy.status === "queued" ? "waits" : `${busy.title} · ${seconds(busy.seconds_left)}`) : null),
-        h("div", { class: "words", contenteditable: isLocked(head, page, ".text") || ui.compare ? "false" : "plaintext-only", role: "textbox", "aria-multiline": "true", "aria-label": "Text of the page", tabindex: "0", spellcheck: "false", "data-key": `${head.id}-${page}-${ui.compare ?? ""}` }, shown.texts[page]),
-        h("div", { class: "typed" }, button(state, "drawWords", { look: "main", text: "Redraw to these words" }), button(state, "saveWords", { text: "Keep the picture" }), h("span", {}, "Esc leaves the text as it was")),
+        h("div", { class: "words", contenteditable: isLocked(head, page, ".text") || ui.compare ? "false" : "plaintext-only", role: "textbox", "aria-multiline": "true", "aria-label": "Text of the page", tabindex: "0", spellcheck: "false", "data-key": `${head.id}-${page}-${ui.compare ?? ""}` }, ui.compare ? shown.texts[page] : typed ?? shown.texts[page]),
+        h("div", { class: "typed", hidden: !unsaved }, button(state, "drawWords", { look: "main", text: "Redraw to these words" }), button(state, "saveWords", { text: "Keep the picture" }), h("span", {}, "Esc leaves the text as it was")),
         warnings(head, page)),
       button(state, "next", { look: "turn", image: "right", disabled: page === head.texts.length - 1 })),
     candidates(state), gestures(state, head, page), film(state, head));
+}
+
+/** What a person has typed on the open page and not yet kept; null: nothing. */
+export function typedText({ story, ui }) {
+  return ui.typed?.of === `${headOf(story).id}-${ui.page}` ? ui.typed.text : null;
 }
 
 const preview = (job, page) => `/api/jobs/${job.id}/previews/${page}?v=${job.preview_version}`;
