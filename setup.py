@@ -9,14 +9,15 @@ from setuptools import find_packages, setup
 
 SHIPPED = ("checkpoints/storyworld", "checkpoints/judge", "assets/architectures")
 FOLDERS = {f"modules._shipped.{folder.replace('/', '.')}": folder for folder in SHIPPED}
-BOOKS, DEV = (
-    [line for line in Path(f"requirements-{name}.txt").read_text().splitlines() if line[:1].isalpha()]
-    for name in ("books", "dev")
-)
+EXTRAS = {
+    extra: [line for line in Path(f"requirements-{extra}.txt").read_text().splitlines() if line[:1].isalpha()]
+    for extra in ("books", "studio", "dev")
+}
 
 setup(
     packages=[*find_packages(include=["modules", "modules.*"]), *FOLDERS],
     package_dir=FOLDERS,
-    package_data={"": ["*.html", "*.css", "*.js", "*.md", "*.ttf"]} | {name: ["**/*"] for name in FOLDERS},
-    extras_require={"books": BOOKS, "dev": [*BOOKS, *DEV]},
+    package_data={"": ["*.html", "*.css", "*.js", "*.md", "*.ttf"], "modules.studio": ["static/**/*"]}
+    | {name: ["**/*"] for name in FOLDERS},
+    extras_require=EXTRAS | {"dev": [*EXTRAS["books"], *EXTRAS["studio"], *EXTRAS["dev"]]},
 )

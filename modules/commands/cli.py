@@ -29,6 +29,7 @@ COMMANDS = {
     "alternatives": ("alternatives", "show what other codes at one place of a story would write and draw"),
     "branch": ("branch", "let a story fork into a book in which the reader chooses"),
     "export_book": ("export_book", "write a story as a PDF, an EPUB, a comic book archive, an animation and more"),
+    "studio": ("studio", "make and edit picture stories in the browser, on this machine"),
     "score": ("score", "report what the pages of a story cost under the model, and how well they fit together"),
     "caption": ("caption", "write the text of a page for a picture"),
     "illustrate": ("illustrate", "draw a picture for each given text"),

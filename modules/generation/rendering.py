@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from PIL import Image
@@ -19,6 +21,21 @@ from modules.story_model.story_model import StoryModel
 from modules.text_decoder.tokenizers import Vocabulary
 
 RENDER_BATCH = 32  # Steps decoded at once, so that longer stories need no more memory.
+OnStep = Callable[[Tensor], None]
+_ON_STEP: ContextVar[OnStep | None] = ContextVar("on_step", default=None)
+
+
+@contextmanager
+def watch_denoising(on_step: OnStep) -> Iterator[None]:
+    """Inside, call `on_step` with the latents (N,c,h,w) after every denoising step of any picture of this thread.
+
+    What it raises ends the work: so a long operation is shown while it runs, and cancelled.
+    """
+    token = _ON_STEP.set(on_step)
+    try:
+        yield
+    finally:
+        _ON_STEP.reset(token)
 
 
 @torch.no_grad()
@@ -99,6 +116,7 @@ def render_images(
                 generator,
                 init_latents=first,
                 strength=settings.strength,
+                on_step=_ON_STEP.get(),
                 encoder_hidden_states=encode_captions(model, texts[rows]),
                 window=None if window is None else window[rows],
                 guidance_interval=settings.guidance_interval,

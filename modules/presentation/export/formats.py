@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +19,8 @@ from modules.presentation.export.settings import ExportSettings
 @dataclass(frozen=True)
 class Format:
     """A format: what it is, the suffix of its files, and the function, as MODULE.NAME in this folder, that returns a
-    book (Book, ExportSettings) as the bytes of a file. `guessed` is false where a suffix means another format.
+    book (Book, ExportSettings) as the bytes of a file. `guessed` is false where a suffix means another format; of the
+    packages or programs in `needs` one must be installed.
     """
 
     summary: str
@@ -25,6 +28,12 @@ class Format:
     media_type: str
     function: str
     guessed: bool = True
+    needs: tuple[str, ...] = ()
+
+    @property
+    def is_available(self) -> bool:
+        """Return whether what the format needs is installed."""
+        return not self.needs or any(importlib.util.find_spec(name) or shutil.which(name) for name in self.needs)
 
     def encode(self, book: Book, settings: ExportSettings) -> bytes:
         """Return the bytes of the file. Raises UserError where the book cannot be had in this format."""
@@ -35,18 +44,22 @@ class Format:
 
 
 FORMATS = {
-    "pdf": Format("PDF for screens", ".pdf", "application/pdf", "pdf.screen"),
-    "print": Format("PDF for a print shop, with bleed", ".pdf", "application/pdf", "pdf.print_shop", guessed=False),
+    "pdf": Format("PDF for screens", ".pdf", "application/pdf", "pdf.screen", needs=("fpdf",)),
+    "print": Format(
+        "PDF for a print shop, with bleed", ".pdf", "application/pdf", "pdf.print_shop", guessed=False, needs=("fpdf",)
+    ),
     "epub": Format("EPUB 3 with fixed layout", ".epub", "application/epub+zip", "epub.epub"),
     "cbz": Format("comic book archive", ".cbz", "application/vnd.comicbook+zip", "comic.cbz"),
     "sheet": Format("all pages on one PNG", ".png", "image/png", "share.sheet"),
     "gif": Format("animated GIF", ".gif", "image/gif", "animation.gif"),
     "webp": Format("animated WebP", ".webp", "image/webp", "animation.webp"),
-    "mp4": Format("video, where ffmpeg is installed", ".mp4", "video/mp4", "animation.mp4"),
+    "mp4": Format(
+        "video, where ffmpeg is installed", ".mp4", "video/mp4", "animation.mp4", needs=("ffmpeg", "imageio_ffmpeg")
+    ),
     "html": Format("one HTML file; with branches the reader chooses", ".html", "text/html", "web.html"),
     "twee": Format("Twee 3 for Twine", ".twee", "text/plain", "web.twine"),
     "string": Format("the story's plan as a line of text", ".txt", "text/plain", "share.string"),
-    "qr": Format("the plan as a QR code", ".png", "image/png", "share.qr", guessed=False),
+    "qr": Format("the plan as a QR code", ".png", "image/png", "share.qr", guessed=False, needs=("segno",)),
 }
 
 
