@@ -12,8 +12,8 @@ from modules.common.arguments import a_path
 from modules.common.files import check_writable
 
 if TYPE_CHECKING:
+    from modules.generation.scoring import StoryScore
     from modules.steering.planned_story import PlannedStory
-    from modules.steering.score import StoryScore
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
