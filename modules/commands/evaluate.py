@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from modules.commands.shared import (
     bad_record_flag,
+    check_json,
     checkpoint_flag,
     clip_flags,
     data_flag,
+    json_flags,
     judge_flag,
     load_clip,
     load_judge,
@@ -19,9 +21,8 @@ from modules.commands.shared import (
     seed_flag,
     write_json,
 )
-from modules.common.arguments import a_path, whole_number
+from modules.common.arguments import whole_number
 from modules.common.errors import UserError
-from modules.common.files import check_writable
 
 if TYPE_CHECKING:
     from modules.evaluation.metrics.inception import Inception
@@ -49,7 +50,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="a folder of trained models to measure and report beside --ckpt, as written by ablate --sweep",
     )
-    parser.add_argument("--json", type=a_path, metavar="FILE", help="write all results to this file as JSON")
+    json_flags(parser, "all results")
     parser.add_argument(
         "--card", action="store_true", help="write the model card, README.md and samples.png, into the folder --ckpt"
     )
@@ -124,8 +125,7 @@ def check_outputs(args: argparse.Namespace) -> None:
     """Raise UserError if the results could not be written, or if --card lacks what it shows."""
     if args.card and not (args.num_drawn and args.data == "storyworld"):
         raise UserError("--card requires pages drawn from the story world: leave --data and --num_drawn as they are")
-    if args.json:
-        check_writable(args.json)
+    check_json(args)
     if args.card:
         from modules.presentation.model_card import check_card
 
@@ -156,8 +156,7 @@ def compare_pictures(args: argparse.Namespace) -> int:
 
     if not (args.generated and args.reference):
         raise UserError("--generated and --reference belong together: give both folders")
-    if args.json:
-        check_writable(args.json)
+    check_json(args)
     results = compare_folders(args.generated, args.reference, load_extractor(args) or load_judge(args), args.seed)
     print_metrics(f"{args.generated} against {args.reference}", results)
     write_json(args.json, results)

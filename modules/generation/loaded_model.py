@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from modules.common.devices import find_device
+from modules.common.errors import UserError
 from modules.common.shipped import shipped
 from modules.generation.notes import input_notes
 from modules.generation.rendering import place_model
@@ -70,8 +71,19 @@ class LoadedModel:
         return MAX_LONG_STORY if self.config.prior.attention_window else MAX_NUM_STEPS
 
     def to(self, device: str | torch.device) -> Self:
-        """Move the model to `device`."""
-        self.model.to(device)
+        """Move the model to `device`, and return the pipeline. Raises UserError if the device is not available.
+
+        Weights stay in float32; the setting `precision` says how pictures are computed.
+
+        >>> pipeline.to("cpu").device
+        device(type='cpu')
+        """
+        if not isinstance(device, (str, torch.device)):
+            raise UserError(
+                f"a model is moved to a device, such as 'cuda', not to {device!r:.80}: for half precision give"
+                " precision='bf16' when you draw"
+            )
+        self.model.to(find_device(str(device)))
         return self
 
     def place(self, device: str | None = None, save_memory: bool = False) -> Self:

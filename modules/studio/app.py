@@ -12,14 +12,14 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from modules.common.errors import UserError, one_line
 from modules.generation.pipeline import StoryPipeline
+from modules.presentation.export.book import planned_book
+from modules.presentation.export.formats import FORMATS
+from modules.presentation.export.settings import ExportSettings
 from modules.presentation.images import encode_png, scale_to
 from modules.presentation.story.book import enlarge, plan_texts
 from modules.steering.locks import parse_locks
 from modules.studio import schema
 from modules.studio.events import EventLog
-from modules.presentation.export.book import planned_book
-from modules.presentation.export.formats import FORMATS
-from modules.presentation.export.settings import ExportSettings
 from modules.studio.jobs import Job
 from modules.studio.operations import Operations
 from modules.studio.page import pages

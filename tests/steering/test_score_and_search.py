@@ -10,10 +10,11 @@ import torch
 from modules.common.errors import UserError
 from modules.encoded.stories import EncodedStories
 from modules.evaluation.bound import plan_nats as bound_plan_nats
+from modules.generation.scoring import other_orders, text_nats
 from modules.generation.settings import GenerationSettings
 from modules.steering.alternatives import alternatives, code_probabilities
 from modules.steering.planned_story import open_story, replay
-from modules.steering.score import other_orders, score, text_nats
+from modules.steering.score import score
 from modules.steering.search import Constraints, encode_texts, search
 from modules.story import StoryStep
 from modules.storyworld import StoryWorld
@@ -34,7 +35,7 @@ def test_bits_and_nats_are_the_terms_of_the_bound(tiny_pipeline):
         embeds, stories.input_ids, stories.text_mask, window=tiny_pipeline.model.window(embeds, [len(codes)])
     )
     assert [page.text_nats for page in scores.pages] == pytest.approx(output.nll.sum(1).tolist(), rel=1e-4)
-    assert text_nats(tiny_pipeline, own)[1].tolist() == output.mask.sum(1).tolist()
+    assert text_nats(tiny_pipeline, own.to_output())[1].tolist() == output.mask.sum(1).tolist()
 
 
 def test_a_score_adds_up(tiny_pipeline, story):
