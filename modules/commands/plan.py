@@ -55,7 +55,8 @@ def run(args: argparse.Namespace) -> int:
     plans = search(pipeline, args.prompt, args.num_steps, args.num_plans, args.keep, constraints, settings)
     seconds = time.perf_counter() - started
     for number, ranked in enumerate(plans, 1):
-        print(f"{number}. score {ranked.score:.3f}, {ranked.bits:.1f} bits, texts read back {ranked.agreement:.0%}")
+        drafts = f"drafts fit {ranked.fit:.3f}, texts {ranked.text_nats:.1f} nats a page"
+        print(f"{number}. score {ranked.score:.3f} ({drafts}), plan {ranked.bits:.1f} bits")
         for page, text in enumerate(ranked.texts, 1):
             print(f"   {page}. {one_line(text)}")
         print(f"   generate --from {ranked.plan.to_string()}")

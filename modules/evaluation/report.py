@@ -28,6 +28,7 @@ from modules.evaluation.metrics.pages import Graders
 from modules.evaluation.metrics.statistics import rows_of_other_stories, to_dicts
 from modules.evaluation.metrics.text import compare_texts
 from modules.evaluation.ranking import rank_next_steps
+from modules.evaluation.steering import NUM_STEERED, measure_steering
 from modules.generation.pipeline import StoryPipeline
 from modules.layers.seeding import make_generator
 from modules.story import StoryDataset
@@ -77,7 +78,18 @@ def evaluate(
     report |= _text_report(pipeline, held_out, seed)
     if num_drawn and graders is not None:
         report["drawn"] = _PageReport(pipeline, held_out, min(num_drawn, num_stories), seed, graders).measure()
+        if pipeline.model.has_codes:
+            report["steering"] = _steering_report(pipeline, held_out, min(num_drawn, num_stories), seed, graders)
     return report
+
+
+def _steering_report(
+    pipeline: StoryPipeline, held_out: HeldOutStories, count: int, seed: int, graders: Graders
+) -> Metrics:
+    """Measure the operations of `modules/steering` on stories of the first prompts, at most `NUM_STEERED`."""
+    prompts = [prompt.strip() or "a story" for prompt in held_out.encoded.prompts[: min(count, NUM_STEERED)]]
+    judge = None if held_out.attributes is None else graders.judge
+    return to_dicts(measure_steering(pipeline, prompts, seed, judge))
 
 
 def _text_report(pipeline: StoryPipeline, held_out: HeldOutStories, seed: int) -> dict[str, Any]:

@@ -14,10 +14,10 @@ import torch
 
 from modules.common.errors import UserError
 from modules.generation.pipeline import StoryPipeline
+from modules.generation.scoring import plan_nats
 from modules.layers.seeding import derive_seed
 from modules.steering.planned_story import PlannedStory, before, codes_of, render, with_log_probs
 from modules.steering.rendering import Rendering
-from modules.steering.score import plan_nats
 
 T = TypeVar("T")
 NUM_DRAWS = 16  # Pages drawn for an insertion, of which the one is taken that fits best to those after it.

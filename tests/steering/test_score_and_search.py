@@ -13,10 +13,10 @@ from modules.evaluation.bound import plan_nats as bound_plan_nats
 from modules.generation.scoring import other_orders, text_nats
 from modules.generation.settings import GenerationSettings
 from modules.steering.alternatives import alternatives, code_probabilities
+from modules.steering.drafts import read_drafts
 from modules.steering.planned_story import open_story, replay
 from modules.steering.score import score
-from modules.steering.search import Constraints, encode_texts, search
-from modules.story import StoryStep
+from modules.steering.search import Constraints, search
 from modules.storyworld import StoryWorld
 
 PROMPT = "Rusty the fox wants a kite"
@@ -53,15 +53,22 @@ def test_other_orders_are_different_and_not_the_own():
     assert tuple(range(9)) not in other_orders(9, 0) and other_orders(1, 0) == []
 
 
-def test_texts_are_encoded_without_pictures_places(tiny_pipeline):
-    texts = ["The fox gives the kite to the bear.", "A kite!", ""]
-    whole = tiny_pipeline.encode([StoryStep(text) for text in texts[:2]])
-    assert torch.equal(encode_texts(tiny_pipeline, texts[:2]), whole.cpu())
+def test_a_draft_that_shows_the_text_ranks_first(tiny_pipeline):
+    codes = tiny_pipeline.plan(PROMPT, 2, 3, num_plans=3).codes
+    texts = [tiny_pipeline.render(plan, settings=SETTINGS)[0] for plan in codes]
+    read = read_drafts(tiny_pipeline, codes, texts, SETTINGS)
+    assert read.scores.tolist() == (read.fit - read.text_nats / 50).tolist() and len(read.scores) == 3
+    assert (read.fit.abs() <= 1).all() and (read.text_nats > 0).all()
+    short = read_drafts(tiny_pipeline, codes, [["A kite."] * 2] * 3, SETTINGS)
+    assert torch.equal(short.fit, read.fit) and (short.scores > read.scores).all()  # The pictures leave less unsaid.
+    alone = read_drafts(tiny_pipeline, codes[1:2], texts[1:2], SETTINGS)
+    assert alone.scores.tolist() == pytest.approx(read.scores[1:2].tolist(), abs=1e-2)  # Its own noise, in any batch.
 
 
 def test_plans_are_ranked_and_can_be_replayed(tiny_pipeline):
     plans = search(tiny_pipeline, PROMPT, 3, num_plans=24, keep=4, settings=SETTINGS)
-    assert len(plans) == 4 and plans[0].score == max(ranked.score for ranked in plans)
+    scores = [ranked.score for ranked in plans]
+    assert len(plans) == 4 and scores == sorted(scores, reverse=True)
     assert len({ranked.plan.codes for ranked in plans}) == 4
     assert search(tiny_pipeline, PROMPT, 3, num_plans=24, keep=4, settings=SETTINGS) == plans
     assert replay(tiny_pipeline, plans[1].plan).texts == plans[1].texts
