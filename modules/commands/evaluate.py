@@ -42,6 +42,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="of these, how many to generate pictures for, the slow part; 0 for none (default 50)",
     )
+    parser.add_argument(
+        "--num_steered",
+        type=whole_number,
+        default=0,
+        metavar="N",
+        help="of these, how many to edit, replay, branch and search stories for (default 0)",
+    )
     judge_flag(parser)
     clip_flags(parser)
     parser.add_argument(
@@ -88,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     from modules.generation.pipeline import StoryPipeline
 
     graders = None
-    if args.num_drawn:
+    if args.num_drawn or args.num_steered:
         judge = load_judge(args)
         graders = Graders(judge, load_extractor(args) or judge, load_clip(args) or judge)
     pipeline = StoryPipeline.from_pretrained(args.ckpt, offline=args.offline)
@@ -113,7 +120,8 @@ def measure(pipeline: StoryPipeline, args: argparse.Namespace, graders: Graders 
     from modules.evaluation.report import evaluate
 
     dataset = open_held_out(pipeline, args)
-    return evaluate(pipeline, dataset, min(args.num_stories, len(dataset)), args.seed, args.num_drawn, graders)
+    count = min(args.num_stories, len(dataset))
+    return evaluate(pipeline, dataset, count, args.seed, args.num_drawn, graders, args.num_steered)
 
 
 def open_held_out(pipeline: StoryPipeline, args: argparse.Namespace) -> StoryDataset:

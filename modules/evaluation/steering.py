@@ -20,7 +20,7 @@ from modules.steering.planned_story import PlannedStory, replay, tell
 from modules.steering.search import search
 from modules.story import StoryStep
 
-NUM_STEERED, NUM_PAGES, NUM_PLANS = 8, 4, 16
+NUM_PAGES, NUM_PLANS = 4, 16
 Row = dict[str, float]  # Of one story.
 
 
