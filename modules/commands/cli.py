@@ -25,6 +25,7 @@ COMMANDS = {
     "generate": ("generate", "write and illustrate a story from a one-line prompt"),
     "continue": ("continue_story", "add pages to a story"),
     "edit": ("edit", "change one page of a story by words, a picture or codes, and leave the others as they are"),
+    "infill": ("infill", "write new pages between those of a story"),
     "plan": ("plan", "draw many plans of a story and show the best, before anything is drawn"),
     "alternatives": ("alternatives", "show what other codes at one place of a story would write and draw"),
     "branch": ("branch", "let a story fork into a book in which the reader chooses"),

@@ -16,11 +16,12 @@ from modules.common.errors import UserError
 from modules.generation.pipeline import StoryPipeline
 from modules.generation.scoring import plan_nats
 from modules.layers.seeding import derive_seed
+from modules.steering.plan import Origin
 from modules.steering.planned_story import PlannedStory, before, codes_of, render, with_log_probs
 from modules.steering.rendering import Rendering
 
 T = TypeVar("T")
-NUM_DRAWS = 16  # Pages drawn for an insertion, of which the one is taken that fits best to those after it.
+NUM_DRAWS = 16  # Plans drawn for an insertion, of which the one is taken that fits best to the pages after it.
 
 
 def arrange(pipeline: StoryPipeline, story: PlannedStory, order: Sequence[int]) -> PlannedStory:
@@ -54,38 +55,41 @@ def arrange(pipeline: StoryPipeline, story: PlannedStory, order: Sequence[int]) 
 
 
 @torch.no_grad()
-def insert(pipeline: StoryPipeline, story: PlannedStory, place: int, seed: int | None = None) -> PlannedStory:
-    """Return the story with a new page at `place`, from 0; at the end it goes on.
+def insert(
+    pipeline: StoryPipeline, story: PlannedStory, place: int, seed: int | None = None, num_pages: int = 1
+) -> PlannedStory:
+    """Return the story with `num_pages` new pages at `place`, from 0; at the end it goes on.
 
-    Of `NUM_DRAWS` pages, drawn from those before, the one is taken with which the pages after it are likeliest.
+    Of `NUM_DRAWS` plans the one is taken with which all pages from `place` on are likeliest. They are drawn from the
+    pages before and, by a prior with `given_share`, towards those after.
     """
-    plan = story.plan
+    plan, new_places = story.plan, tuple(range(place, place + num_pages))
     own = derive_seed(plan.settings.seed, "insert", place, plan.num_pages) if seed is None else seed
     settings = replace(plan.settings, seed=own)
-    count = plan.num_pages - place + 1
-    later = torch.tensor(plan.codes[place:], dtype=torch.long).view(count - 1, plan.num_slots)
-    fixed = torch.cat([torch.full((1, plan.num_slots), -1), later])
+    later = torch.tensor(plan.codes[place:], dtype=torch.long).view(-1, plan.num_slots)
+    fixed = torch.cat([torch.full((num_pages, plan.num_slots), -1), later])
     history = torch.tensor(plan.codes[:place]) if place else None
     drawn = pipeline.plan(
-        plan.prompt, count, codes=history, fixed=fixed, num_plans=NUM_DRAWS, settings=settings
+        plan.prompt, len(fixed), codes=history, fixed=fixed, num_plans=NUM_DRAWS, settings=settings
     ).codes.cpu()
     earlier = torch.tensor(plan.codes[:place], dtype=torch.long).view(place, plan.num_slots)
     plans = torch.cat([earlier.expand(NUM_DRAWS, -1, -1), drawn], dim=1)
     best = int(plan_nats(pipeline, plan.prompt, plans)[:, place:].sum((1, 2)).argmin())
     codes = codes_of(plans[best])
-    rendering = Rendering(codes, (place,), settings)
-    texts, images = render(pipeline, rendering, before(story.images, (place,)))
-    order = [*range(place), 0, *range(place, plan.num_pages)]
+    rendering = Rendering(codes, new_places, settings)
+    texts, images = render(pipeline, rendering, before(story.images, new_places))
+    order = [*range(place), *[0] * num_pages, *range(place, plan.num_pages)]
     moved = arrange(pipeline, story, order).plan
-    origins = (*moved.origins[:place], "drawn", *moved.origins[place + 1 :])
+    drawn_ones: tuple[Origin, ...] = ("drawn",) * num_pages
+    origins = (*moved.origins[:place], *drawn_ones, *moved.origins[place + num_pages :])
     new = replace(moved, codes=codes, origins=origins, log_probs=None).rendered(rendering)
     new = with_log_probs(pipeline, new)
     stamps = [story.stamps[page] if index < place else None for index, page in enumerate(order)]
-    stamps[place] = new.to_string()
+    stamps[place : place + num_pages] = [new.to_string()] * num_pages
     return PlannedStory(
         new,
-        (*story.texts[:place], texts[0], *story.texts[place:]),
-        (*story.images[:place], images[0], *story.images[place:]),
+        (*story.texts[:place], *texts, *story.texts[place:]),
+        (*story.images[:place], *images, *story.images[place:]),
         tuple(stamps),
         story.notes,
     )
