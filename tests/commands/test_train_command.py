@@ -76,6 +76,7 @@ def test_a_setting_newer_than_a_run_counts_as_its_default(tmp_path):
         check_same_run(tmp_path, older, voting)
 
 
+@pytest.mark.slow
 def test_stories_with_missing_parts_are_trained_on(other_stories, tmp_path):
     flags = (
         "--data",
@@ -222,6 +223,7 @@ def test_fp16_without_a_gpu_is_reported(tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_auto_precision_is_what_this_machine_computes_fast(tmp_path, monkeypatch, capsys):
     for fast, expected in ((True, "bf16"), (False, "no")):
         monkeypatch.setattr("modules.common.precision.has_fast_bf16", lambda fast=fast: fast)
@@ -270,7 +272,7 @@ def test_every_phase_computes_in_the_asked_for_precision(tmp_path, monkeypatch):
         monkeypatch.setattr(model, "forward", spied)
     assert train(tmp_path, "--max_steps", 4, "--mixed_precision", "bf16") == 0
     assert seen == [True] * 2 * len(trace(tmp_path))  # Two micro-batches an update.
-    assert len({line["phase"] for line in trace(tmp_path)}) == 6
+    assert len({line["phase"] for line in trace(tmp_path)}) == 7
 
 
 def test_second_training_on_a_folder_is_refused(tmp_path, capsys):
