@@ -38,6 +38,7 @@ LATER = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LATER)
 def test_optional_libraries_load_when_they_are_needed(name):
     assert run(f"import modules.story_model.story_model\n{LATER[name]}") == "True"

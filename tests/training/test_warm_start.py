@@ -131,6 +131,7 @@ def more_plans(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return config, folder / "run"
 
 
+@pytest.mark.slow
 def test_more_stories_are_encoded_and_kept_on_disk(more_plans, reference):
     _, run = more_plans
     (codes,) = (run / FOLDER).glob("codes_*.safetensors")
@@ -141,6 +142,7 @@ def test_more_stories_are_encoded_and_kept_on_disk(more_plans, reference):
     assert all(one["prior_nll"] != other["prior_nll"] for one, other in zip(before[-4:], after[-4:], strict=True))
 
 
+@pytest.mark.slow
 def test_a_run_with_more_stories_resumes_exactly(more_plans, tmp_path):
     config, run = more_plans
     cut = tmp_path / "cut"
