@@ -109,7 +109,9 @@ def test_words_are_drawn_by_a_click(page):
 
 
 def test_candidates_are_compared_and_picked(page):
+    first = page.get_attribute(".frame img", "src")
     page.keyboard.press("ArrowRight")
+    until(page, "src => document.querySelector('.frame img').getAttribute('src') !== src", first)
     before = page.get_attribute(".frame img", "src")
     page.keyboard.press("r")
     page.wait_for_selector(".candidates li:nth-child(4)")
