@@ -210,7 +210,7 @@ class ConsolidationPhase(StoryPhase):
 
 
 class WritingPhase(ConsolidationPhase):
-    """Trains p(s|z) alone, at a fifth of the cost of a joint update."""
+    """Trains p(s|z) alone. Off by default (`training.writing_ratio`): what it gains is not measured yet."""
 
     name = "writing"
     trains = ("text_decoder",)
