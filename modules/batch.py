@@ -73,6 +73,7 @@ class PlanBatch(ModelOutput):
     num_steps: Tensor = REQUIRED  # () as in StoryBatch
     own_share: float | None = None  # the share of past codes that the prior draws itself (`two_pass_nll`); None: 0
     own_draws: Tensor | None = None  # (2, P, T, S) their randomness, from `draw_mixing`
+    given: Tensor | None = None  # (P, G) pages that the prior sees from the start, from `draw_given`
 
     def to(self, device: torch.device) -> PlanBatch:
         """Return the same plans on another device."""

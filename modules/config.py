@@ -74,6 +74,7 @@ class TrainingConfig:
     autoencoder_ratio: float = limited(1.125, RATIO)
     opening_ratio: float = limited(0.4, RATIO)
     consolidation_ratio: float = limited(0.35, RATIO)
+    writing_ratio: float = limited(0.0, RATIO)
     illustration_ratio: float = limited(1.4, RATIO)
     planning_ratio: float = limited(1.25, RATIO)
     batch_size: int = limited(12, SIZE)  # Stories.

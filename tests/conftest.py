@@ -49,6 +49,7 @@ LONG_FILES = (
     "pretrained/test_libraries.py",
     "training/test_distributed.py",
     "presentation/test_visualize.py",
+    "studio/test_studio_api.py",
     "evaluation/test_evaluation.py",
     "benchmarks/test_cast_probe.py",
     "benchmarks/test_pictures.py",

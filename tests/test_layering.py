@@ -26,6 +26,7 @@ FLOORS = (
     ("steering", "training"),
     ("evaluation",),
     ("presentation",),
+    ("studio",),
     ("commands",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

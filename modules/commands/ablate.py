@@ -15,11 +15,13 @@ from modules.commands.shared import (
     open_dataset,
     open_held_out,
     output_flag,
+    overwrite_flag,
     seed_flag,
 )
 from modules.commands.train import config_flags, resolve_config
 from modules.common.arguments import add_dataclass_flags, from_flags, positive_int
 from modules.common.files import check_writable
+from modules.common.ownership import check_report
 from modules.training.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     clip_flags(parser)
     seed_flag(parser, "of the story world's stories, of sampling and of --sweep's trainings")
     output_flag(parser, "results", "ablation.csv and ablation.png, or for sweep.csv, sweep.png and trained models")
+    overwrite_flag(parser)
 
 
 def grid_flags(parser: argparse.ArgumentParser) -> None:
@@ -106,6 +109,7 @@ def compare_sampling(args: argparse.Namespace) -> int:
     grid = AblationGrid.parse(args.steps, args.strength, args.cfg, args.num_examples)
     table = args.output / "ablation.csv"
     check_writable(table)
+    check_report(table.with_suffix(".png"), args.overwrite)
     scorer = load_clip(args) or load_judge(args)
     pipeline = StoryPipeline.from_pretrained(args.ckpt, offline=args.offline)
     dataset = open_dataset(args.data, "val", pipeline.config, args.seed, 4 * args.num_examples)
@@ -123,6 +127,7 @@ def sweep_trainings(args: argparse.Namespace) -> int:
 
     table = args.output / "sweep.csv"
     check_writable(table)
+    check_report(table.with_suffix(".png"), args.overwrite)
     config, sweeps = resolve_config(args), [Sweep.parse(text) for text in args.sweep]
     precision = resolve_precision(args.mixed_precision)
     settings = from_flags(TrainSettings, args, output_dir=args.output, mixed_precision=precision)

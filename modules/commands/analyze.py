@@ -12,9 +12,10 @@ from modules.commands.shared import (
     num_stories_flag,
     open_dataset,
     output_flag,
+    overwrite_flag,
     seed_flag,
 )
-from modules.common.files import check_writable
+from modules.common.ownership import check_report
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -24,10 +25,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     judge_flag(parser)
     seed_flag(parser, "of the story world's stories and of the statistics' resampling")
     output_flag(parser, "report", "codebook.html and codebook.json")
+    overwrite_flag(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    check_writable(args.output / "codebook.html")
+    for name in ("codebook.html", "codebook.json"):
+        check_report(args.output / name, args.overwrite)
     from modules.generation.pipeline import StoryPipeline
     from modules.presentation.codebook.page import analyze
 

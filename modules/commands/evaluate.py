@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from modules.commands.shared import (
     bad_record_flag,
+    check_json,
     checkpoint_flag,
     clip_flags,
     data_flag,
+    json_flags,
     judge_flag,
     load_clip,
     load_judge,
@@ -19,9 +21,8 @@ from modules.commands.shared import (
     seed_flag,
     write_json,
 )
-from modules.common.arguments import a_path, whole_number
+from modules.common.arguments import whole_number
 from modules.common.errors import UserError
-from modules.common.files import check_writable
 
 if TYPE_CHECKING:
     from modules.evaluation.metrics.inception import Inception
@@ -41,6 +42,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="of these, how many to generate pictures for, the slow part; 0 for none (default 50)",
     )
+    parser.add_argument(
+        "--num_steered",
+        type=whole_number,
+        default=0,
+        metavar="N",
+        help="of these, how many to edit, replay, branch and search stories for (default 0)",
+    )
     judge_flag(parser)
     clip_flags(parser)
     parser.add_argument(
@@ -49,7 +57,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="a folder of trained models to measure and report beside --ckpt, as written by ablate --sweep",
     )
-    parser.add_argument("--json", type=a_path, metavar="FILE", help="write all results to this file as JSON")
+    json_flags(parser, "all results")
     parser.add_argument(
         "--card", action="store_true", help="write the model card, README.md and samples.png, into the folder --ckpt"
     )
@@ -87,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     from modules.generation.pipeline import StoryPipeline
 
     graders = None
-    if args.num_drawn:
+    if args.num_drawn or args.num_steered:
         judge = load_judge(args)
         graders = Graders(judge, load_extractor(args) or judge, load_clip(args) or judge)
     pipeline = StoryPipeline.from_pretrained(args.ckpt, offline=args.offline)
@@ -112,7 +120,8 @@ def measure(pipeline: StoryPipeline, args: argparse.Namespace, graders: Graders 
     from modules.evaluation.report import evaluate
 
     dataset = open_held_out(pipeline, args)
-    return evaluate(pipeline, dataset, min(args.num_stories, len(dataset)), args.seed, args.num_drawn, graders)
+    count = min(args.num_stories, len(dataset))
+    return evaluate(pipeline, dataset, count, args.seed, args.num_drawn, graders, args.num_steered)
 
 
 def open_held_out(pipeline: StoryPipeline, args: argparse.Namespace) -> StoryDataset:
@@ -124,8 +133,7 @@ def check_outputs(args: argparse.Namespace) -> None:
     """Raise UserError if the results could not be written, or if --card lacks what it shows."""
     if args.card and not (args.num_drawn and args.data == "storyworld"):
         raise UserError("--card requires pages drawn from the story world: leave --data and --num_drawn as they are")
-    if args.json:
-        check_writable(args.json)
+    check_json(args)
     if args.card:
         from modules.presentation.model_card import check_card
 
@@ -156,8 +164,7 @@ def compare_pictures(args: argparse.Namespace) -> int:
 
     if not (args.generated and args.reference):
         raise UserError("--generated and --reference belong together: give both folders")
-    if args.json:
-        check_writable(args.json)
+    check_json(args)
     results = compare_folders(args.generated, args.reference, load_extractor(args) or load_judge(args), args.seed)
     print_metrics(f"{args.generated} against {args.reference}", results)
     write_json(args.json, results)

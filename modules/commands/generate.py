@@ -19,7 +19,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest="source",
         metavar="PLAN",
-        help="make an earlier story again, from a page's PNG, its story.json, or the text of its plan, in place of"
+        help="make an earlier story again, from a page's PNG, a book of export_book, its story.json, or the text of its"
+        " plan, in place of"
         " --prompt; its own settings apply",
     )
     parser.add_argument("--num_steps", type=positive_int, default=5, metavar="N", help="number of pages (default 5)")

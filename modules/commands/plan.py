@@ -8,10 +8,9 @@ import time
 from dataclasses import asdict
 
 from modules.commands.generating import device_flag, one_line
-from modules.commands.shared import checkpoint_flag, write_json
+from modules.commands.shared import check_json, checkpoint_flag, json_flags, write_json
 from modules.commands.steering import load_codes_model
-from modules.common.arguments import a_path, add_dataclass_flags, from_flags, integer, positive_int
-from modules.common.files import check_writable
+from modules.common.arguments import add_dataclass_flags, from_flags, integer, positive_int
 from modules.generation.settings import MAX_LONG_STORY, GenerationSettings, check_story
 
 
@@ -38,7 +37,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     checkpoint_flag(parser)
     device_flag(parser)
     add_dataclass_flags(parser, GenerationSettings)
-    parser.add_argument("--json", type=a_path, metavar="FILE", help="write the plans to this file as JSON")
+    json_flags(parser, "the plans")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -47,8 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
     check_story(args.prompt, args.num_steps, MAX_LONG_STORY)
     settings = from_flags(GenerationSettings, args)
-    if args.json:
-        check_writable(args.json)
+    check_json(args)
     pipeline = load_codes_model(args)
     board = pipeline.config.storyboard
     codes = parse_page_codes(args.codes, args.num_steps, board.num_slots, board.codebook_size)
@@ -57,7 +55,8 @@ def run(args: argparse.Namespace) -> int:
     plans = search(pipeline, args.prompt, args.num_steps, args.num_plans, args.keep, constraints, settings)
     seconds = time.perf_counter() - started
     for number, ranked in enumerate(plans, 1):
-        print(f"{number}. score {ranked.score:.3f}, {ranked.bits:.1f} bits, texts read back {ranked.agreement:.0%}")
+        drafts = f"drafts fit {ranked.fit:.3f}, texts {ranked.text_nats:.1f} nats a page"
+        print(f"{number}. score {ranked.score:.3f} ({drafts}), plan {ranked.bits:.1f} bits")
         for page, text in enumerate(ranked.texts, 1):
             print(f"   {page}. {one_line(text)}")
         print(f"   generate --from {ranked.plan.to_string()}")

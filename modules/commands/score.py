@@ -6,27 +6,24 @@ import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from modules.commands.shared import seed_flag, write_json
+from modules.commands.shared import check_json, json_flags, seed_flag, write_json
 from modules.commands.steering import open_planned, story_argument
-from modules.common.arguments import a_path
-from modules.common.files import check_writable
 
 if TYPE_CHECKING:
+    from modules.generation.scoring import StoryScore
     from modules.steering.planned_story import PlannedStory
-    from modules.steering.score import StoryScore
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     story_argument(parser)
     seed_flag(parser, "of the other orders of the pages that the story's own is compared with")
-    parser.add_argument("--json", type=a_path, metavar="FILE", help="write all scores to this file as JSON")
+    json_flags(parser, "all scores")
 
 
 def run(args: argparse.Namespace) -> int:
     from modules.steering.score import score
 
-    if args.json:
-        check_writable(args.json)
+    check_json(args)
     pipeline, story = open_planned(args)
     scores = score(pipeline, story, args.seed)
     print_scores(story, scores)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modules.common.arguments import a_path, positive_int, seed_number
 from modules.common.files import write_whole
+from modules.common.ownership import MARK, check_report
 from modules.common.shipped import JUDGE, WEIGHTS, shipped
 from modules.story import StoryDataset
 
@@ -144,7 +146,27 @@ def load_clip(args: argparse.Namespace) -> ClipScorer | None:
     return ClipScorer.from_pretrained(args.clip, offline=args.offline) if args.clip else None
 
 
-def write_json(path: Path | None, values: Any) -> None:
-    """Write `values` as indented JSON, unless there is no path."""
+def json_flags(parser: argparse.ArgumentParser, contents: str) -> None:
+    """Add `--json`, a file for `contents`, and `--overwrite`."""
+    parser.add_argument("--json", type=a_path, metavar="FILE", help=f"write {contents} to this file as JSON")
+    overwrite_flag(parser)
+
+
+def overwrite_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace the output file even if this program did not write it; its own reports are replaced anyway",
+    )
+
+
+def check_json(args: argparse.Namespace) -> None:
+    """Raise UserError if the file of `--json`, if any, cannot be written or is not to be replaced."""
+    if args.json:
+        check_report(args.json, args.overwrite)
+
+
+def write_json(path: Path | None, values: Mapping[str, Any]) -> None:
+    """Write `values` as indented JSON that names this program first, unless there is no path."""
     if path is not None:
-        write_whole(path, (json.dumps(values, indent=2) + "\n").encode())
+        write_whole(path, (json.dumps({"generator": MARK, **values}, indent=2) + "\n").encode())

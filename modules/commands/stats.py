@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from modules.commands.data_shared import folder_argument, print_cut_texts
+from modules.commands.shared import overwrite_flag
 from modules.common.arguments import integer
 
 
@@ -26,13 +27,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of pairs of nearly equal pictures to list (default 5)",
     )
+    overwrite_flag(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the statistics and write the histograms; damaged records are left out."""
     from modules.common.files import write_whole
+    from modules.common.ownership import check_report
     from modules.data.report import describe, draw_histograms, measure, read_splits
 
+    check_report(args.output, args.overwrite)
     splits = read_splits(args.folder)
     statistics = measure(splits)
     print("\n".join(describe(statistics)))

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from modules.commands.data_shared import folder_argument
+from modules.commands.shared import overwrite_flag
 from modules.common.arguments import integer
 
 
@@ -31,12 +32,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=integer(0), metavar="N", help="choose the stories at random from this seed (default: not random)"
     )
+    overwrite_flag(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     from modules.common.files import write_whole
+    from modules.common.ownership import check_report
     from modules.presentation.dataset_sheet import dataset_sheet
 
+    check_report(args.output, args.overwrite)
     page = dataset_sheet(args.folder, args.stories, args.seed, args.pages)
     print(write_whole(args.output, page.encode("utf-8")))
     return 0

@@ -5,10 +5,20 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from modules.commands.shared import checkpoint_flag, data_flag, num_stories_flag, open_dataset, output_flag, seed_flag
+from modules.commands.shared import (
+    checkpoint_flag,
+    data_flag,
+    num_stories_flag,
+    open_dataset,
+    output_flag,
+    overwrite_flag,
+    seed_flag,
+)
 from modules.common.arguments import add_dataclass_flags
-from modules.common.files import check_writable
+from modules.common.ownership import check_report
 from modules.generation.settings import GenerationSettings
+
+PICTURES = ("predictions.png", "denoising.png", "timeline.png", "curves.png")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -21,10 +31,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_dataclass_flags(parser, GenerationSettings, only=("num_inference_steps",))
     seed_flag(parser, "of the story world's stories and of the predictions")
     output_flag(parser, "visualize", "visualize.html and the PNG files")
+    overwrite_flag(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    check_writable(args.output / "visualize.html")
+    for name in ("visualize.html", *PICTURES):
+        check_report(args.output / name, args.overwrite)
     from modules.generation.pipeline import StoryPipeline
     from modules.presentation.visualize.page import visualize
 

@@ -18,7 +18,5 @@ def find_device(name: str | None = None) -> torch.device:
         torch.empty(1, device=device).item()
     except (AssertionError, NotImplementedError, RuntimeError):
         available = ", ".join(["cpu", *([accelerator.type] if accelerator else [])])
-        raise UserError(
-            f"device {name} is not available on this machine: leave --device out, or choose one of {available}"
-        ) from None
+        raise UserError(f"device {name} is not available on this machine: choose one of {available}") from None
     return device

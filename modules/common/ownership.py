@@ -10,8 +10,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from modules.common.errors import UserError
+from modules.common.files import check_writable
 from modules.common.sums import MANIFEST, Sums, read_sums, store_sums, sum_of
 
+MARK = "story-generative-model"  # In the first bytes of every report that is a single file.
+MARKED_BYTES = 4096
 UNFINISHED = {"size": None, "sha256": None}  # The entry of a file that is being written.
 
 
@@ -38,6 +41,28 @@ def refuse_foreign(folder: Path, sums: Sums | None = None, listed_in: str = MANI
         name = path.relative_to(folder).as_posix()
         if name != listed_in and (path.is_symlink() or not path.is_dir()) and not _is_ours(path, sums.get(name)):
             raise _foreign(path)
+
+
+def check_report(path: Path, overwrite: bool = False) -> None:
+    """Raise UserError if a report cannot be written to `path`, or if a file that is there is not a report.
+
+    A report is known by the `MARK` near its beginning. With `overwrite` any file is replaced; never a folder.
+    """
+    if os.path.lexists(path) and not path.is_dir() and not overwrite and not _is_marked(path):
+        raise UserError(
+            f"{path} exists and is no report of this program: choose another file, or replace it with --overwrite"
+        )
+    check_writable(path)
+
+
+def _is_marked(path: Path) -> bool:
+    if path.is_symlink() or not path.is_file():
+        return False
+    try:
+        with open(path, "rb") as file:
+            return MARK.encode() in file.read(MARKED_BYTES)
+    except OSError:
+        return False
 
 
 class OwnFiles:

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from modules.common.errors import UserError
+from modules.common.ownership import MARK
 from modules.data.folder import picture_paths, read_pictures, split_folders
 from modules.data.images import check_image, load_image
 from modules.data.records import STORIES_FILE, RecordError, parse_line, read_lines
@@ -240,5 +241,5 @@ def draw_histograms(statistics: Statistics) -> bytes:
             spine.set_visible(side == "bottom")
             spine.set_color("#e5d8c1")
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
+    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": MARK})
     return buffer.getvalue()

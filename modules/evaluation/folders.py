@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path, PurePath
 
-from PIL import Image
+import torch
 
 from modules.common.errors import UserError, first_line
 from modules.common.files import visible
@@ -15,6 +15,7 @@ from modules.evaluation.metrics.image import Extractor, Features, distances
 from modules.evaluation.metrics.statistics import to_dicts
 
 STORY = "story.json"
+BATCH = 64  # Pictures in memory.
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
 
 
@@ -44,14 +45,16 @@ def refuse_same_folder(generated: Path, reference: Path) -> None:
 
 
 def _features(folder: Path, extractor: Extractor) -> Features:
-    return extractor.features(_pictures(folder)).double().numpy()
-
-
-def _pictures(folder: Path) -> list[Image.Image]:
+    """Return the features (N,F) of the pictures of a folder, of which a batch at a time is in memory."""
     paths = picture_files(folder)
     if len(paths) < 2:
         raise UserError(f"{folder} contains {len(paths)} pictures: distances need 2 or more")
-    return [load_image(path) for path in track(f"pictures of {folder}", paths)]
+    batches = [paths[start : start + BATCH] for start in range(0, len(paths), BATCH)]
+    parts = [
+        extractor.features([load_image(path) for path in batch]).double()
+        for batch in track(f"pictures of {folder}, in batches of {BATCH}", batches)
+    ]
+    return torch.cat(parts).numpy()
 
 
 def picture_files(folder: Path) -> list[Path]:

@@ -76,6 +76,12 @@ LABELS = {
     "both_in_texts": "prompt's two characters, in one text",
     "both_in_pictures": "prompt's two characters, in one picture",
     "asked_colour_in_texts": "prompt's colours, in texts",
+    "edit_fidelity": "edited code is read in the edited page",
+    "edit_locality": "other codes of the edited page are read as before",
+    "other_pages_same": "other pages keep text and pixels",
+    "replay_exact": "replayed pages have the same text and pixels",
+    "branches_differ": "words that only one page of a fork has",
+    "search_agree": "best of 16 plans: picture shows what its text names",
     "asked_colour_in_pictures": "prompt's colours, in pictures",
 }
 LABELS |= {f"{term}_{given}": f"{text}: {suffix}" for term, text in TERMS.items() for given, suffix in GIVEN.items()}

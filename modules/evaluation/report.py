@@ -28,6 +28,7 @@ from modules.evaluation.metrics.pages import Graders
 from modules.evaluation.metrics.statistics import rows_of_other_stories, to_dicts
 from modules.evaluation.metrics.text import compare_texts
 from modules.evaluation.ranking import rank_next_steps
+from modules.evaluation.steering import measure_steering
 from modules.generation.pipeline import StoryPipeline
 from modules.layers.seeding import make_generator
 from modules.story import StoryDataset
@@ -54,8 +55,10 @@ def evaluate(
     seed: int = 0,
     num_drawn: int = 0,
     graders: Graders | None = None,
+    num_steered: int = 0,
 ) -> dict[str, Any]:
-    """Score the first `num_stories` stories of `dataset`; with `graders`, pictures are drawn for the first `num_drawn`.
+    """Score the first `num_stories` stories of `dataset`; with `graders`, pictures are drawn for the first `num_drawn`,
+    and stories of the first `num_steered` prompts are edited, replayed, branched and searched for.
 
     Every metric is a dict of value, low and high (the 95 % interval), floor and ceiling. Metrics of codes are absent
     for a baseline without codes. Raises UserError if the checkpoint's codebook is not initialised yet.
@@ -77,7 +80,18 @@ def evaluate(
     report |= _text_report(pipeline, held_out, seed)
     if num_drawn and graders is not None:
         report["drawn"] = _PageReport(pipeline, held_out, min(num_drawn, num_stories), seed, graders).measure()
+    if num_steered and graders is not None and pipeline.model.has_codes:
+        report["steering"] = _steering_report(pipeline, held_out, num_steered, seed, graders)
     return report
+
+
+def _steering_report(
+    pipeline: StoryPipeline, held_out: HeldOutStories, count: int, seed: int, graders: Graders
+) -> Metrics:
+    """Measure the operations of `modules/steering` on stories of the first `count` prompts."""
+    prompts = [prompt.strip() or "a story" for prompt in held_out.encoded.prompts[:count]]
+    judge = None if held_out.attributes is None else graders.judge
+    return to_dicts(measure_steering(pipeline, prompts, seed, judge))
 
 
 def _text_report(pipeline: StoryPipeline, held_out: HeldOutStories, seed: int) -> dict[str, Any]:

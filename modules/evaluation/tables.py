@@ -31,6 +31,8 @@ def print_report(report: Mapping[str, Any]) -> None:
         _print_columns("the text names", report["named_right"], labels={})
     if "drawn" in report:
         _print_drawn(console, report["drawn"])
+    if "steering" in report:
+        print_metrics("Steering: one code of a page edited, replays, forks, the best of 16 plans", report["steering"])
     if "baselines" in report:
         _print_baselines({"this model": report, **report["baselines"]})
 

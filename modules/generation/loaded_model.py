@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from modules.common.devices import find_device
+from modules.common.errors import UserError
 from modules.common.shipped import shipped
+from modules.config import StoryConfig
 from modules.generation.notes import input_notes
 from modules.generation.rendering import place_model
 from modules.generation.settings import MAX_LONG_STORY, MAX_NUM_STEPS
@@ -50,11 +53,11 @@ class LoadedModel:
         return save_lora(self.model, Path(folder))
 
     def fingerprint(self) -> str:
-        """Return a short hash of the config and of all weights that generation uses.
+        """Return a short hash of the architecture and of all weights that generation uses.
 
         Weights that stay frozen at their source are known by its name, which is in the config.
         """
-        digest = hashlib.sha256(self.config.to_json().encode())
+        digest = hashlib.sha256(json.dumps(_architecture(self.config), sort_keys=True).encode())
         for name, value in self.model.own_state().items():
             if not name.startswith(TRAINING_ONLY):
                 digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
@@ -70,8 +73,19 @@ class LoadedModel:
         return MAX_LONG_STORY if self.config.prior.attention_window else MAX_NUM_STEPS
 
     def to(self, device: str | torch.device) -> Self:
-        """Move the model to `device`."""
-        self.model.to(device)
+        """Move the model to `device`, and return the pipeline. Raises UserError if the device is not available.
+
+        Weights stay in float32; the setting `precision` says how pictures are computed.
+
+        >>> pipeline.to("cpu").device
+        device(type='cpu')
+        """
+        if not isinstance(device, (str, torch.device)):
+            raise UserError(
+                f"a model is moved to a device, such as 'cuda', not to {device!r:.80}: for half precision give"
+                " precision='bf16' when you draw"
+            )
+        self.model.to(find_device(str(device)))
         return self
 
     def place(self, device: str | None = None, save_memory: bool = False) -> Self:
@@ -92,3 +106,19 @@ class LoadedModel:
         """Return the tokens (1,Lp) of a prompt as the model reads it and their mask, on the model's device."""
         ids, mask = self.tokenizer.encode_batch([self.tokenizer.read(prompt).text], self.config.max_prompt_length)
         return ids[:, : mask.sum()].to(self.device), mask[:, : mask.sum()].to(self.device)
+
+
+def _architecture(config: StoryConfig) -> dict[str, Any]:
+    """Return the settings of the model that differ from the defaults: a setting that a later version adds changes
+    nothing for the weights from before.
+    """
+
+    def differences(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+        return {
+            name: differences(value, defaults[name]) if isinstance(value, dict) else value
+            for name, value in values.items()
+            if value != defaults[name]
+        }
+
+    found = differences(json.loads(config.to_json()), json.loads(StoryConfig().to_json()))
+    return {name: value for name, value in found.items() if name not in ("preset", "training", "loss_weights")}

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from modules.common.precision import inference_autocast
+from modules.common.threads import one_at_a_time
 from modules.data.pixels import pixels_of, to_pictures
 from modules.generation.settings import GenerationSettings
+from modules.generation.watching import OnStep
 from modules.image_decoder.autoencoder import PretrainedAutoencoder
 from modules.image_decoder.stable_diffusion import offload
 from modules.layers.plan_window import PlanWindow
@@ -19,6 +24,20 @@ from modules.story_model.story_model import StoryModel
 from modules.text_decoder.tokenizers import Vocabulary
 
 RENDER_BATCH = 32  # Steps decoded at once, so that longer stories need no more memory.
+_WATCHER: ContextVar[Callable[[Tensor], None] | None] = ContextVar("watcher", default=None)
+
+
+@contextmanager
+def watch_denoising(watcher: Callable[[Tensor], None]) -> Iterator[None]:
+    """Inside, call `watcher` with the latents (N,c,h,w) after every denoising step of any picture of this thread.
+
+    What it raises ends the work: so a long operation is shown while it runs, and cancelled.
+    """
+    token = _WATCHER.set(watcher)
+    try:
+        yield
+    finally:
+        _WATCHER.reset(token)
 
 
 @torch.no_grad()
@@ -30,6 +49,7 @@ def render_pages(
     texts: Sequence[str | None],
     settings: GenerationSettings,
     previous: Image.Image | None = None,
+    on_step: OnStep | None = None,
 ) -> tuple[list[str], list[Image.Image]]:
     """Decode code_embeds (T,S,d) and the plan around them to T texts, those that are not given, and T images."""
     given = list(texts) or [None] * len(code_embeds)
@@ -37,9 +57,10 @@ def render_pages(
     if None in given:
         written = render_texts(model, tokenizer, code_embeds, settings, window)
     pages = [new if old is None else old for old, new in zip(given, written, strict=True)]
-    return pages, render_images(model, code_embeds, pages, settings, previous, window)
+    return pages, render_images(model, code_embeds, pages, settings, previous, window, on_step=on_step)
 
 
+@one_at_a_time
 @torch.no_grad()
 def render_texts(
     model: StoryModel,
@@ -68,6 +89,7 @@ def render_texts(
     return texts
 
 
+@one_at_a_time
 @torch.no_grad()
 def render_images(
     model: StoryModel,
@@ -77,12 +99,13 @@ def render_images(
     previous: Image.Image | None = None,
     window: PlanWindow | None = None,
     noise: Tensor | None = None,
+    on_step: OnStep | None = None,
 ) -> list[Image.Image]:
     """Decode code_embeds (T,S,d) and the plan around them to T images, with their texts where the image decoder reads
     texts.
 
     With a `strength` below 1 each image starts from the one before, the first from `previous` if given. `noise`
-    (T,c,h,w) is by default drawn from the seed.
+    (T,c,h,w) is by default drawn from the seed. `on_step` is called after every denoising step of every batch.
     """
     images = [] if previous is None else [previous]
     generator = make_generator(settings.seed)
@@ -99,6 +122,7 @@ def render_images(
                 generator,
                 init_latents=first,
                 strength=settings.strength,
+                on_step=_watched(on_step and _numbered(on_step, model, settings, first is not None)),
                 encoder_hidden_states=encode_captions(model, texts[rows]),
                 window=None if window is None else window[rows],
                 guidance_interval=settings.guidance_interval,
@@ -107,6 +131,43 @@ def render_images(
             pixels = model.autoencoder.decode(latents)
         images += to_pictures(pixels.float())
     return images[-len(texts) :]
+
+
+def _watched(on_step: Callable[[Tensor], Tensor] | None) -> Callable[[Tensor], Tensor] | None:
+    """Return `on_step`, after a call of the watcher of this thread if there is one."""
+    watcher = _WATCHER.get()
+    if watcher is None:
+        return on_step
+
+    def both(latents: Tensor) -> Tensor:
+        watcher(latents)
+        return latents if on_step is None else on_step(latents)
+
+    return both
+
+
+def _numbered(
+    on_step: OnStep, model: StoryModel, settings: GenerationSettings, begins_with_image: bool
+) -> Callable[[Tensor], Tensor]:
+    """Return what calls `on_step` with the number and the timestep of each denoising step of a batch."""
+    share = settings.strength if begins_with_image else None
+    schedule = model.image_decoder.schedule(settings.scheduler, settings.num_inference_steps, share)
+    steps = iter(enumerate(schedule[1]))
+    return lambda latents: on_step(*next(steps), latents)
+
+
+def count_updates(num_pages: int, settings: GenerationSettings) -> int:
+    """Return how many denoising steps the batches of so many pages have, at most."""
+    batches = num_pages if settings.strength < 1 else math.ceil(num_pages / RENDER_BATCH)
+    return batches * settings.num_inference_steps
+
+
+def noise_of_pages(model: StoryModel, num_pages: int, seed: int) -> Tensor:
+    """Return the noise (T,c,h,w) that `render_images` draws for a story of T pages."""
+    generator, sizes = make_generator(seed), [RENDER_BATCH] * (num_pages // RENDER_BATCH)
+    sizes += [num_pages % RENDER_BATCH] if num_pages % RENDER_BATCH else []
+    shape = model.image_decoder.latent_shape
+    return torch.cat([torch.randn(size, *shape, generator=generator) for size in sizes])
 
 
 @torch.no_grad()

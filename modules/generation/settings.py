@@ -123,6 +123,8 @@ def check_story(prompt: str, num_steps: int, longest: int = MAX_NUM_STEPS) -> No
     """Raise UserError if `prompt` is empty or `num_steps` is not from 1 to `longest` pages."""
     if not prompt.strip():
         raise UserError("the prompt is empty: say in one line what the story is about")
+    if isinstance(num_steps, bool) or not isinstance(num_steps, int):
+        raise UserError(f"num_steps must be a whole number from 1 to {longest}, got {num_steps!r:.80}")
     if not 1 <= num_steps <= longest:
         remedy = "; longer stories need a model with an attention window (prior.attention_window)"
         advice = remedy if num_steps > longest == MAX_NUM_STEPS else ""

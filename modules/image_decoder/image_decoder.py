@@ -230,6 +230,19 @@ class ImageDecoder(PretrainedPart):
             return empty if states is None else states
         return torch.where(null[:, None, None], empty.to(states.dtype), states)
 
+    def schedule(
+        self, name: SchedulerName, num_inference_steps: int, strength: float | None = None
+    ) -> tuple[Any, Tensor]:
+        """Return a scheduler and the timesteps of the denoising steps: all, or the last share of `strength`."""
+        noise_schedule = self.make_scheduler(name)
+        noise_schedule.set_timesteps(num_inference_steps)
+        if strength is None:
+            return noise_schedule, noise_schedule.timesteps
+        skipped = num_inference_steps - max(1, int(num_inference_steps * strength))
+        if hasattr(noise_schedule, "set_begin_index"):  # DDIM does not count steps.
+            noise_schedule.set_begin_index(skipped * noise_schedule.order)
+        return noise_schedule, noise_schedule.timesteps[skipped * noise_schedule.order :]
+
     @torch.no_grad()
     def sample(
         self,
@@ -240,7 +253,7 @@ class ImageDecoder(PretrainedPart):
         generator: torch.Generator | None = None,
         init_latents: Tensor | None = None,
         strength: float = 1.0,
-        on_step: Callable[[Tensor], None] | None = None,
+        on_step: Callable[[Tensor], Tensor | None] | None = None,
         encoder_hidden_states: Tensor | None = None,
         window: PlanWindow | None = None,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
@@ -253,22 +266,17 @@ class ImageDecoder(PretrainedPart):
         timestep, as a share of all training timesteps, lies in `guidance_interval` (arXiv 2404.07724); a scale of 1 is
         no guidance. With `init_latents` (N,c,h,w) only the last `strength` of the
         denoising steps are taken, at least one, from those latents with that much noise (SDEdit, arXiv 2108.01073).
-        `on_step` is called with the latents after every denoising step. `noise` (N,c,h,w), by default drawn from
-        `generator`, is what the images begin with.
+        `on_step` is called with the latents after every denoising step, and may return others to go on from. `noise`
+        (N,c,h,w), by default drawn from `generator`, is what the images begin with.
         """
-        noise_schedule = self.make_scheduler(scheduler)
-        noise_schedule.set_timesteps(num_inference_steps)
-        timesteps = noise_schedule.timesteps
+        share = None if init_latents is None else strength
+        noise_schedule, timesteps = self.schedule(scheduler, num_inference_steps, share)
         if noise is None:
             noise = torch.randn(len(code_embeds), *self.latent_shape, generator=generator)
         noise = noise.to(code_embeds.device)
         if init_latents is None:
             latents = noise * noise_schedule.init_noise_sigma
         else:
-            skipped = num_inference_steps - max(1, int(num_inference_steps * strength))
-            timesteps = timesteps[skipped * noise_schedule.order :]
-            if hasattr(noise_schedule, "set_begin_index"):  # DDIM does not count steps.
-                noise_schedule.set_begin_index(skipped * noise_schedule.order)
             latents = noise_schedule.add_noise(init_latents, noise, timesteps[:1])
         context, low, high = self.context(code_embeds, None, encoder_hidden_states, window), *guidance_interval
         both = None if guidance_scale == 1.0 else context.with_null(self._null_context(code_embeds, window))
@@ -281,8 +289,8 @@ class ImageDecoder(PretrainedPart):
             else:
                 predicted = self.predict(scaled, timestep, context)
             latents = noise_schedule.step(predicted.float(), timestep, latents, return_dict=False)[0]
-            if on_step is not None:
-                on_step(latents)
+            changed = None if on_step is None else on_step(latents)
+            latents = latents if changed is None else changed
         return latents
 
     def _null_context(self, code_embeds: Tensor, window: PlanWindow | None) -> ImageContext:

@@ -9,9 +9,12 @@ from torch import Tensor
 
 
 def padding_left(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Move the padding of prompts (B,Lp) and of their masks (B,Lp) to the left, so that a prompt ends the row."""
+    """Move the padding of prompts (B,Lp), or of their embeddings (B,Lp,D), and of their masks (B,Lp) to the left: a
+    prompt ends the row.
+    """
     order = mask.long().argsort(dim=1, stable=True)
-    return ids.gather(1, order), mask.gather(1, order)
+    places = order if ids.dim() == 2 else order[:, :, None].expand_as(ids)
+    return ids.gather(1, places), mask.gather(1, order)
 
 
 def prefix_attention(

@@ -149,7 +149,7 @@ def metric_sections(report: Mapping[str, Any]) -> list[Section]:
     drawn, texts = report["drawn"], report["named_right"]
     from_codes = {name: metrics for name, metrics in drawn.items() if name.startswith("true step, ")}
     next_pages = {name: drawn[name] for name in ("next step", "repeat the last page", "a random page") if name in drawn}
-    return [
+    sections = [
         _section(
             "Pictures drawn from a true page's codes, read by the judge. The ceiling is its reading of true pictures, "
             "the floor its reading of other stories' pages:",
@@ -171,6 +171,16 @@ def metric_sections(report: Mapping[str, Any]) -> list[Section]:
         ),
         _section("The bound:", {"value": report["bound"]}, BOUND),
     ]
+    if "steering" in report:
+        steering = report["steering"]
+        sections.append(
+            _section(
+                "Steering a story ([what is measured](../../modules/evaluation/README.md)):",
+                {"value": steering},
+                tuple(steering),
+            )
+        )
+    return sections
 
 
 def _section(title: str, columns: Mapping[str, Metrics], names: Sequence[str], label_prefix: str = "") -> Section:

@@ -76,3 +76,9 @@ def code_color(code: int) -> str:
     hue = code * 0.381966 % 1.0
     red, green, blue = colorsys.hls_to_rgb(hue, 0.68 + 0.05 * (code % 3), 0.60 + 0.15 * (code // 3 % 2))
     return f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}"
+
+
+def hue_color(hue: float) -> str:
+    """Return a light colour of a hue from 0 to 1, `#rrggbb`, on which `CODE_INK` is readable."""
+    red, green, blue = colorsys.hls_to_rgb(hue, 0.73, 0.62)
+    return f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from modules.common.limits import COUNT, DECAY, LAYERS, MULTIPLE, SIZE, WEIGHT, Limit, check_settings, limited
+from modules.common.limits import COUNT, DECAY, LAYERS, MULTIPLE, SHARE, SIZE, WEIGHT, Limit, check_settings, limited
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ class PriorConfig:
     experts: ExpertsConfig = field(default_factory=ExpertsConfig)
     # Of a transformer over whole steps, whose outputs condition every code of the next step.
     temporal_layers: int = limited(0, Limit(0, 1024))
+    # The share of the stories in training whose prior sees some pages before it writes; above 0 it can infill.
+    given_share: float = limited(0.0, SHARE)
 
     def __post_init__(self) -> None:
         check_settings(self, "prior")

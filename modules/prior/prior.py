@@ -16,6 +16,7 @@ from modules.layers.sink_cache import SinkCache
 from modules.layers.temporal import TemporalTransformer
 from modules.layers.transformer import Transformer, TransformerOutput
 from modules.prior.config import PriorConfig, check_heads
+from modules.prior.given import flatten_given, given_among
 from modules.prior.sampling import sample_logits
 from modules.prior.teacher_forcing import two_pass_nll
 
@@ -42,11 +43,11 @@ class PriorSample(ModelOutput):
 
 
 class Prior(nn.Module):
-    """One sequence: [prompt tokens | BOS, z_1 ... z_T]. Prompt tokens see each other; a code sees the prompt and all
-    codes before it.
+    """One sequence: [given pages, prompt tokens | BOS, z_1 ... z_T]. Tokens of the prefix see each other; a code sees
+    the prefix and all codes before it. Given pages (`given.py`), of any place in the story, stand in both.
 
     Every position is also given the slot that it predicts and the number of steps left, so that a story of any
-    requested length comes to its end. The prompt lies left of position 0 (padding leftmost), so padding moves nothing.
+    requested length comes to its end. The prefix lies left of position 0 (padding leftmost), so padding moves nothing.
     Codes are read and written by the same vectors (arXiv 1608.05859), narrower than the transformer (arXiv 1909.11942):
     thousands of codes stay a small part of the weights.
     """
@@ -69,6 +70,8 @@ class Prior(nn.Module):
         experts = asdict(config.experts) if config.experts.num_experts else None
         num_kv_heads = config.num_kv_heads or None
         self.transformer = Transformer(dim, config.num_layers, num_heads, dropout, num_kv_heads, experts)
+        # Zeros: weights that were trained without given pages start as they were.
+        self.given_pages = nn.Parameter(torch.zeros(dim)) if config.given_share else None
         self.temporal: TemporalTransformer | None = None
         self.temporal_scale: nn.Parameter | None = None
         if config.temporal_layers:
@@ -88,17 +91,20 @@ class Prior(nn.Module):
         step_mask: Tensor,
         own_share: float = 0.0,
         own_draws: Tensor | None = None,
+        given: Tensor | None = None,
     ) -> PriorOutput:
         """Score codes (B,T,S) after prompts (B,Lp), with step_mask (B,T): nll of every code, p(z_1) included; values of
         padded steps mean nothing.
 
         A share `own_share` of the past codes is drawn from the prior itself: see `two_pass_nll`, which takes
-        `own_draws`.
+        `own_draws`. `given` (B,G) are the numbers of pages that are known from the start, -1 for none; the nll of their
+        codes means nothing.
         """
+        prefix, prefix_mask = self._prefix(prompt_ids, prompt_mask, self._given(codes, given, step_mask.sum(1)))
         passes: list[TransformerOutput] = []
 
         def predict(history: Tensor) -> Tensor:
-            passes.append(self._transform(history, prompt_ids, prompt_mask, step_mask))
+            passes.append(self._transform(history, prefix, prefix_mask, step_mask))
             return self._split_steps(self._to_logits(passes[-1].hidden))
 
         scored = two_pass_nll(predict, codes, own_share, own_draws)
@@ -111,11 +117,9 @@ class Prior(nn.Module):
             loads=last.loads,
         )
 
-    def _transform(
-        self, codes: Tensor, prompt_ids: Tensor, prompt_mask: Tensor, step_mask: Tensor
-    ) -> TransformerOutput:
+    def _transform(self, codes: Tensor, prefix: Tensor, prefix_mask: Tensor, step_mask: Tensor) -> TransformerOutput:
         """Return the transformer's output at each of the codes (B,T,S): `hidden` (B,T*S,D)."""
-        x, prefix_mask = self._sequence(codes, prompt_ids, prompt_mask, step_mask)
+        x = self._sequence(codes, prefix, step_mask)
         mask, positions = prefix_attention(prefix_mask, x.shape[1])
         is_step = step_mask[:, : codes.shape[1]]  # It may be longer than the codes: its sum is the story's length.
         token_mask = torch.cat([prefix_mask, is_step.repeat_interleave(self.num_slots, dim=1)], dim=1)
@@ -123,19 +127,19 @@ class Prior(nn.Module):
         out.hidden = out.hidden[:, prefix_mask.shape[1] :]
         return out
 
-    def _sequence(
-        self, codes: Tensor, prompt_ids: Tensor, prompt_mask: Tensor, step_mask: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return the transformer's input for codes (B,T,S), (B,Lp+T*S,D), and the prompt's mask (B,Lp)."""
-        prefix, prefix_mask = self._prefix(prompt_ids, prompt_mask)
-        return torch.cat([prefix, self._code_inputs(codes.flatten(1), step_mask.sum(1))[:, :-1]], dim=1), prefix_mask
+    def _sequence(self, codes: Tensor, prefix: Tensor, step_mask: Tensor) -> Tensor:
+        """Return the transformer's input for codes (B,T,S) after a prefix (B,Lp,D): (B,Lp+T*S,D)."""
+        return torch.cat([prefix, self._code_inputs(codes.flatten(1), step_mask.sum(1))[:, :-1]], dim=1)
 
     @torch.no_grad()
-    def score(self, codes: Tensor, prompt_ids: Tensor, prompt_mask: Tensor, step_mask: Tensor) -> PriorOutput:
+    def score(
+        self, codes: Tensor, prompt_ids: Tensor, prompt_mask: Tensor, step_mask: Tensor, given: Tensor | None = None
+    ) -> PriorOutput:
         """Score as `forward` does, under the attention of `sample`: with an `attention_window`, time and memory a step
         are constant in the story's length.
         """
-        x, prefix_mask = self._sequence(codes, prompt_ids, prompt_mask, step_mask)
+        prefix, prefix_mask = self._prefix(prompt_ids, prompt_mask, self._given(codes, given, step_mask.sum(1)))
+        x = self._sequence(codes, prefix, step_mask)
         hidden = self._read(x, prefix_mask, self._new_cache(prefix_mask.shape[1], codes.shape[1]))
         logits = self._to_logits(hidden[:, prefix_mask.shape[1] :])
         nll = F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten(), reduction="none")
@@ -164,12 +168,15 @@ class Prior(nn.Module):
         (B,num_steps,S).
 
         With `num_samples` > 1 the batch must be one story: its prompt is read once and that many plans are returned.
-        Codes of `fixed` (num_steps,S) that are not negative are taken instead of drawn ones, in every plan.
+        Codes of `fixed` (num_steps,S) that are not negative are taken instead of drawn ones, in every plan; a prior
+        with `given_share` knows the pages among them from the start, and writes towards them.
         """
         slots, num_given = self.num_slots, 0 if codes is None else codes.shape[1]
         flat = prompt_ids.new_zeros(len(prompt_ids), 0) if codes is None else codes.flatten(1)
         total = prompt_ids.new_full((len(prompt_ids),), num_given + num_steps)
-        prefix, prefix_mask = self._prefix(prompt_ids, prompt_mask)
+        known = given_among(fixed, num_given, len(total)) if self.given_pages is not None else None
+        given = None if known is None else self._given(*known, total)
+        prefix, prefix_mask = self._prefix(prompt_ids, prompt_mask, given)
         cache = self._new_cache(prefix.shape[1], num_given + num_steps)
         x = torch.cat([prefix, self._code_inputs(flat, total)], dim=1)
         hidden = self._read(x, prefix_mask, cache)[:, -1:]
@@ -227,10 +234,26 @@ class Prior(nn.Module):
         """Reshape (B,T*S,K) -> (B,T,S,K)."""
         return rearrange(flat, "b (t s) k -> b t s k", s=self.num_slots)
 
-    def _prefix(self, prompt_ids: Tensor, prompt_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Embed the prompt with its padding moved to the left: (B,Lp,D) and its mask (B,Lp)."""
-        ids, mask = padding_left(prompt_ids, prompt_mask)
-        return self.prompt_embed(ids), mask
+    def _prefix(
+        self, prompt_ids: Tensor, prompt_mask: Tensor, given: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Embed the prompt after `given` inputs (B,M,D) with their mask (B,M), all padding moved to the left: (B,Lp,D)
+        and the mask (B,Lp).
+        """
+        if given is None:
+            ids, mask = padding_left(prompt_ids, prompt_mask)
+            return self.prompt_embed(ids), mask
+        inputs = torch.cat([given[0], self.prompt_embed(prompt_ids)], dim=1)
+        return padding_left(inputs, torch.cat([given[1], prompt_mask], dim=1))
+
+    def _given(self, codes: Tensor, given: Tensor | None, num_steps: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Embed the `given` pages (B,G) of codes (B,T,S) in stories of `num_steps` (B,): (B,G*S,D) and their mask."""
+        if given is None or not given.shape[1]:
+            return None
+        if self.given_pages is None:
+            raise ValueError("this prior was not trained with given pages: its given_share is 0")
+        flat, index, mask = flatten_given(codes, given)
+        return self.given_pages + self._code_input(flat, index, num_steps), mask
 
     def _to_logits(self, hidden: Tensor) -> Tensor:
         """Project (...,D) -> (...,K)."""
@@ -263,7 +286,9 @@ class Prior(nn.Module):
         return F.pad(self.temporal_scale * read, (0, 0, 1, 0))
 
     def _code_input(self, previous: Tensor, index: Tensor, num_steps: Tensor) -> Tensor:
-        """Embed `previous` (B,M), the code before each flat position `index` (M,) to be predicted."""
+        """Embed codes `previous` (B,M) with flat positions `index`, (M,) or (B,M): of the codes predicted from them, or
+        their own.
+        """
         steps_left = (num_steps[:, None] - 1 - index // self.num_slots).clamp(0, self.config.max_steps - 1)
         return (
             self.from_code(self.code_embed(previous))

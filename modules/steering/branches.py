@@ -173,6 +173,11 @@ def _difference(words: frozenset[str], others: frozenset[str]) -> float:
     return len(words ^ others) / max(1, len(words | others))
 
 
+def difference_of_texts(text: str, other: str) -> float:
+    """Return the share of the words of two texts that only one of them has."""
+    return _difference(_words(text), _words(other))
+
+
 def _first_texts(pipeline: StoryPipeline, path: Codes, drawn: Tensor) -> list[str]:
     """Return the text of the page after a path for each of the plans (R,T',S) that go on from it."""
     before = torch.tensor(path, dtype=drawn.dtype).view(len(path), drawn.shape[-1]).expand(len(drawn), -1, -1)

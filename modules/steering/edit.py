@@ -45,6 +45,19 @@ def set_text(
     return _rerender(pipeline, story, codes, {page: "encoded"}, {page: ("picture",)}, locks, seed)
 
 
+def put_text(pipeline: StoryPipeline, story: PlannedStory, page: int, text: str) -> PlannedStory:
+    """Give a page other words and change nothing else: its picture and its codes stay.
+
+    Raises UserError if the text is empty.
+    """
+    if not text.strip():
+        raise UserError("the new text is empty: write a sentence")
+    story = _take(story, page, text=text)
+    plan = with_log_probs(pipeline, story.plan)
+    stamps = tuple(plan.to_string() if index == page else old for index, old in enumerate(story.stamps))
+    return replace(story, plan=plan, stamps=stamps)
+
+
 def set_image(
     pipeline: StoryPipeline,
     story: PlannedStory,

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from modules.encoded.stories import batch_of_steps
 from modules.generation.pipeline import StoryPipeline
+from modules.generation.scoring import plan_nats
 from modules.steering.locks import Locks
 from modules.steering.planned_story import PlannedStory
-from modules.steering.score import plan_nats
 from modules.story import StoryStep
 
 

@@ -1,4 +1,4 @@
-"""Search: many plans of one story, ranked by how likely they are and how well their texts read back."""
+"""Search: many plans of one story; the likeliest are drafted, and ranked by what the drafts show."""
 
 from __future__ import annotations
 
@@ -10,20 +10,17 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from modules.batch import StepInputs
 from modules.common.errors import UserError
 from modules.common.progress import track
-from modules.encoded.stories import batch_of_steps
 from modules.generation.pipeline import StoryPipeline
 from modules.generation.rendering import render_texts
 from modules.generation.settings import GenerationSettings
+from modules.steering.drafts import read_drafts
 from modules.steering.plan import Plan, drawn_plan
 from modules.steering.planned_story import codebook_size, codes_of
-from modules.story import StoryStep
-from modules.storyboard.storyboard import Storyboard
 
-NUM_READ = 16  # Plans, the likeliest ones, whose texts are decoded and read again.
-SIMILARITY = 0.25  # What a plan loses that equals one already chosen, in units of the score.
+NUM_DRAFTED = 8  # Plans, the likeliest ones, whose texts are decoded and whose pictures are drafted.
+SIMILARITY = 0.1  # What a plan loses that equals one already chosen, in units of the score.
 PLANS_PER_DRAW, PLANS_PER_READ = 256, 64
 
 
@@ -43,14 +40,15 @@ class Constraints:
 
 @dataclass(frozen=True)
 class RankedPlan:
-    """A plan with the texts of its pages and its score: `agreement`, the share of its codes that the encoder finds
-    again in the texts, less `bits` as a share of those of a plan drawn without a prior.
+    """A plan with the texts of its pages, its bits under the prior, and its score: see `DraftReading`, which explains
+    `fit` and `text_nats`, nats a page.
     """
 
     plan: Plan
     texts: tuple[str, ...]
     bits: float
-    agreement: float
+    fit: float
+    text_nats: float
     score: float
 
 
@@ -63,34 +61,49 @@ def search(
     keep: int = 5,
     constraints: Constraints | None = None,
     settings: GenerationSettings | None = None,
-    num_read: int = NUM_READ,
+    num_drafted: int = NUM_DRAFTED,
 ) -> list[RankedPlan]:
-    """Draw `num_plans` plans and return up to `keep` of them, the best first, and no two alike.
+    """Draw `num_plans` plans and return up to `keep` of them that differ, in the order of their scores.
 
-    The texts of the `num_read` likeliest are decoded and read again; with words to have or to avoid, those of all.
-    Raises UserError if no plan meets the constraints.
+    Only the `num_drafted` likeliest of those that meet the constraints, or `keep` if that is more, get a score. Raises
+    UserError if no plan meets the constraints.
     """
     settings, constraints = settings or GenerationSettings(), constraints or Constraints()
     codes, log_probs = _draw(pipeline, prompt, num_steps, num_plans, constraints, settings)
     order = log_probs.sum((1, 2)).argsort(descending=True)
-    if not (constraints.must or constraints.avoid):
-        order = order[: max(num_read, keep)]
-    codes, log_probs = codes[order], log_probs[order]
-    texts = _decode(pipeline, codes, settings)
-    found = encode_texts(pipeline, [text for story in texts for text in story]).view_as(codes)
-    agreement, bits = (found == codes).double().mean((1, 2)), -log_probs.double().sum((1, 2)) / math.log(2)
-    scores = agreement - bits / (codes[0].numel() * math.log2(codebook_size(pipeline)))
-    allowed = [row for row, story in enumerate(texts) if constraints.allow(story)]
-    if not allowed:
-        raise UserError(
-            f"none of {num_plans} plans meets the wishes (must: {', '.join(constraints.must) or 'nothing'}; avoid:"
-            f" {', '.join(constraints.avoid) or 'nothing'}): ask for fewer, or draw more with --num_plans"
-        )
-    fingerprint, ranked = pipeline.fingerprint(), []
-    for row in _choose(scores, codes, allowed, keep):
+    codes, log_probs, count = codes[order], log_probs[order], max(num_drafted, keep)
+    if constraints.must or constraints.avoid:
+        told = _decode(pipeline, codes, settings)
+        allowed = [row for row, story in enumerate(told) if constraints.allow(story)][:count]
+        if not allowed:
+            raise UserError(
+                f"none of {num_plans} plans meets the wishes (must: {', '.join(constraints.must) or 'nothing'}; avoid:"
+                f" {', '.join(constraints.avoid) or 'nothing'}): ask for fewer, or draw more with --num_plans"
+            )
+        codes, log_probs, texts = codes[allowed], log_probs[allowed], [told[row] for row in allowed]
+    else:
+        codes, log_probs = codes[:count], log_probs[:count]
+        texts = _decode(pipeline, codes, settings)
+    return _rank(pipeline, prompt, codes, log_probs, texts, keep, settings)
+
+
+def _rank(
+    pipeline: StoryPipeline,
+    prompt: str,
+    codes: Tensor,
+    log_probs: Tensor,
+    texts: Sequence[tuple[str, ...]],
+    keep: int,
+    settings: GenerationSettings,
+) -> list[RankedPlan]:
+    """Draft R plans (R,T,S) and return up to `keep` of them, the best first."""
+    read, fingerprint, ranked = read_drafts(pipeline, codes, texts, settings), pipeline.fingerprint(), []
+    scores, bits = read.scores, -log_probs.double().sum((1, 2)) / math.log(2)
+    for row in sorted(_choose(scores, codes, keep), key=lambda row: -float(scores[row])):
         plan = drawn_plan(prompt, codes_of(codes[row]), codebook_size(pipeline), fingerprint, settings)
         plan = replace(plan, log_probs=tuple(map(tuple, log_probs[row].tolist())))
-        ranked.append(RankedPlan(plan, texts[row], float(bits[row]), float(agreement[row]), float(scores[row])))
+        values = (float(column[row]) for column in (bits, read.fit, read.text_nats, scores))
+        ranked.append(RankedPlan(plan, texts[row], *values))
     return ranked
 
 
@@ -128,35 +141,10 @@ def _decode(pipeline: StoryPipeline, codes: Tensor, settings: GenerationSettings
     return [tuple(texts[start : start + num_steps]) for start in range(0, len(texts), num_steps)]
 
 
-@torch.no_grad()
-def encode_texts(pipeline: StoryPipeline, texts: Sequence[str]) -> Tensor:
-    """Return the codes (N,S) that the encoder reads in N texts alone: as `pipeline.encode`, without looking at the
-    places of absent pictures where the encoder can do so.
-    """
-    model, board = pipeline.model, pipeline.model.storyboard
-    if type(board) is not Storyboard:
-        return pipeline.encode([StoryStep(text) for text in texts]).cpu()
-    batch = batch_of_steps([StoryStep(text) for text in texts[:1]], model, pipeline.tokenizer).steps()
-    ids, mask = pipeline.tokenizer.encode_batch(list(texts), model.config.text_decoder.max_length)
-    longest = int(mask.sum(1).max())
-    width = getattr(board.from_image, "in_features", board.config.dim)
-    steps = StepInputs(
-        latents=batch.latents,
-        image_mask=torch.zeros(len(texts), dtype=torch.bool),
-        input_ids=ids[:, :longest],
-        text_mask=mask[:, :longest].bool(),
-        image_features=torch.zeros(len(texts), 0, width),
-        **model.tokenize(texts),
-    )
-    codes = board(steps.to(pipeline.device)).codes
-    assert codes is not None
-    return codes.cpu()
-
-
-def _choose(scores: Tensor, codes: Tensor, allowed: Sequence[int], keep: int) -> list[int]:
-    """Return up to `keep` of the allowed rows: each time the best, less what it shares with those chosen before."""
+def _choose(scores: Tensor, codes: Tensor, keep: int) -> list[int]:
+    """Return up to `keep` rows: each time the best, less what it shares with those chosen before."""
     chosen: list[int] = []
-    left = list(allowed)
+    left = list(range(len(codes)))
     while left and len(chosen) < keep:
         shared = [
             max((float((codes[row] == codes[other]).double().mean()) for other in chosen), default=0.0) for row in left

@@ -26,6 +26,7 @@ from modules.config import StoryConfig
 from modules.layers.losses import cosine_distance, masked_mean, weighted_sum
 from modules.layers.plan_window import PlanWindow
 from modules.pretrained.source import PretrainedSource
+from modules.prior.given import written_steps
 from modules.prior.predictor import Predictor
 from modules.prior.prior import Prior
 from modules.story_model.parts import PARTS, StoryParts
@@ -195,10 +196,9 @@ class StoryModel(StoryParts):
         if board.codes is None:
             return {}, None
         plans = batch.own_plans(board.codes.unflatten(0, batch.step_mask.shape))
-        prior = self.prior(
-            plans.codes, plans.prompt_ids, plans.prompt_mask, plans.step_mask, plans.own_share or 0.0, plans.own_draws
-        )
-        losses = {"prior_nll": masked_mean(prior.nll.mean(-1), plans.step_mask, plans.num_steps)}
+        own, written = (plans.own_share or 0.0, plans.own_draws), written_steps(plans.step_mask, plans.given)
+        prior = self.prior(plans.codes, plans.prompt_ids, plans.prompt_mask, plans.step_mask, *own, plans.given)
+        losses = {"prior_nll": masked_mean(prior.nll.mean(-1), written, plans.num_steps)}
         if prior.loads is not None:
             losses |= {"load_balancing_loss": prior.load_balancing_loss, "router_z_loss": prior.router_z_loss}
         return losses, prior.loads

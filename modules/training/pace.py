@@ -20,6 +20,7 @@ RELATIVE_SECONDS = {
     "opening": 1.5,
     "joint": 2.0,
     "consolidation": 2.9,
+    "writing": 0.4,
     "illustration": 0.9,
     "planning": 0.6,
 }

@@ -14,6 +14,7 @@ from modules.data.order import BatchOrder, rows_of_part
 from modules.encoded.codes import cache_codes
 from modules.encoded.stories import EncodedStories
 from modules.layers.seeding import derive_seed
+from modules.prior.given import draw_given
 from modules.prior.teacher_forcing import draw_mixing
 from modules.story_model.story_model import PARTS, StoryModel, StoryModelOutput
 from modules.storyboard.quantizer import VectorQuantizer
@@ -198,13 +199,23 @@ class ConsolidationPhase(StoryPhase):
         order = self.plan_order[step]
         plans = self.stories.plans(rows_of_part(order, part, num_parts))
         lengths = [self.stories.lengths[index] for index in order]
+        rows = rows_of_part(list(range(len(order))), part, num_parts)
         plans.num_steps = sum(lengths) / torch.tensor(float(num_parts))
+        if share := self.model.config.prior.given_share:
+            given = draw_given(lengths, share, self.generator("given pages", step))
+            plans.given, plans.num_steps = given[rows], plans.num_steps - (given >= 0).sum() / num_parts
         if self.training.own_codes:
             plans.own_share = self.training.own_codes * linear_ramp(step, self.num_steps)
             draws = draw_mixing((len(order), max(lengths), plans.codes.shape[2]), self.generator("own codes", step))
-            rows = rows_of_part(list(range(len(order))), part, num_parts)
             plans.own_draws = draws[:, rows, : plans.codes.shape[1]]
         return plans
+
+
+class WritingPhase(ConsolidationPhase):
+    """Trains p(s|z) alone, at a fifth of the cost of a joint update."""
+
+    name = "writing"
+    trains = ("text_decoder",)
 
 
 class IllustrationPhase(ConsolidationPhase):
@@ -230,8 +241,8 @@ class PlanningPhase(ConsolidationPhase):
         return batch
 
 
-PHASES = (OpeningPhase, JointPhase, ConsolidationPhase, IllustrationPhase, PlanningPhase)
-PHASES_WITHOUT_CODES = (OpeningPhase, JointPhase, SettlingPhase, IllustrationPhase)  # Nothing to plan.
+PHASES = (OpeningPhase, JointPhase, ConsolidationPhase, WritingPhase, IllustrationPhase, PlanningPhase)
+PHASES_WITHOUT_CODES = (OpeningPhase, JointPhase, SettlingPhase, WritingPhase, IllustrationPhase)  # Nothing to plan.
 
 
 def story_phase(name: str, config: StoryConfig) -> type[StoryPhase]:

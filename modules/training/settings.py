@@ -9,7 +9,7 @@ from modules.common.arguments import setting
 from modules.common.errors import UserError
 from modules.common.limits import check_settings
 
-PHASE_NAMES = ("autoencoder", "opening", "joint", "consolidation", "illustration", "planning")
+PHASE_NAMES = ("autoencoder", "opening", "joint", "consolidation", "writing", "illustration", "planning")
 LOG_WITH = ("tensorboard", "wandb", "all")
 PRECISIONS = ("auto", "no", "bf16", "fp16")  # "auto" is resolved when a run starts.
 

@@ -11,7 +11,6 @@ from PIL import Image
 
 import story_generative_model
 from modules.data.images import load_image
-from modules.generation.pipeline import StoryPipeline
 from modules.generation.settings import SCHEDULERS
 from modules.presentation.story.files import read_story
 from modules.saving.checkpoint import save_checkpoint
@@ -40,7 +39,7 @@ def test_generate_writes_every_file_and_prints_the_story(generate, capsys):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_generation_leaves_no_story(tiny_checkpoint, tmp_path, capsys, monkeypatch, number, code):
-    monkeypatch.setattr(StoryPipeline, "render", lambda *_, **__: signal.raise_signal(number))
+    monkeypatch.setattr("modules.generation.pipeline.render_pages", lambda *_, **__: signal.raise_signal(number))
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # A program started in the background ignores it.
     try:
         words = ["generate", "--ckpt", str(tiny_checkpoint), "--prompt", "a fox", "--output", str(tmp_path / "out")]

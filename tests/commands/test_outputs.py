@@ -8,10 +8,12 @@ import shutil
 import pytest
 import torch
 
+from modules.commands import cli, data_cli
 from modules.common.folder_lock import FolderLock
 from modules.evaluation.folders import picture_files
 from modules.layers.seeding import fold_seed, make_generator
 from tests.support.commands import PROMPT, fails, files, run
+from tests.support.story_folders import write_captioned_folder
 
 
 def test_a_story_replaces_only_stories(generate, capsys, tmp_path, tiny_checkpoint):
@@ -60,3 +62,27 @@ def test_all_bits_of_a_seed_count():
 
     assert fold_seed(7) == 7 and fold_seed(2**32 - 1) == 2**32 - 1
     assert len({drawn(seed) for seed in (1, 2**32 + 1, 2**33 + 1, 2**62 + 1, 2**63 - 1)}) == 5
+
+
+def test_a_report_replaces_only_reports(tmp_path, capsys, generate, tiny_checkpoint):
+    """view, stats, score and the like replace their own files, others with --overwrite only."""
+    write_captioned_folder(tmp_path / "pictures", 4)
+    assert data_cli.main(["folder", str(tmp_path / "pictures"), "--output", str(tmp_path / "data")]) == 0
+    out = generate()
+    calls = {
+        "mine.html": (data_cli.main, ["view", tmp_path / "data", "--output"]),
+        "mine.png": (data_cli.main, ["stats", tmp_path / "data", "--output"]),
+        "mine.json": (cli.main, ["score", out, "--ckpt", tiny_checkpoint, "--json"]),
+    }
+    for name, (main, words) in calls.items():
+        file = tmp_path / name
+        file.write_bytes(b"mine")
+        command = [str(word) for word in (*words, file)]
+        capsys.readouterr()
+        assert main(command) == 2 and "is no report of this program" in capsys.readouterr().err
+        assert file.read_bytes() == b"mine"
+        assert main([*command, "--overwrite"]) == 0 and b"story-generative-model" in file.read_bytes()[:4096]
+        assert main(command) == 0
+        (tmp_path / "link").unlink(missing_ok=True)
+        (tmp_path / "link").symlink_to(file)
+        assert main([*command[:-1], str(tmp_path / "link")]) == 2

@@ -49,6 +49,15 @@ def test_best_of_makes_the_best_plan(tiny_checkpoint, tmp_path, capsys):
     assert f"generate --from {plans[0]['plan']}" in capsys.readouterr().out
 
 
+def test_new_pages_stand_between_the_old_ones(told, tiny_checkpoint, tmp_path, capsys):
+    flags = ("--after", 1, "--num_steps", 2, "--seed", 3, "--ckpt", tiny_checkpoint, "--output", tmp_path)
+    assert run("infill", told, *flags) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.startswith(f"{page}. (kept)") for page, line in enumerate(lines[:4], 1)] == [True, False, False, True]
+    before, after = (json.loads((folder / "story.json").read_text())["steps"] for folder in (told, tmp_path))
+    assert [step["text"] for step in (after[0], after[3])] == [step["text"] for step in before]
+
+
 def test_an_edit_leaves_the_files_of_other_pages(told, tiny_checkpoint, tmp_path, capsys):
     flags = ("--ckpt", tiny_checkpoint, "--output", tmp_path / "new")
     assert run("edit", told, "--page", 2, "--text", "The bear has a red hat.", *flags) == 0
@@ -106,10 +115,11 @@ BAD = {
     "cut in front": (("generate", "--from", "lan1." + "A" * 5000), "begins with plan1."),
     "no change": (("edit", "STORY", "--page", 1), "give one of --text, --image"),
     "two changes": (("edit", "STORY", "--page", 1, "--redraw", "--rewrite"), "exactly one change"),
-    "after": (("edit", "STORY", "--page", 1, "--redraw", "--and_after"), "--and_after belongs to --replan"),
+    "and after": (("edit", "STORY", "--page", 1, "--redraw", "--and_after"), "--and_after belongs to --replan"),
     "no picture": (("edit", "STORY", "--page", 1, "--image", "absent.png"), "absent.png"),
     "page": (("edit", "STORY", "--page", 3, "--redraw"), "--page 3 is not in the story, which has 2 pages"),
     "page 0": (("edit", "STORY", "--page", 0, "--redraw"), "--page: must be 1 or more"),
+    "after": (("infill", "STORY", "--after", 3), "--after 3 is not in the story, which has 2 pages"),
     "slot": (("edit", "STORY", "--page", 1, "--set", "9=1"), "the slot must be a number from 1 to 8"),
     "code": (("edit", "STORY", "--page", 1, "--set", "1=x"), "the code must be a number from 0"),
     "lock": (("edit", "STORY", "--page", 1, "--redraw", "--lock", "head"), '"head": the page must be a number'),

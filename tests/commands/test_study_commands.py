@@ -23,6 +23,7 @@ def test_analyze_writes_its_page(tiny_checkpoint, tmp_path, capsys):
     assert json.loads((tmp_path / "codebook.json").read_text())["codebook_size"] == 32
 
 
+@pytest.mark.slow
 def test_visualize_writes_its_pictures(tiny_checkpoint, reference, tmp_path):
     flags = ("--num_stories", 1, "--num_inference_steps", 2, "--run", reference, "--output", tmp_path)
     assert run("visualize", "--ckpt", tiny_checkpoint, *flags) == 0
@@ -42,6 +43,7 @@ def test_ablate_writes_a_row_a_cell_and_a_line_a_page(tiny_checkpoint, tmp_path,
     assert Image.open(tmp_path / "ablation.png").width > 100
 
 
+@pytest.mark.slow
 def test_a_sweep_trains_and_scores(reference, tmp_path):
     flags = ("--preset", "tiny", "--max_steps", 4, "--num_stories", 8, "--autoencoder", reference, "--num_evaluated", 3)
     assert run("ablate", "--sweep", "storyboard.codebook_size=8,16", *flags, "--output", tmp_path) == 0

@@ -76,6 +76,7 @@ def test_a_setting_newer_than_a_run_counts_as_its_default(tmp_path):
         check_same_run(tmp_path, older, voting)
 
 
+@pytest.mark.slow
 def test_stories_with_missing_parts_are_trained_on(other_stories, tmp_path):
     flags = (
         "--data",
@@ -178,7 +179,7 @@ def test_a_config_that_cannot_be_built_is_reported(tmp_path, capsys, name):
 @pytest.mark.parametrize("phases", ["joint,autoencoder", "joint,text", "autoencoder,sleep", "joint,joint", ","])
 def test_phases_out_of_order_are_refused(tmp_path, capsys, phases):
     assert (
-        "--phases must be some of autoencoder,opening,joint,consolidation,illustration,planning, in this order"
+        "--phases must be some of autoencoder,opening,joint,consolidation,writing,illustration,planning, in this order"
         in fails(capsys, tmp_path, "--phases", phases)
     )
 
@@ -188,6 +189,7 @@ def test_a_phase_of_ratio_0_is_left_out(reference, tmp_path, capsys):
         "max_steps": 2,
         "opening_ratio": 0,
         "consolidation_ratio": 0.5,
+        "writing_ratio": 0,
         "illustration_ratio": 0,
         "planning_ratio": 0,
     }
@@ -221,6 +223,7 @@ def test_fp16_without_a_gpu_is_reported(tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_auto_precision_is_what_this_machine_computes_fast(tmp_path, monkeypatch, capsys):
     for fast, expected in ((True, "bf16"), (False, "no")):
         monkeypatch.setattr("modules.common.precision.has_fast_bf16", lambda fast=fast: fast)
@@ -269,7 +272,7 @@ def test_every_phase_computes_in_the_asked_for_precision(tmp_path, monkeypatch):
         monkeypatch.setattr(model, "forward", spied)
     assert train(tmp_path, "--max_steps", 4, "--mixed_precision", "bf16") == 0
     assert seen == [True] * 2 * len(trace(tmp_path))  # Two micro-batches an update.
-    assert len({line["phase"] for line in trace(tmp_path)}) == 6
+    assert len({line["phase"] for line in trace(tmp_path)}) == 7
 
 
 def test_second_training_on_a_folder_is_refused(tmp_path, capsys):

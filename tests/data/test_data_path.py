@@ -97,6 +97,7 @@ def read_pixels(path: Path) -> Path:
     return path / "captioner.json"
 
 
+@pytest.mark.slow
 def test_threads_that_read_ahead_change_nothing(forms, tmp_path, monkeypatch):
     flags = (*SHORT, "--config", read_pixels(tmp_path), "--data", forms["shards"])
     assert train(tmp_path / "none", *flags, "--num_workers", 0) == 0

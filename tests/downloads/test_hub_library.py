@@ -176,6 +176,7 @@ def test_repositories_that_are_not_parquet(hub, tmp_path):
     assert pictures == {picture(n, "PNG") for n in range(4)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "columns"), [("images", ()), ("lines", ("pages.text", "pages.image"))])
 def test_a_killed_run_resumes_without_a_gap_or_a_duplicate(hub, tmp_path, name, columns):
     """The library's state and the number of rows are saved; later splits are read from their start."""

@@ -157,6 +157,7 @@ def test_two_folders_of_pictures_are_compared(tiny_judge, world, tmp_path, capsy
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_report_depends_only_on_model_stories_and_seed(tiny_pipeline, world, graders):
     first, second, other = (evaluate(tiny_pipeline, world, 2, seed, 1, graders) for seed in (3, 3, 4))
     assert first == second

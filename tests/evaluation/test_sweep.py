@@ -97,6 +97,7 @@ class SweepRun:
         run_sweep(**settings | changed)
 
 
+@pytest.mark.slow
 def test_a_sweep_trains_and_scores_each_model_and_resumes(tmp_path):
     sweep = SweepRun(tmp_path)
     config, args, output = sweep.config, sweep.args, sweep.output

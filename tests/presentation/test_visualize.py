@@ -18,6 +18,7 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from modules.common.errors import UserError
+from modules.common.ownership import MARK
 from modules.data.folder import StoryFolder
 from modules.data.writing import write_stories
 from modules.generation.pipeline import StoryPipeline
@@ -332,7 +333,7 @@ def test_everything_is_written_and_the_same_again(tiny_pipeline, gaps, run, tmp_
     assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in names)
     for name in names[1:]:
         with Image.open(tmp_path / "a" / name) as image:
-            assert (image.mode, image.info) == ("RGB", {})
+            assert (image.mode, image.info) == ("RGB", {"Software": MARK})
 
 
 def test_page_stands_alone_and_escapes_what_it_is_given(tiny_pipeline, gaps, tmp_path):

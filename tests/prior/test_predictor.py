@@ -257,6 +257,7 @@ def test_it_trains_by_the_same_command_and_never_quantises(run, pipeline):
         "joint",
         "joint",
         "consolidation",
+        "writing",
         "illustration",
     ]
     assert len(lines) == LAST and all(math.isfinite(line["loss"]) for line in lines) and all_finite(run)
@@ -449,6 +450,7 @@ def test_evaluate_reports_what_a_baseline_has(pipeline, tiny_judge):
     print_report(report)
 
 
+@pytest.mark.slow
 def test_evaluate_sets_baselines_beside_a_model(run, tiny_checkpoint, tiny_judge, tmp_path, capsys):
     tiny_judge.save(tmp_path / "judge")
     shutil.copytree(run / "model", tmp_path / "trained" / "plan=x" / "model")

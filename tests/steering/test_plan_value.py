@@ -145,3 +145,15 @@ def test_a_story_of_other_weights_is_read_as_a_given_one(tiny_pipeline):
     assert "made with the weights 0123456789abcdef" in story.notes[0] and story.plan.origins == ("encoded",) * 5
     with pytest.raises(UserError, match="the plan of the story has 5 pages, and the story 2"):
         open_story(tiny_pipeline, dataclasses.replace(foreign, steps=steps[:2]))
+
+
+def test_training_settings_are_no_part_of_the_fingerprint(tiny_pipeline):
+    """Nor is a setting at its default, which config.json may lack."""
+    config = tiny_pipeline.config
+    other = StoryPipeline(tiny_pipeline.model, tiny_pipeline.tokenizer)
+    other.config = dataclasses.replace(
+        config, training=dataclasses.replace(config.training, max_steps=7), preset="other"
+    )
+    assert other.fingerprint() == tiny_pipeline.fingerprint()
+    other.config = dataclasses.replace(config, prior=dataclasses.replace(config.prior, num_sink_steps=2))
+    assert other.fingerprint() != tiny_pipeline.fingerprint()

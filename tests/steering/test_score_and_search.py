@@ -10,12 +10,13 @@ import torch
 from modules.common.errors import UserError
 from modules.encoded.stories import EncodedStories
 from modules.evaluation.bound import plan_nats as bound_plan_nats
+from modules.generation.scoring import other_orders, text_nats
 from modules.generation.settings import GenerationSettings
 from modules.steering.alternatives import alternatives, code_probabilities
+from modules.steering.drafts import read_drafts
 from modules.steering.planned_story import open_story, replay
-from modules.steering.score import other_orders, score, text_nats
-from modules.steering.search import Constraints, encode_texts, search
-from modules.story import StoryStep
+from modules.steering.score import score
+from modules.steering.search import Constraints, search
 from modules.storyworld import StoryWorld
 
 PROMPT = "Rusty the fox wants a kite"
@@ -34,7 +35,7 @@ def test_bits_and_nats_are_the_terms_of_the_bound(tiny_pipeline):
         embeds, stories.input_ids, stories.text_mask, window=tiny_pipeline.model.window(embeds, [len(codes)])
     )
     assert [page.text_nats for page in scores.pages] == pytest.approx(output.nll.sum(1).tolist(), rel=1e-4)
-    assert text_nats(tiny_pipeline, own)[1].tolist() == output.mask.sum(1).tolist()
+    assert text_nats(tiny_pipeline, own.to_output())[1].tolist() == output.mask.sum(1).tolist()
 
 
 def test_a_score_adds_up(tiny_pipeline, story):
@@ -52,15 +53,22 @@ def test_other_orders_are_different_and_not_the_own():
     assert tuple(range(9)) not in other_orders(9, 0) and other_orders(1, 0) == []
 
 
-def test_texts_are_encoded_without_pictures_places(tiny_pipeline):
-    texts = ["The fox gives the kite to the bear.", "A kite!", ""]
-    whole = tiny_pipeline.encode([StoryStep(text) for text in texts[:2]])
-    assert torch.equal(encode_texts(tiny_pipeline, texts[:2]), whole.cpu())
+def test_a_draft_that_shows_the_text_ranks_first(tiny_pipeline):
+    codes = tiny_pipeline.plan(PROMPT, 2, 3, num_plans=3).codes
+    texts = [tiny_pipeline.render(plan, settings=SETTINGS)[0] for plan in codes]
+    read = read_drafts(tiny_pipeline, codes, texts, SETTINGS)
+    assert read.scores.tolist() == (read.fit - read.text_nats / 50).tolist() and len(read.scores) == 3
+    assert (read.fit.abs() <= 1).all() and (read.text_nats > 0).all()
+    short = read_drafts(tiny_pipeline, codes, [["A kite."] * 2] * 3, SETTINGS)
+    assert torch.equal(short.fit, read.fit) and (short.scores > read.scores).all()  # The pictures leave less unsaid.
+    alone = read_drafts(tiny_pipeline, codes[1:2], texts[1:2], SETTINGS)
+    assert alone.scores.tolist() == pytest.approx(read.scores[1:2].tolist(), abs=1e-2)  # Its own noise, in any batch.
 
 
 def test_plans_are_ranked_and_can_be_replayed(tiny_pipeline):
     plans = search(tiny_pipeline, PROMPT, 3, num_plans=24, keep=4, settings=SETTINGS)
-    assert len(plans) == 4 and plans[0].score == max(ranked.score for ranked in plans)
+    scores = [ranked.score for ranked in plans]
+    assert len(plans) == 4 and scores == sorted(scores, reverse=True)
     assert len({ranked.plan.codes for ranked in plans}) == 4
     assert search(tiny_pipeline, PROMPT, 3, num_plans=24, keep=4, settings=SETTINGS) == plans
     assert replay(tiny_pipeline, plans[1].plan).texts == plans[1].texts

@@ -37,7 +37,15 @@ FLAGS = (
     "--log_every",
     1,
 )
-LENGTHS = {"autoencoder": 4, "opening": 4, "joint": 12, "consolidation": 4, "illustration": 4, "planning": 4}
+LENGTHS = {
+    "autoencoder": 4,
+    "opening": 4,
+    "joint": 12,
+    "consolidation": 4,
+    "writing": 4,
+    "illustration": 4,
+    "planning": 4,
+}
 QUANTIZE_STEP = 6  # Of the joint phase.
 OPENING_START, JOINT_START, JOINT_END, *_, END = accumulate(LENGTHS.values())
 

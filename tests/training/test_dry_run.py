@@ -201,6 +201,7 @@ def test_half_precision_halves_most_of_the_activations():
     assert 0.45 < kept(mixed=True) / kept() < 0.75
 
 
+@pytest.mark.slow
 def test_precision_is_the_launchers_without_a_flag(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     for flags, expected in (((), "bf16"), (("--mixed_precision", "no"), "no")):

@@ -73,6 +73,7 @@ def run(folder, *flags: object) -> int:
     return story_generative_model.main(["train", *map(str, flags)])
 
 
+@pytest.mark.slow
 def test_a_timed_run_is_repeated_by_its_config(tmp_path, monkeypatch, capsys):
     """Interrupted in the joint phase and resumed; the config that it leaves gives the same run without a limit."""
     timed, repeated = tmp_path / "timed", tmp_path / "repeated"
@@ -106,6 +107,7 @@ def test_a_timed_run_is_repeated_by_its_config(tmp_path, monkeypatch, capsys):
     assert json.loads((timed / "model" / "config.json").read_text())["preset"] == "tiny"
 
 
+@pytest.mark.slow
 def test_a_timed_run_on_a_folder_reads_all_its_stories(tmp_path):
     """More of them than are measured before the first phase."""
     world = StoryWorld(60, image_size=32)

@@ -40,6 +40,7 @@ def test_phases_that_train_nothing_are_left_out():
         "autoencoder",
         "joint",
         "consolidation",
+        "writing",
         "illustration",
     ]
 
@@ -66,7 +67,8 @@ REFUSED = {
     "nothing to train": (
         PRETRAINED,
         {"phases": ("autoencoder",)},
-        "this config trains nothing in autoencoder: name some of opening,joint,consolidation,illustration,planning",
+        "this config trains nothing in autoencoder: name some of opening,joint,consolidation,writing,illustration,"
+        "planning",
     ),
     "autoencoder given and asked for": (
         TINY,

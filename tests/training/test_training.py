@@ -128,6 +128,7 @@ def test_signals_save_after_the_step_and_the_run_is_resumed(reference, tmp_path,
     assert outcome(tmp_path) == outcome(reference)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("work", ["_append", "steps"])
 def test_a_signal_stops_the_encoding_of_stories_at_once(reference, tmp_path, monkeypatch, capsys, work):
     """Stories while they are encoded before the second phase, and their codes before the consolidation."""
@@ -210,6 +211,7 @@ def test_generate_uses_the_newest_checkpoint_of_a_run(reference, tmp_path):
 # Two processes
 
 
+@pytest.mark.slow
 def test_two_processes_train_like_one_and_agree(reference, tmp_path, start):
     """Two processes with half the batch each, as torchrun starts them; the second one receives a signal after the codes
     are placed.

@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image
 
 from modules.common.files import write_whole
+from modules.common.ownership import MARK
 from modules.evaluation.codebook.analysis import CodebookAnalysis, analyze_codebook
 from modules.evaluation.codebook.coded_stories import THUMBNAIL_PIXELS
 from modules.evaluation.codebook.interventions import ReadPictures
@@ -46,9 +47,8 @@ def analyze(
     """
     prepare_output(output)
     analysis = analyze_codebook(pipeline, train, held_out, num_stories, seed, read_pictures)
-    lines = ",\n".join(
-        f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in analysis.report.items()
-    )
+    report = {"generator": MARK, **analysis.report}
+    lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in report.items())
     record = write_whole(output / "codebook.json", f"{{\n{lines}\n}}\n".encode())
     return [write_page(output, analysis), record, write_projector(output / "projector", analysis)]
 

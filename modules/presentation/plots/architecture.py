@@ -117,7 +117,7 @@ def arrows(y: float, middle: float) -> list[str]:
 
 def phases(y: float) -> str:
     """Return the lower half: a table of parts and phases."""
-    trained, left, step, height = trained_parts(), 330, 106, 32
+    trained, left, step, height = trained_parts(), 320, 94, 32
     parts = [text(20, y, "What trains in each phase", 15, anchor="start", style='font-weight="600"')]
     for column, name in enumerate(trained):
         parts.append(text(left + step * column + step / 2, y + 30, name, 14))

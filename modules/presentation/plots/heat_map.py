@@ -21,6 +21,7 @@ from matplotlib.figure import Figure, SubFigure
 
 from modules.common.errors import UserError
 from modules.common.files import write_whole
+from modules.common.ownership import MARK
 from modules.presentation.theme import LIGHT, MAP_COLORS
 
 CsvRow = dict[str, str]
@@ -213,5 +214,5 @@ def _canvas(width: float, height: float) -> Figure:
 def _write(figure: Figure, picture: Path) -> Path:
     """Write a PNG without matplotlib's version in it."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    figure.savefig(buffer, format="png", metadata={"Software": MARK})
     return write_whole(picture, buffer.getvalue())

@@ -16,10 +16,10 @@ from PIL import Image
 
 from modules.common.files import write_whole
 from modules.presentation.images import flatten, png_uri, scale_to, write_png
+from modules.presentation.story.embedded import PLAN_KEYWORD
 from modules.presentation.templates import render
 
 PAGE_PIXELS = 384
-PLAN_KEYWORD = "storyboard-plan"  # Of the text chunk in a page's PNG.
 _NUMBER_ROW = re.compile(r"\[\n([\s\d,]+)\]")  # No text matches: JSON escapes its line breaks.
 
 
@@ -55,7 +55,14 @@ def write_book(
     Raises:
         UserError: The file cannot be written.
     """
-    document = render(
+    return write_whole(output_dir / "book.html", book_html(title, pages, details, lang, notes).encode())
+
+
+def book_html(
+    title: str, pages: Sequence[BookPage], details: Mapping[str, Any], lang: str = "en", notes: Sequence[str] = ()
+) -> str:
+    """Return the content of ``book.html``; the arguments are those of `write_book`."""
+    return render(
         "story/book.html",
         title=title,
         lang=lang,
@@ -64,7 +71,6 @@ def write_book(
         pages=[_leaf(page) for page in pages],
         details={name: _plain(value) for name, value in details.items()},
     )
-    return write_whole(output_dir / "book.html", document.encode())
 
 
 def write_pages(output_dir: Path, pages: Sequence[BookPage]) -> list[Path]:

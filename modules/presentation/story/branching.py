@@ -27,7 +27,17 @@ def write_branches(folder: Path, story: BranchedStory, lang: str = "en") -> list
     own, files = OwnFiles(folder), [f"page_{name}.png" for name in story.pages]
     own.start([*BOOK_FILES, *files])
     pictures = [write_png(folder / f"page_{page.id}.png", enlarge(page.image)) for page in story.pages.values()]
-    document = render(
+    book = write_whole(folder / "book.html", branching_html(story, lang).encode())
+    twine = write_whole(folder / "story.twee", twee(story).encode("utf-8", "replace"))
+    record = json.dumps(_record(story), indent=2, ensure_ascii=False) + "\n"
+    branches = write_whole(folder / "branches.json", record.encode("utf-8", "replace"))
+    own.finish([*BOOK_FILES, *files])
+    return [book, twine, branches, *pictures]
+
+
+def branching_html(story: BranchedStory, lang: str = "en") -> str:
+    """Return the book in which the reader chooses: one self-contained page."""
+    return render(
         "story/branching.html",
         title=story.prompt,
         lang=lang,
@@ -36,12 +46,6 @@ def write_branches(folder: Path, story: BranchedStory, lang: str = "en") -> list
         num_endings=len(story.endings),
         pages=[_leaf(story, page) for page in story.pages.values()],
     )
-    book = write_whole(folder / "book.html", document.encode())
-    twee = write_whole(folder / "story.twee", _twee(story).encode("utf-8", "replace"))
-    record = json.dumps(_record(story), indent=2, ensure_ascii=False) + "\n"
-    branches = write_whole(folder / "branches.json", record.encode("utf-8", "replace"))
-    own.finish([*BOOK_FILES, *files])
-    return [book, twee, branches, *pictures]
 
 
 def _leaf(story: BranchedStory, page: BranchPage) -> dict[str, Any]:
@@ -78,9 +82,9 @@ def _record(story: BranchedStory) -> dict[str, Any]:
     return {"prompt": story.prompt, "start": list(story.start), "pages": pages, "endings": endings}
 
 
-def _twee(story: BranchedStory) -> str:
+def twee(story: BranchedStory) -> str:
     """Return the story in Twee 3, which Twine imports, with the pictures inside."""
-    plans = "".join(plan.to_string() for plan in story.endings.values())
+    plans = "".join(plan.to_string() for plan in story.endings.values()) or story.prompt
     ifid = str(uuid.uuid5(uuid.NAMESPACE_URL, plans)).upper()
     data = json.dumps({"ifid": ifid, "start": "Start"}, indent=2)
     links = "\n".join(_link(story, name) for name in story.start)

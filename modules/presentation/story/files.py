@@ -23,15 +23,8 @@ from modules.common.ownership import OwnFiles
 from modules.data.images import fit_image, load_image
 from modules.data.records import MAX_LINE_BYTES, RecordError, decode_line, parse_record, read_lines
 from modules.presentation.images import read_png_text, write_png
-from modules.presentation.story.book import (
-    PLAN_KEYWORD,
-    BookPage,
-    page_names,
-    plan_texts,
-    write_book,
-    write_pages,
-    write_story_json,
-)
+from modules.presentation.story.book import BookPage, page_names, plan_texts, write_book, write_pages, write_story_json
+from modules.presentation.story.embedded import CARRIERS, PLAN_KEYWORD, PLAN_PREFIX, embedded_plan
 from modules.presentation.story.sheet import contact_sheet
 from modules.story import Story
 
@@ -40,7 +33,6 @@ if TYPE_CHECKING:
 
 
 RAW = "raw"
-PLAN_PREFIX = "plan1."  # Of the text form of a plan.
 WHOLE_STORY = ("book.html", "generated.png", "story.json")
 LARGEST_PAGE = 1024  # Pixels. A given photo of many megapixels would make a book too large to open.
 _PAGE_FILE = re.compile(r"page_[0-9]{2,}\.png")
@@ -136,7 +128,8 @@ def read_page_plans(story: Story) -> list[str | None]:
 def read_plan(source: str) -> tuple[str, Story | None]:
     """Return the text form of a plan, and the story it is of where the source is one.
 
-    `source` is a page's PNG, a `story.json` or its folder, or the text itself. Raises UserError if there is no plan.
+    `source` is a page's PNG, an exported book, a `story.json` or its folder, or the text itself. Raises UserError if
+    there is no plan.
     """
     if source.strip().startswith(PLAN_PREFIX):
         return source.strip(), None
@@ -147,11 +140,10 @@ def read_plan(source: str) -> tuple[str, Story | None]:
             f"{shown} is no file, and no plan either, which begins with {PLAN_PREFIX}: give a page's PNG, a story.json"
             " or the whole text of a plan"
         )
-    if path.suffix.lower() == ".png":
-        load_image(path)  # Raises UserError where it is broken.
-        text = read_png_text(path, PLAN_KEYWORD)
+    if path.suffix.lower() in CARRIERS and path.is_file():
+        text = embedded_plan(path)
         if text is None:
-            raise UserError(f"{path} carries no plan: give a page that generate wrote, as it was written")
+            raise UserError(f"{path} carries no plan: give a page that generate wrote, or a book, as it was written")
         return text, None
     story = read_story(path)
     if "plan" not in story.extra:

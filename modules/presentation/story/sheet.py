@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
@@ -18,27 +19,28 @@ LONGEST_TITLE = 300  # Characters.
 Box = tuple[int, int, int, int]  # Left, top, right, bottom.
 
 
-def contact_sheet(pages: Sequence[BookPage], title: str, page_size: int = 288) -> Image.Image:
+def contact_sheet(pages: Sequence[BookPage], title: str, page_size: int = 288, font: Path | None = None) -> Image.Image:
     """Lay the pages out side by side, at most five a row, each picture above its whole text, under the title.
 
     Args:
         pages: At least one.
         title: The prompt.
         page_size: Width and height of a picture in pixels; all else scales with it.
+        font: By default that of Pillow, which has Latin letters only.
 
     Raises:
         ValueError: There are no pages.
     """
     if not pages:
         raise ValueError("a contact sheet needs at least one page, got 0")
-    return _ContactSheet(pages, title, page_size).draw()
+    return _ContactSheet(pages, title, page_size, font).draw()
 
 
 class _ContactSheet:
     """The layout of one contact sheet. All lengths are those of a 288-pixel page, scaled."""
 
-    def __init__(self, pages: Sequence[BookPage], title: str, page_size: int) -> None:
-        self.pages = pages
+    def __init__(self, pages: Sequence[BookPage], title: str, page_size: int, font: Path | None) -> None:
+        self.pages, self.font = pages, partial(_font, font)
         self.scale = page_size / 288
         self.picture = page_size
         self.pad, self.gap, self.margin = self.px(14), self.px(22), self.px(40)
@@ -63,7 +65,7 @@ class _ContactSheet:
         Longer texts keep the smallest size, and the sheet grows instead.
         """
         for size in map(self.px, sizes):
-            wrapped = [wrap(text, width, _font(size).getlength) for text in texts]
+            wrapped = [wrap(text, width, self.font(size).getlength) for text in texts]
             if max(map(len, wrapped)) <= lines:
                 break
         return size, wrapped
@@ -72,7 +74,7 @@ class _ContactSheet:
         boxes, height = self._place_cards()
         sheet = Image.new("RGB", (self.width, height), LIGHT.table)
         self._draw_shadows(sheet, boxes)
-        draw, font = ImageDraw.Draw(sheet), _font(self.title_size)
+        draw, font = ImageDraw.Draw(sheet), self.font(self.title_size)
         for number, line in enumerate(self.title):
             y = self.margin + number * self.title_line
             draw.text((self.width / 2, y), line, LIGHT.ink, font, "ma", stroke_width=self.title_size / 70)
@@ -111,10 +113,10 @@ class _ContactSheet:
         y = top + self.pad + self.picture + self.px(14)
         edge = left + self.pad + self.px(4)
         for line in self.captions[number - 1]:
-            draw.text((edge, y), line, LIGHT.ink, _font(self.text_size))
+            draw.text((edge, y), line, LIGHT.ink, self.font(self.text_size))
             y += self.line
         baseline = bottom - self.px(18)
-        draw.text((right - self.pad - self.px(4), baseline), str(number), LIGHT.faint, _font(self.px(13)), "rm")
+        draw.text((right - self.pad - self.px(4), baseline), str(number), LIGHT.faint, self.font(self.px(13)), "rm")
         dot, step = self.px(9), self.px(14)
         for slot, code in enumerate((page.codes or [])[: (self.picture - self.px(40)) // step]):
             chip = Image.new("RGB", (dot, dot), code_color(code))
@@ -122,8 +124,8 @@ class _ContactSheet:
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(size)
+def _font(file: Path | None, size: int) -> ImageFont.FreeTypeFont:
+    font = ImageFont.load_default(size) if file is None else ImageFont.truetype(file, size)
     if not isinstance(font, ImageFont.FreeTypeFont):
         raise RuntimeError("Pillow was built without FreeType, which contact sheets need: install Pillow's own wheel")
     return font

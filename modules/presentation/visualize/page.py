@@ -17,6 +17,7 @@ from typing import Any
 
 from modules.common.errors import UserError
 from modules.common.files import write_whole
+from modules.common.ownership import MARK
 from modules.common.progress import track
 from modules.generation.pipeline import StoryPipeline
 from modules.presentation.images import png_uri, write_png
@@ -69,7 +70,7 @@ def visualize(
     settings = {"seed": seed, "denoising updates": num_inference_steps}
     details = {"stories": source.name, "preset": pipeline.config.preset, **settings}
     page = write_page(output / "visualize.html", comparisons, trace, curves, details)
-    return [page, *(write_png(output / name, image) for name, image in images.items())]
+    return [page, *(write_png(output / name, image, {"Software": MARK}) for name, image in images.items())]
 
 
 def write_page(

@@ -1,0 +1,128 @@
+"""StoryRenderer: plans drawn from the prior, and the pages of a plan."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from modules.common.threads import one_at_a_time
+from modules.generation.arguments import check_names, resolve_settings
+from modules.generation.output import StoryPipelineOutput
+from modules.generation.reading import StoryReader
+from modules.generation.rendering import render_pages
+from modules.generation.settings import check_story
+from modules.generation.watching import ProgressBar, StepCallback, watch
+from modules.layers.seeding import make_generator
+from modules.prior.prior import PriorSample
+from modules.story import StoryStep
+from modules.text_decoder.config import Decoding
+
+
+class StoryRenderer(StoryReader):
+    """A trained model that plans stories and renders plans."""
+
+    progress_bar = ProgressBar()
+
+    def set_progress_bar_config(self, **options: Any) -> None:
+        """Choose how drawing is shown on stderr: `disable` True, False, or None for terminals only, and a name `desc`.
+
+        >>> pipeline.set_progress_bar_config(disable=True)
+        """
+        check_names(self.set_progress_bar_config, options, {field.name for field in dataclasses.fields(ProgressBar)})
+        self.progress_bar = ProgressBar(**options)
+
+    @one_at_a_time
+    def plan(
+        self,
+        prompt: str,
+        num_steps: int,
+        seed: int | None = None,
+        *,
+        codes: Tensor | None = None,
+        num_plans: int = 1,
+        fixed: Tensor | None = None,
+        **options: Any,
+    ) -> PriorSample:
+        """Sample plans from the prior: codes (num_plans, num_steps, S) and log-probabilities of the same shape.
+
+        `codes` (T0,S) are those of given steps; in `fixed` (num_steps,S) codes that are not to be drawn, negative
+        numbers elsewhere. Raises UserError on an empty prompt or a number out of range.
+
+        >>> pipeline.plan("a fox wants a kite", 3, seed=1, num_plans=4).codes.shape
+        torch.Size([4, 3, 8])
+        """
+        settings = resolve_settings(self.plan, seed, options)
+        check_story(prompt, num_steps, self.longest_story)
+        self.check_codebook()
+        generator = make_generator(settings.seed, self.device)
+        history = None if codes is None else codes[None]
+        prompt_tokens, fixed = self.prompt_tokens(prompt), None if fixed is None else fixed.to(self.device)
+        return self.model.prior.sample(
+            *prompt_tokens, num_steps, settings.temperature, settings.top_p, generator, history, num_plans, fixed
+        )
+
+    def plan_next(self, prompt: str, num_steps: int, steps: Sequence[StoryStep]) -> Tensor:
+        """Return the vectors (T+1,S,d) of the given pages and of the likeliest page after them, if `num_steps` are
+        left.
+        """
+        given = self.encode(steps) if steps else None
+        following = self.embed(self.plan(prompt, num_steps, temperature=0, codes=given).codes[0, :1])
+        return following if given is None else torch.cat([self.embed(given), following])
+
+    @torch.no_grad()
+    def render(
+        self,
+        codes: Tensor,
+        seed: int | None = None,
+        *,
+        lengths: Sequence[int] | None = None,
+        pages: Sequence[int] | None = None,
+        texts: Sequence[str | None] = (),
+        previous: Image.Image | None = None,
+        callback_on_step_end: StepCallback | None = None,
+        **options: Any,
+    ) -> tuple[list[str], list[Image.Image]]:
+        """Decode codes (T,S), or vectors (T,S,d) in their place, to texts and images of the T pages of a story.
+
+        With `lengths` they are several stories, of so many pages one after the other. Only `pages` are decoded, by
+        default all; the others are read as the plan around them. Given `texts` of these pages are kept, and images
+        drawn to them; None asks for one. With a `strength` below 1 each image is drawn over the one before, the first
+        over `previous` if given.
+
+        >>> texts, images = pipeline.render(story.codes, pages=[1], num_inference_steps=2)
+        >>> len(texts), len(images)
+        (1, 1)
+        """
+        settings = resolve_settings(self.render, seed, options)
+        code_embeds = self.embed(codes)
+        window = self.model.window(code_embeds, list(lengths or [len(codes)]))
+        if pages is not None:
+            rows = torch.tensor(list(pages), device=code_embeds.device)
+            code_embeds, window = code_embeds[rows], None if window is None else window[rows]
+        with watch(self, callback_on_step_end, ProgressBar(disable=True), 0) as on_step:
+            return render_pages(self.model, self.tokenizer, code_embeds, window, texts, settings, previous, on_step)
+
+    def decode(self, codes: Tensor, seed: int | None = None, **options: Any) -> StoryPipelineOutput:
+        """Decode codes (T,S) to a story, as `render` does: the way back from `encode`.
+
+        >>> story = pipeline.decode(pipeline.encode(story.steps()), num_inference_steps=2)
+        >>> len(story.texts), len(story.images)
+        (2, 2)
+        """
+        texts, images = self.render(codes, seed, **options)
+        return StoryPipelineOutput("", images, texts, codes.cpu(), None)
+
+    @one_at_a_time
+    def caption(self, image: Image.Image, decoding: Decoding = "greedy") -> tuple[str, Tensor]:
+        """Return the text of an image, and its codes (S,).
+
+        >>> text, codes = pipeline.caption(story.images[0])
+        """
+        codes = self.encode([StoryStep(text=None, image=image)])
+        ids = self.model.text_decoder.generate(self.embed(codes), decoding)
+        return self.tokenizer.decode(ids[0]), codes[0].cpu()

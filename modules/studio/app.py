@@ -1,0 +1,289 @@
+"""The studio's server: its API, its events and its page. Nothing it sends or loads comes from outside."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from modules.common.errors import UserError, one_line
+from modules.generation.pipeline import StoryPipeline
+from modules.presentation.export.book import planned_book
+from modules.presentation.export.formats import FORMATS
+from modules.presentation.export.settings import ExportSettings
+from modules.presentation.images import encode_png, scale_to
+from modules.presentation.story.book import enlarge, plan_texts
+from modules.steering.locks import parse_locks
+from modules.studio import schema
+from modules.studio.events import EventLog
+from modules.studio.jobs import Job
+from modules.studio.operations import Operations
+from modules.studio.page import pages
+from modules.studio.previews import as_jpeg
+from modules.studio.project import Book, Project, as_upload, plan_of_png
+from modules.studio.security import Guard
+
+PICTURE_SIZE = 768  # Pixels, of the open page; thumbnails are 192.
+SAMPLE = {"prompt": "Rusty the fox wants a kite", "pages": 6, "seed": 1}
+
+
+class Studio:
+    """What requests share: the model's operations, the project and the events."""
+
+    def __init__(self, pipeline: StoryPipeline, project: Project) -> None:
+        self.pipeline, self.project, self.events = pipeline, project, EventLog()
+        self.operations = Operations(pipeline, project, self.events)
+        self.worker = self.operations.worker
+
+    def book(self, story: str) -> Book:
+        """Return a story of the project; 404 if there is none of this id."""
+        book = self.project.books.get(story)
+        if book is None or not book.visits:
+            raise HTTPException(404, "there is no such story")
+        return book
+
+    def job(self, job: str) -> Job:
+        if job not in self.worker.jobs:
+            raise HTTPException(404, "there is no such job")
+        return self.worker.jobs[job]
+
+
+def create_app(pipeline: StoryPipeline, project: Project, token: str | None = None, sample: bool = True) -> FastAPI:
+    """Return the application. It works in one thread of its own as long as it runs; an empty project gets a sample."""
+    studio = Studio(pipeline, project)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if sample and not project.books and not project.waiting:
+            studio.worker.submit({"kind": "generate", "temperature": 0.5, "best_of": 1, **SAMPLE})
+        studio.worker.start()
+        yield
+        studio.worker.stop()
+
+    app = FastAPI(title="Studio", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json", lifespan=lifespan)
+    app.state.studio = studio
+    app.include_router(api, prefix="/api", responses={400: {"model": schema.Problem}})
+    app.include_router(pages)
+    app.add_middleware(Guard, token=token)
+    app.add_exception_handler(UserError, _refuse)
+    return app
+
+
+async def _refuse(_: Request, error: Exception) -> Response:
+    return JSONResponse({"detail": one_line(error)}, 400)
+
+
+def _studio(request: Request) -> Studio:
+    found: Studio = request.app.state.studio
+    return found
+
+
+Here = Annotated[Studio, Depends(_studio)]
+api = APIRouter()
+
+
+# -- the project
+
+
+@api.get("/project")
+def overview(here: Here) -> schema.Overview:
+    """Return the model, all stories and the jobs."""
+    event, pipeline = here.events.last_id, here.pipeline
+    board = pipeline.config.storyboard
+    model = schema.Model(
+        preset=pipeline.config.preset,
+        fingerprint=pipeline.fingerprint(),
+        num_slots=board.num_slots,
+        codebook_size=board.codebook_size,
+        longest_story=pipeline.longest_story,
+        device=str(pipeline.device),
+    )
+    shelf = [
+        schema.Shelf(id=book.id, title=book.title, pages=len(book.head["texts"]), cover=book.head["pictures"][0])
+        for book in list(here.project.books.values())
+        if book.visits
+    ]
+    jobs = [schema.JobRecord(**job.record()) for job in list(here.worker.jobs.values())]
+    known = [{"name": name, "summary": kind.summary} for name, kind in FORMATS.items() if kind.is_available]
+    return schema.Overview(model=model, stories=shelf, jobs=jobs, formats=known, event=event)
+
+
+@api.get("/stories/{story}")
+def story_record(here: Here, story: str) -> schema.StoryRecord:
+    """Return a story with all its states."""
+    return schema.StoryRecord(**here.operations.story_record(here.book(story)))
+
+
+@api.delete("/stories/{story}", status_code=204)
+def remove_story(here: Here, story: str) -> None:
+    """Take a story off the shelf."""
+    here.project.remove(here.book(story))
+    here.events.add("removed", story=story)
+
+
+@api.post("/stories/{story}/duplicate")
+def duplicate(here: Here, story: str) -> dict[str, str]:
+    """Begin another story with the state that is shown."""
+    source = here.book(story)
+    copy = here.project.add_story(source.title)
+    kept = {name: source.head[name] for name in ("locks", "checks")}
+    here.operations.add_state(copy, here.project.open_state(source.head), "Copied", **kept)
+    return {"story": copy.id}
+
+
+# -- jobs
+
+
+@api.post("/stories")
+def new_story(here: Here, body: schema.NewStory) -> schema.JobRecord:
+    """Queue a new story."""
+    if not body.prompt.strip():
+        raise HTTPException(400, "the prompt is empty: say in one line what the story is about")
+    request = {"kind": "generate", **body.model_dump(exclude={"first"})}
+    return schema.JobRecord(**here.worker.submit(request, body.first).record())
+
+
+@api.post("/stories/{story}/edits")
+def edit(here: Here, story: str, body: schema.Edit) -> schema.JobRecord:
+    """Queue a change of the story that is shown."""
+    here.book(story)
+    request = {"kind": "edit", "story": story, **body.model_dump()}
+    return schema.JobRecord(**here.worker.submit(request, first=True).record())
+
+
+@api.post("/stories/{story}/alternatives")
+def look_up(here: Here, story: str, body: schema.LookUp) -> schema.JobRecord:
+    """Queue a look at the likely other codes of a slot; they are the job's result."""
+    here.book(story)
+    request = {"kind": "alternatives", "story": story, **body.model_dump()}
+    return schema.JobRecord(**here.worker.submit(request, first=True).record())
+
+
+@api.post("/stories/{story}/branches")
+def fork(here: Here, story: str, body: schema.Fork) -> schema.JobRecord:
+    """Queue branches of the story that is shown."""
+    here.book(story)
+    return schema.JobRecord(**here.worker.submit({"kind": "branch", "story": story, **body.model_dump()}).record())
+
+
+@api.post("/import")
+def restore(here: Here, body: schema.Recipe) -> schema.JobRecord:
+    """Queue a story that is made again from its string."""
+    from modules.steering.plan import Plan
+
+    Plan.from_string(body.plan.strip()).check_weights(here.pipeline.fingerprint())
+    return schema.JobRecord(**here.worker.submit({"kind": "import", "plan": body.plan.strip()}).record())
+
+
+@api.post("/import/picture")
+async def restore_from_picture(here: Here, request: Request) -> schema.JobRecord:
+    """Queue the story that a page's PNG carries."""
+    plan = plan_of_png(await request.body())
+    if plan is None:
+        raise HTTPException(400, "this picture carries no story: use a page that this program wrote, as it was written")
+    return restore(here, schema.Recipe(plan=plan))
+
+
+@api.post("/jobs/{job}/cancel", status_code=204)
+def cancel(here: Here, job: str) -> None:
+    """Take a job out of the queue, or end it after its denoising step."""
+    here.worker.cancel(here.job(job))
+
+
+@api.get("/jobs/{job}/previews/{page}", response_class=Response)
+def preview(here: Here, job: str, page: int) -> Response:
+    """Return a page that is being drawn."""
+    content = here.job(job).previews.get(page)
+    if content is None:
+        raise HTTPException(404, "there is no preview of this page")
+    return Response(content, media_type="image/jpeg", headers={"cache-control": "no-store"})
+
+
+@api.get("/events", response_class=StreamingResponse)
+async def events(
+    here: Here, after: str | None = None, last_event_id: Annotated[str | None, Header()] = None
+) -> StreamingResponse:
+    """Stream events; after a lost connection those since `Last-Event-ID`."""
+    stream = here.events.stream(last_event_id or after)
+    return StreamingResponse(stream, media_type="text/event-stream", headers={"cache-control": "no-store"})
+
+
+# -- states
+
+
+@api.post("/stories/{story}/shown", status_code=204)
+def show(here: Here, story: str, body: schema.Shown) -> None:
+    """Show another state: pick a candidate, undo or redo."""
+    book = here.book(story)
+    if body.state not in book.states:
+        raise HTTPException(404, "there is no such version of the story")
+    if book.visits[-1] != body.state:
+        here.project.show(book, body.state)
+        here.events.add("shown", story=story, state=body.state)
+
+
+@api.post("/stories/{story}/locks", status_code=204)
+def lock(here: Here, story: str, body: schema.LockSet) -> None:
+    """Set the locks; this too can be undone."""
+    book = here.book(story)
+    head = book.head
+    parse_locks(body.locks, len(head["texts"]), len(head["codes"][0]))
+    names = {name: value for name, value in head.items() if name not in ("kind", "id", "number", "story")}
+    names |= {"parent": head["id"], "locks": body.locks, "label": "Locks", "group": None, "page": None}
+    state = here.project.append("state", story=story, **names, **here.project.new_id("state"))
+    here.project.show(book, state["id"])
+    here.events.add("state", story=story, title=book.title, state=state, head=state["id"])
+
+
+@api.post("/pictures")
+async def take_picture(here: Here, request: Request) -> schema.Stored:
+    """Take in a picture: it is decoded, and written again without anything else that was in its file."""
+    image = as_upload(await request.body())
+    return schema.Stored(picture=here.project.store(scale_to(image, min(1024, max(image.size)))))
+
+
+@api.get("/pictures/{name}", response_class=Response)
+def picture(here: Here, name: str, size: int = PICTURE_SIZE) -> Response:
+    """Return a picture of the project, scaled."""
+    image = here.project.picture(name)
+    if image is None:
+        raise HTTPException(404, "there is no such picture")
+    content = as_jpeg(image, min(max(size, 16), PICTURE_SIZE), 93)
+    return Response(content, media_type="image/jpeg", headers={"cache-control": "private, max-age=31536000, immutable"})
+
+
+@api.get("/stories/{story}/states/{state}/pages/{page}.png", response_class=Response)
+def page_png(here: Here, story: str, state: str, page: int) -> Response:
+    """Return a page as a PNG that carries the story."""
+    found = here.book(story).states.get(state)
+    if found is None or not 0 <= page < len(found["pictures"]):
+        raise HTTPException(404, "there is no such page")
+    image = here.project.picture(found["pictures"][page])
+    if image is None:
+        raise HTTPException(404, "the picture is gone")
+    content = encode_png(enlarge(image), plan_texts(found["plan"]))
+    return _download(content, "image/png", f"page_{page + 1:02}.png")
+
+
+@api.get("/stories/{story}/export/{name}", response_class=Response)
+def export(here: Here, story: str, name: str) -> Response:
+    """Return the story that is shown in a format."""
+    if name not in FORMATS:
+        raise HTTPException(404, "there is no such format")
+    book = here.book(story)
+    kind, shown = FORMATS[name], here.project.open_state(book.head)
+    content = kind.encode(planned_book(replace(shown, notes=())), ExportSettings())
+    return _download(content, kind.media_type, f"{_file_name(book.title)}{kind.suffix}")
+
+
+def _download(content: bytes, kind: str, name: str) -> Response:
+    return Response(content, media_type=kind, headers={"content-disposition": f'attachment; filename="{name}"'})
+
+
+def _file_name(title: str) -> str:
+    words = "".join(char if char.isascii() and char.isalnum() else " " for char in title).split()
+    return "-".join(words)[:60].lower() or "story"

@@ -1,0 +1,266 @@
+"""A browser uses the studio: Debian's Chromium, the tiny model, and no request that leaves the machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed")
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    with playwright.sync_playwright() as running:
+        launched = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def page(browser: Any, server: str) -> Iterator[Any]:
+    """The studio with its sample open. Fails on errors of the page and on requests to any other machine."""
+    opened = browser.new_page(viewport={"width": 1400, "height": 900})
+    problems: list[str] = []
+    opened.on("pageerror", lambda error: problems.append(str(error)))
+    opened.on(
+        "request", lambda request: None if request.url.startswith((server, "blob:")) else problems.append(request.url)
+    )
+    opened.set_default_timeout(20000)
+    opened.goto(server)
+    opened.wait_for_selector(".leaf img")
+    yield opened
+    opened.close()
+    assert problems == []
+
+
+def until(page: Any, expression: str, argument: Any = None, seconds: float = 20) -> None:
+    """Wait until an expression, or a function of `argument`, is true. Playwright's own way needs unsafe-eval."""
+    end = time.monotonic() + seconds
+    while not page.evaluate(expression, argument):
+        assert time.monotonic() < end, f"never true: {expression}"
+        page.wait_for_timeout(30)
+
+
+def text(page: Any) -> str:
+    return page.inner_text(".words")
+
+
+def test_a_story_is_made(page):
+    page.fill("[data-field=prompt]", "A bear and a balloon")
+    page.fill("[data-field=pages]", "3")
+    page.keyboard.press("Control+Enter")
+    until(page, "document.querySelectorAll('.film .cell').length === 3")
+    assert page.inner_text("h1") == "A bear and a balloon"
+    assert page.locator(".shelf li").count() >= 2
+
+
+def test_words_are_edited_and_undone_all_the_way(page):
+    first = text(page)
+    page.keyboard.press("e")
+    page.keyboard.press("Control+a")
+    page.keyboard.type("A fox sat on a moon.")
+    page.keyboard.press("Control+s")
+    until(page, "!document.querySelector('[data-do=undo]').disabled")
+    assert text(page) == "A fox sat on a moon."
+    page.reload()
+    page.wait_for_selector(".leaf img")
+    assert text(page) == "A fox sat on a moon."
+    page.keyboard.press("Control+z")
+    until(page, "document.querySelector('[data-do=undo]').disabled")
+    assert text(page) == first
+    page.keyboard.press("Control+y")
+    until(page, "document.querySelector('.words').textContent === 'A fox sat on a moon.'")
+
+
+def test_words_are_drawn_by_a_click(page):
+    """What was typed outlives the loss of focus, and turning the page."""
+    page.keyboard.press("ArrowRight")
+    page.click(".words")
+    page.keyboard.press("Control+a")
+    page.keyboard.type("Two birds sang.")
+    page.click("h1")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowRight")
+    until(page, "document.querySelector('.words').textContent === 'Two birds sang.'")
+    before = page.get_attribute(".frame img", "src")
+    page.click("[data-do=drawWords]")
+    until(
+        page,
+        "src => ![null, src].includes(document.querySelector('.leaf:not(.busy) img')?.getAttribute('src') ?? null)",
+        before,
+    )
+    assert text(page) == "Two birds sang." and page.locator(".typed:visible").count() == 0
+
+
+def test_candidates_are_compared_and_picked(page):
+    page.keyboard.press("ArrowRight")
+    before = page.get_attribute(".frame img", "src")
+    page.keyboard.press("r")
+    page.wait_for_selector(".candidates li:nth-child(4)")
+    assert page.get_attribute(".frame img", "src") == before
+    page.keyboard.press("3")
+    until(page, "src => !document.querySelector('.frame img').getAttribute('src').includes(src)", before)
+    page.keyboard.press("c")
+    until(page, "src => document.querySelector('.frame img').getAttribute('src') === src", before)
+    page.keyboard.press("Escape")
+    page.keyboard.press("1")
+    until(page, "src => document.querySelector('.frame img').getAttribute('src') === src", before)
+
+
+def test_a_lock_holds(page):
+    page.keyboard.press("Shift+R")
+    page.wait_for_selector(".badge")
+    page.keyboard.press("r")
+    page.wait_for_selector(".toast:not([hidden])")
+    assert "locked" in page.inner_text(".toast")
+    page.keyboard.press("Control+z")
+    page.wait_for_selector(".badge", state="detached")
+
+
+def test_another_code_is_taken(page):
+    page.keyboard.press("k")
+    page.wait_for_selector(".options li:nth-child(3)")
+    chosen = page.get_attribute(".options li:nth-child(3) button", "data-arg")
+    page.click(".options li:nth-child(3) button")
+    until(page, "code => document.querySelector('.chip').textContent === code", chosen)
+
+
+def test_a_story_branches_and_is_read(page):
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("b")
+    page.wait_for_selector(".card")
+    page.click(".card button")
+    page.wait_for_selector(".told")
+    for _ in range(12):
+        if page.locator(".reader [data-do=takePath]").count():
+            break
+        page.locator(".reader footer button").first.click()
+        page.wait_for_timeout(60)
+    assert "The end" in page.inner_text(".reader footer")
+    page.keyboard.press("Escape")
+    page.wait_for_selector(".reader", state="detached")
+
+
+def test_the_reader_turns_by_keys(page):
+    page.keyboard.press("f")
+    page.wait_for_selector(".told")
+    count = page.locator(".film .cell").count()
+    for number in range(2, count + 1):
+        page.keyboard.press("ArrowRight")
+        until(
+            page, "label => document.querySelector('.reader footer span').textContent === label", f"{number} / {count}"
+        )
+    page.keyboard.press("ArrowRight")
+    until(page, "document.querySelector('.told').textContent === 'The end'")
+
+
+def test_a_string_is_imported(page):
+    page.keyboard.press("x")
+    plan = page.locator(".recipe textarea").input_value()
+    title, stories = page.inner_text("h1"), page.locator(".shelf li").count()
+    page.fill(".restore input", plan)
+    page.click(".restore .plain")
+    until(page, "count => document.querySelectorAll('.shelf li').length > count", stories)
+    page.wait_for_selector(".leaf img")
+    assert page.inner_text("h1") == title
+
+
+def test_formats_are_downloaded(page):
+    page.keyboard.press("x")
+    for link in page.locator(".formats a").all():
+        with page.expect_download() as download:
+            link.click()
+        assert Path(download.value.path()).stat().st_size > 100
+
+
+def test_all_by_keyboard(page):
+    """Tab reaches every button that is there, and the dialog of keys lists what the table binds."""
+    page.keyboard.press("?")
+    page.wait_for_selector(".keys kbd")
+    assert page.locator(".keys dt").count() > 25
+    page.keyboard.press("Escape")
+    page.wait_for_selector(".dialog", state="detached")
+    seen = set()
+    for _ in range(120):
+        page.keyboard.press("Tab")
+        seen.add(page.evaluate("document.activeElement.dataset.do ?? document.activeElement.className"))
+    wanted = set(
+        page.evaluate(
+            "[...document.querySelectorAll('button:enabled')].filter(b => b.offsetParent).map(b => b.dataset.do)"
+        )
+    )
+    assert wanted <= seen
+
+
+@pytest.mark.parametrize(("width", "theme"), [(1400, "light"), (1000, "dark"), (390, "light"), (390, "dark")])
+def test_no_violations_of_accessibility(page, width, theme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    page.set_viewport_size({"width": width, "height": 844})
+    page.emulate_media(color_scheme=theme, reduced_motion="reduce")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    for key, layer in (("", ".leaf"), ("?", ".keys"), ("x", ".recipe"), ("f", ".told"), ("m", ".map")):
+        if key:
+            page.keyboard.press(key)
+        page.wait_for_selector(layer)
+        found = axe.Axe().run(page).response["violations"]
+        assert [(one["id"], [node["html"][:120] for node in one["nodes"]]) for one in found] == []
+        page.keyboard.press("Escape")
+
+
+def start(checkpoint: Path, project: Path, port: int) -> subprocess.Popen[bytes]:
+    """Start the command and return its process once it answers."""
+    command = [sys.executable, ROOT / "story_generative_model.py", "studio", "--ckpt", checkpoint]
+    command += ["--port", str(port), "--project", project]
+    running = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    for _ in range(600):
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/api/project").close()
+            return running
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError("the studio did not start")
+
+
+def test_a_killed_server_loses_nothing(browser, tiny_checkpoint, tmp_path):
+    pytest.importorskip("fastapi", reason="the studio's packages are not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    running = start(tiny_checkpoint, tmp_path / "project", port)
+    try:
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{port}")
+        page.wait_for_selector(".leaf img")
+        page.keyboard.press("e")
+        page.keyboard.press("Control+a")
+        page.keyboard.type("Kept for ever.")
+        page.keyboard.press("Control+s")
+        until(page, "!document.querySelector('[data-do=undo]').disabled")
+        running.send_signal(signal.SIGKILL)
+        running.wait()
+        running = start(tiny_checkpoint, tmp_path / "project", port)
+        until(page, "!document.querySelector('.offline')")
+        assert text(page) == "Kept for ever."
+        page.reload()
+        page.wait_for_selector(".leaf img")
+        assert text(page) == "Kept for ever."
+        page.close()
+    finally:
+        running.kill()
+        running.wait()
