@@ -81,7 +81,7 @@ def insert(
     order = [*range(place), *[0] * num_pages, *range(place, plan.num_pages)]
     moved = arrange(pipeline, story, order).plan
     drawn_origins: tuple[Origin, ...] = ("drawn",) * num_pages
-    origins: tuple[Origin, ...] = (*moved.origins[:place], *drawn_origins, *moved.origins[place + num_pages :])
+    origins = moved.origins[:place] + drawn_origins + moved.origins[place + num_pages :]
     new = replace(moved, codes=codes, origins=origins, log_probs=None).rendered(rendering)
     new = with_log_probs(pipeline, new)
     stamps = [story.stamps[page] if index < place else None for index, page in enumerate(order)]
