@@ -80,8 +80,8 @@ def insert(
     texts, images = render(pipeline, rendering, before(story.images, new_places))
     order = [*range(place), *[0] * num_pages, *range(place, plan.num_pages)]
     moved = arrange(pipeline, story, order).plan
-    drawn_origins: tuple[Origin, ...] = ("drawn",) * num_pages
-    origins = moved.origins[:place] + drawn_origins + moved.origins[place + num_pages :]
+    drawn_one: Origin = "drawn"
+    origins = (*moved.origins[:place], *[drawn_one] * num_pages, *moved.origins[place + num_pages :])
     new = replace(moved, codes=codes, origins=origins, log_probs=None).rendered(rendering)
     new = with_log_probs(pipeline, new)
     stamps = [story.stamps[page] if index < place else None for index, page in enumerate(order)]
