@@ -131,6 +131,7 @@ class StepNoise(ModelOutput):
     timesteps: Tensor = REQUIRED  # (N,) diffusion timesteps
     noise: Tensor = REQUIRED  # (N, c, h, w)
     hidden_pages: Tensor = REQUIRED  # (N, MAX_SEEN) bool: the decoders do not see this page of the plan
+    hidden_words: Tensor | None = None  # (N, L) bool: the text decoder does not see this token of the text
 
     def rows(self, start: int, end: int) -> StepNoise:
         """Return the noise of rows start..end of a global batch."""
@@ -150,11 +151,14 @@ def draw_noise(
     null_text: float = 0.0,
     null_image: float = 0.0,
     page_dropout: float = 0.0,
+    word_dropout: float = 0.0,
+    text_length: int = 0,
 ) -> StepNoise:
     """Draw the noise of `num_rows` steps. `modality_dropout` is the chance of text only, and again of picture only.
 
     `page_dropout` is the chance that a step's decoders see a random part of the plan only: each other page is then
-    hidden with a probability that is itself uniform, so all numbers of visible pages are as likely.
+    hidden with a probability that is itself uniform, so all numbers of visible pages are as likely. `word_dropout` is
+    the chance that the text decoder does not see one of the `text_length` tokens that it has read.
 
     Timesteps are stratified over the rows (one from each of `num_rows` equal parts, in random order): the same mean
     loss at a lower variance (as in VDM, arXiv 2107.00630, appendix I.1).
@@ -175,6 +179,8 @@ def draw_noise(
         share = torch.rand(num_rows, 2, generator=generator)
         share = share[:, 1] * (share[:, 0] < page_dropout)
         values.hidden_pages = torch.rand(num_rows, MAX_SEEN, generator=generator) < share[:, None]
+    if word_dropout:
+        values.hidden_words = torch.rand(num_rows, text_length, generator=generator) < word_dropout
     return values
 
 

@@ -99,6 +99,8 @@ class TrainingConfig:
     null_text: float = limited(0.05, SHARE)
     null_image: float = limited(0.1, SHARE)
     page_dropout: float = limited(0.4, SHARE)  # The chance that a step's decoders see a random part of the plan only.
+    # The chance that the text decoder does not see a token before the one that it predicts: then it needs the codes.
+    word_dropout: float = limited(0.0, SHARE)
     # Scheduled sampling: the share of the prior's own codes among those it reads, at the end of a phase.
     own_codes: float = limited(0.0, SHARE)
     # Learning rates, as multiples of the others': of pretrained weights that train, and of the gates through which

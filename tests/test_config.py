@@ -106,7 +106,7 @@ def test_configs_cannot_be_changed_in_place():
 
 
 BAD_VALUES = [
-    ({"storyboard.codebook_size": 0}, "storyboard.codebook_size must be from 1 to 16777216, got 0"),
+    ({"storyboard.codebook_size": -1}, "storyboard.codebook_size must be from 0 to 16777216, got -1"),
     ({"storyboard.codebook_dim": 0}, "storyboard.codebook_dim must be from 1 to 65536, got 0"),
     ({"storyboard.qformer_groups": -1}, "storyboard.qformer_groups must be from 0 to 65536, got -1"),
     ({"storyboard.codebook_decay": 1.5}, "storyboard.codebook_decay must be from 0 to below 1, got 1.5"),
@@ -151,8 +151,8 @@ def test_values_out_of_range_are_refused(changes, message, tmp_path):
 
 
 def test_values_are_checked_in_python_too():
-    with pytest.raises(UserError, match="codebook_size must be from 1 to 16777216, got 0"):
-        dataclasses.replace(StoryConfig().storyboard, codebook_size=0)
+    with pytest.raises(UserError, match="codebook_size must be from 0 to 16777216, got -1"):
+        dataclasses.replace(StoryConfig().storyboard, codebook_size=-1)
     with pytest.raises(UserError, match="adam_betas must be two numbers, got .0.9."):
         dataclasses.replace(StoryConfig().training, adam_betas=(0.9,))
 

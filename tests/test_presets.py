@@ -38,6 +38,7 @@ TUNED = {  # The factors of which a source's weights train.
     "next-step": {"storyboard", "text_decoder"},
     "seed-story": {"storyboard"},
     "multimodal-gpt2": set(),
+    "picturebooks": set(),
 }
 PROMPT = "Rusty the fox wants a kite"
 

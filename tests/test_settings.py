@@ -151,7 +151,7 @@ def test_strange_paths_are_one_line(tmp_path, name):
 @pytest.mark.parametrize(
     ("sweep", "name"),
     [
-        ("storyboard.codebook_size=64,0", "storyboard.codebook_size"),
+        ("storyboard.codebook_size=64,-1", "storyboard.codebook_size"),
         ("training.learning_rate=0.001,NaN", "training.learning_rate"),
         ("prior.num_layers=2," + "9" * 5000, "prior.num_layers"),
         ("prior.dim=" + "[" * 100_000, "prior.dim"),
@@ -167,9 +167,9 @@ def test_every_value_of_a_sweep_is_checked_first(sweep, name):
 
 
 def test_a_sweep_is_refused_before_the_first_training(tmp_path, capsys):
-    words = ["ablate", "--preset", "tiny", "--sweep", "storyboard.codebook_size=64,0", "--output", str(tmp_path)]
+    words = ["ablate", "--preset", "tiny", "--sweep", "storyboard.codebook_size=64,-1", "--output", str(tmp_path)]
     assert story_generative_model.main(words) == 2
-    assert "storyboard.codebook_size must be from 1 to" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+    assert "storyboard.codebook_size must be from 0 to" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

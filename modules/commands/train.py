@@ -75,16 +75,20 @@ def run(args: argparse.Namespace) -> int:
     started = time.monotonic()  # Before the libraries are imported, which takes seconds.
     from modules.common.interrupts import Interrupted
     from modules.common.precision import resolve_precision
+    from modules.training.codebook_size import with_codebook_size
     from modules.training.dry_run import plan
     from modules.training.run import train
 
     precision = args.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     settings = from_flags(TrainSettings, args, mixed_precision=resolve_precision(precision))
     config = resolve_config(args)
-    if args.dry_run:
+    if args.dry_run and config.storyboard.codebook_size:
         print(json.dumps(plan(config, settings), indent=2, default=str))
         return 0
     dataset = open_dataset(args.data, "train", config, args.seed, config.training.num_stories, args.on_bad_record)
+    if args.dry_run:
+        print(json.dumps(plan(with_codebook_size(config, settings, dataset), settings), indent=2, default=str))
+        return 0
     held_out = open_held_out(args.data, dataset, config, args.seed, args.on_bad_record)
     try:
         more = open_plan_stories(args, config, settings)

@@ -46,7 +46,7 @@ class Limit:
 
 SIZE, LAYERS, COUNT = Limit(1, 65536), Limit(1, 1024), Limit(0, 65536)
 TOKENS = Limit(3, 65536)  # <bos>, a token of text and <eos>.
-ENTRIES = Limit(1, 2**24)  # Of a codebook or a vocabulary.
+ENTRIES, OPEN_ENTRIES = Limit(1, 2**24), Limit(0, 2**24)  # Of a vocabulary; of a codebook, 0: chosen by train.
 UPDATES = Limit(1, 10**9)
 LAST_LAYERS = Limit(-1, 1024)  # -1: all of them.
 RATE, MULTIPLE = Limit(0, 10, above=True), Limit(0, 1_000_000, above=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from modules.common.errors import UserError
 from modules.common.shipped import ARCHITECTURES, shipped
-from modules.pretrained.unpacked import unpacked_folder
+from modules.pretrained.unpacked import PACKAGE, unpacked_folder
 
 CONFIG, SCHEDULER_CONFIG = "config.json", "scheduler_config.json"
 
@@ -90,8 +90,11 @@ class SourceFiles:
 
     def find_config(self, name: str = CONFIG) -> Path:
         """Return the nearest config file: from the folder, the cache or, for a known architecture, the assets."""
+        architecture = OTHER_NAMES.get(self.id, self.id.removeprefix(PACKAGE))
+        known = shipped(ARCHITECTURES) / architecture / self.subfolder / name
+        if self.id.startswith(PACKAGE) and known.is_file():  # The package need not be installed.
+            return known
         if self.folder is None:
-            known = shipped(ARCHITECTURES) / OTHER_NAMES.get(self.id, self.id) / self.subfolder / name
             cached = self._find(name, offline=True, required=False)
             if cached is not None or known.is_file():
                 return cached or known

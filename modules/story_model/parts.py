@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from modules.common.errors import UserError
 from modules.config import StoryConfig
 from modules.image_decoder.autoencoder import PictureAutoencoder, PretrainedAutoencoder
 from modules.image_decoder.image_decoder import ImageDecoder
@@ -86,6 +87,8 @@ class StoryParts(nn.Module):
 
     def _build_storyboard(self, config: StoryConfig) -> None:
         board, max_text_length = config.storyboard, config.text_decoder.max_length
+        if not board.codebook_size:
+            raise UserError("storyboard.codebook_size is 0, for train to choose: give a number here")
         shape = config.autoencoder.latent_shape
         self.storyboard = STORYBOARDS[board.pooling](board, self.vocab_size, max_text_length, shape, self.sources)
 

@@ -128,7 +128,9 @@ class StoryModel(StoryParts):
     ) -> Tensor:
         """Return -log p(s | z) (), in nats a token."""
         steps = batch.steps()
-        text = self.text_decoder(board.code_embeds, steps.input_ids, steps.text_mask, noise.null_text, window)
+        text = self.text_decoder(
+            board.code_embeds, steps.input_ids, steps.text_mask, noise.null_text, window, noise.hidden_words
+        )
         return masked_mean(text.nll, text.mask, batch.num_tokens)
 
     def diffusion_loss(

@@ -8,9 +8,9 @@ from modules.common.errors import UserError
 from modules.common.limits import (
     COUNT,
     DECAY,
-    ENTRIES,
     LAST_LAYERS,
     LAYERS,
+    OPEN_ENTRIES,
     SIZE,
     TOKENS,
     WEIGHT,
@@ -100,7 +100,7 @@ class StoryboardConfig:
     image_encoder: ImageEncoderConfig = field(default_factory=ImageEncoderConfig)
     pixel_encoder: ScratchImageEncoderConfig = field(default_factory=ScratchImageEncoderConfig)
     text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
-    codebook_size: int = limited(4096, ENTRIES)
+    codebook_size: int = limited(4096, OPEN_ENTRIES)  # 0: train chooses it from the number of training steps.
     codebook_dim: int = limited(32, SIZE)
     codebook_decay: float = limited(0.99, DECAY)
     dead_code_threshold: float = limited(0.1, WEIGHT)  # A code used less than this fraction of the mean is revived.

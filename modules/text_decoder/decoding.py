@@ -6,11 +6,14 @@ They keep no cache, so beams may be reordered.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import LogitsProcessor
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from modules.layers.plan_window import PlanWindow
 
 
 class GuidanceLogitsProcessor(LogitsProcessor):
@@ -46,3 +49,30 @@ class ContrastiveLogitsProcessor(LogitsProcessor):
         likeness = (vectors[:, :-1] @ vectors[:, -1:].mT).amax((1, 2)).view_as(probs)
         values = (1 - self.penalty_alpha) * probs - self.penalty_alpha * likeness.to(probs.dtype)
         return torch.full_like(scores, -torch.inf).scatter(1, tokens, values)
+
+
+def logits_processors(
+    decoder: Any,
+    code_embeds: Tensor,
+    window: PlanWindow | None,
+    guidance_scale: float,
+    penalty_alpha: float,
+    top_k: int,
+) -> LogitsProcessorList:
+    """Return what changes the logits of N steps' next tokens, as `generate` of the TextDecoder `decoder` describes."""
+
+    def unconditional(ids: Tensor) -> Tensor:
+        inputs = decoder.next_inputs(code_embeds, window, ids, null=True)
+        return decoder.language_model(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1]
+
+    def hidden_states(ids: Tensor) -> Tensor:
+        inputs = decoder.next_inputs(code_embeds, window, ids)
+        states = decoder.language_model.base_model(**inputs, use_cache=False).last_hidden_state
+        return states[:, -ids.shape[1] - 1 :]
+
+    processors = LogitsProcessorList()
+    if guidance_scale != 1:
+        processors.append(GuidanceLogitsProcessor(unconditional, guidance_scale))
+    if penalty_alpha:
+        processors.append(ContrastiveLogitsProcessor(hidden_states, penalty_alpha, top_k))
+    return processors

@@ -1,4 +1,5 @@
-"""A prefix that a pretrained language model reads through gates that start at zero (LLaMA-Adapter, arXiv 2303.16199).
+"""What a pretrained language model reads of the plan: a prefix through gates that start at zero (LLaMA-Adapter, arXiv
+2303.16199), and a shift of its last hidden states.
 
 A zero vector at one more position would still take its share of every softmax. So text attends to text as if there
 were no prefix, and its attention to the prefix is added, times the tanh of one gate a layer and head.
@@ -18,31 +19,36 @@ ATTENTION = "gated_prefix"
 
 
 class Prefix(NamedTuple):
-    """Vectors (N,P,D) before the text, which of them may be read (N,P), and their positions (P,)."""
+    """Vectors (N,P,D) before the text, which of them may be read (N,P), and their positions (P,); and, for a gated
+    model, what is added to its last hidden states (N,1,D).
+    """
 
     vectors: Tensor
     mask: Tensor
     positions: Tensor
+    shift: Tensor | None = None
 
 
 class GatedPrefix(NamedTuple):
     """`gate` (layers, heads) before tanh, and either the `length` P of a prefix at the start of the sequence, hidden by
     the attention mask, or the `keys_values` (N, layers, 2, key-value heads, P, head_dim) of a prefix outside it.
 
-    Vectors of the prefix where `mask` (N,P) is False are not read.
+    Vectors of the prefix where `mask` (N,P) is False are not read. `shift` (N,1,D) is added to the last hidden states.
     """
 
     gate: Tensor
     length: int = 0
     keys_values: Tensor | None = None
     mask: Tensor | None = None
+    shift: Tensor | None = None
 
     def repeat_interleave(self, count: int) -> GatedPrefix:
         """Repeat each row of the prefix `count` times in a row."""
-        keys_values, mask = (
-            None if value is None else value.repeat_interleave(count, dim=0) for value in (self.keys_values, self.mask)
+        keys_values, mask, shift = (
+            None if value is None else value.repeat_interleave(count, dim=0)
+            for value in (self.keys_values, self.mask, self.shift)
         )
-        return self._replace(keys_values=keys_values, mask=mask)
+        return self._replace(keys_values=keys_values, mask=mask, shift=shift)
 
 
 class GatedPrefixCache(DynamicCache):
@@ -65,7 +71,7 @@ def gated_prefix_attention(
     """Attend with queries, keys and values (N, heads, L, head_dim); a function for transformers' AttentionInterface."""
     if gated_prefix is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    gate, length, keys_values, mask = gated_prefix
+    gate, length, keys_values, mask, _ = gated_prefix
     if keys_values is None:
         prefix = key[:, :, :length], value[:, :, :length]
         key, value = key[:, :, length:], value[:, :, length:]
@@ -96,9 +102,42 @@ def admit_gated_prefix(language_model: PreTrainedModel) -> None:
     language_model.set_attn_implementation(ATTENTION)
     if language_model.config._attn_implementation != ATTENTION:
         raise ValueError(f"{type(language_model).__name__} does not let its attention be replaced")
-    language_model.register_forward_pre_hook(_take_from_cache, with_kwargs=True)
+    shifts: list[Tensor | None] = [None]  # Of the pass that is going on: the head gets no arguments of the caller's.
+
+    def take(_model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        cache = kwargs.get("past_key_values")
+        if isinstance(cache, GatedPrefixCache):
+            kwargs = {**kwargs, "gated_prefix": cache.prefix}
+        prefix = kwargs.get("gated_prefix")
+        shifts[0] = None if prefix is None else prefix.shift
+        return args, kwargs
+
+    def add_shift(_head: nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:
+        return None if shifts[0] is None else (args[0] + shifts[0].to(args[0].dtype),)
+
+    language_model.register_forward_pre_hook(take, with_kwargs=True)
+    language_model.get_output_embeddings().register_forward_pre_hook(add_shift)
 
 
-def _take_from_cache(_model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    cache = kwargs.get("past_key_values")
-    return args, {**kwargs, "gated_prefix": cache.prefix} if isinstance(cache, GatedPrefixCache) else kwargs
+class Shift(nn.Linear):
+    """What codes add to a language model's last hidden states; at first, and in models from before it was there, zero.
+
+    Those states meet the table of words next, so the gradient of every word reaches the codes by one matrix; through
+    the gated prefix it crosses the layers of the model.
+    """
+
+    def reset_parameters(self) -> None:
+        """Start at zero."""
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name, value in self.named_parameters():
+            state_dict.setdefault(prefix + name, torch.zeros_like(value))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def without_words(input_ids: Tensor, hidden: Tensor, pad_id: int) -> Tensor:
+    """Return the ids (N,L) with padding in place of the hidden ones (N,L), except <bos>."""
+    is_first = torch.arange(input_ids.shape[1], device=input_ids.device) == 0
+    return input_ids.masked_fill(hidden & ~is_first, pad_id)

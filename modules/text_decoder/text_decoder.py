@@ -2,7 +2,8 @@
 2101.00190).
 
 A GPT-2 from scratch reads the prefix as words that come first. A pretrained model reads it through gates that start at
-zero, so it starts as the model it was; keys and values for every layer pass these gates in any model.
+zero, and a shift of its last hidden states that starts at zero, so it starts as the model it was; keys and values for
+every layer pass these gates in any model.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import LogitsProcessorList, PreTrainedConfig
+from transformers import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
@@ -29,8 +30,15 @@ from modules.pretrained.lora import is_lora
 from modules.pretrained.part import PretrainedPart
 from modules.pretrained.source import PretrainedSource
 from modules.text_decoder.config import Decoding, TextDecoderConfig
-from modules.text_decoder.decoding import ContrastiveLogitsProcessor, GuidanceLogitsProcessor
-from modules.text_decoder.gated_prefix import GatedPrefix, GatedPrefixCache, Prefix, admit_gated_prefix
+from modules.text_decoder.decoding import logits_processors
+from modules.text_decoder.gated_prefix import (
+    GatedPrefix,
+    GatedPrefixCache,
+    Prefix,
+    Shift,
+    admit_gated_prefix,
+    without_words,
+)
 from modules.text_decoder.language_model import (
     SpecialIds,
     add_attention_lora,
@@ -89,9 +97,9 @@ class TextDecoder(PretrainedPart):
         self.plan_reader = PlanReader(num_slots, code_dim, read_dim, config.plan_dim) if reads_plan else None
         self.language_model: Any = GPT2LMHeadModel(cast(GPT2Config, architecture)) if pretrained is None else pretrained
         if config.is_gated:
-            self.prefix_gate = nn.Parameter(
-                torch.zeros(architecture.num_hidden_layers, architecture.num_attention_heads)
-            )
+            shape = architecture.num_hidden_layers, architecture.num_attention_heads
+            self.prefix_gate = nn.Parameter(torch.zeros(shape))
+            self.to_shift = Shift(num_slots * code_dim, architecture.hidden_size)
             admit_gated_prefix(self.language_model)
         if config.tuning == "frozen":
             self.language_model.requires_grad_(False)
@@ -133,12 +141,15 @@ class TextDecoder(PretrainedPart):
         text_mask: Tensor,
         null: Tensor | None = None,
         window: PlanWindow | None = None,
+        hidden: Tensor | None = None,
     ) -> TextDecoderOutput:
         """Return the negative log-likelihood of every token after <bos>.
 
-        code_embeds (N,S,d), input_ids and text_mask (N,L), null (N,) bool, the windows of the N steps.
+        code_embeds (N,S,d), input_ids and text_mask (N,L), null (N,) bool, the windows of the N steps; where `hidden`
+        (N,L) is True, a token is predicted but not read (word dropout, arXiv 1511.06349).
         """
-        logits = self.logits(code_embeds, input_ids[:, :-1], text_mask[:, :-1], null, window)
+        read = input_ids if hidden is None else without_words(input_ids, hidden, self.pad_id)
+        logits = self.logits(code_embeds, read[:, :-1], text_mask[:, :-1], null, window)
         mask = text_mask[:, 1:]
         nll = F.cross_entropy(logits.flatten(0, 1).float(), input_ids[:, 1:].flatten(), reduction="none").view_as(mask)
         return TextDecoderOutput(nll=nll * mask, mask=mask)
@@ -157,14 +168,14 @@ class TextDecoder(PretrainedPart):
 
     def inputs(self, prefix: Prefix, input_ids: Tensor, text_mask: Tensor) -> dict[str, Any]:
         """Return the language model's keyword arguments for the prefix and for tokens and mask (N,L)."""
-        vectors, prefix_mask, positions = prefix
+        vectors, prefix_mask, positions, shift = prefix
         tokens = self.language_model.get_input_embeddings()(input_ids)
         is_gated, text_positions = self.config.is_gated, torch.arange(input_ids.shape[1], device=input_ids.device)
         if is_gated:  # <bos> always counts: attention over nothing would be NaN.
             text_mask = text_mask | (text_positions == 0)
         if self.config.prefix == "key_values":
             keys_values = vectors.unflatten(-1, self.keys_values_shape).permute(0, 2, 3, 4, 1, 5)
-            outside = GatedPrefix(self.prefix_gate, keys_values=keys_values, mask=prefix_mask)
+            outside = GatedPrefix(self.prefix_gate, keys_values=keys_values, mask=prefix_mask, shift=shift)
             return {"inputs_embeds": tokens, "attention_mask": text_mask.long(), "gated_prefix": outside}
         # To a pretrained model the prefix is padding on the left: the positions of the text start at 0.
         text_positions = text_positions + (0 if is_gated else self.num_slots)
@@ -176,7 +187,8 @@ class TextDecoder(PretrainedPart):
         }
         if not is_gated:
             return inputs
-        return {**inputs, "gated_prefix": GatedPrefix(self.prefix_gate, vectors.shape[1], mask=prefix_mask)}
+        gated = GatedPrefix(self.prefix_gate, vectors.shape[1], mask=prefix_mask, shift=shift)
+        return {**inputs, "gated_prefix": gated}
 
     def prefix(self, code_embeds: Tensor, null: Tensor | None = None, window: PlanWindow | None = None) -> Prefix:
         """Project the plan around N steps and their own codes (N,S,d) to vectors, or to keys and values of all layers.
@@ -188,11 +200,13 @@ class TextDecoder(PretrainedPart):
         own = code_embeds
         if null is not None:
             own = torch.where(null[:, None, None], self.null_codes.to(own.dtype), own)
+        # Added to the last hidden states, which the model's own table of words reads: what a page is about.
+        shift = self.to_shift(own.flatten(1))[:, None] if self.config.is_gated else None
         if self.config.prefix == "key_values":
             own = own + self.slot_embeds.to(own.dtype)
         mask = torch.ones_like(own[..., 0], dtype=torch.bool)
         if self.plan_reader is None:
-            return Prefix(self.to_prefix(own), mask, slots)
+            return Prefix(self.to_prefix(own), mask, slots, shift)
         read, read_mask = self.plan_reader.read(code_embeds, window, null)
         if self.config.prefix == "key_values":
             vectors = self.to_prefix(torch.cat([read.to(own.dtype), own], dim=1))
@@ -201,7 +215,7 @@ class TextDecoder(PretrainedPart):
             vectors = torch.cat([read.to(own.dtype), own], dim=1)
         # A code has the position of its slot, on whatever page: the text starts at the same position with any plan.
         positions = slots.repeat(vectors.shape[1] // self.num_slots)
-        return Prefix(vectors, torch.cat([read_mask, mask], dim=1), positions)
+        return Prefix(vectors, torch.cat([read_mask, mask], dim=1), positions, shift)
 
     @torch.no_grad()
     def generate(
@@ -244,7 +258,7 @@ class TextDecoder(PretrainedPart):
                 max_new_tokens=self.config.max_length - 1,
                 pad_token_id=self.pad_id,
                 eos_token_id=self.eos_id,
-                logits_processor=self._processors(code_embeds, window, guidance_scale, penalty_alpha, top_k),
+                logits_processor=logits_processors(self, code_embeds, window, guidance_scale, penalty_alpha, top_k),
                 **options,
             )
         is_eos = ids == self.eos_id
@@ -260,25 +274,6 @@ class TextDecoder(PretrainedPart):
         around = None if window is None else window.repeat_interleave(count)
         is_null = ids.new_ones(len(ids), dtype=torch.bool) if null else None
         return self.inputs(self.prefix(codes, is_null, around), tokens, torch.ones_like(tokens, dtype=torch.bool))
-
-    def _processors(
-        self, code_embeds: Tensor, window: PlanWindow | None, guidance_scale: float, penalty_alpha: float, top_k: int
-    ) -> LogitsProcessorList:
-        def unconditional(ids: Tensor) -> Tensor:
-            inputs = self.next_inputs(code_embeds, window, ids, null=True)
-            return self.language_model(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1]
-
-        def hidden_states(ids: Tensor) -> Tensor:
-            inputs = self.next_inputs(code_embeds, window, ids)
-            states = self.language_model.base_model(**inputs, use_cache=False).last_hidden_state
-            return states[:, -ids.shape[1] - 1 :]
-
-        processors = LogitsProcessorList()
-        if guidance_scale != 1:
-            processors.append(GuidanceLogitsProcessor(unconditional, guidance_scale))
-        if penalty_alpha:
-            processors.append(ContrastiveLogitsProcessor(hidden_states, penalty_alpha, top_k))
-        return processors
 
     def train(self, mode: bool = True) -> TextDecoder:
         """Set training mode; a frozen language model stays in evaluation mode."""

@@ -69,6 +69,8 @@ class StoryPhase(Phase):
             self.training.null_text,
             self.training.null_image,
             self.training.page_dropout if self.model.reads_plan else 0.0,
+            self.training.word_dropout,
+            self.model.config.text_decoder.max_length,
         )
 
     def _batch(self, step: int, part: int, num_parts: int, num_steps: int, _noise: StepNoise) -> StoryBatch:

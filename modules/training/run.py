@@ -12,6 +12,7 @@ from modules.common.interrupts import stop_on_signals
 from modules.common.precision import resolve_precision
 from modules.config import StoryConfig
 from modules.story import StoryDataset
+from modules.training.codebook_size import with_codebook_size
 from modules.training.paced_trainer import PacedTrainer
 from modules.training.processes import forgotten_precision, make_accelerator
 from modules.training.settings import TrainSettings
@@ -42,6 +43,7 @@ def train(
         accelerator = make_accelerator(settings)
         lock = FolderLock(settings.output_dir) if accelerator.is_main_process else nullcontext()
         with lock, stop_on_signals() as signals:
+            config = with_codebook_size(config, settings, dataset, accelerator.is_main_process)
             parts = (config, settings, dataset, held_out, accelerator, signals, plan_dataset)
             trainer = Trainer(*parts) if settings.max_minutes is None else PacedTrainer(*parts, started=started)
             return trainer.run()

@@ -6,20 +6,22 @@ from dataclasses import replace
 from pathlib import Path
 
 from modules.config import StoryConfig
-from modules.presets import BERT, CLIP, GPT2, GPT2_XL, LLAMA, PRESETS, RESNET, STABLE_DIFFUSION, VIT
+from modules.presets import BERT, CLIP, GPT2, GPT2_XL, LLAMA, MINILM, PRESETS, RESNET, SMOLLM2, STABLE_DIFFUSION, VIT
 from tests.support import hub_folders
 
 WRITERS = {
     GPT2: hub_folders.write_gpt2,
     GPT2_XL: hub_folders.write_gpt2,
     LLAMA: hub_folders.write_llama,
+    SMOLLM2: hub_folders.write_llama,
     BERT: hub_folders.write_bert,
+    MINILM: hub_folders.write_bert,
     CLIP: hub_folders.write_clip,
     RESNET: hub_folders.write_resnet,
     VIT: hub_folders.write_vit,
     STABLE_DIFFUSION: hub_folders.write_stable_diffusion,
 }
-PRETRAINED = ("gpt2-sd15", "storydiffusion", "next-step", "seed-story", "multimodal-gpt2")
+PRETRAINED = ("gpt2-sd15", "storydiffusion", "next-step", "seed-story", "multimodal-gpt2", "picturebooks")
 IMAGE_SIZE = 32
 
 

@@ -207,7 +207,7 @@ def test_only_what_should_train_moves(folders, family, tuning):
     decoder(**text, null=torch.tensor([True, False, False, False])).nll.sum().backward()
     optimizer.step()
     moved = {name for name, value in decoder.state_dict(keep_vars=True).items() if not torch.equal(value, before[name])}
-    own = {"to_prefix.weight", "to_prefix.bias", "null_codes", "prefix_gate"}
+    own = {"to_prefix.weight", "to_prefix.bias", "null_codes", "prefix_gate", "to_shift.weight", "to_shift.bias"}
     inside = {name for name in before if name.startswith("language_model.")}
     expected = {"full": inside, "lora": {name for name in inside if "lora_" in name}, "frozen": set()}[tuning]
     assert set(trained_names(decoder)) | ({"language_model.lm_head.weight"} & expected) == own | expected
