@@ -31,7 +31,16 @@ from modules.presentation.model_card import metric_sections
 FIGURES = ROOT / "assets/figures.json"
 README, CARD = ROOT / "README.md", ROOT / "checkpoints/storyworld/README.md"
 PROGRAM = "story_generative_model.py"
-PRESETS = ("storyworld", "gpt2-sd15", "storydiffusion", "next-step", "seed-story", "multimodal-gpt2", "captioner")
+PRESETS = (
+    "storyworld",
+    "gpt2-sd15",
+    "storydiffusion",
+    "next-step",
+    "seed-story",
+    "multimodal-gpt2",
+    "captioner",
+    "picturebooks",
+)
 EVALUATION, SHORT = "evaluation", "short evaluation"
 FULL_COUNTS, SHORT_COUNTS = ("--num_stories", "200", "--num_drawn", "50"), ("--num_stories", "40", "--num_drawn", "8")
 

