@@ -90,7 +90,7 @@ def test_the_worked_example_tells_a_book(books):
 
 
 @needs_real_words
-def test_only_the_lora_of_the_language_model_moved_and_peft_reads_it(books, source, tmp_path):
+def test_only_the_lora_moved_and_peft_reads_it(books, source, tmp_path):
     pipeline = StoryPipeline.from_pretrained(books / "checkpoints", offline=True)
     decoder = pipeline.model.text_decoder.float()
     (folder,) = pipeline.save_lora(tmp_path)
