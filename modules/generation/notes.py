@@ -21,7 +21,7 @@ def input_notes(
     unknown = _unique([*reading.unknown, *(word for text in given for word in tokenizer.unseen_words(text))])
     notes = [
         f'the model was not trained on "{word}" and reads "{instead}" instead'
-        for word, instead in reading.misspelled.items()
+        for word, instead in reading.replaced.items()
     ]
     if unknown:
         notes.append(f"the model was not trained on {', '.join(unknown)}; the story may differ from the prompt there")

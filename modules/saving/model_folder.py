@@ -24,6 +24,7 @@ from modules.pretrained.source import PretrainedSource
 from modules.saving.checkpoint import STATE, latest_checkpoint, verify_checkpoint
 from modules.story_model.story_model import StoryModel, build_model
 from modules.storyboard.quantizer import TRAINING_STATE
+from modules.text_decoder.nearest_words import FILE as NEAREST_WORDS
 from modules.text_decoder.tokenizers import FOLDER, Vocabulary, load_vocabulary
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -32,6 +33,7 @@ LANGUAGE_MODEL, UNET, SCHEDULER = f"{FOLDER}/config.json", "unet/config.json", "
 OPTIONAL = (  # Files that some configs have.
     "tokenizer.json",
     "words.json",
+    NEAREST_WORDS,
     *(f"{FOLDER}/{name}.json" for name in ("tokenizer", "tokenizer_config", "special_tokens_map")),
     LANGUAGE_MODEL,
     UNET,

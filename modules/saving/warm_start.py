@@ -45,7 +45,7 @@ def start_from(
     if model.has_codes and "storyboard.quantizer.codebook" in taken:
         model.storyboard.quantizer.restart_averages()
     if isinstance(vocabulary, StoryTokenizer) and isinstance(tokenizer, StoryTokenizer):
-        vocabulary = StoryTokenizer(vocabulary.tokenizer, {*vocabulary.words, *tokenizer.words})
+        vocabulary = StoryTokenizer(vocabulary.tokenizer, {*vocabulary.words, *tokenizer.words}, vocabulary.nearest)
     if visible:
         print(f"starting from {path}: {_summary(len(taken), fresh)}", file=sys.stderr)
     return vocabulary

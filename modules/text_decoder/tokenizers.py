@@ -16,6 +16,7 @@ from modules.common.errors import UserError
 from modules.pretrained.source import PretrainedSource
 from modules.text_decoder.config import TextDecoderConfig
 from modules.text_decoder.language_model import special_ids_of
+from modules.text_decoder.nearest_words import NONE, NearestWords, load_nearest_words, save_nearest_words
 from modules.text_decoder.words import KnownWords, Reading, find_words
 
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>")
@@ -62,13 +63,13 @@ class StoryTokenizer:
 
     pad_id, bos_id, eos_id = 0, 1, 2
 
-    def __init__(self, tokenizer: Tokenizer, words: Iterable[str] = ()):
+    def __init__(self, tokenizer: Tokenizer, words: Iterable[str] = (), nearest: NearestWords = NONE) -> None:
         ids = tuple(tokenizer.token_to_id(token) for token in SPECIAL_TOKENS)
         if ids != (self.pad_id, self.bos_id, self.eos_id):
             raise UserError(f"the tokenizer must have {', '.join(SPECIAL_TOKENS)} as ids 0, 1, 2, got {ids}")
         tokenizer.encode_special_tokens = True
         self.tokenizer = tokenizer
-        self.words = tuple(sorted(set(words)))
+        self.words, self.nearest = tuple(sorted(set(words))), nearest
         self._seen = frozenset(self.words)
 
     @classmethod
@@ -127,15 +128,15 @@ class StoryTokenizer:
         return [word for word in words if word not in self._seen and word.removesuffix("'s") not in self._seen]
 
     def read(self, text: str) -> Reading:
-        """Return a text with known words in place of inflections and misspellings of them."""
+        """Return a text with known words in place of those near in inflection, meaning or spelling."""
         return self._known.read(text, self.unseen_words(text))
 
     @cached_property
     def _known(self) -> KnownWords:
-        return KnownWords(self.words)
+        return KnownWords(self.words, self.nearest)
 
     def save(self, folder: str | Path) -> None:
-        """Write `tokenizer.json` and `words.json` into `folder`, which is created if it is missing.
+        """Write `tokenizer.json`, `words.json` and a table of nearest words into `folder`, created if it is missing.
 
         Raises:
             UserError: the folder cannot be written.
@@ -145,6 +146,8 @@ class StoryTokenizer:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / TOKENIZER_FILE).write_text(self.tokenizer.to_str(pretty=True), encoding="utf-8")
             (folder / WORDS_FILE).write_text(json.dumps(self.words, ensure_ascii=False), encoding="utf-8")
+            if self.nearest:
+                save_nearest_words(folder, self.nearest)
         except OSError as error:
             raise UserError(f"the tokenizer cannot be written to {folder}: {error}") from None
 
@@ -163,7 +166,7 @@ class StoryTokenizer:
             raise UserError(f"no tokenizer can be read from {folder}: {error}") from None
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
             raise UserError(f"{folder / WORDS_FILE} must be a list of words")
-        return cls(tokenizer, words)
+        return cls(tokenizer, words, load_nearest_words(folder))
 
 
 class PretrainedVocabulary:

@@ -1,13 +1,16 @@
-"""Words of texts, and the nearest known words of those that the training texts lack: inflections and misspellings."""
+"""Words of texts, and the known words nearest to those that the training texts lack: in inflection, meaning, spelling."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from modules.text_decoder.nearest_words import NONE, NearestWords
+
 _WORD = re.compile(r"\w+(?:'\w+)*")
+_WITH_ARTICLE, _VOWELS = re.compile(rf"(?:\b(an?)(\s+))?({_WORD.pattern})", re.IGNORECASE), "aeiou"
 _ONE_EDIT, _TWO_EDITS = 4, 7  # Letters from which on a word may be misspelled by so many edits.
 _IRREGULAR = {
     "gave": "give",
@@ -42,12 +45,12 @@ _ENDINGS = (("ies", "y"), ("ied", "y"), ("es", ""), ("s", ""), ("ed", ""), ("ed"
 class Reading:
     """A text as a model reads it.
 
-    Inflections of known words have become known ones in `text`, and so have the words of `misspelled`, with the known
-    word that each was read as. No known word is near those of `unknown`, which stay as they are.
+    Inflections of known words have become known ones in `text`, and so have the words of `replaced`, with the known
+    word, near in meaning or in spelling, that each was read as. No known word is near those of `unknown`, which stay.
     """
 
     text: str
-    misspelled: Mapping[str, str] = field(default_factory=dict)
+    replaced: Mapping[str, str] = field(default_factory=dict)
     unknown: tuple[str, ...] = ()
 
 
@@ -61,10 +64,10 @@ def _normalize(text: str) -> str:
 
 
 class KnownWords:
-    """The words of the training texts, looked up by inflection and by spelling."""
+    """The words of the training texts, looked up by inflection, by meaning and by spelling."""
 
-    def __init__(self, words: Iterable[str]) -> None:
-        self.words = frozenset(words)
+    def __init__(self, words: Iterable[str], nearest: NearestWords = NONE) -> None:
+        self.words, self.nearest = frozenset(words), nearest
         self._by_base: dict[str, str] = {}
         for word in sorted(self.words):
             for base in _bases(word):
@@ -73,6 +76,11 @@ class KnownWords:
     def inflection(self, word: str) -> str | None:
         """Return a known inflection of the same word, or None."""
         return next((self._by_base[base] for base in _bases(word) if base in self._by_base), None)
+
+    def meant(self, word: str, taken: Collection[str] = ()) -> str | None:
+        """Return the known word that is nearest in meaning and not `taken`, or None: two words stay two."""
+        near = [near.word for base in _bases(word) for near in self.nearest.get(base, ()) if near.word in self.words]
+        return next((known for known in near if known not in taken), next(iter(near), None))
 
     def misspelled(self, word: str) -> str | None:
         """Return the known word that is nearest in spelling, or None if none is near."""
@@ -85,24 +93,31 @@ class KnownWords:
 
     def read(self, text: str, unseen: Iterable[str]) -> Reading:
         """Return a text with known words in place of its `unseen` ones, as far as there are near ones."""
-        forms, misspelled, unknown = dict[str, str](), dict[str, str](), list[str]()
+        forms, replaced, unknown = dict[str, str](), dict[str, str](), list[str]()
+        taken = {*find_words(text)}
         for word in unseen:
             if (form := self.inflection(word)) is not None:
                 forms[word] = form
-            elif (near := self.misspelled(word)) is not None:
-                misspelled[word] = near
+            elif (near := self.meant(word, taken) or self.misspelled(word)) is not None:
+                replaced[word] = near
+                taken.add(near)
             else:
                 unknown.append(word)
-        instead = forms | misspelled
-        return Reading(_replace(text, instead) if instead else text, misspelled, tuple(unknown))
+        instead = forms | replaced
+        return Reading(_replace(text, instead) if instead else text, replaced, tuple(unknown))
 
 
 def _replace(text: str, instead: Mapping[str, str]) -> str:
     def known_word(match: re.Match[str]) -> str:
-        word = instead.get(match[0].lower(), match[0])
-        return word.upper() if match[0].isupper() else word
+        article, space, word = match.groups()
+        known = instead.get(word.lower())
+        if known is None:
+            return match[0]
+        if article and (known[0] in _VOWELS) != (word[0].lower() in _VOWELS):
+            article = article[0] + ("n" if known[0] in _VOWELS else "")
+        return (article or "") + (space or "") + (known.upper() if len(word) > 1 and word.isupper() else known)
 
-    return _WORD.sub(known_word, _normalize(text))
+    return _WITH_ARTICLE.sub(known_word, _normalize(text))
 
 
 def edits(one: str, other: str) -> int:
