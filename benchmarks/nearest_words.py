@@ -6,8 +6,8 @@
 
 `make` needs both models of `make words`, and WordNet 3.0 (Debian's wordnet-base). Words are the nouns of WordNet that
 are whole in the vocabulary of either model, or in WordNet's tagged texts. What kind of thing a word is comes from
-WordNet; which known word of that kind is nearest, from MiniLM's vectors of descriptions. `check` compares the table with
-what one of the authors chose, without having seen it, among the three nearest known words in alphabetical order
+WordNet; which known word of that kind is nearest, from MiniLM's vectors of descriptions. `check` compares the table
+with what one of the authors chose, without having seen it, among the three nearest known words in alphabetical order
 (nearest_words.json): for 100 nouns at random, and for nouns in the titles of real picture books.
 """
 

@@ -66,7 +66,9 @@ TINY = StoryConfig(
 
 # The shipped weights. The defaults of the config classes stay as they were: configs written before rely on them.
 STORYWORLD = StoryConfig(
-    prior=PriorConfig(given_share=0.5), autoencoder=AutoencoderConfig(layers_per_block=2, squared_weight=3.0)
+    prior=PriorConfig(given_share=0.5),
+    autoencoder=AutoencoderConfig(layers_per_block=2, squared_weight=3.0),
+    training=TrainingConfig(writing_ratio=1.25),
 )
 
 

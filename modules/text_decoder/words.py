@@ -1,4 +1,4 @@
-"""Words of texts, and the known words nearest to those that the training texts lack: in inflection, meaning, spelling."""
+"""Words of texts, and the known words nearest to those that the training texts lack: inflection, meaning, spelling."""
 
 from __future__ import annotations
 

@@ -7,7 +7,10 @@ from modules.text_decoder.nearest_words import FILE, Near
 from modules.text_decoder.tokenizers import StoryTokenizer, train_tokenizer
 from modules.text_decoder.words import KnownWords, edits, find_words
 
-WORDS = "a an balloon ball celebrates cries elephant finds flies gives hugs kite mountains mia play plays sleeps the to wants"
+WORDS = (
+    "a an ball balloon celebrates cries elephant finds flies gives hugs kite mountains mia play plays sleeps the to"
+    " wants"
+)
 KNOWN = KnownWords(WORDS.split())
 
 
