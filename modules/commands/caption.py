@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from modules.commands.generating import device_flag, load_pipeline
 from modules.commands.shared import checkpoint_flag
+from modules.common.arguments import a_path
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--image", type=Path, required=True, metavar="FILE", help="the picture: a PNG, JPEG or other image file"
+        "--image", type=a_path, required=True, metavar="FILE", help="the picture: a PNG, JPEG or other image file"
     )
     checkpoint_flag(parser)
     device_flag(parser)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from modules.common.arguments import Parser, normalise_flag
 from modules.common.errors import UserError, one_line
+from modules.common.faults import fault_of
 from modules.common.interrupts import Interrupted, exit_code, sigterm_as_ctrl_c
 from modules.common.process import tune_process
 
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def execute(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
-    """Call `run` and return its exit code; print a UserError, or that it was stopped, on one line."""
+    """Call `run` and return its exit code; print on one line a UserError, a fault or what stopped it."""
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     tune_process()
     try:
@@ -83,6 +84,11 @@ def execute(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) 
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return stop.code
+    except Exception as error:
+        if (fault := fault_of(error)) is None:
+            raise
+        print(f"error: {one_line(fault)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt as interrupt:
         print("stopped", file=sys.stderr)
         return exit_code(interrupt)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modules.commands.generating import generation_flags, load_pipeline, print_notes, print_story, story_output
-from modules.common.arguments import from_flags, positive_int
+from modules.common.arguments import a_path, from_flags, positive_int
 from modules.generation.settings import MAX_LONG_STORY, GenerationSettings, check_story
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--story",
-        type=Path,
+        type=a_path,
         required=True,
         metavar="PATH",
         help="the story to continue: a story.json, or a folder with story.json or stories.jsonl (its first story)",

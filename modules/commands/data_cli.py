@@ -12,6 +12,7 @@ from pathlib import Path
 
 from modules.common.arguments import Parser, normalise_flag
 from modules.common.errors import UserError, one_line
+from modules.common.faults import fault_of
 from modules.common.interrupts import exit_code, sigterm_as_ctrl_c
 
 PROGRAM = "download_data.py"
@@ -71,6 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             return args.act(args)
     except UserError as error:
         print(f"{program}: {one_line(error)}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        if (fault := fault_of(error)) is None:
+            raise
+        print(f"{program}: {one_line(fault)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
         staging = getattr(args, "staging", None)

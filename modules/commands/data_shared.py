@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from modules.common.arguments import a_path
 from modules.common.errors import UserError
 from modules.common.ownership import refuse_foreign
 
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
 
 def folder_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "folder", type=Path, metavar="FOLDER", help="the data folder: contains train/ and val/, or stories.jsonl itself"
+        "folder",
+        type=a_path,
+        metavar="FOLDER",
+        help="the data folder: contains train/ and val/, or stories.jsonl itself",
     )
 
 
@@ -38,7 +42,7 @@ def print_cut_texts(splits: Sequence[Split]) -> None:
 def output_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output",
-        type=Path,
+        type=a_path,
         default=Path("data"),
         metavar="FOLDER",
         help="folder in which train/ and val/ are made (default data)",

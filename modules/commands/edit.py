@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modules.commands.generating import print_story, story_output
 from modules.commands.shared import output_flag
 from modules.commands.steering import open_planned, page_flag, page_index, story_argument, write_planned
-from modules.common.arguments import seed_number
+from modules.common.arguments import a_path, seed_number
 from modules.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     story_argument(parser)
     page_flag(parser)
     parser.add_argument("--text", metavar="TEXT", help="new words; the picture is drawn anew to them")
-    parser.add_argument("--image", type=Path, metavar="FILE", help="a new picture; the text is written anew to it")
+    parser.add_argument("--image", type=a_path, metavar="FILE", help="a new picture; the text is written anew to it")
     parser.add_argument(
         "--set",
         action="append",

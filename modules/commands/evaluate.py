@@ -21,7 +21,7 @@ from modules.commands.shared import (
     seed_flag,
     write_json,
 )
-from modules.common.arguments import whole_number
+from modules.common.arguments import a_path, whole_number
 from modules.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     clip_flags(parser)
     parser.add_argument(
         "--baselines",
-        type=Path,
+        type=a_path,
         metavar="FOLDER",
         help="a folder of trained models to measure and report beside --ckpt, as written by ablate --sweep",
     )
@@ -70,19 +70,19 @@ def comparison_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that compare two folders of pictures."""
     parser.add_argument(
         "--inception",
-        type=Path,
+        type=a_path,
         metavar="FILE",
         help="the Inception network's file, inception-2015-12-05.pt, to report FID; without it picture distances"
         " use the judge's features",
     )
     parser.add_argument(
         "--generated",
-        type=Path,
+        type=a_path,
         metavar="FOLDER",
         help="only compare two folders of pictures: this one with --reference, by FD and KID; no story model is loaded",
     )
     parser.add_argument(
-        "--reference", type=Path, metavar="FOLDER", help="the true pictures to compare --generated with"
+        "--reference", type=a_path, metavar="FOLDER", help="the true pictures to compare --generated with"
     )
 
 

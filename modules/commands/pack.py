@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from modules.commands.data_shared import folder_argument
-from modules.common.arguments import integer
+from modules.common.arguments import a_path, integer
 
 MIB = 1 << 20
 
@@ -15,7 +14,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     folder_argument(parser)
     parser.add_argument(
         "--output",
-        type=Path,
+        type=a_path,
         metavar="FOLDER",
         help="folder for the shards (default: FOLDER-shards beside the data folder)",
     )

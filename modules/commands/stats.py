@@ -8,14 +8,14 @@ from pathlib import Path
 
 from modules.commands.data_shared import folder_argument, print_cut_texts
 from modules.commands.shared import overwrite_flag
-from modules.common.arguments import integer
+from modules.common.arguments import a_path, integer
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     folder_argument(parser)
     parser.add_argument(
         "--output",
-        type=Path,
+        type=a_path,
         default=Path("stats.png"),
         metavar="FILE",
         help="PNG file for the histograms (default stats.png)",

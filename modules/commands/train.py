@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from modules.commands.shared import bad_record_flag, data_flag, open_dataset, open_held_out
-from modules.common.arguments import add_dataclass_flags, from_flags, positive_float, positive_int
+from modules.common.arguments import a_path, add_dataclass_flags, from_flags, positive_float, positive_int
 from modules.training.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def config_flags(parser: argparse._ActionsContainer, purpose: str = "the model a
     )
     parser.add_argument(
         "--config",
-        type=Path,
+        type=a_path,
         metavar="FILE",
         help="a config JSON instead of a preset; train --dry_run prints one to start from",
     )

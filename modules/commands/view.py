@@ -7,14 +7,14 @@ from pathlib import Path
 
 from modules.commands.data_shared import folder_argument
 from modules.commands.shared import overwrite_flag
-from modules.common.arguments import integer
+from modules.common.arguments import a_path, integer
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     folder_argument(parser)
     parser.add_argument(
         "--output",
-        type=Path,
+        type=a_path,
         default=Path("view.html"),
         metavar="FILE",
         help="HTML file to write, with the pictures inside (default view.html)",

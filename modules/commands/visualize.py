@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from modules.commands.shared import (
     checkpoint_flag,
@@ -14,7 +13,7 @@ from modules.commands.shared import (
     overwrite_flag,
     seed_flag,
 )
-from modules.common.arguments import add_dataclass_flags
+from modules.common.arguments import a_path, add_dataclass_flags
 from modules.common.ownership import check_report
 from modules.generation.settings import GenerationSettings
 
@@ -26,7 +25,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     data_flag(parser)
     num_stories_flag(parser, 3, "number of held-out stories to show")
     parser.add_argument(
-        "--run", type=Path, metavar="FOLDER", help="the run folder of a training whose curves to draw as well"
+        "--run", type=a_path, metavar="FOLDER", help="the run folder of a training whose curves to draw as well"
     )
     add_dataclass_flags(parser, GenerationSettings, only=("num_inference_steps",))
     seed_flag(parser, "of the story world's stories and of the predictions")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import os
 import re
 import types
 import typing
@@ -60,9 +61,19 @@ seed_number = integer(0, 2**63 - 1)
 
 
 def a_path(text: str) -> Path:
-    """Parse a path; an empty one, as from an unset shell variable, is an error: it would mean the current folder."""
+    """Parse a path that the system can look up.
+
+    An empty one, as from an unset shell variable, is an error: it would mean the current folder.
+    """
     if not text:
         raise argparse.ArgumentTypeError("must not be empty")
+    try:
+        os.lstat(text)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass  # Whoever opens it says so.
+    except (OSError, ValueError) as error:  # A name that is too long, a zero byte.
+        reason = getattr(error, "strerror", None) or error
+        raise argparse.ArgumentTypeError(f"{shown(text)} is no usable path ({reason})") from None
     return Path(text)
 
 

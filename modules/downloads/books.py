@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, ClassVar
 
+from modules.common.arguments import a_path
 from modules.common.errors import UserError
 from modules.data.records import RecordError
 from modules.downloads.layouts import pictures_in
@@ -44,10 +44,10 @@ class AfricanStorybook(Source):
     @classmethod
     def add_flags(cls, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
-            "--texts", type=Path, required=True, metavar="CLONE", help="a clone of global-asp/asp-source"
+            "--texts", type=a_path, required=True, metavar="CLONE", help="a clone of global-asp/asp-source"
         )
         parser.add_argument(
-            "--images", type=Path, required=True, metavar="CLONE", help="a clone of global-asp/asp-imagebank"
+            "--images", type=a_path, required=True, metavar="CLONE", help="a clone of global-asp/asp-imagebank"
         )
         parser.add_argument("--language", default="en", metavar="CODE", help="en, sw, fr, af, pt, zu, ... (en)")
 
@@ -101,7 +101,7 @@ class BookDash(Source):
     @classmethod
     def add_flags(cls, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
-            "--clone", type=Path, required=True, metavar="CLONE", help="a clone of bookdash/bookdash-books"
+            "--clone", type=a_path, required=True, metavar="CLONE", help="a clone of bookdash/bookdash-books"
         )
         parser.add_argument("--language", default="en", metavar="CODE", help="en, xh, zu, ... (en)")
 

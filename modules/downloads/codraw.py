@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from PIL import Image
 
+from modules.common.arguments import a_path
 from modules.common.errors import UserError
 from modules.common.files import visible_files
 from modules.data.records import RecordError
@@ -63,10 +64,10 @@ class CoDraw(Source):
     @classmethod
     def add_flags(cls, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
-            "--clone", type=Path, required=True, metavar="CLONE", help="a clone of parthrangarajan/CoDrawDatasetViz"
+            "--clone", type=a_path, required=True, metavar="CLONE", help="a clone of parthrangarajan/CoDrawDatasetViz"
         )
         parser.add_argument(
-            "--clipart", type=Path, metavar="FOLDER", help="the clip art, with background.png (CLONE/Pngs)"
+            "--clipart", type=a_path, metavar="FOLDER", help="the clip art, with background.png (CLONE/Pngs)"
         )
 
     def rows(self, part: str, place: Any) -> Iterator[Row]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from modules.common.arguments import a_path
 from modules.common.errors import UserError, shown
 from modules.common.files import visible, visible_files
 from modules.data.records import RecordError, decode_line, parse_record, read_lines
@@ -55,7 +56,7 @@ class Folder(Source):
 
     @classmethod
     def add_flags(cls, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("path", type=Path, metavar="FOLDER", help="the folder with pictures and texts")
+        parser.add_argument("path", type=a_path, metavar="FOLDER", help="the folder with pictures and texts")
         parser.add_argument(
             "--license", default="", metavar="NAME", help="the licence of stories that do not state their own"
         )

@@ -33,7 +33,9 @@ def parquet_rows(
         with open_file(names[index]) as file:
             try:
                 table = pq.ParquetFile(file)
-            except pa.ArrowException as error:
+            except (pa.ArrowException, OSError) as error:
+                if not _is_damage(error):
+                    raise
                 raise UserError(
                     f"{names[index]} is not a whole Parquet file ({first_line(error)}): fetch it again"
                 ) from None
@@ -59,10 +61,15 @@ def _table_rows(table: Any, columns: list[str] | None, name: str, index: int, do
                             yield Row(f"{name} row {number}", place, value, name)
                 row += batch.num_rows
         except (pa.ArrowException, OSError) as error:
-            if not isinstance(error, pa.ArrowException) and (type(error) is not OSError or error.errno):
-                raise  # An error of the network or the disk.
+            if not _is_damage(error):
+                raise
             problem = RecordError(f"{start - row} rows are damaged ({first_line(error)})")
             yield Row(f"{name} rows {row + 1} to {start}", [index, start], problem, name)
+
+
+def _is_damage(error: Exception) -> bool:
+    """Return whether an error is pyarrow's word on a file's content; those of the network and the disk differ."""
+    return not isinstance(error, OSError) or (type(error) is OSError and not error.errno)
 
 
 def _columns(table: Any, columns: Sequence[str] | None, name: str) -> list[str] | None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from modules.common.arguments import a_path
 from modules.common.errors import UserError, shown
 from modules.common.files import visible_files
 from modules.data.records import RecordError, decode_line
@@ -34,11 +35,13 @@ class Table(Source):
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.license, self.fetch = args, args.license, args.fetch
-        self.encoding, self.inputs = getattr(args, "encoding", None), tuple(map(Path, getattr(args, "paths", ())))
+        self.encoding, self.inputs = getattr(args, "encoding", None), tuple(getattr(args, "paths", ()))
 
     @classmethod
     def add_flags(cls, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("paths", nargs="+", metavar="PATH", help=f"{cls.ending} files, or a folder of them")
+        parser.add_argument(
+            "paths", type=a_path, nargs="+", metavar="PATH", help=f"{cls.ending} files, or a folder of them"
+        )
         cls.add_columns(parser)
 
     @classmethod

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+from modules.common.arguments import a_path
 from modules.common.errors import UserError
 from modules.common.files import visible_files
 from modules.data.records import RecordError
@@ -49,13 +50,13 @@ class Vist(Source):
     def add_flags(cls, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "--json",
-            type=Path,
+            type=a_path,
             required=True,
             metavar="FOLDER",
             help="the folder with train.story-in-sequence.json and val.story-in-sequence.json",
         )
         parser.add_argument(
-            "--images", type=Path, metavar="FOLDER", help="the folder with the photographs, at any depth"
+            "--images", type=a_path, metavar="FOLDER", help="the folder with the photographs, at any depth"
         )
         parser.add_argument("--fetch", action="store_true", help="fetch missing photographs from their addresses")
 

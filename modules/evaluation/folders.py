@@ -34,9 +34,12 @@ def compare_folders(
 
 
 def refuse_same_folder(generated: Path, reference: Path) -> None:
-    """Raise UserError if pictures would be compared with themselves: one folder is, or contains, the other."""
+    """Raise UserError unless these are two folders, none of which is, or contains, the other."""
+    for folder in (generated, reference):
+        if not folder.is_dir():
+            raise UserError(f"{folder} is no folder: give folders of pictures")
     first, second = generated.resolve(), reference.resolve()
-    same = first == second or (first.exists() and second.exists() and first.samefile(second))
+    same = first.samefile(second)
     if same or first in second.parents or second in first.parents:
         relation = "are the same folder" if same else "lie one inside the other"
         raise UserError(

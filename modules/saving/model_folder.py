@@ -8,6 +8,7 @@ source is not needed.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -216,7 +217,7 @@ def _step_beside(path: Path, step: int) -> Path:
 
 def _is_hub_id(path: Path) -> bool:
     """Return whether a missing `path` may be a Hub id; a name within an existing folder is a mistake."""
-    return len(path.parts) == 2 and not path.is_absolute() and not Path(path.parts[0]).expanduser().exists()
+    return len(path.parts) == 2 and not path.is_absolute() and not os.path.exists(os.path.expanduser(path.parts[0]))
 
 
 def _fetch(repo_id: str, offline: bool) -> Path:

@@ -86,7 +86,8 @@ class KnownWords:
         """Return the known word that is nearest in spelling, or None if none is near."""
         allowed = 0 if len(word) < _ONE_EDIT else 1 if len(word) < _TWO_EDITS else 2
         # A short word that differs by one letter is usually another word.
-        candidates = sorted(known for known in self.words if len(known) >= _ONE_EDIT - 1)
+        reach = range(max(_ONE_EDIT - 1, len(word) - allowed), len(word) + allowed + 1)
+        candidates = sorted(known for known in self.words if len(known) in reach)
         near = [(edits(word, known), known[0] != word[0], known) for known in candidates]
         best = min(near, default=(allowed + 1, True, ""))
         return best[2] if best[0] <= allowed else None

@@ -70,11 +70,17 @@ class RunState:
     @classmethod
     def resume(cls, checkpoint: Path, saved: Mapping[str, Any], identity: dict[str, Any]) -> RunState:
         """Return the state that `checkpoint` stores as `saved`. Raises UserError if it is of another run."""
-        check_same_run(checkpoint, saved["identity"], identity)
         names = ("phase", "step", "global_step", "skipped", "skipped_in_a_row")
-        values = {name: saved[name] for name in names}
-        pace = Pace(**saved["pace"]) if saved.get("pace") else None
-        return cls(identity, done=list(saved["done"]), pace=pace, **values)
+        try:
+            check_same_run(checkpoint, saved["identity"], identity)
+            values = {name: saved[name] for name in names}
+            pace = Pace(**saved["pace"]) if saved.get("pace") else None
+            return cls(identity, done=list(saved["done"]), pace=pace, **values)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{checkpoint} has no state of a run that this program resumes ({type(error).__name__}: {error}): it"
+                " is of another version or was changed; give another --output_dir to start anew"
+            ) from error
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+import zlib
 from pathlib import Path
 
 from PIL import Image
@@ -32,7 +33,7 @@ def embedded_plan(file: Path) -> str | None:
         if file.stat().st_size > LARGEST_FILE:
             raise UserError(f"{file} is larger than {LARGEST_FILE // 10**9} GB: no export of this program is")
         found = _PLAN.search(_content(file))
-    except (OSError, ValueError, zipfile.BadZipFile, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{file} cannot be read ({error})") from None
     return None if found is None else found[0].decode()
 

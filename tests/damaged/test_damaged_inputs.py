@@ -1,0 +1,73 @@
+"""Hundreds of damaged inputs of every kind: each works or is refused in one line, within a time.
+
+`pytest -s` prints what became of each kind.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+
+import pytest
+
+from tests.damaged import data_inputs, flag_inputs, model_inputs, table_inputs
+from tests.damaged.base import make_base
+from tests.damaged.harness import Counts, remove_links, run_all
+
+pytestmark = pytest.mark.slow
+SEED = 16
+DATA_KINDS = {
+    data_inputs.pictures: 300,
+    data_inputs.story_lines: 150,
+    table_inputs.json_tables: 120,
+    table_inputs.csv_tables: 120,
+    table_inputs.parquet_tables: 120,
+    table_inputs.web_datasets: 40,
+    data_inputs.folders: 120,
+    data_inputs.clones: 40,
+    table_inputs.other_kinds_as_data: 51,
+}
+MODEL_KINDS = {
+    model_inputs.models: 100,
+    model_inputs.runs: 40,
+    model_inputs.shards: 60,
+    model_inputs.stories: 80,
+    model_inputs.plans: 120,
+    model_inputs.plan_chunks: 60,
+    model_inputs.configs: 150,
+    model_inputs.pictures_to_caption: 40,
+    flag_inputs.odd_paths: 161,
+    flag_inputs.broken_words: 50,
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory, tiny_checkpoint, reference):
+    return make_base(tmp_path_factory.mktemp("base"), tiny_checkpoint, reference)
+
+
+def check(name: str, counts: Counts) -> None:
+    seconds, slowest = counts.slowest
+    print(f"\n{name}: {counts.worked} worked, {counts.refused} refused, {len(counts.wrong)} wrong")
+    print(f"  the slowest took {seconds:.1f} s: {slowest[:100]!r}")
+    assert counts.wrong == []
+    assert counts.refused > 0 or name == "pictures"  # A broken picture is left out, and the others are kept.
+
+
+@pytest.mark.parametrize("kind", DATA_KINDS, ids=lambda kind: kind.__name__)
+def test_damaged_data(tmp_path, kind):
+    try:
+        check(kind.__name__, run_all(kind(tmp_path, DATA_KINDS[kind], random.Random(f"{SEED} {kind.__name__}"))))
+    finally:
+        remove_links(tmp_path)
+        shutil.rmtree(tmp_path)
+
+
+@pytest.mark.parametrize("kind", MODEL_KINDS, ids=lambda kind: kind.__name__)
+def test_damaged_models_and_stories(tmp_path, base, kind):
+    try:
+        counts = run_all(kind(tmp_path, MODEL_KINDS[kind], random.Random(f"{SEED} {kind.__name__}"), base))
+        check(kind.__name__, counts)
+    finally:
+        remove_links(tmp_path)
+        shutil.rmtree(tmp_path)
