@@ -19,7 +19,7 @@ from types import FrameType
 import download_data
 import story_generative_model
 
-SECONDS, GROWTH = 20, 1 << 20  # Of an input: its time, and the KiB by which it may raise the memory's peak.
+SECONDS, GROWTH = 60, 1 << 20  # Of an input: its time, and the KiB by which it may raise the memory's peak.
 LONGEST_LINE = 2600  # Characters of a message: its two thousand, and a path before it.
 MAINS: dict[str, Callable[[Sequence[str]], int]] = {
     "download_data.py": download_data.main,
