@@ -114,6 +114,7 @@ def download(source: Source, args: argparse.Namespace) -> int:
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments that decide what a run collects, as JSON values."""
     values = {key: value for key, value in vars(args).items() if key not in RUN_ARGUMENTS}
+    values |= {key: list(map(str, value)) for key, value in values.items() if isinstance(value, list)}
     return {key: str(value.resolve()) if isinstance(value, Path) else value for key, value in values.items()}
 
 

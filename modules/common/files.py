@@ -99,9 +99,9 @@ def set_aside(path: Path) -> Path:
 def fresh_staging(folder: Path) -> None:
     """Make an empty folder for unfinished work; one that a killed run left is removed.
 
-    Raises UserError if a folder of this name is not such a one.
+    Raises UserError if a folder of this name has files and is not such a one.
     """
-    if folder.exists() and not (folder / STAGING).is_file():
+    if folder.exists() and not (folder / STAGING).is_file() and any(folder.iterdir()):
         raise UserError(f"{folder} was not made by this program, which would use it for unfinished work: move it away")
     remove_staging(folder)
     folder.mkdir(parents=True)
@@ -145,6 +145,16 @@ def disk_errors(folder: Path) -> Iterator[None]:
             f"{error.filename or folder}: {error.strerror or error}: make room or repair it; the same command goes on"
             " from there"
         ) from error
+
+
+def publish_staging(folder: Path, staging: Path) -> None:
+    """Move a finished folder that `fresh_staging` made to `folder`, in the place of what is there.
+
+    Whenever a kill comes, one of the two is complete, and the staging folder is known by its mark.
+    """
+    replace_folder(folder, staging)
+    (folder / STAGING).unlink()
+    shutil.rmtree(staging.with_suffix(".old"), ignore_errors=True)
 
 
 def _not_written(path: Path, error: OSError) -> UserError:

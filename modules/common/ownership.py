@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from modules.common.errors import UserError
-from modules.common.files import check_writable
+from modules.common.files import STAGING, check_writable
 from modules.common.sums import MANIFEST, Sums, read_sums, store_sums, sum_of
 
 MARK = "story-generative-model"  # In the first bytes of every report that is a single file.
@@ -39,7 +39,8 @@ def refuse_foreign(folder: Path, sums: Sums | None = None, listed_in: str = MANI
     sums = _known(folder) if sums is None else sums
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if name != listed_in and (path.is_symlink() or not path.is_dir()) and not _is_ours(path, sums.get(name)):
+        is_folder = path.is_dir() and not path.is_symlink()
+        if name not in (listed_in, STAGING) and not is_folder and not _is_ours(path, sums.get(name)):
             raise _foreign(path)
 
 

@@ -71,7 +71,7 @@ class StoryFolder:
         self.skipped = [f"{path} line {line}: {problems[line]}" for line in sorted(problems)]
         kept = [entry for entry in entries if entry.line not in duplicates]
         self._records = len(kept) + len(problems)
-        _refuse_bad(self.skipped, self._records, on_bad_record)
+        refuse_bad(self.skipped, self._records, on_bad_record)
         self.digests = [(entry.digest, *_picture_digests(entry.story, digests)) for entry in kept]
         self._fingerprint = hash_records(self.digests, max_steps)
 
@@ -249,7 +249,8 @@ def _cut_and_compare(entries: list[_Entry], max_steps: int | None) -> tuple[list
     return stories, duplicates
 
 
-def _refuse_bad(problems: list[str], records: int, on_bad_record: str) -> None:
+def refuse_bad(problems: Sequence[str], records: int, on_bad_record: str) -> None:
+    """Raise UserError if there are problems, or with "skip" if there are too many of them."""
     if not problems or (on_bad_record == "skip" and len(problems) <= MAX_SKIPPED_SHARE * records):
         return
     named = "; ".join(problems[:MAX_NAMED_PROBLEMS])

@@ -7,14 +7,13 @@ appears when all shards are written. A stopped run resumes after the last comple
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modules.common.errors import UserError
-from modules.common.files import STAGING, disk_errors, fresh_staging, replace_folder, write_whole
+from modules.common.files import STAGING, disk_errors, fresh_staging, publish_staging, write_whole
 from modules.common.folder_lock import FolderLock
 from modules.common.ownership import refuse_foreign, refuse_overlap
 from modules.common.progress import progress_line
@@ -74,9 +73,7 @@ def _pack(folder: Path, output: Path, shard_bytes: int, overwrite: bool) -> dict
         splits = {split: [asdict(shard) for shard in found] for split, found in shards.items()}
         manifest = {"format_version": FORMAT_VERSION, "splits": splits}
         write_whole(staging / MANIFEST, json.dumps(manifest, indent=1).encode())
-        (staging / STAGING).unlink()
-        replace_folder(output, staging)
-        shutil.rmtree(staging.with_suffix(".old"), ignore_errors=True)
+        publish_staging(output, staging)
     return shards
 
 

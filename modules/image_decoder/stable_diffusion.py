@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from modules.common.errors import UserError
+from modules.common.tensor_files import save_tensors
 from modules.image_decoder.config import ImageDecoderConfig
 from modules.pretrained.libraries import AutoencoderKL, UNet2DConditionModel
 from modules.pretrained.lora import add_lora
@@ -134,7 +134,7 @@ def save_lora(unet: UNet2DConditionModel, folder: Path) -> None:
     unet.peft_config["default"].save_pretrained(str(folder))
     for prefix, name in LORA_FILES.items():
         prefixed = {f"{prefix}.{key}": tensor for key, tensor in weights.items()}
-        save_file(prefixed, folder / name, metadata={"format": "pt"})
+        save_tensors(prefixed, folder / name, {"format": "pt"})
 
 
 def offload(parts: Sequence[nn.Module], device: torch.device) -> None:

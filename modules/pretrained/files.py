@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from modules.common.errors import UserError
+from modules.common.files import read_json
 from modules.common.shipped import ARCHITECTURES, shipped
 from modules.pretrained.unpacked import PACKAGE, unpacked_folder
 
@@ -108,7 +108,7 @@ class SourceFiles:
         index = self.find_optional(f"{stem}.safetensors.index.json")
         if index is not None:
             try:
-                shards = sorted(set(read_json(index, self.what)["weight_map"].values()))
+                shards = sorted(set(read_object(index, self.what)["weight_map"].values()))
             except (AttributeError, KeyError, TypeError) as error:
                 raise UserError(f"{self.what}: {index} lists no weights: copy or fetch {self.id} anew") from error
             return [self.find(shard) for shard in shards]
@@ -135,23 +135,23 @@ class SourceFiles:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """The contents of the nearest config.json."""
-        return read_json(self.config_path, self.what)
+        return read_object(self.config_path, self.what)
 
     @cached_property
     def schedule(self) -> dict[str, Any]:
         """The settings of a diffusers scheduler, for `from_config` of any scheduler class."""
-        settings = read_json(self.find_config(SCHEDULER_CONFIG), self.what)
+        settings = read_object(self.find_config(SCHEDULER_CONFIG), self.what)
         if "_class_name" not in settings:
             raise UserError(f"{self.what}: {self.where} contains no scheduler of diffusers: give a folder that has one")
         return settings
 
 
-def read_json(path: Path, what: str) -> dict[str, Any]:
-    """Return the object in a JSON file. Raises UserError where there is none."""
+def read_object(path: Path, what: str) -> dict[str, Any]:
+    """Return the object in a JSON file of the part called `what`. Raises UserError where there is none."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{what}: {path} is not readable JSON ({error}): copy or fetch it anew") from error
+        values = read_json(path, "JSON file")
+    except UserError as error:
+        raise UserError(f"{what}: {error}: copy or fetch it anew") from error
     if not isinstance(values, dict):
         raise UserError(f"{what}: {path} contains no JSON object: copy or fetch it anew")
     return values

@@ -23,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from modules.common.errors import UserError
 from modules.common.versions import version_problem
-from modules.pretrained.files import CONFIG, SourceFiles, read_json
+from modules.pretrained.files import CONFIG, SourceFiles, read_object
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -60,7 +60,7 @@ def load_model(model_class: Any, source: SourceFiles, dtype: torch.dtype = torch
     """
     if not source.random:  # The config beside the weights, not one of the assets.
         path = source.find(CONFIG)
-        settings = source.settings if path == source.config_path else read_json(path, source.what)
+        settings = source.settings if path == source.config_path else read_object(path, source.what)
     else:
         path, settings = source.config_path, source.settings
     check_kind(model_class, settings, source)

@@ -23,12 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from modules.common.errors import UserError
 from modules.common.files import set_aside
 from modules.common.sums import damage, read_sums, write_sums
+from modules.common.tensor_files import save_tensors
 
 STATE = "state.json"
 _STEP = re.compile(r"step_([0-9]{8,})(\.old-[0-9]+)?")
@@ -73,7 +74,7 @@ def save_checkpoint(
         _clear_leftovers(target.parent)
         temporary.mkdir()
         for name, group in tensors.items():
-            save_file(_storable(group), temporary / f"{name}.safetensors")
+            save_tensors(_storable(group), temporary / f"{name}.safetensors")
         (temporary / STATE).write_text(state, encoding="utf-8")
         if extra is not None:
             extra(temporary)

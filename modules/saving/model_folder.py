@@ -15,11 +15,13 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from modules.common.errors import UserError
+from modules.common.files import write_whole
 from modules.common.sums import MANIFEST, damage, write_sums
+from modules.common.tensor_files import save_tensors
 from modules.config import StoryConfig, load_config
 from modules.pretrained.source import PretrainedSource
 from modules.saving.checkpoint import STATE, latest_checkpoint, verify_checkpoint
@@ -74,8 +76,18 @@ def save_model(
         for name, value in state.items()
         if name not in left_out
     }
-    save_file(weights, folder / WEIGHTS)
+    save_tensors(weights, folder / WEIGHTS)
     write_model_sums(folder)
+
+
+def copy_model(source: Path, target: Path) -> None:
+    """Copy a model folder into another, which may have other files too; the weights and the sums come last.
+
+    Raises UserError if a file cannot be written.
+    """
+    for name in (*(name for name in OPTIONAL if name != MANIFEST), CONFIG, WEIGHTS, MANIFEST):
+        if (source / name).is_file():
+            write_whole(target / name, (source / name).read_bytes())
 
 
 def write_model_sums(folder: Path) -> Path:

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from modules.common.errors import UserError
 from modules.layers.transformer import Transformer
-from modules.pretrained.files import read_json
+from modules.pretrained.files import read_object
 from modules.pretrained.freezing import prepare_training, set_modes
 from modules.pretrained.part import PretrainedPart
 from modules.pretrained.source import PretrainedSource
@@ -97,7 +97,7 @@ class PretrainedImageEncoder(PretrainedPart):
 
     def _read_preprocessing(self, kind: _Kind, source: PretrainedSource) -> None:
         path = replace(source, offline=source.offline or source.random).find_optional(PREPROCESSOR)
-        preprocessor = read_json(path, source.what) if path is not None else {}
+        preprocessor = read_object(path, source.what) if path is not None else {}
         self.image_size = getattr(self.model.config, "image_size", None) or _input_size(preprocessor)
         mean, std = preprocessor.get("image_mean", kind.mean), preprocessor.get("image_std", kind.std)
         if not (_are_channels(mean) and _are_channels(std) and min(std) > 0):

@@ -201,11 +201,11 @@ class Monitor:
 
 
 def cut_trace(path: Path, global_step: int) -> None:
-    """Remove the lines of `global_step` and later, and an incomplete last line.
+    """Remove the lines of `global_step` and later, and an incomplete last line; warn of updates that are missing.
 
     A trace with lines that are no updates is set aside, with a warning; what is sound before them is kept.
     """
-    kept, content = 0, path.read_bytes() if path.exists() else b""
+    kept, content, steps = 0, path.read_bytes() if path.exists() else b"", set[int]()
     for line in content.splitlines(keepends=True):
         step = _step_of(line)
         if step is None and line.endswith(b"\n"):
@@ -216,6 +216,13 @@ def cut_trace(path: Path, global_step: int) -> None:
         if step is None or step >= global_step:
             break
         kept += len(line)
+        steps.add(step)
+    if missing := sorted(set(range(global_step)) - steps):
+        warnings.warn(
+            f"{path} lacks {len(missing):,} of the {global_step:,} updates so far, the first of them {missing[0]:,}:"
+            " its curves have a gap there; the model is not affected",
+            stacklevel=2,
+        )
     with path.open("ab") as file:
         file.truncate(kept)
 

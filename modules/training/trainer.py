@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -21,7 +20,7 @@ from modules.config import StoryConfig
 from modules.encoded.stories import EncodedStories
 from modules.layers.seeding import derive_seed
 from modules.saving.checkpoint import checkpoint_to_resume, load_checkpoint, save_checkpoint
-from modules.saving.model_folder import architectures_of, load_autoencoder, save_model
+from modules.saving.model_folder import architectures_of, copy_model, load_autoencoder, save_model
 from modules.saving.warm_start import donor_config, start_from
 from modules.story import StoryDataset
 from modules.story_model.story_model import build_model
@@ -84,7 +83,7 @@ class Trainer:
             self.monitor.close()
             self.stories.close()
         if self._newest is not None and self._is_first:
-            shutil.copytree(self._newest / "model", self.settings.output_dir / "model", dirs_exist_ok=True)
+            copy_model(self._newest / "model", self.settings.output_dir / "model")
         self.accelerator.wait_for_everyone()
         return self.settings.output_dir / "model"
 

@@ -71,9 +71,27 @@ def test_what_was_changed_after_packing_is_found(packed, tmp_path):
     def repainted(row):
         row["images"][0]["bytes"] = row["images"][1]["bytes"]
 
-    stories = open_stories(str(rewritten(packed, tmp_path / "picture", repainted)), "val")
-    with pytest.raises(UserError, match="is not what was packed"):
-        stories[1]
+    with pytest.raises(UserError, match="row 2: a picture is not what was packed"):
+        open_stories(str(rewritten(packed, tmp_path / "picture", repainted)), "val")
+
+
+@pytest.mark.parametrize("change", [lambda row: row.update(prompt=None), lambda row: row["images"].reverse()])
+def test_wrong_rows_are_skipped_if_they_are_few(packed, tmp_path, change):
+    """What is left is what a folder without these records would be."""
+    for name, kept in (("all", range(12)), ("kept", (0, *range(2, 12)))):
+        stories = StoryWorld(12, split="val", image_size=16)
+        write_stories(tmp_path / name / "val", [stories[index] for index in kept])
+        pack(tmp_path / name, tmp_path / f"{name}-packed", 20_000)
+    bad = str(rewritten(tmp_path / "all-packed", tmp_path / "bad", change))
+    with pytest.raises(UserError, match="1 of 12 records cannot be used: .*row 2: "):
+        open_stories(bad, "val")
+    found, expected = (open_stories(folder, "val", "skip", 3) for folder in (bad, str(tmp_path / "kept-packed")))
+    assert [found[index].id for index in range(len(found))] == [
+        story.id for story in map(expected.outline, range(len(expected)))
+    ]
+    assert len(found.shards) > 1 and found.lengths == expected.lengths
+    assert list(found.texts()) == list(expected.texts())
+    assert "1 skipped, the first: " in found.report() and "row 2: " in found.report()
 
 
 @pytest.mark.parametrize("name", ["../x.parquet", "/etc/x.parquet", "a/b.parquet", "\ud800", "", 3])

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -208,3 +209,12 @@ def test_unusable_input_or_output_fails_before_any_work(tiny_pipeline, tiny_conf
     monkeypatch.setattr(codebook, "read_stories", None)  # Not reached.
     with pytest.raises(UserError, match="is a file"):
         analyze(tiny_pipeline, TRAIN, HELD_OUT, 2, 0, tmp_path / "file")
+
+
+def test_projector_replaces_only_what_an_analysis_wrote(tiny_pipeline, report_folder, tmp_path):
+    folder = shutil.copytree(report_folder, tmp_path / "report")
+    notes = folder / "projector/notes.txt"
+    notes.write_text("mine")
+    with pytest.raises(UserError, match="notes.txt was not written by this program"):
+        analyze(tiny_pipeline, TRAIN, HELD_OUT, 100, 0, folder, read_pictures)
+    assert notes.read_text() == "mine"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 import story_generative_model
 from modules.common.errors import UserError
@@ -152,3 +154,26 @@ def test_a_card_of_a_user_is_not_replaced_by_an_evaluation(model, capsys):
     assert story_generative_model.main(["evaluate", "--ckpt", str(model), "--card", "--num_stories", "2"]) == 2
     assert "README.md was not written by this program" in capsys.readouterr().err
     assert (model / "README.md").read_text() == "My own card."
+
+
+def test_saved_weights_follow_the_umask(tiny_checkpoint, tiny_judge, tmp_path):
+    before = os.umask(0o027)
+    try:
+        tiny_judge.save(tmp_path / "judge")
+        assert export("--ckpt", tiny_checkpoint, "--output", tmp_path / "out") == 0
+        save_checkpoint(tmp_path / "run", 1, {"model": {"a": torch.zeros(3)}}, {}, 0)
+    finally:
+        os.umask(before)
+    files = [file for file in tmp_path.rglob("*") if file.is_file() and file.name != ".lock"]
+    assert len(files) > 10 and {file.stat().st_mode & 0o777 for file in files} == {0o640}
+
+
+def test_missing_updates_of_a_trace_are_told(tmp_path):
+    path = tmp_path / "losses.jsonl"
+    path.write_text("".join(json.dumps({"global_step": step}) + "\n" for step in (0, 1, 4, 5, 6)))
+    with pytest.warns(UserWarning, match="lacks 2 of the 6 updates so far, the first of them 2"):
+        cut_trace(path, 6)
+    assert len(path.read_text().splitlines()) == 4
+    path.unlink()
+    with pytest.warns(UserWarning, match="lacks 3 of the 3 updates"):
+        cut_trace(path, 3)

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetModel
 
@@ -26,6 +26,7 @@ from modules.common.errors import UserError
 from modules.common.files import read_json
 from modules.common.limits import LAYERS, SIZE, check_settings, limited
 from modules.common.sums import MANIFEST, damage, write_sums
+from modules.common.tensor_files import save_tensors
 from modules.config import config_from_dict
 from modules.data.pixels import to_pixels
 from modules.storyworld import ACTIONS, CHARACTERS, COLORS, OBJECTS, PLACES, WEATHERS
@@ -169,7 +170,7 @@ class Judge(nn.Module):
         state = {
             name: value.half() if value.is_floating_point() else value for name, value in self.state_dict().items()
         }
-        save_file({name: value.contiguous() for name, value in state.items()}, folder / WEIGHTS)
+        save_tensors({name: value.contiguous() for name, value in state.items()}, folder / WEIGHTS)
         write_sums(folder, (CONFIG, WEIGHTS))
 
     @classmethod

@@ -20,7 +20,7 @@ from modules.evaluation.codebook.interventions import ReadPictures
 from modules.generation.pipeline import StoryPipeline
 from modules.presentation.codebook import sections
 from modules.presentation.codebook.plots import range_plot, rank_plot
-from modules.presentation.codebook.projector import write_projector
+from modules.presentation.codebook.projector import check_projector, write_projector
 from modules.presentation.codebook.tables import number, percent
 from modules.presentation.images import jpeg_uri
 from modules.presentation.story.files import prepare_output
@@ -46,6 +46,7 @@ def analyze(
         UserError: the checkpoint has no codebook yet, or the output cannot be written.
     """
     prepare_output(output)
+    check_projector(output / "projector")
     analysis = analyze_codebook(pipeline, train, held_out, num_stories, seed, read_pictures)
     report = {"generator": MARK, **analysis.report}
     lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in report.items())

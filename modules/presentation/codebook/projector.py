@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,9 @@ import torch
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from modules.common.errors import UserError
+from modules.common.files import disk_errors, fresh_staging, publish_staging
+from modules.common.ownership import refuse_foreign
+from modules.common.sums import write_sums
 from modules.evaluation.codebook.analysis import CodebookAnalysis
 
 TAG = "codebook"
@@ -23,24 +24,27 @@ def write_projector(log_dir: Path, analysis: CodebookAnalysis) -> Path:
     """Write the used codes' vectors, metadata and pictures into `log_dir`, for `tensorboard --logdir`; returns the
     folder.
 
-    What an earlier analysis left there under the same name is replaced. Raises UserError where the folder cannot be
-    written.
+    The folder of an earlier analysis is replaced. Raises UserError where it cannot be written, or as `check_projector`.
     """
+    check_projector(log_dir)
     cards = analysis.report["cards"]
     sprites = np.stack([_sprite(analysis, card) for card in cards])
     vectors = torch.from_numpy(analysis.vectors[[card["code"] for card in cards]]).float()
-    try:
-        for file in log_dir.glob("events.out.tfevents.*"):
-            file.unlink()
-        shutil.rmtree(log_dir / "00000" / TAG, ignore_errors=True)
-        with SummaryWriter(str(log_dir)) as writer:
+    staging = log_dir.with_name(f".{log_dir.name}.unfinished")
+    with disk_errors(log_dir):
+        fresh_staging(staging)
+        with SummaryWriter(str(staging)) as writer:
             pictures = torch.from_numpy(sprites).permute(0, 3, 1, 2).float() / 255
             writer.add_embedding(vectors, [_metadata(card) for card in cards], pictures, 0, TAG, COLUMNS)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {log_dir} ({error.strerror}): choose a writable output folder with free space"
-        ) from error
+        write_sums(staging)
+        publish_staging(log_dir, staging)
     return log_dir
+
+
+def check_projector(log_dir: Path) -> None:
+    """Raise UserError if a folder has files that no earlier analysis wrote: it is replaced as a whole."""
+    if log_dir.is_dir():
+        refuse_foreign(log_dir)
 
 
 def _metadata(card: dict[str, Any]) -> list[str]:
