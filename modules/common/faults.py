@@ -24,7 +24,8 @@ _ADVICE: dict[int | None, str] = {
 }
 # What libraries say in errors of other types, with the meaning of each.
 _MEMORY_WORDS = re.compile(
-    r"out of memory|can't allocate memory|cannot allocate memory|not enough memory|bad_alloc|_STATUS_ALLOC_FAILED",
+    r"out of memory|can't allocate memory|cannot allocate memory|not enough memory|bad_alloc|_STATUS_ALLOC_FAILED"
+    r"|could not create a (?:primitive|memory)",
     re.IGNORECASE,
 )
 _ERROR_NUMBER = re.compile(r"\(os error (\d+)\)")  # As Rust's libraries write it.

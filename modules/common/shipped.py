@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 WEIGHTS, JUDGE, ARCHITECTURES = "checkpoints/storyworld", "checkpoints/judge", "assets/architectures"
@@ -16,6 +17,6 @@ def shipped(path: str | Path) -> Path:
     So the default checkpoint is found from any working directory.
     """
     path = Path(path)
-    if path.exists() or path.as_posix() not in (WEIGHTS, JUDGE, ARCHITECTURES):
+    if os.path.exists(path) or path.as_posix() not in (WEIGHTS, JUDGE, ARCHITECTURES):
         return path
     return next((root / path for root in _ROOTS if (root / path).exists()), path)

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -19,6 +20,9 @@ from modules.data.folder import picture_paths, read_pictures, split_folders
 from modules.data.images import check_image, load_image
 from modules.data.records import STORIES_FILE, RecordError, parse_line, read_lines
 from modules.story import Story
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 HASH_SIDE, BAND_BITS, NEAR_BITS = 8, 16, 3
 MAX_BUCKET = 200  # Hundreds of plain pages share a band; their pairs are meaningless and quadratic in number.
@@ -219,27 +223,37 @@ def describe(statistics: Statistics) -> list[str]:
 
 
 def draw_histograms(statistics: Statistics) -> bytes:
-    """Return a PNG of three histograms: steps per story, words per text, longer side of a picture."""
+    """Return a PNG of three histograms: pages of a story, words of a text, longer side of a picture."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 3.4), facecolor="#fffaf0", layout="constrained")
     panels = (
-        ("steps per story", statistics.steps),
-        ("words per text", statistics.words),
-        ("longer side, pixels", statistics.sides),
+        ("pages of a story", "stories", statistics.steps),
+        ("words of a text", "texts", statistics.words),
+        ("longer side of a picture, pixels", "pictures", statistics.sides),
     )
-    for axes, (title, values) in zip(figure.subplots(1, 3), panels, strict=True):
-        low, high = (min(values), int(np.percentile(values, 99.5))) if values else (0, 1)
-        bins = np.arange(low, high + 2) - 0.5 if high - low < 60 else np.linspace(low, high + 1, 50)
-        axes.hist(np.clip(values, low, high), bins, color="#b4552d", rwidth=0.9)  # The last bar includes outliers.
-        axes.set_title(title, color="#35291d", fontsize=12)
-        axes.set_facecolor("#fffaf0")
-        axes.locator_params(integer=True)
-        axes.tick_params(colors="#7d6a54")
-        for side, spine in axes.spines.items():
-            spine.set_visible(side == "bottom")
-            spine.set_color("#e5d8c1")
+    for axes, (measure, things, values) in zip(figure.subplots(1, 3), panels, strict=True):
+        _draw_histogram(axes, np.array(values), measure, things)
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": MARK})
     return buffer.getvalue()
+
+
+def _draw_histogram(axes: Axes, values: np.ndarray, measure: str, things: str) -> None:
+    """Draw how many `things` have which measure; the few largest share a last bar of another colour, which says so."""
+    low, high = (int(values.min()), int(np.percentile(values, 99.5))) if len(values) else (0, 1)
+    bins = np.arange(low, high + 2) - 0.5 if high - low < 60 else np.linspace(low, high + 1, 50)
+    axes.hist(values[values <= high], bins, color="#b4552d", rwidth=0.9)
+    if outliers := int((values > high).sum()):
+        width = bins[1] - bins[0]
+        axes.bar(bins[-1] + 1.5 * width, outliers, 0.9 * width, color="#35291d")
+        axes.set_title(f"dark: {outliers:,} above {high:,}, up to {values.max():,}", color="#35291d", fontsize=10)
+    axes.set_xlabel(measure, color="#35291d", fontsize=11)
+    axes.set_ylabel(things, color="#35291d", fontsize=11)
+    axes.set_facecolor("#fffaf0")
+    axes.locator_params(integer=True)
+    axes.tick_params(colors="#7d6a54")
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("bottom", "left"))
+        spine.set_color("#e5d8c1")

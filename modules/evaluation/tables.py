@@ -19,8 +19,9 @@ def print_report(report: Mapping[str, Any]) -> None:
     """Print all metrics with their intervals, floors and ceilings."""
     console = Console()
     console.print(
-        f"{report['num_stories']} held-out stories ({report['num_steps']} pages) of {report['data']}. "
-        "Intervals are 95 % over stories. Floor: chance, or pages of other stories; ceiling: real pages, or the best "
+        f"{_stories(report['num_stories'], 'held-out ')} ({report['num_steps']} pages) of {report['data']}. "
+        f"{_intervals(report['num_stories'], 'Intervals are 95 % over stories')}. Floor: chance, or pages of"
+        " other stories; ceiling: real pages, or the best "
         "possible value."
     )
     _print_codes(console, report)
@@ -54,9 +55,10 @@ def _print_codes(console: Console, report: Mapping[str, Any]) -> None:
 def _print_drawn(console: Console, drawn: Mapping[str, Any]) -> None:
     kinds = {name: metrics for name, metrics in drawn.items() if isinstance(metrics, Mapping)}
     console.print(
-        f"Pages of {drawn['num_stories']} stories, by what they were decoded from. Features of pictures: "
+        f"Pages of {_stories(drawn['num_stories'])}, by what they were decoded from. Features of pictures: "
         f"{drawn['extractor']}; match of picture and text: {drawn['scorer']}. The judge, an attribute classifier, "
-        "predicts what pictures show. ± is half of the 95 % interval; floor and ceiling are those of the first column "
+        f"predicts what pictures show. {_intervals(drawn['num_stories'], '± is half of the 95 % interval')}; floor"
+        " and ceiling are those of the first column "
         "that has the metric. Of distances, lower is better."
     )
     _print_columns("metric", kinds)
@@ -126,6 +128,15 @@ def _spread(metric: Mapping[str, Any]) -> str:
     if metric["value"] is None or metric["low"] is None:
         return _number(metric["value"])
     return f"{_number(metric['value'])} ±{(metric['high'] - metric['low']) / 2:.2f}"
+
+
+def _stories(count: int, kind: str = "") -> str:
+    return f"1 {kind}story" if count == 1 else f"{count} {kind}stories"
+
+
+def _intervals(count: int, meaning: str) -> str:
+    """Return what is said of intervals over `count` stories."""
+    return "One story: no interval" if count == 1 else meaning
 
 
 def _number(value: float | None) -> str:

@@ -202,6 +202,8 @@ def _section(title: str, columns: Mapping[str, Metrics], names: Sequence[str], l
 def _interval(metric: Mapping[str, float | None]) -> str:
     if metric["value"] is None:
         return ""
+    if metric["low"] is None:
+        return _number(metric["value"])
     return f"{_number(metric['value'])} [{_number(metric['low'])}, {_number(metric['high'])}]"
 
 

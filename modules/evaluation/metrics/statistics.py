@@ -41,11 +41,14 @@ def bootstrap_mean(
 ) -> Estimate:
     """Return sum(sums) / sum(counts) with its 95 % percentile interval over stories resampled with replacement.
 
-    `sums` (B,) and `counts` (B,) are each story's total and the number of items in it.
+    `sums` (B,) and `counts` (B,) are each story's total and the number of items in it. With items of one story alone
+    the interval is NaN: nothing is known about others.
     """
     totals, numbers = np.asarray(sums, dtype=np.float64), np.asarray(counts, dtype=np.float64)
     if numbers.sum() == 0:
         return Estimate(math.nan, math.nan, math.nan, floor, ceiling)
+    if np.count_nonzero(numbers) == 1:
+        return Estimate(float(totals.sum() / numbers.sum()), math.nan, math.nan, floor, ceiling)
     draws = np.random.default_rng(seed).integers(0, len(totals), size=(NUM_RESAMPLES, len(totals)))
     drawn = numbers[draws].sum(1)
     means = totals[draws].sum(1)[drawn > 0] / drawn[drawn > 0]
