@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,9 +105,11 @@ def run(args: argparse.Namespace) -> int:
     if args.card and not pipeline.model.has_codes:
         raise UserError("--card describes the codebook, and this model has no storyboard: leave --card out")
     baselines = load_baselines(args.baselines, args.offline) if args.baselines else {}
-    report = measure(pipeline, args, graders)
-    if baselines:
-        report["baselines"] = {name: measure(baseline, args, graders) for name, baseline in baselines.items()}
+    report: dict[str, Any] = {}
+    with kept_if_stopped(report, args.json):
+        measure(pipeline, args, graders, report)
+        if baselines:
+            report["baselines"] = {name: measure(baseline, args, graders, {}) for name, baseline in baselines.items()}
     print_report(report)
     write_json(args.json, report)
     if args.card:
@@ -115,13 +120,32 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def measure(pipeline: StoryPipeline, args: argparse.Namespace, graders: Graders | None) -> dict[str, Any]:
-    """Evaluate one model on the held-out stories."""
+@contextmanager
+def kept_if_stopped(report: dict[str, Any], path: Path | None) -> Iterator[None]:
+    """If the measuring inside is stopped, print and write what `report` has by then, marked as unfinished."""
+    from modules.evaluation.tables import print_report
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        if "bound" in report:
+            report["unfinished"] = True
+            print_report(report)
+            write_json(path, report)
+            kept = f" and in {path}" if path else ""
+            print(f"note: stopped; what was measured by then is above{kept}", file=sys.stderr)
+        raise
+
+
+def measure(
+    pipeline: StoryPipeline, args: argparse.Namespace, graders: Graders | None, report: dict[str, Any]
+) -> dict[str, Any]:
+    """Evaluate one model on the held-out stories, and fill `report` part by part."""
     from modules.evaluation.report import evaluate
 
     dataset = open_held_out(pipeline, args)
     count = min(args.num_stories, len(dataset))
-    return evaluate(pipeline, dataset, count, args.seed, args.num_drawn, graders, args.num_steered)
+    return evaluate(pipeline, dataset, count, args.seed, args.num_drawn, graders, args.num_steered, report)
 
 
 def open_held_out(pipeline: StoryPipeline, args: argparse.Namespace) -> StoryDataset:

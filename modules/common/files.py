@@ -7,6 +7,7 @@ import errno
 import itertools
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from typing import Any
 from modules.common.errors import UserError, first_line, shown
 
 STAGING = ".unfinished"  # Marks a folder of unfinished work.
+_LEFTOVER = re.compile(r"\..+\.tmp-[0-9]+")
 # What systems, archives and editors leave in folders, beside names that begin with a dot.
 _SYSTEM_NAMES = {"__macosx", "@eadir", "#recycle", "#snapshot", "$recycle.bin", "system volume information"}
 _SYSTEM_NAMES |= {"lost+found", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
@@ -66,6 +68,11 @@ def check_writable(path: Path) -> None:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     except OSError as error:
         raise _not_written(path, error) from None
+
+
+def is_leftover(name: str) -> bool:
+    """Return whether a file's name is that of a `write_whole` which was killed."""
+    return bool(_LEFTOVER.fullmatch(name))
 
 
 def write_whole(path: Path, content: bytes) -> Path:

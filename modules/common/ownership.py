@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from modules.common.errors import UserError
-from modules.common.files import STAGING, check_writable
+from modules.common.files import STAGING, check_writable, is_leftover
 from modules.common.sums import MANIFEST, Sums, read_sums, store_sums, sum_of
 
 MARK = "story-generative-model"  # In the first bytes of every report that is a single file.
@@ -40,7 +40,8 @@ def refuse_foreign(folder: Path, sums: Sums | None = None, listed_in: str = MANI
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         is_folder = path.is_dir() and not path.is_symlink()
-        if name not in (listed_in, STAGING) and not is_folder and not _is_ours(path, sums.get(name)):
+        is_ours = name in (listed_in, STAGING) or is_leftover(path.name)
+        if not is_ours and not is_folder and not _is_ours(path, sums.get(name)):
             raise _foreign(path)
 
 

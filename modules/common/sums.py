@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from modules.common.files import write_whole
+from modules.common.files import is_leftover, write_whole
 
 MANIFEST = "manifest.json"
 Sums = dict[str, dict[str, Any]]
@@ -20,9 +20,11 @@ Sums = dict[str, dict[str, Any]]
 def write_sums(folder: Path, names: Iterable[str] | None = None) -> Path:
     """Write the manifest of a folder: of all its files, at any depth, or of those named by paths within it.
 
-    Raises UserError if it cannot be written.
+    Of all its files, the leftovers of a killed run are removed. Raises UserError if it cannot be written.
     """
     if names is None:
+        for path in [path for path in folder.rglob(".*") if is_leftover(path.name)]:
+            path.unlink()
         names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return store_sums(folder, {name: sum_of(folder / name) for name in sorted(names) if name != MANIFEST})
 

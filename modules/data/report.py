@@ -244,7 +244,7 @@ def _draw_histogram(axes: Axes, values: np.ndarray, measure: str, things: str) -
     """Draw how many `things` have which measure; the few largest share a last bar of another colour, which says so."""
     low, high = (int(values.min()), int(np.percentile(values, 99.5))) if len(values) else (0, 1)
     bins = np.arange(low, high + 2) - 0.5 if high - low < 60 else np.linspace(low, high + 1, 50)
-    axes.hist(values[values <= high], bins, color="#b4552d", rwidth=0.9)
+    axes.hist(values[values <= high], bins.tolist(), color="#b4552d", rwidth=0.9)
     if outliers := int((values > high).sum()):
         width = bins[1] - bins[0]
         axes.bar(bins[-1] + 1.5 * width, outliers, 0.9 * width, color="#35291d")

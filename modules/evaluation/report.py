@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,30 +57,29 @@ def evaluate(
     num_drawn: int = 0,
     graders: Graders | None = None,
     num_steered: int = 0,
+    report: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Score the first `num_stories` stories of `dataset`; with `graders`, pictures are drawn for the first `num_drawn`,
     and stories of the first `num_steered` prompts are edited, replayed, branched and searched for.
 
     Every metric is a dict of value, low and high (the 95 % interval), floor and ceiling. Metrics of codes are absent
-    for a baseline without codes. Raises UserError if the checkpoint's codebook is not initialised yet.
+    for a baseline without codes. `report`, if given, is filled part by part: who is stopped has what is
+    done. Raises UserError if the checkpoint's codebook is not initialised yet.
     """
     if not pipeline.model.is_ready:
         raise UserError("this checkpoint is from before its codebook was placed: train on, or take a later one")
     held_out = HeldOutStories.read(pipeline, dataset, num_stories)
     stories, codes = held_out.encoded, held_out.own_codes
-    report = {
-        "data": dataset.name,
-        "num_stories": len(stories),
-        "num_steps": len(stories.texts),
-        "seed": seed,
-        "bound": measure_bound(pipeline, stories, codes, seed),
-    }
+    report = {} if report is None else report
+    report |= {"data": dataset.name, "num_stories": len(stories), "num_steps": len(stories.texts), "seed": seed}
+    report["bound"] = measure_bound(pipeline, stories, codes, seed)
     if pipeline.model.has_codes:
         report["next_step"] = rank_next_steps(pipeline, stories, codes, seed)
         report["codebook"] = codebook_usage(codes, pipeline.config.storyboard.codebook_size)
     report |= _text_report(pipeline, held_out, seed)
     if num_drawn and graders is not None:
-        report["drawn"] = _PageReport(pipeline, held_out, min(num_drawn, num_stories), seed, graders).measure()
+        drawn = report["drawn"] = {}
+        _PageReport(pipeline, held_out, min(num_drawn, num_stories), seed, graders).measure(drawn)
     if num_steered and graders is not None and pipeline.model.has_codes:
         report["steering"] = _steering_report(pipeline, held_out, num_steered, seed, graders)
     return report
@@ -119,30 +119,34 @@ class _PageReport:
     seed: int
     graders: Graders
 
-    def measure(self) -> dict[str, Any]:
-        """Decode and grade the pages of every kind."""
-        next_steps = self._next_steps()
-        if not self.pipeline.model.has_codes:
-            stories = generate_stories(self.pipeline, self.held_out.encoded, self.count, self.seed)
-            kinds = next_steps | {FROM_PROMPT: stories}
-        else:
-            kinds = self._from_codes() | next_steps
-        return {
+    def measure(self, report: dict[str, Any]) -> None:
+        """Decode and grade the pages of every kind, and add their metrics to `report` kind by kind."""
+        report |= {
             "num_stories": self.count,
             "num_pages": sum(self.held_out.encoded.lengths[: self.count]),
             "extractor": self.graders.extractor.name,
             "scorer": self.graders.scorer.name,
-            **{name: self._grade(name, pages) for name, pages in kinds.items()},
         }
+        for name, pages in self._kinds():
+            report[name] = self._grade(name, pages)
 
-    def _from_codes(self) -> dict[str, DecodedPages]:
+    def _kinds(self) -> Iterator[tuple[str, DecodedPages]]:
+        if self.pipeline.model.has_codes:
+            yield from self._from_codes()
+            yield from self._next_steps().items()
+        else:
+            yield from self._next_steps().items()
+            yield FROM_PROMPT, generate_stories(self.pipeline, self.held_out.encoded, self.count, self.seed)
+
+    def _from_codes(self) -> Iterator[tuple[str, DecodedPages]]:
         """Decode pages from the codes of the true steps, from whole plans, and from random codes."""
         lengths, config = self.held_out.encoded.lengths[: self.count], self.pipeline.config.storyboard
         count, generator = sum(lengths), make_generator(self.seed)
         kinds = {f"true step, {name}": codes[:count] for name, codes in self.held_out.codes.items()}
         kinds[FROM_PROMPT] = plan_stories(self.pipeline, self.held_out.encoded, self.count, self.seed)
         kinds["random codes"] = torch.randint(config.codebook_size, (count, config.num_slots), generator=generator)
-        return {name: self._decode(PlannedPages.whole(codes, lengths), name) for name, codes in kinds.items()}
+        for name, codes in kinds.items():
+            yield name, self._decode(PlannedPages.whole(codes, lengths), name)
 
     def _next_steps(self) -> dict[str, DecodedPages]:
         """Decode the predicted next steps; beside them, two trivial predictions: the page before, and a random page."""

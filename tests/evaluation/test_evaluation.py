@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from PIL import Image
 import story_generative_model
 from modules.config import StoryConfig
 from modules.data.writing import write_stories
+from modules.evaluation import report as evaluation_report
 from modules.evaluation.held_out import VARIANTS
 from modules.evaluation.judge.attributes import GROUPS
 from modules.evaluation.judge.judge import Judge
@@ -240,3 +242,17 @@ def test_a_new_page_metric_is_one_function_and_one_line(tiny_pipeline, world, gr
     assert all(0 < metrics["brightness"]["value"] < 255 for metrics in kinds)
     print_report(report)
     assert "brightness" in capsys.readouterr().out
+
+
+def test_what_was_measured_before_a_stop_is_kept(tiny_checkpoint, tmp_path, capsys, monkeypatch):
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt(signal.SIGINT)
+
+    monkeypatch.setattr(evaluation_report, "rank_next_steps", stopped)
+    words = ["evaluate", "--ckpt", str(tiny_checkpoint), "--num_stories", "1", "--num_drawn", "0"]
+    assert story_generative_model.main([*words, "--json", str(tmp_path / "out.json")]) == 130
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert report["unfinished"] and "bound" in report and "texts" not in report
+    assert {(entry["low"], entry["high"]) for entry in report["bound"].values()} == {(None, None)}
+    out, err = capsys.readouterr()
+    assert "1 held-out story" in out and "One story: no interval" in out and "stopped; what was measured" in err

@@ -45,7 +45,7 @@ def test_errors_of_the_program_are_no_faults_of_the_machine():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("size", [0, 1500])
+@pytest.mark.parametrize("size", [0, 600])
 def test_full_disk(writings, tmp_path, name, size):
     words, output = writings[name].at(tmp_path)
     line = in_child(words, largest_file(min(size, SMALL.get(name, size)))).line()
