@@ -71,7 +71,15 @@ def test_book_holds_pictures_texts_and_plan(tmp_path):
     assert seen.values("alt") == ["", "Picture of page 1: Once upon a time.", "Picture of page 2: They lived happily."]
     assert set(seen.values("dir")) == {"auto"}
     words = " ".join(seen.text)
-    for expected in ("A star", "Once upon a time.", "4095", "31.2 bits", "seed", "A picture story in 2 pages"):
+    for expected in (
+        "A star",
+        "Once upon a time.",
+        "4095",
+        "31.2 bits",
+        "How it was made",
+        "seed",
+        "A picture story in 2 pages",
+    ):
         assert expected in words
     assert len(seen.values("style", "li")) == 16
 
@@ -88,7 +96,7 @@ def test_book_escapes_everything(tmp_path):
 
 def test_book_without_plan_or_pages(tmp_path):
     _, seen = book(tmp_path, pages=[BookPage(picture(), "Only words")])
-    assert "details" not in seen.tags
+    assert seen.tags.count("details") == 1  # The settings, on the last page; no page has codes.
     assert "i" not in seen.tags
     assert "A picture story in 1 page" in seen.text
     assert "Colophon" in book(tmp_path, pages=[])[1].text
