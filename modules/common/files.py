@@ -111,7 +111,7 @@ def fresh_staging(folder: Path) -> None:
     if folder.exists() and not (folder / STAGING).is_file() and any(folder.iterdir()):
         raise UserError(f"{folder} was not made by this program, which would use it for unfinished work: move it away")
     remove_staging(folder)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / STAGING).touch()
 
 

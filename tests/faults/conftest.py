@@ -47,12 +47,12 @@ def write_inputs(folder: Path, model: Path) -> dict[str, tuple[str, tuple[str, .
     """Return for every command the ending of its output's name, and its words."""
     write_stories(folder / "data/train", StoryWorld(4, image_size=16))
     write_stories(folder / "data/val", StoryWorld(2, split="val", image_size=16))
-    lines = [{"text": f"Page {page}.", "image": f"{page}.png"} for page in range(6)]
-    for page in range(6):
+    lines = [{"text": f"Page {page}.", "image": f"{page}.png"} for page in range(3)]
+    for page in range(3):
         Image.effect_noise((40, 30), 60).save(folder / f"{page}.png")
     (folder / "t.jsonl").write_text("\n".join(map(json.dumps, lines)))
     story, ckpt = str(folder / "story"), ("--ckpt", str(model))
-    few = ("--num_steps", "2", "--num_inference_steps", "1")
+    few = ("--num_steps", "1", "--num_inference_steps", "1")
     assert in_child(["story", "generate", "--prompt", "A fox", *few, *ckpt, "--output", story]).code == 0
     tiny = ("--preset", "tiny", "--num_stories", "4", "--num_workers", "0")
     train = (
