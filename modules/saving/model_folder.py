@@ -85,9 +85,10 @@ def copy_model(source: Path, target: Path) -> None:
 
     Raises UserError if a file cannot be written.
     """
-    for name in (*(name for name in OPTIONAL if name != MANIFEST), CONFIG, WEIGHTS, MANIFEST):
-        if (source / name).is_file():
-            write_whole(target / name, (source / name).read_bytes())
+    last = (WEIGHTS, MANIFEST)
+    names = [path.relative_to(source).as_posix() for path in sorted(source.rglob("*")) if path.is_file()]
+    for name in (*(name for name in names if name not in last), *(name for name in last if name in names)):
+        write_whole(target / name, (source / name).read_bytes())
 
 
 def write_model_sums(folder: Path) -> Path:

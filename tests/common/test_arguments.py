@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from modules.common.arguments import Parser, add_dataclass_flags, from_flags, setting
+from modules.common.arguments import Parser, a_path, add_dataclass_flags, from_flags, setting
 from modules.common.errors import UserError
 from modules.common.limits import check_settings
 
@@ -106,3 +106,11 @@ def test_a_field_without_default_is_required(capsys):
     with pytest.raises(SystemExit, match="2"):
         parser.parse_args([])
     assert "the following arguments are required: --output" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["n" * 300, "n/" * 3000, "a\0b", ""])
+def test_a_path_that_no_system_can_look_up_is_refused(text):
+    with pytest.raises(argparse.ArgumentTypeError) as caught:
+        a_path(text)
+    assert len(str(caught.value)) < 300
+    assert a_path("absent/file") == Path("absent/file")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from modules.data.folder import open_split
@@ -136,3 +138,14 @@ def test_a_damaged_row_group_is_named_and_the_rest_is_read(tmp_path):
         "Text 5.",
     ]
     assert "rows 3 to 4: 2 rows are damaged" in (tmp_path / "out/train/source.json").read_text()
+
+
+def test_a_parquet_file_with_a_damaged_head_is_one_line(tmp_path, capsys):
+    pq.write_table(pa.table({"text": ["One.", "Two."]}), tmp_path / "t.parquet")
+    content = bytearray((tmp_path / "t.parquet").read_bytes())
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    content[footer : footer + 40] = b"\xff" * 40
+    (tmp_path / "t.parquet").write_bytes(content)
+    assert run("parquet", tmp_path / "t.parquet", "--image", "none", "--output", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "is not a whole Parquet file" in error

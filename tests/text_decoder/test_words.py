@@ -1,5 +1,7 @@
 """Words that the training texts lack: inflections are read as known forms, misspellings as the nearest known word."""
 
+import time
+
 import pytest
 
 from modules.common.errors import UserError
@@ -100,3 +102,9 @@ def test_the_table_is_saved_with_the_tokenizer(tmp_path):
 def test_edits():
     pairs = [("", ""), ("kite", "kite"), ("kite", "kiet"), ("ballon", "balloon"), ("abc", ""), ("cat", "bat")]
     assert [edits(*pair) for pair in pairs] == [0, 0, 1, 1, 3, 1]
+
+
+def test_a_word_without_end_is_read_at_once():
+    started = time.monotonic()
+    assert KnownWords({"fox", "kite", "penguin"}).misspelled("x" * 20_000) is None
+    assert time.monotonic() - started < 1
