@@ -117,6 +117,8 @@ def _corpus_score(metric: BLEU | CHRF, pairs: TextPairs) -> Estimate:
     rng = np.random.default_rng(pairs.seed)
     draws = rng.multinomial(len(own), np.full(len(own), 1 / len(own)), size=NUM_RESAMPLES)
     low, high = np.percentile([_score_counts(metric, counts) for counts in draws @ own], [2.5, 97.5])
+    if len(own) == 1:  # Nothing is known about other stories.
+        low = high = math.nan
     return Estimate(_score_counts(metric, own.sum(0)), float(low), float(high), floor, ceiling=100.0)
 
 
