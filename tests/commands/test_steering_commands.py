@@ -49,6 +49,16 @@ def test_best_of_makes_the_best_plan(tiny_checkpoint, tmp_path, capsys):
     assert f"generate --from {plans[0]['plan']}" in capsys.readouterr().out
 
 
+def test_a_story_is_told_from_a_beginning_to_an_ending(tiny_checkpoint, tmp_path, capsys):
+    flags = ("--prompt", PROMPT, "--num_steps", 3, *QUICK, "--ckpt", tiny_checkpoint, "--output", tmp_path / "a")
+    assert run("generate", *flags, "--beginning", "The fox wakes up.", "--ending", "The fox sleeps.") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert (lines[0], lines[2]) == ("1. The fox wakes up.", "3. The fox sleeps.")
+    assert run(
+        "generate", "--from", tmp_path / "a", "--ckpt", tiny_checkpoint, "--output", tmp_path / "b"
+    ) == 0 and files(tmp_path / "a") == files(tmp_path / "b")
+
+
 def test_new_pages_stand_between_the_old_ones(told, tiny_checkpoint, tmp_path, capsys):
     flags = ("--after", 1, "--num_steps", 2, "--seed", 3, "--ckpt", tiny_checkpoint, "--output", tmp_path)
     assert run("infill", told, *flags) == 0
@@ -126,6 +136,13 @@ BAD = {
     "empty text": (("edit", "STORY", "--page", 1, "--text", " "), "the new text is empty"),
     "no story": (("score", "absent"), "no story at absent"),
     "alternative": (("alternatives", "STORY", "--page", 1, "--slot", 9), "slot 9 does not exist"),
+    "told": (("plan", "--prompt", "a", "--last_page", " "), "--last_page: the text is empty"),
+    "one page": (
+        ("plan", "--prompt", "a", "--num_steps", 1, "--first_page", "A fox.", "--last_page", "A bear."),
+        "the same page of a story of one",
+    ),
+    "told twice": (("plan", "--prompt", "a", "--first_page", "A fox.", "--codes", "1.2=3"), "leave one of the two out"),
+    "told again": (("generate", "--from", "STORY", "--ending", "A fox."), "leave out --first_page and --last_page"),
     "fixed code": (("plan", "--prompt", "a", "--codes", "6.1=0"), "the page must be a number from 1 to 5"),
     "wishes": (("plan", "--prompt", "a", "--must", "zebra", "--num_plans", 2, "--num_steps", 1), "meets the wishes"),
 }

@@ -14,9 +14,11 @@ from modules.generation.scoring import other_orders, text_nats
 from modules.generation.settings import GenerationSettings
 from modules.steering.alternatives import alternatives, code_probabilities
 from modules.steering.drafts import read_drafts
+from modules.steering.plan import Plan
 from modules.steering.planned_story import open_story, replay
 from modules.steering.score import score
 from modules.steering.search import Constraints, search
+from modules.story import StoryStep
 from modules.storyworld import StoryWorld
 
 PROMPT = "Rusty the fox wants a kite"
@@ -84,6 +86,23 @@ def test_constraints_are_met(tiny_pipeline):
     assert all(word.lower() in " ".join(ranked.texts).lower() for ranked in having)
     with pytest.raises(UserError, match="none of 12 plans meets the wishes"):
         search(tiny_pipeline, PROMPT, 3, 12, 3, Constraints(must=("zebra",)), SETTINGS)
+
+
+def test_pages_told_in_words_keep_them_and_are_planned_around(tiny_pipeline):
+    told = {0: "A fox has a kite.", 2: "The fox sleeps."}
+    plans = search(tiny_pipeline, PROMPT, 3, 12, 2, Constraints(pages=told), SETTINGS)
+    read = tiny_pipeline.encode([StoryStep(text) for text in told.values()]).tolist()
+    for ranked in plans:
+        assert [list(ranked.plan.codes[page]) for page in told] == read
+        assert (ranked.texts[0], ranked.texts[2]) == tuple(told.values())
+        assert ranked.plan.origins == ("encoded", "drawn", "encoded") and ranked.plan.text_from == (None, 0, None)
+        story = replay(tiny_pipeline, Plan.from_string(ranked.plan.to_string()))
+        assert story.texts == ranked.texts
+    having = search(tiny_pipeline, PROMPT, 3, 12, 1, Constraints(must=("sleeps",), pages=told), SETTINGS)
+    assert having[0].texts[2] == told[2]
+    for pages, message in (({1: " "}, "text of page 2 is empty"), ({0: "A fox."}, "page 1 is told in words")):
+        with pytest.raises(UserError, match=message):
+            Constraints(codes={(0, 1): 3}, pages=pages)
 
 
 def test_fixed_codes_change_no_draw_before_them(tiny_pipeline):
