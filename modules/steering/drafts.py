@@ -38,6 +38,11 @@ class DraftReading:
         return self.fit - self.text_nats / NATS_PER_UNIT
 
 
+def drafting(settings: GenerationSettings) -> GenerationSettings:
+    """Return the settings of a quick draft: four unguided steps."""
+    return replace(settings, scheduler="dpmsolver++", num_inference_steps=4, guidance_scale=1.0, strength=1.0)
+
+
 @torch.no_grad()
 def read_drafts(
     pipeline: StoryPipeline, codes: Tensor, texts: Sequence[Sequence[str]], settings: GenerationSettings
@@ -64,8 +69,7 @@ def _read(
     model, own = pipeline.model, pipeline.embed(codes.flatten(0, 1))
     window, lengths = model.window(own, [num_pages] * count), [num_pages] * count
     noise = torch.randn(num_pages, *model.image_decoder.latent_shape, generator=make_generator(settings.seed))
-    quick = replace(settings, scheduler="dpmsolver++", num_inference_steps=4, guidance_scale=1.0, strength=1.0)
-    images = render_images(model, own, texts, quick, None, window, noise.repeat(count, 1, 1, 1))
+    images = render_images(model, own, texts, drafting(settings), None, window, noise.repeat(count, 1, 1, 1))
     read = model.encode(batch_of_steps([StoryStep(None, image) for image in images], model, pipeline.tokenizer))
     assert read.codes is not None  # The codebook is ready.
     if read.slots is None:

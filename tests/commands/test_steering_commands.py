@@ -11,6 +11,7 @@ from PIL import Image
 
 from modules.generation.pipeline import StoryPipeline
 from modules.presentation.images import read_png_text
+from modules.steering.novelty import write_training_pages
 from tests.support.commands import PROMPT, fails, files, run
 
 QUICK = ("--num_inference_steps", 2)
@@ -26,6 +27,10 @@ def told(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def plan_of(folder: Path) -> str:
     return json.loads((folder / "story.json").read_text(encoding="utf-8"))["plan"]
+
+
+def plan_codes(folder: Path) -> list[list[int]]:
+    return [step["codes"] for step in json.loads((folder / "story.json").read_text(encoding="utf-8"))["steps"]]
 
 
 @pytest.mark.parametrize("source", ["page_02.png", "raw/page_01.png", "story.json", ".", "text"])
@@ -105,6 +110,29 @@ def test_scores_are_printed_and_written(told, tiny_checkpoint, tmp_path, capsys)
     record = json.loads((tmp_path / "score.json").read_text(encoding="utf-8"))
     assert len(lines) == 5 and len(record["pages"]) == 2 and len(record["pages"][0]["code_bits"]) == 8
     assert f"{record['story']['bits']:.1f} bits" in lines[-1]
+
+
+def test_scores_name_the_nearest_training_pages_and_mark_a_book(told, tiny_checkpoint, tmp_path, capsys):
+    pipeline, codes = StoryPipeline.from_pretrained(tiny_checkpoint), [[0] * 8, plan_codes(told)[1], [1] * 8]
+    known, book, texts = tmp_path / "pages.json", tmp_path / "book.html", ["A fox.", "A <b>bear</b>.", None]
+    write_training_pages(known, pipeline.fingerprint(), codes, [1, 2], texts)
+    flags = (told, "--ckpt", tiny_checkpoint, "--training_pages", known)
+    reports = ("--mark_book", book, "--json", tmp_path / "score.json")
+    for _ in range(2):  # Its own reports are replaced.
+        assert run("score", *flags, *reports) == 0
+    line = "   2  training story 2, page 1, cosine 1.00, 100% of the codes the same: A <b>bear</b>.\n"
+    assert line in capsys.readouterr().out
+    pages = json.loads((tmp_path / "score.json").read_text(encoding="utf-8"))["pages"]
+    assert pages[1]["nearest"]["same_codes"] == 1 and pages[0]["nearest"]["similarity"] < 1
+    assert book.read_text().count("<details open>") == 2 and "A &lt;b&gt;bear" in book.read_text()
+    for fingerprint, row, message in (
+        ("0" * 16, codes[0], "made with the weights 0000"),
+        ("", [99] * 8, "does not fit"),
+    ):
+        write_training_pages(known, fingerprint, [row], [1], ["A fox."])
+        assert message in fails(capsys, "score", *flags)
+    known.write_text("[]")
+    assert "lists no training pages" in fails(capsys, "score", *flags)
 
 
 def test_alternatives_and_branches_are_written(told, tiny_checkpoint, tmp_path, capsys):

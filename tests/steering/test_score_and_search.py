@@ -12,7 +12,7 @@ from modules.encoded.stories import EncodedStories
 from modules.evaluation.bound import plan_nats as bound_plan_nats
 from modules.generation.scoring import other_orders, text_nats
 from modules.generation.settings import GenerationSettings
-from modules.steering.alternatives import alternatives, code_probabilities
+from modules.steering.alternatives import alternatives, code_probabilities, distinct_codes
 from modules.steering.drafts import read_drafts
 from modules.steering.plan import Plan
 from modules.steering.planned_story import open_story, replay
@@ -112,6 +112,20 @@ def test_fixed_codes_change_no_draw_before_them(tiny_pipeline):
     fixed[1, 4] = 30
     some = tiny_pipeline.plan(PROMPT, 3, 4, num_plans=5, fixed=fixed).codes
     assert torch.equal(some[:, 0], free.codes[:, 0]) and (some[:, 1, 4] == 30).all()
+
+
+def test_twins_of_a_code_are_no_alternatives(tiny_pipeline):
+    probabilities = torch.linspace(0, 1, 32).softmax(0)
+    assert distinct_codes(tiny_pipeline, probabilities, 4, 2) == [4, 31, 30]
+    book = tiny_pipeline.model.storyboard.quantizer.codebook
+    kept = book.clone()
+    try:
+        book[31], book[29] = book[4], 2 * book[30]
+        assert distinct_codes(tiny_pipeline, probabilities, 4, 2) == [4, 30, 28]
+        book[:] = book[:1]
+        assert distinct_codes(tiny_pipeline, probabilities, 4, 2) == [4]
+    finally:
+        book.copy_(kept)
 
 
 def test_alternatives_are_the_priors_likeliest(tiny_pipeline, story):
