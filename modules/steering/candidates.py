@@ -15,12 +15,13 @@ from modules.generation.pipeline import StoryPipeline
 from modules.generation.rendering import render_images, render_texts
 from modules.generation.settings import GenerationSettings
 from modules.layers.seeding import derive_seed, make_generator
-from modules.steering.drafts import NATS_PER_UNIT, drafting
+from modules.steering.drafts import drafting
 from modules.story import StoryStep
 
 NUM_NOISES = 3  # From which the picture of a page may begin.
 NUM_WORDINGS, WORDING_TEMPERATURE, WORDING_TOP_P = 24, 1.0, 0.98
 KEPT_WORDINGS = 3  # That are drafted.
+VIEW_NATS = 4.0
 
 
 def noise_seeds(seed: int) -> list[int]:
@@ -29,24 +30,28 @@ def noise_seeds(seed: int) -> list[int]:
 
 
 @torch.no_grad()
-def choose_reading(
-    pipeline: StoryPipeline, plans: Tensor, page: int, text: str, settings: GenerationSettings, seeds: Sequence[int]
-) -> tuple[int, int]:
-    """Return which of R plans (R,T,S) and which of the seeds draw the picture of a page that shows its text best.
+def choose_view(
+    pipeline: StoryPipeline, codes: Tensor, page: int, text: str, settings: GenerationSettings, seeds: Sequence[int]
+) -> tuple[Tensor, int]:
+    """Return the plan (T,S) that a page of the plan `codes` (T,S) is to be drawn in, and one of the seeds: those whose
+    draft shows the given text best, by the nats of the text given the codes that the encoder reads in the draft.
 
-    Pictures are drafted and scored as in the search of plans: by the cosine of the slots that the encoder reads in them
-    and the plan's codes, less the nats of the text given what was read.
+    What new words say may contradict the other pages, whose codes the picture is drawn to as well. So there is another
+    view beside the plan itself: a plan in which all pages are this one. It is taken only if it saves `VIEW_NATS`.
     """
-    own, images = _draft(pipeline, plans, page, [text] * len(plans), settings, seeds)
+    plans = torch.stack([codes, codes[page].expand_as(codes)])
+    images = _draft(pipeline, plans, page, [text] * len(plans), settings, seeds)
     model = pipeline.model
-    codes, cosines = _read(pipeline, [StoryStep(None, image) for image in images], own)
+    read = model.encode(batch_of_steps([StoryStep(None, image) for image in images], model, pipeline.tokenizer)).codes
+    assert read is not None  # The codebook is ready.
     batch = batch_of_steps([StoryStep(text)], model, pipeline.tokenizer)
     ids, mask = (tokens[0].expand(len(images), -1) for tokens in (batch.input_ids, batch.text_mask))
-    shown = pipeline.embed(codes)
+    shown = pipeline.embed(read)
     window = model.window(shown, [1] * len(images))
     nats = model.text_decoder(shown, ids, mask, window=window).nll.double().sum(1).cpu()
-    best = int((cosines.mean(1) - nats / NATS_PER_UNIT).argmax())
-    return best % len(plans), seeds[best // len(plans)]
+    best, noises = nats.view(len(seeds), len(plans)).min(0)
+    view = int(best[0] - best[1] >= VIEW_NATS)
+    return plans[view], seeds[int(noises[view])]
 
 
 @torch.no_grad()
@@ -70,7 +75,7 @@ def choose_wording(
     better = [] if found[0] else [row for row in scores.argsort(descending=True).tolist() if found[row]]
     told = [told[row] for row in [0, *better][:KEPT_WORDINGS]]  # The likeliest words stay unless others say it.
     if image is None:
-        _, images = _draft(pipeline, codes.repeat(len(told), 1, 1), page, told, settings, seeds)
+        images = _draft(pipeline, codes.repeat(len(told), 1, 1), page, told, settings, seeds)
     else:
         images = [image] * len(told)
     pages = [StoryStep(told[row % len(told)], image) for row, image in enumerate(images)]
@@ -99,9 +104,9 @@ def _draft(
     texts: Sequence[str],
     settings: GenerationSettings,
     seeds: Sequence[int],
-) -> tuple[Tensor, list[Image.Image]]:
-    """Draft a page of R plans (R,T,S) with their texts (R) from each of M noises: return the page's vectors (M*R,S,d)
-    and pictures (M*R), all plans of one noise after the other.
+) -> list[Image.Image]:
+    """Draft a page of R plans (R,T,S) with their texts (R) from each of M noises: pictures (M*R), all plans of one
+    noise after the other.
     """
     count, num_pages = plans.shape[:2]
     model, code_embeds = pipeline.model, pipeline.embed(plans.flatten(0, 1))
@@ -112,7 +117,7 @@ def _draft(
     around = None if window is None else window[rows]
     own, told = code_embeds[rows], [*texts] * len(seeds)
     noises = noise.repeat_interleave(count, 0)
-    return own, render_images(model, own, told, drafting(settings), None, around, noises)
+    return render_images(model, own, told, drafting(settings), None, around, noises)
 
 
 def _read_back(
