@@ -10,7 +10,12 @@ NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
 
 def test_there_are_four_notebooks():
-    assert [path.stem for path in NOTEBOOKS] == ["read_the_codebook", "steer_a_story", "tell_a_story", "train_on_your_pictures"]
+    assert [path.stem for path in NOTEBOOKS] == [
+        "read_the_codebook",
+        "steer_a_story",
+        "tell_a_story",
+        "train_on_your_pictures",
+    ]
 
 
 @pytest.mark.slow
