@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     pipeline, story = open_planned(args)
     known = args.training_pages and read_training_pages(args.training_pages, pipeline)
     scores = score(pipeline, story, args.seed)
-    nearest = known.nearest(pipeline, torch.tensor(story.plan.codes)) if known else [None] * len(scores.pages)
+    nearest = known.nearest(pipeline, torch.tensor(story.plan.codes)) if known else []
     print_scores(story, scores)
     if known:
         print_nearest(nearest, len(known.lengths))
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         write_marked_book(args.mark_book, story, scores, nearest)
         print(f"the book with all scores: {args.mark_book}", file=sys.stderr)
     pages = [{**asdict(page), "text": text} for page, text in zip(scores.pages, story.texts, strict=True)]
-    if known:
+    if nearest:
         pages = [{**page, "nearest": asdict(near)} for page, near in zip(pages, nearest, strict=True)]
     write_json(args.json, {"prompt": story.plan.prompt, "story": scores.totals(), "pages": pages})
     return 0
@@ -89,18 +90,14 @@ def print_nearest(nearest: Sequence[NearestPage], num_stories: int) -> None:
         print(f"{number:4}  {_describe(near)}")
 
 
-def write_marked_book(
-    file: Path, story: PlannedStory, scores: StoryScore, nearest: Sequence[NearestPage | None]
-) -> None:
+def write_marked_book(file: Path, story: PlannedStory, scores: StoryScore, nearest: Sequence[NearestPage]) -> None:
     """Write a story as a book in which every page has its scores. Raises UserError if that fails."""
     from modules.common.files import write_whole
     from modules.presentation.story.book import BookPage, book_html
 
-    rows = zip(story.images, story.texts, story.plan.codes, scores.pages, nearest, strict=True)
-    pages = [
-        BookPage(image, text, list(codes), page.bits, marks=_marks(page, near))
-        for image, text, codes, page, near in rows
-    ]
+    marks = [_marks(page, near) for page, near in zip_longest(scores.pages, nearest)]
+    rows = zip(story.images, story.texts, story.plan.codes, scores.pages, marks, strict=True)
+    pages = [BookPage(image, text, list(codes), page.bits, marks=own) for image, text, codes, page, own in rows]
     totals = scores.totals()
     details = {name: round(value, 3) if isinstance(value, float) else value for name, value in totals.items()}
     write_whole(file, book_html(story.plan.prompt, pages, details).encode())

@@ -48,7 +48,8 @@ class TrainingPages:
         places = [(story, page) for story, length in enumerate(self.lengths, 1) for page in range(1, length + 1)]
         return [
             NearestPage(
-                *places[row],
+                story=places[row][0],
+                page=places[row][1],
                 text=self.texts[row],
                 similarity=float(value),
                 same_codes=float((self.codes[row] == codes[page].cpu()).double().mean()),
