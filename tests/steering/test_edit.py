@@ -152,7 +152,7 @@ def test_pictures_that_start_from_the_one_before_are_replayed(tiny_pipeline):
 
 
 @pytest.mark.parametrize(("margin", "alone"), [(-1e9, True), (1e9, False)])
-def test_a_page_that_contradicts_the_others_is_drawn_in_its_own_codes(tiny_pipeline, story, monkeypatch, margin, alone):
+def test_contradicting_pages_are_drawn_in_their_own_codes(tiny_pipeline, story, monkeypatch, margin, alone):
     monkeypatch.setattr(candidates, "VIEW_NATS", margin)
     edited = CHANGES["text"](tiny_pipeline, story, seed=3)
     own = edited.plan.codes[PAGE]
