@@ -9,8 +9,13 @@ import pytest
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
 
-def test_there_are_three_notebooks():
-    assert [path.stem for path in NOTEBOOKS] == ["read_the_codebook", "tell_a_story", "train_on_your_pictures"]
+def test_there_are_four_notebooks():
+    assert [path.stem for path in NOTEBOOKS] == [
+        "read_the_codebook",
+        "steer_a_story",
+        "tell_a_story",
+        "train_on_your_pictures",
+    ]
 
 
 @pytest.mark.slow

@@ -7,10 +7,12 @@ import time
 from dataclasses import asdict
 
 from modules.commands.generating import generation_flags, load_pipeline, print_notes, print_story, story_output
-from modules.commands.steering import write_planned
+from modules.commands.steering import told_pages, told_pages_flags, write_planned
 from modules.common.arguments import from_flags, positive_int
 from modules.common.errors import UserError
 from modules.generation.settings import MAX_LONG_STORY, GenerationSettings, check_story
+
+NUM_TOLD = 16  # Plans drawn for a page told in words: the prior may not know of it before it comes.
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -27,16 +29,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--best_of",
         type=positive_int,
-        default=1,
         metavar="N",
-        help="draw so many plans and make the story of the best one, as ranked by the command plan (default 1)",
+        help="draw so many plans and make the story of the best one, as ranked by the command plan (default 1; with the"
+        f" text of a page {NUM_TOLD})",
     )
+    told_pages_flags(parser)
     generation_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     if (args.prompt is None) == (args.source is None):
         raise UserError("exactly one of these flags is required: --prompt, or --from for the plan of an earlier story")
+    if args.source is not None and (args.first_page, args.last_page) != (None, None):
+        raise UserError("--from makes an earlier story again: leave out --first_page and --last_page")
     return replay_story(args) if args.prompt is None else generate(args)
 
 
@@ -44,22 +49,25 @@ def generate(args: argparse.Namespace) -> int:
     """Generate a new story from `--prompt`."""
     from modules.presentation.story.files import write_story
     from modules.steering.planned_story import replay, tell
-    from modules.steering.search import search
+    from modules.steering.search import Constraints, search
 
     check_story(args.prompt, args.num_steps, MAX_LONG_STORY)
-    settings = from_flags(GenerationSettings, args)
+    settings, told = from_flags(GenerationSettings, args), told_pages(args)
+    num_plans = args.best_of or (NUM_TOLD if told else 1)
     with story_output(args.output):
-        pipeline = load_pipeline(args, args.prompt, num_steps=args.num_steps)
+        pipeline = load_pipeline(args, args.prompt, list(told.values()), args.num_steps)
         started = time.perf_counter()
         if pipeline.model.has_codes:
-            if args.best_of > 1:
-                plan = search(pipeline, args.prompt, args.num_steps, args.best_of, keep=1, settings=settings)[0].plan
-                story = replay(pipeline, plan)
+            if num_plans > 1 or told:
+                wishes = Constraints(pages=told)
+                best = search(pipeline, args.prompt, args.num_steps, num_plans, 1, wishes, settings)[0]
+                story = replay(pipeline, best.plan)
             else:
                 story = tell(pipeline, args.prompt, args.num_steps, settings)
             print_story(story.texts, write_planned(args.output, story), time.perf_counter() - started)
-        elif args.best_of > 1:
-            raise UserError("--best_of ranks plans, and this model has none: leave it out")
+        elif num_plans > 1 or told:
+            flag = "--best_of" if num_plans > 1 and not told else "--first_page or --last_page"
+            raise UserError(f"{flag} needs a model that plans in codes, and this one has none: leave it out")
         else:
             output = pipeline(args.prompt, args.num_steps, settings=settings)
             files = write_story(args.output, output, asdict(settings))

@@ -7,9 +7,9 @@ import sys
 import time
 from dataclasses import asdict
 
-from modules.commands.generating import device_flag, one_line
+from modules.commands.generating import device_flag, one_line, print_notes
 from modules.commands.shared import check_json, checkpoint_flag, json_flags, write_json
-from modules.commands.steering import load_codes_model
+from modules.commands.steering import load_codes_model, told_pages, told_pages_flags
 from modules.common.arguments import add_dataclass_flags, from_flags, integer, positive_int
 from modules.generation.settings import MAX_LONG_STORY, GenerationSettings, check_story
 
@@ -34,6 +34,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="PAGE.SLOT=CODE",
         help="a code that every plan must have, such as 3.5=117, with pages and slots from 1; repeatable",
     )
+    told_pages_flags(parser)
     checkpoint_flag(parser)
     device_flag(parser)
     add_dataclass_flags(parser, GenerationSettings)
@@ -43,14 +44,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from modules.steering.locks import parse_page_codes
     from modules.steering.search import Constraints, search
+    from modules.story import StoryStep
 
     check_story(args.prompt, args.num_steps, MAX_LONG_STORY)
-    settings = from_flags(GenerationSettings, args)
+    settings, told = from_flags(GenerationSettings, args), told_pages(args)
     check_json(args)
     pipeline = load_codes_model(args)
     board = pipeline.config.storyboard
     codes = parse_page_codes(args.codes, args.num_steps, board.num_slots, board.codebook_size)
-    constraints = Constraints(tuple(args.must), tuple(args.avoid), codes)
+    constraints = Constraints(tuple(args.must), tuple(args.avoid), codes, told)
+    print_notes(pipeline.notes(args.prompt, [StoryStep(text) for text in told.values()]))
     started = time.perf_counter()
     plans = search(pipeline, args.prompt, args.num_steps, args.num_plans, args.keep, constraints, settings)
     seconds = time.perf_counter() - started

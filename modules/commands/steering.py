@@ -33,6 +33,28 @@ def page_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--page", type=positive_int, required=True, metavar="N", help="number of the page, from 1")
 
 
+def told_pages_flags(parser: argparse.ArgumentParser) -> None:
+    for name, other, place in (("--first_page", "--beginning", "first"), ("--last_page", "--ending", "last")):
+        parser.add_argument(
+            name, other, metavar="TEXT", help=f"the text of the {place} page; the other pages are planned around it"
+        )
+
+
+def told_pages(args: argparse.Namespace) -> dict[int, str]:
+    """Return the texts of the pages that the flags tell, by page from 0. Raises UserError if one is empty, or if both
+    are of the same page.
+    """
+    told = {"--first_page": (0, args.first_page), "--last_page": (args.num_steps - 1, args.last_page)}
+    for flag, (_, text) in told.items():
+        if text is not None and not text.strip():
+            raise UserError(f"{flag}: the text is empty: write a sentence")
+    if args.num_steps == 1 and None not in (args.first_page, args.last_page):
+        raise UserError(
+            "--first_page and --last_page are the same page of a story of one: give one of them, or more pages"
+        )
+    return {page: text for page, text in told.values() if text is not None}
+
+
 def load_codes_model(args: argparse.Namespace) -> StoryPipeline:
     """Load the model of `--ckpt`. Raises UserError if it plans without codes."""
     from modules.generation.pipeline import StoryPipeline

@@ -78,6 +78,8 @@ LABELS = {
     "asked_colour_in_texts": "prompt's colours, in texts",
     "edit_fidelity": "edited code is read in the edited page",
     "edit_locality": "other codes of the edited page are read as before",
+    "text_edit_obeyed": "picture shows what the new words change",
+    "text_edit_kept": "picture shows the rest as before",
     "other_pages_same": "other pages keep text and pixels",
     "replay_exact": "replayed pages have the same text and pixels",
     "branches_differ": "words that only one page of a fork has",

@@ -9,13 +9,14 @@ import torch
 
 from modules.common.progress import track
 from modules.evaluation.judge.attributes import score_agreement
+from modules.evaluation.judge.edits import change_text
 from modules.evaluation.judge.judge import Judge
 from modules.evaluation.metrics.statistics import Estimate, mean_over_rows
 from modules.generation.pipeline import StoryPipeline
 from modules.generation.settings import GenerationSettings
-from modules.steering.alternatives import code_probabilities
+from modules.steering.alternatives import code_probabilities, distinct_codes
 from modules.steering.branches import branch, difference_of_texts
-from modules.steering.edit import set_codes
+from modules.steering.edit import set_codes, set_text
 from modules.steering.planned_story import PlannedStory, replay, tell
 from modules.steering.search import search
 from modules.story import StoryStep
@@ -30,15 +31,17 @@ def measure_steering(
 ) -> dict[str, Estimate]:
     """Steer a story of each of B prompts, and return how well every operation does, by name.
 
-    With a `judge`, which reads story-world pictures, what search gains is included.
+    With a `judge`, which reads story-world pictures, edits by words and what search gains are included.
     """
     rows, stories = list[Row](), list[tuple[PlannedStory, PlannedStory]]()
+    worded: list[Row] = []
     for index, prompt in enumerate(track("stories steered", prompts)):
         settings = GenerationSettings(seed=seed + index)
         story = tell(pipeline, prompt, NUM_PAGES, settings)
         rows.append(_edit(pipeline, story, index % NUM_PAGES, index % story.plan.num_slots))
         rows[-1]["branches_differ"] = _branch(pipeline, story)
         if judge is not None:
+            worded += _edit_text(pipeline, story, index, judge)
             best = search(pipeline, prompt, NUM_PAGES, NUM_PLANS, keep=1, settings=settings)[0]
             stories.append((story, replay(pipeline, best.plan)))
     floors = {"edit_fidelity": _mean(rows, "before"), "edit_locality": 0.0, "branches_differ": 0.0}
@@ -50,17 +53,25 @@ def measure_steering(
         )
         for name in ("edit_fidelity", "edit_locality", "other_pages_same", "replay_exact", "branches_differ")
     }
-    return metrics if judge is None else metrics | {"search_agree": _search_gain(stories, judge, seed)}
+    if judge is None:
+        return metrics
+    if worded:
+        for name, floor in (("text_edit_obeyed", _mean(worded, "shown_before")), ("text_edit_kept", 0.0)):
+            metrics[name] = mean_over_rows(
+                [row[name] for row in worded], np.arange(len(worded)), seed, floor=floor, ceiling=1.0
+            )
+    return metrics | {"search_agree": _search_gain(stories, judge, seed)}
 
 
 def _edit(pipeline: StoryPipeline, story: PlannedStory, page: int, slot: int) -> Row:
-    """Set one code of a page to the likeliest other one, read the page again, and replay the edited story.
+    """Set one code of a page to the likeliest other one that is no twin of it, read the page again, and replay the
+    story.
 
     `before` is how often the page has the new code already, `found` how often its own codes are read in it.
     """
     plan = story.plan
-    likely = code_probabilities(pipeline, plan, page, slot).argsort(descending=True)[:2].tolist()
-    code = next(code for code in likely if code != plan.codes[page][slot])
+    probabilities = code_probabilities(pipeline, plan, page, slot)
+    code = distinct_codes(pipeline, probabilities, plan.codes[page][slot], 1)[-1]
     edited = set_codes(pipeline, story, page, {slot: code})
     steps = [StoryStep(told.texts[page], told.images[page]) for told in (story, edited)]
     old, new = pipeline.encode(steps).cpu()
@@ -75,6 +86,25 @@ def _edit(pipeline: StoryPipeline, story: PlannedStory, page: int, slot: int) ->
         "other_pages_same": _share_same(story, edited, kept),
         "replay_exact": _share_same(edited, again, range(plan.num_pages)),
     }
+
+
+def _edit_text(pipeline: StoryPipeline, story: PlannedStory, index: int, judge: Judge) -> list[Row]:
+    """Replace one attribute in the words of a page, and let the judge read its new picture; nothing if the words name
+    none.
+    """
+    page = index % NUM_PAGES
+    change = change_text(story.texts[page], index)
+    if change is None:
+        return []
+    edited = set_text(pipeline, story, page, change.text)
+    before, after = judge.read([told.images[page] for told in (story, edited)])
+    return [
+        {
+            "text_edit_obeyed": float(change.is_obeyed(before, after)),
+            "text_edit_kept": float(np.mean(change.kept(before, after))),
+            "shown_before": float(change.is_obeyed(before, before)),
+        }
+    ]
 
 
 def _share_same(one: PlannedStory, other: PlannedStory, pages: Sequence[int]) -> float:

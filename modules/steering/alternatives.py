@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -14,6 +15,8 @@ from modules.generation.rendering import render_images, render_texts
 from modules.layers.seeding import make_generator
 from modules.steering.plan import Plan
 from modules.steering.planned_story import PlannedStory
+
+TWIN_COSINE = 0.9  # Of the vectors of two codes that read alike.
 
 
 @dataclass(frozen=True)
@@ -32,16 +35,14 @@ def alternatives(
 ) -> list[Alternative]:
     """Return the likeliest codes of a page's slot, the present one first, and the page decoded with each of them.
 
-    All pictures begin with the noise of the page's own, so what differs comes from the code. Raises UserError if the
-    slot does not exist.
+    Of codes that nearly mean the same, one is shown: see `distinct_codes`. All pictures begin with the noise of the
+    page's own, so what differs comes from the code. Raises UserError if the slot does not exist.
     """
     plan = story.plan
     if not 0 <= slot < plan.num_slots:
         raise UserError(f"slot {slot + 1} does not exist: a page has slots from 1 to {plan.num_slots}")
     probabilities = code_probabilities(pipeline, plan, page, slot)
-    present = plan.codes[page][slot]
-    likely = [int(code) for code in probabilities.argsort(descending=True)[: count + 1]]
-    chosen = [present, *(code for code in likely if code != present)][: count + 1]
+    chosen = distinct_codes(pipeline, probabilities, plan.codes[page][slot], count)
     plans = torch.tensor(plan.codes).repeat(len(chosen), 1, 1)
     plans[:, page, slot] = torch.tensor(chosen)
     code_embeds = pipeline.embed(plans.flatten(0, 1))
@@ -63,6 +64,24 @@ def code_probabilities(pipeline: StoryPipeline, plan: Plan, page: int, slot: int
     step_mask = torch.ones(codes.shape[:2], dtype=torch.bool, device=pipeline.device)
     logits = pipeline.model.prior.score(codes, *pipeline.prompt_tokens(plan.prompt), step_mask).logits
     return logits[0, page, slot].float().softmax(-1).cpu()
+
+
+def distinct_codes(pipeline: StoryPipeline, probabilities: Tensor, present: int, count: int) -> list[int]:
+    """Return the present code of a slot and up to `count` others, the likeliest of probabilities (K,) first.
+
+    A codebook has many twins: codes whose vectors nearly coincide, and which give the same words and picture. A code is
+    left out if it is a twin of one before it.
+    """
+    vectors = F.normalize(pipeline.embed(torch.arange(len(probabilities))).float(), dim=-1).cpu()
+    left = probabilities.clone()
+    left[present] = 2.0
+    chosen: list[int] = []
+    while len(chosen) <= count and left.max() >= 0:
+        code = int(left.argmax())
+        chosen.append(code)
+        left[vectors @ vectors[code] >= TWIN_COSINE] = -1.0
+        left[code] = -1.0
+    return chosen
 
 
 def page_noise(pipeline: StoryPipeline, plan: Plan, page: int) -> Tensor:

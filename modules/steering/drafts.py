@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from modules.common.precision import inference_autocast
 from modules.common.progress import track
 from modules.encoded.stories import batch_of_steps
 from modules.generation.pipeline import StoryPipeline
@@ -38,6 +39,11 @@ class DraftReading:
         return self.fit - self.text_nats / NATS_PER_UNIT
 
 
+def drafting(settings: GenerationSettings) -> GenerationSettings:
+    """Return the settings of a quick draft: four unguided steps."""
+    return replace(settings, scheduler="dpmsolver++", num_inference_steps=4, guidance_scale=1.0, strength=1.0)
+
+
 @torch.no_grad()
 def read_drafts(
     pipeline: StoryPipeline, codes: Tensor, texts: Sequence[Sequence[str]], settings: GenerationSettings
@@ -64,16 +70,18 @@ def _read(
     model, own = pipeline.model, pipeline.embed(codes.flatten(0, 1))
     window, lengths = model.window(own, [num_pages] * count), [num_pages] * count
     noise = torch.randn(num_pages, *model.image_decoder.latent_shape, generator=make_generator(settings.seed))
-    quick = replace(settings, scheduler="dpmsolver++", num_inference_steps=4, guidance_scale=1.0, strength=1.0)
-    images = render_images(model, own, texts, quick, None, window, noise.repeat(count, 1, 1, 1))
-    read = model.encode(batch_of_steps([StoryStep(None, image) for image in images], model, pipeline.tokenizer))
+    images = render_images(model, own, texts, drafting(settings), None, window, noise.repeat(count, 1, 1, 1))
+    steps = [StoryStep(None, image) for image in images]
+    with inference_autocast(settings.precision, pipeline.device):
+        read = model.encode(batch_of_steps(steps, model, pipeline.tokenizer))
     assert read.codes is not None  # The codebook is ready.
     if read.slots is None:
         fit = (read.codes.cpu() == codes.flatten(0, 1)).double().mean(1)
     else:
         fit = F.cosine_similarity(read.slots.float(), own.float(), dim=-1).double().mean(1).cpu()
     ids, mask = pipeline.tokenizer.encode_batch(texts, model.config.text_decoder.max_length)
-    shown = pipeline.embed(read.codes)
-    tokens = ids.to(pipeline.device), mask.bool().to(pipeline.device)
-    nats = model.text_decoder(shown, *tokens, window=model.window(shown, lengths)).nll.double().sum(1).cpu()
+    shown, longest = pipeline.embed(read.codes), max(1, int(mask.sum(1).max()))
+    tokens = ids[:, :longest].to(pipeline.device), mask[:, :longest].bool().to(pipeline.device)
+    with inference_autocast(settings.precision, pipeline.device):
+        nats = model.text_decoder(shown, *tokens, window=model.window(shown, lengths)).nll.double().sum(1).cpu()
     return fit.view(count, num_pages).mean(1), nats.view(count, num_pages).mean(1)

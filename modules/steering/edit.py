@@ -17,10 +17,10 @@ from modules.data.images import fit_image
 from modules.generation.pipeline import StoryPipeline
 from modules.generation.settings import GenerationSettings
 from modules.layers.seeding import derive_seed
+from modules.steering.candidates import choose_view, choose_wording, noise_seeds
 from modules.steering.locks import Locks
 from modules.steering.plan import Origin, Plan
 from modules.steering.planned_story import PlannedStory, before, codes_of, render, with_log_probs
-from modules.steering.reading import codes_for_text
 from modules.steering.rendering import PARTS, Codes, Parts, Rendering
 from modules.story import StoryStep
 
@@ -32,17 +32,24 @@ MAX_DRAWS = 8  # Of another plan or text, until it differs from the one before.
 def set_text(
     pipeline: StoryPipeline, story: PlannedStory, page: int, text: str, locks: Locks = NO_LOCKS, seed: int | None = None
 ) -> PlannedStory:
-    """Give a page new words: its codes are read from them, see `codes_for_text`, and its picture is drawn anew.
+    """Give a page new words: its codes are read from them, with a locked picture from both, and its picture is drawn
+    anew.
 
-    Raises UserError if the text is empty or locked.
+    The picture is drawn in the whole plan or, where this contradicts the words, in the page's own codes alone, and
+    without a `seed` from one of several noises: see `choose_view`. Raises UserError if the text is empty or locked.
     """
     if not text.strip():
         raise UserError("the new text is empty: write a sentence")
     if page in locks.texts:
         raise UserError(f"page {page + 1}: its text is locked, and is to be replaced: leave one of the two out")
-    codes = _with_page(story.plan.codes, page, codes_for_text(pipeline, story, page, text, locks))
-    story = _take(story, page, text=text)
-    return _rerender(pipeline, story, codes, {page: "encoded"}, {page: ("picture",)}, locks, seed)
+    image, view = (story.images[page] if page in locks.pictures else None), None
+    read = codes_of(pipeline.encode([StoryStep(text, image)]))[0]
+    codes = _with_page(story.plan.codes, page, locks.merge(story.plan.codes[page], read, page))
+    if image is None:
+        seeds = _noise_seeds(story.plan, page, seed)
+        view, seed = choose_view(pipeline, torch.tensor(codes), page, text, story.plan.settings, seeds)
+    story, drawn_in = _take(story, page, text=text), None if view is None else codes_of(view)
+    return _rerender(pipeline, story, codes, {page: "encoded"}, {page: ("picture",)}, locks, seed, view=drawn_in)
 
 
 def put_text(pipeline: StoryPipeline, story: PlannedStory, page: int, text: str) -> PlannedStory:
@@ -89,7 +96,8 @@ def set_codes(
 ) -> PlannedStory:
     """Replace single codes of a page, by slot: its text and picture are decoded anew.
 
-    Raises UserError if a slot is locked or absent, or a code is out of range.
+    Where the encoder does not read the new codes in the likeliest words, it chooses others, and without a `seed` the
+    noise that the picture begins with. Raises UserError if a slot is locked or absent, or a code is out of range.
     """
     plan, row = story.plan, list(story.plan.codes[page])
     for slot, code in values.items():
@@ -102,7 +110,15 @@ def set_codes(
             raise UserError(f"page {page + 1}: slot {slot + 1} is locked, and is to be set: leave one of the two out")
         row[slot] = code
     codes = _with_page(plan.codes, page, tuple(row))
-    return _rerender(pipeline, story, codes, {page: "set"}, {page: ("text", "picture")}, locks, seed)
+    told = story.texts[page] if page in locks.texts else None
+    shown = story.images[page] if page in locks.pictures else None
+    parts: tuple[Parts, ...] = ("text", "picture")
+    if told is None or shown is None:
+        wanted, seeds = torch.tensor(codes), _noise_seeds(plan, page, seed)
+        words, seed = choose_wording(pipeline, wanted, page, list(values), plan.settings, seeds, told, shown)
+        if words is not None:
+            story, parts = _take(story, page, text=words), ("picture",)
+    return _rerender(pipeline, story, codes, {page: "set"}, {page: parts}, locks, seed)
 
 
 def rewrite(
@@ -187,8 +203,12 @@ def _rerender(
     locks: Locks,
     seed: int | None,
     settings: GenerationSettings | None = None,
+    view: Codes | None = None,
 ) -> PlannedStory:
-    """Return the story with new codes, of which the `wanted` parts of pages are rendered, unless they are locked."""
+    """Return the story with new codes, of which the `wanted` parts of pages are rendered, unless they are locked.
+
+    They are decoded in the new plan, or in the `view` of it.
+    """
     plan = replace(
         story.plan, codes=codes, origins=tuple(origins.get(page, old) for page, old in enumerate(story.plan.origins))
     )
@@ -202,7 +222,7 @@ def _rerender(
         if pages := tuple(groups.get(part, ())):
             own = _seed(plan, pages[0], part) if seed is None else seed
             kept = tuple(texts[page] for page in pages) if part == "picture" and _reads_text(pipeline) else ()
-            rendering = Rendering(codes, pages, replace(settings or plan.settings, seed=own), part, kept)
+            rendering = Rendering(view or codes, pages, replace(settings or plan.settings, seed=own), part, kept)
             new_texts, new_images = render(pipeline, rendering, before(images, pages))
             plan = plan.rendered(rendering)
             for row, page in enumerate(pages):
@@ -240,6 +260,11 @@ def _seed(plan: Plan, page: int, purpose: str) -> int:
     """Return a seed that differs from those of the renderings before."""
     used = [rendering.settings.seed for rendering in plan.renderings]
     return derive_seed(plan.settings.seed, purpose, page, len(used), used[-1] if used else 0)
+
+
+def _noise_seeds(plan: Plan, page: int, seed: int | None) -> list[int]:
+    """Return the seeds to choose from: the given one, or several."""
+    return noise_seeds(_seed(plan, page, "picture")) if seed is None else [seed]
 
 
 def _reads_text(pipeline: StoryPipeline) -> bool:

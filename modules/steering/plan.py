@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
@@ -208,6 +209,21 @@ def drawn_plan(
         given_texts=(None,) * count,
     )
     return replace(plan, **changes)
+
+
+def with_given_texts(plan: Plan, texts: Mapping[int, str]) -> Plan:
+    """Return a plan from `drawn_plan` in which the texts of some pages, by number, are given."""
+    if not texts:
+        return plan
+    given = tuple(texts.get(page) for page in range(plan.num_pages))
+    encoded: Origin = "encoded"
+    return replace(
+        plan,
+        renderings=(replace(plan.renderings[0], texts=given),),
+        origins=tuple(encoded if page in texts else origin for page, origin in enumerate(plan.origins)),
+        text_from=tuple(None if page in texts else source for page, source in enumerate(plan.text_from)),
+        given_texts=given,
+    )
 
 
 def _check_codes(codes: Codes, num_slots: int, codebook_size: int) -> None:

@@ -16,8 +16,9 @@ from modules.generation.pipeline import StoryPipeline
 from modules.generation.rendering import render_texts
 from modules.generation.settings import GenerationSettings
 from modules.steering.drafts import read_drafts
-from modules.steering.plan import Plan, drawn_plan
+from modules.steering.plan import Plan, drawn_plan, with_given_texts
 from modules.steering.planned_story import codebook_size, codes_of
+from modules.story import StoryStep
 
 NUM_DRAFTED = 8  # Plans, the likeliest ones, whose texts are decoded and whose pictures are drafted.
 SIMILARITY = 0.1  # What a plan loses that equals one already chosen, in units of the score.
@@ -26,11 +27,23 @@ PLANS_PER_DRAW, PLANS_PER_READ = 256, 64
 
 @dataclass(frozen=True)
 class Constraints:
-    """What a plan must have: words that occur in its texts, words that do not, and codes by page and slot, from 0."""
+    """What a plan must have: words that occur in its texts, words that do not, codes by page and slot, and pages told
+    in words; all numbers from 0.
+    """
 
     must: tuple[str, ...] = ()
     avoid: tuple[str, ...] = ()
     codes: Mapping[tuple[int, int], int] = field(default_factory=dict)
+    pages: Mapping[int, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for page, text in self.pages.items():
+            if not text.strip():
+                raise UserError(f"the text of page {page + 1} is empty: write a sentence")
+            if any(place == page for place, _ in self.codes):
+                raise UserError(
+                    f"page {page + 1} is told in words, and a code of it is fixed: leave one of the two out"
+                )
 
     def allow(self, texts: Sequence[str]) -> bool:
         """Return whether texts have all of the words that they must, as whole words, and none to be avoided."""
@@ -65,15 +78,16 @@ def search(
 ) -> list[RankedPlan]:
     """Draw `num_plans` plans and return up to `keep` of them that differ, in the order of their scores.
 
-    Only the `num_drafted` likeliest of those that meet the constraints, or `keep` if that is more, get a score. Raises
-    UserError if no plan meets the constraints.
+    Only the `num_drafted` likeliest of those that meet the constraints, or `keep` if that is more, get a score. A page
+    told in words has the codes that the encoder reads in them, and keeps the words: plans are likeliest whose other
+    pages lead to it. Raises UserError if no plan meets the constraints.
     """
     settings, constraints = settings or GenerationSettings(), constraints or Constraints()
     codes, log_probs = _draw(pipeline, prompt, num_steps, num_plans, constraints, settings)
     order = log_probs.sum((1, 2)).argsort(descending=True)
     codes, log_probs, count = codes[order], log_probs[order], max(num_drafted, keep)
     if constraints.must or constraints.avoid:
-        told = _decode(pipeline, codes, settings)
+        told = _decode(pipeline, codes, settings, constraints.pages)
         allowed = [row for row, story in enumerate(told) if constraints.allow(story)][:count]
         if not allowed:
             raise UserError(
@@ -83,8 +97,8 @@ def search(
         codes, log_probs, texts = codes[allowed], log_probs[allowed], [told[row] for row in allowed]
     else:
         codes, log_probs = codes[:count], log_probs[:count]
-        texts = _decode(pipeline, codes, settings)
-    return _rank(pipeline, prompt, codes, log_probs, texts, keep, settings)
+        texts = _decode(pipeline, codes, settings, constraints.pages)
+    return _rank(pipeline, prompt, codes, log_probs, texts, keep, settings, constraints.pages)
 
 
 def _rank(
@@ -95,12 +109,14 @@ def _rank(
     texts: Sequence[tuple[str, ...]],
     keep: int,
     settings: GenerationSettings,
+    given: Mapping[int, str],
 ) -> list[RankedPlan]:
     """Draft R plans (R,T,S) and return up to `keep` of them, the best first."""
     read, fingerprint, ranked = read_drafts(pipeline, codes, texts, settings), pipeline.fingerprint(), []
     scores, bits = read.scores, -log_probs.double().sum((1, 2)) / math.log(2)
     for row in sorted(_choose(scores, codes, keep), key=lambda row: -float(scores[row])):
         plan = drawn_plan(prompt, codes_of(codes[row]), codebook_size(pipeline), fingerprint, settings)
+        plan = with_given_texts(plan, given)
         plan = replace(plan, log_probs=tuple(map(tuple, log_probs[row].tolist())))
         values = (float(column[row]) for column in (bits, read.fit, read.text_nats, scores))
         ranked.append(RankedPlan(plan, texts[row], *values))
@@ -119,6 +135,9 @@ def _draw(
     fixed = torch.full((num_steps, pipeline.config.storyboard.num_slots), -1)
     for place, code in constraints.codes.items():
         fixed[place] = code
+    if constraints.pages:
+        told = pipeline.encode([StoryStep(text) for text in constraints.pages.values()])
+        fixed[list(constraints.pages)] = told.cpu()
     parts = []
     starts = range(0, num_plans, PLANS_PER_DRAW)
     for start in track("plans drawn", starts, visible=len(starts) > 1):
@@ -131,14 +150,19 @@ def _draw(
     return codes[rows], torch.cat([part.log_probs for part in parts]).cpu()[rows]
 
 
-def _decode(pipeline: StoryPipeline, codes: Tensor, settings: GenerationSettings) -> list[tuple[str, ...]]:
-    """Return the texts of R plans (R,T,S)."""
+def _decode(
+    pipeline: StoryPipeline, codes: Tensor, settings: GenerationSettings, given: Mapping[int, str]
+) -> list[tuple[str, ...]]:
+    """Return the texts of R plans (R,T,S), all but those that are given by page."""
     num_steps, parts, texts = codes.shape[1], codes.split(PLANS_PER_READ), list[str]()
     for part in track("plans read", parts, visible=len(parts) > 1):
         code_embeds = pipeline.embed(part.flatten(0, 1))
         window = pipeline.model.window(code_embeds, [num_steps] * len(part))
         texts += render_texts(pipeline.model, pipeline.tokenizer, code_embeds, settings, window)
-    return [tuple(texts[start : start + num_steps]) for start in range(0, len(texts), num_steps)]
+    return [
+        tuple(given.get(page, texts[start + page]) for page in range(num_steps))
+        for start in range(0, len(texts), num_steps)
+    ]
 
 
 def _choose(scores: Tensor, codes: Tensor, keep: int) -> list[int]:

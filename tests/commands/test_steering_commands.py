@@ -11,6 +11,7 @@ from PIL import Image
 
 from modules.generation.pipeline import StoryPipeline
 from modules.presentation.images import read_png_text
+from modules.steering.novelty import write_training_pages
 from tests.support.commands import PROMPT, fails, files, run
 
 QUICK = ("--num_inference_steps", 2)
@@ -26,6 +27,10 @@ def told(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def plan_of(folder: Path) -> str:
     return json.loads((folder / "story.json").read_text(encoding="utf-8"))["plan"]
+
+
+def plan_codes(folder: Path) -> list[list[int]]:
+    return [step["codes"] for step in json.loads((folder / "story.json").read_text(encoding="utf-8"))["steps"]]
 
 
 @pytest.mark.parametrize("source", ["page_02.png", "raw/page_01.png", "story.json", ".", "text"])
@@ -47,6 +52,16 @@ def test_best_of_makes_the_best_plan(tiny_checkpoint, tmp_path, capsys):
     plans = json.loads((tmp_path / "plans.json").read_text(encoding="utf-8"))["plans"]
     assert len(plans) == 2 and plans[0]["plan"] == plan_of(tmp_path / "best")
     assert f"generate --from {plans[0]['plan']}" in capsys.readouterr().out
+
+
+def test_a_story_is_told_from_a_beginning_to_an_ending(tiny_checkpoint, tmp_path, capsys):
+    flags = ("--prompt", PROMPT, "--num_steps", 3, *QUICK, "--ckpt", tiny_checkpoint, "--output", tmp_path / "a")
+    assert run("generate", *flags, "--beginning", "The fox wakes up.", "--ending", "The fox sleeps.") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert (lines[0], lines[2]) == ("1. The fox wakes up.", "3. The fox sleeps.")
+    assert run(
+        "generate", "--from", tmp_path / "a", "--ckpt", tiny_checkpoint, "--output", tmp_path / "b"
+    ) == 0 and files(tmp_path / "a") == files(tmp_path / "b")
 
 
 def test_new_pages_stand_between_the_old_ones(told, tiny_checkpoint, tmp_path, capsys):
@@ -97,6 +112,29 @@ def test_scores_are_printed_and_written(told, tiny_checkpoint, tmp_path, capsys)
     assert f"{record['story']['bits']:.1f} bits" in lines[-1]
 
 
+def test_scores_name_the_nearest_training_pages_and_mark_a_book(told, tiny_checkpoint, tmp_path, capsys):
+    pipeline, codes = StoryPipeline.from_pretrained(tiny_checkpoint), [[0] * 8, plan_codes(told)[1], [1] * 8]
+    known, book, texts = tmp_path / "pages.json", tmp_path / "book.html", ["A fox.", "A <b>bear</b>.", None]
+    write_training_pages(known, pipeline.fingerprint(), codes, [1, 2], texts)
+    flags = (told, "--ckpt", tiny_checkpoint, "--training_pages", known)
+    reports = ("--mark_book", book, "--json", tmp_path / "score.json")
+    for _ in range(2):  # Its own reports are replaced.
+        assert run("score", *flags, *reports) == 0
+    line = "   2  training story 2, page 1, cosine 1.00, 100% of the codes the same: A <b>bear</b>.\n"
+    assert line in capsys.readouterr().out
+    pages = json.loads((tmp_path / "score.json").read_text(encoding="utf-8"))["pages"]
+    assert pages[1]["nearest"]["same_codes"] == 1 and pages[0]["nearest"]["similarity"] < 1
+    assert book.read_text().count("<details open>") == 2 and "A &lt;b&gt;bear" in book.read_text()
+    for fingerprint, row, message in (
+        ("0" * 16, codes[0], "made with the weights 0000"),
+        ("", [99] * 8, "does not fit"),
+    ):
+        write_training_pages(known, fingerprint, [row], [1], ["A fox."])
+        assert message in fails(capsys, "score", *flags)
+    known.write_text("[]")
+    assert "lists no training pages" in fails(capsys, "score", *flags)
+
+
 def test_alternatives_and_branches_are_written(told, tiny_checkpoint, tmp_path, capsys):
     flags = ("--page", 2, "--slot", 3, "--count", 2, "--ckpt", tiny_checkpoint)
     assert run("alternatives", told, *flags, "--output", tmp_path / "a") == 0
@@ -126,6 +164,13 @@ BAD = {
     "empty text": (("edit", "STORY", "--page", 1, "--text", " "), "the new text is empty"),
     "no story": (("score", "absent"), "no story at absent"),
     "alternative": (("alternatives", "STORY", "--page", 1, "--slot", 9), "slot 9 does not exist"),
+    "told": (("plan", "--prompt", "a", "--last_page", " "), "--last_page: the text is empty"),
+    "one page": (
+        ("plan", "--prompt", "a", "--num_steps", 1, "--first_page", "A fox.", "--last_page", "A bear."),
+        "the same page of a story of one",
+    ),
+    "told twice": (("plan", "--prompt", "a", "--first_page", "A fox.", "--codes", "1.2=3"), "leave one of the two out"),
+    "told again": (("generate", "--from", "STORY", "--ending", "A fox."), "leave out --first_page and --last_page"),
     "fixed code": (("plan", "--prompt", "a", "--codes", "6.1=0"), "the page must be a number from 1 to 5"),
     "wishes": (("plan", "--prompt", "a", "--must", "zebra", "--num_plans", 2, "--num_steps", 1), "meets the wishes"),
 }

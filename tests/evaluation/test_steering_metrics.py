@@ -14,4 +14,5 @@ def test_steering_is_measured_with_floors_and_ceilings(tiny_pipeline, tiny_judge
     assert 0 <= metrics["branches_differ"].value <= 1 and metrics["search_agree"].ceiling == 1
     assert set(metrics) <= set(LABELS) and all(metric.floor is not None for metric in metrics.values())
     again = measure_steering(tiny_pipeline, PROMPTS, 3)
-    assert again == {name: metric for name, metric in metrics.items() if name != "search_agree"}
+    judged = {"search_agree", "text_edit_obeyed", "text_edit_kept"}
+    assert again == {name: metric for name, metric in metrics.items() if name not in judged}

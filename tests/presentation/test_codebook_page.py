@@ -58,7 +58,12 @@ def read_pictures(images: list[Image.Image]) -> list[dict[str, Any]]:
 def report_folder(tiny_pipeline: StoryPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     paths = analyze(tiny_pipeline, TRAIN, HELD_OUT, 100, 0, folder, read_pictures)
-    assert paths == [folder / "codebook.html", folder / "codebook.json", folder / "projector"]
+    assert paths == [
+        folder / "codebook.html",
+        folder / "codebook.json",
+        folder / "training_pages.json",
+        folder / "projector",
+    ]
     return folder
 
 
@@ -141,11 +146,16 @@ def test_projector_files_belong_together(report_folder):
 
 def test_same_stories_and_seed_give_the_same_bytes(tiny_pipeline, report_folder):
     def written() -> dict[str, bytes]:
-        files = [*report_folder.glob("codebook.*"), *(report_folder / "projector/00000").rglob("*.*")]
+        files = [
+            *report_folder.glob("*.json"),
+            report_folder / "codebook.html",
+            *(report_folder / "projector/00000").rglob("*.*"),
+        ]
         return {file.name: file.read_bytes() for file in files}
 
     before = written()
-    assert set(before) == {"codebook.html", "codebook.json", "tensors.tsv", "metadata.tsv", "sprite.png"}
+    written_by_name = {"codebook.html", "codebook.json", "training_pages.json"}
+    assert set(before) == {*written_by_name, "tensors.tsv", "metadata.tsv", "sprite.png"}
     analyze(tiny_pipeline, TRAIN, HELD_OUT, 100, 0, report_folder, read_pictures)
     assert written() == before
     assert len(list(report_folder.glob("projector/events.*"))) == 1

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from PIL import Image
 
 from modules.common.errors import UserError
-from modules.steering import edit
+from modules.steering import candidates, edit
 from modules.steering.locks import Locks, parse_code, parse_locks, parse_page_codes
 from modules.steering.plan import Plan
 from modules.steering.planned_story import PlannedStory, replay
+from modules.story import StoryStep
 from modules.storyworld import StoryWorld
 
 PAGE = 2
@@ -147,3 +149,26 @@ def test_pictures_that_start_from_the_one_before_are_replayed(tiny_pipeline):
     after = edit.redraw(tiny_pipeline, edit.redraw(tiny_pipeline, before, 1, seed=4), 2, seed=5)
     check_edit(tiny_pipeline, before, after, {1, 2})
     assert isinstance(after.images[1], Image.Image)
+
+
+@pytest.mark.parametrize(("margin", "alone"), [(-1e9, True), (1e9, False)])
+def test_contradicting_pages_are_drawn_in_their_own_codes(tiny_pipeline, story, monkeypatch, margin, alone):
+    monkeypatch.setattr(candidates, "VIEW_NATS", margin)
+    edited = CHANGES["text"](tiny_pipeline, story, seed=3)
+    own = edited.plan.codes[PAGE]
+    (drawn,) = [rendering for rendering in edited.plan.renderings if rendering.parts == "picture"]
+    assert drawn.codes == ((own,) * 4 if alone else edited.plan.codes) and drawn.settings.seed == 3
+    assert list(own) == tiny_pipeline.encode([StoryStep(edited.texts[PAGE])])[0].tolist()
+    check_edit(tiny_pipeline, story, edited, {PAGE})
+
+
+def test_words_are_chosen_in_which_the_codes_are_read(tiny_pipeline, story):
+    codes, settings = torch.tensor(story.plan.codes), story.plan.settings
+    for code in range(0, 32, 5):
+        codes[PAGE, 2] = code
+        words, seed = candidates.choose_wording(tiny_pipeline, codes, PAGE, [2], settings, [7, 8])
+        usual = tiny_pipeline.render(codes, pages=[PAGE], settings=settings)[0][0]
+        read = tiny_pipeline.encode([StoryStep(text) for text in (usual, words or usual)])[:, 2].tolist()
+        assert seed in (7, 8) and (words is None or (read[0] != code and read[1] == code and words != usual))
+    assert candidates.choose_wording(tiny_pipeline, codes, PAGE, [2], settings, [7], "A fox.")[0] is None
+    assert candidates.noise_seeds(4)[0] == 4 and len(set(candidates.noise_seeds(4))) == candidates.NUM_NOISES

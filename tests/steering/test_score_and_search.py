@@ -12,11 +12,13 @@ from modules.encoded.stories import EncodedStories
 from modules.evaluation.bound import plan_nats as bound_plan_nats
 from modules.generation.scoring import other_orders, text_nats
 from modules.generation.settings import GenerationSettings
-from modules.steering.alternatives import alternatives, code_probabilities
+from modules.steering.alternatives import alternatives, code_probabilities, distinct_codes
 from modules.steering.drafts import read_drafts
+from modules.steering.plan import Plan
 from modules.steering.planned_story import open_story, replay
 from modules.steering.score import score
 from modules.steering.search import Constraints, search
+from modules.story import StoryStep
 from modules.storyworld import StoryWorld
 
 PROMPT = "Rusty the fox wants a kite"
@@ -86,6 +88,23 @@ def test_constraints_are_met(tiny_pipeline):
         search(tiny_pipeline, PROMPT, 3, 12, 3, Constraints(must=("zebra",)), SETTINGS)
 
 
+def test_pages_told_in_words_keep_them_and_are_planned_around(tiny_pipeline):
+    told = {0: "A fox has a kite.", 2: "The fox sleeps."}
+    plans = search(tiny_pipeline, PROMPT, 3, 12, 2, Constraints(pages=told), SETTINGS)
+    read = tiny_pipeline.encode([StoryStep(text) for text in told.values()]).tolist()
+    for ranked in plans:
+        assert [list(ranked.plan.codes[page]) for page in told] == read
+        assert (ranked.texts[0], ranked.texts[2]) == tuple(told.values())
+        assert ranked.plan.origins == ("encoded", "drawn", "encoded") and ranked.plan.text_from == (None, 0, None)
+        story = replay(tiny_pipeline, Plan.from_string(ranked.plan.to_string()))
+        assert story.texts == ranked.texts
+    having = search(tiny_pipeline, PROMPT, 3, 12, 1, Constraints(must=("sleeps",), pages=told), SETTINGS)
+    assert having[0].texts[2] == told[2]
+    for pages, message in (({1: " "}, "text of page 2 is empty"), ({0: "A fox."}, "page 1 is told in words")):
+        with pytest.raises(UserError, match=message):
+            Constraints(codes={(0, 1): 3}, pages=pages)
+
+
 def test_fixed_codes_change_no_draw_before_them(tiny_pipeline):
     fixed = torch.full((3, 8), -1)
     free = tiny_pipeline.plan(PROMPT, 3, 4, num_plans=5)
@@ -93,6 +112,20 @@ def test_fixed_codes_change_no_draw_before_them(tiny_pipeline):
     fixed[1, 4] = 30
     some = tiny_pipeline.plan(PROMPT, 3, 4, num_plans=5, fixed=fixed).codes
     assert torch.equal(some[:, 0], free.codes[:, 0]) and (some[:, 1, 4] == 30).all()
+
+
+def test_twins_of_a_code_are_no_alternatives(tiny_pipeline):
+    probabilities = torch.linspace(0, 1, 32).softmax(0)
+    assert distinct_codes(tiny_pipeline, probabilities, 4, 2) == [4, 31, 30]
+    book = tiny_pipeline.model.storyboard.quantizer.codebook
+    kept = book.clone()
+    try:
+        book[31], book[29] = book[4], 2 * book[30]
+        assert distinct_codes(tiny_pipeline, probabilities, 4, 2) == [4, 30, 28]
+        book[:] = book[:1]
+        assert distinct_codes(tiny_pipeline, probabilities, 4, 2) == [4]
+    finally:
+        book.copy_(kept)
 
 
 def test_alternatives_are_the_priors_likeliest(tiny_pipeline, story):

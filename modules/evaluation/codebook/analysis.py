@@ -42,13 +42,14 @@ NUM_IN_MATRICES = 48
 @dataclass(frozen=True)
 class CodebookAnalysis:
     """The `report` for JSON, and what it does not contain: the codebook's unit `vectors` (K,D), thumbnails of the N
-    held-out steps, and the pages drawn from swapped codes (None if no story has a picture).
+    held-out steps, the pages drawn from swapped codes (None if no story has a picture), and the training stories.
     """
 
     report: dict[str, Any]
     vectors: np.ndarray
     thumbnails: list[Image.Image | None]
     drawn: Swaps | None
+    learnt: CodedStories
 
 
 def analyze_codebook(
@@ -91,7 +92,8 @@ def analyze_codebook(
         **_structure_report(coded, vectors),
     }
     effects, drawn = _effects_report(pipeline, coded, labels, vectors, seed, read_pictures)
-    return CodebookAnalysis(plain(report | effects | {"steps": _steps(coded)}), vectors, coded.thumbnails, drawn)
+    report |= effects | {"steps": _steps(coded)}
+    return CodebookAnalysis(plain(report), vectors, coded.thumbnails, drawn, learnt)
 
 
 def _effects_report(

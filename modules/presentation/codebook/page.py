@@ -26,8 +26,10 @@ from modules.presentation.images import jpeg_uri
 from modules.presentation.story.files import prepare_output
 from modules.presentation.templates import render
 from modules.presentation.text import clean
+from modules.steering.novelty import write_training_pages
 from modules.story import StoryDataset
 
+TRAINING_PAGES = "training_pages.json"
 SPRITE_COLUMNS, SPRITE_QUALITY = 32, 74
 
 
@@ -40,7 +42,8 @@ def analyze(
     output: Path,
     read_pictures: ReadPictures | None = None,
 ) -> list[Path]:
-    """Write `codebook.html`, `codebook.json` and the folder `projector` into `output`; see `analyze_codebook`.
+    """Write `codebook.html`, `codebook.json`, `training_pages.json`, from which `score` tells what a story is near to,
+    and the folder `projector` into `output`; see `analyze_codebook`.
 
     Raises:
         UserError: the checkpoint has no codebook yet, or the output cannot be written.
@@ -51,7 +54,11 @@ def analyze(
     report = {"generator": MARK, **analysis.report}
     lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in report.items())
     record = write_whole(output / "codebook.json", f"{{\n{lines}\n}}\n".encode())
-    return [write_page(output, analysis), record, write_projector(output / "projector", analysis)]
+    learnt = analysis.learnt
+    pages = write_training_pages(
+        output / TRAINING_PAGES, pipeline.fingerprint(), learnt.codes.tolist(), learnt.lengths, learnt.stories.texts
+    )
+    return [write_page(output, analysis), record, pages, write_projector(output / "projector", analysis)]
 
 
 def write_page(output: Path, analysis: CodebookAnalysis) -> Path:

@@ -25,13 +25,14 @@ _NUMBER_ROW = re.compile(r"\[\n([\s\d,]+)\]")  # No text matches: JSON escapes i
 
 @dataclass(frozen=True)
 class BookPage:
-    """One page of a book, with the S codes and the bits of its storyboard where there is one."""
+    """One page of a book, with the S codes and the bits of its storyboard where there is one, and remarks on it."""
 
     image: Image.Image
     text: str
     codes: list[int] | None = None
     bits: float | None = None
     plan: str | None = None  # The text form of the plan that the page belongs to.
+    marks: tuple[str, ...] = ()
 
 
 def write_book(
@@ -109,6 +110,7 @@ def _leaf(page: BookPage) -> dict[str, Any]:
         "text": page.text,
         "codes": page.codes,
         "bits": page.bits,
+        "marks": page.marks,
     }
 
 
