@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import socket
+from functools import partial
 from pathlib import Path
 
 from modules.commands.generating import device_flag
@@ -51,12 +52,13 @@ def run(args: argparse.Namespace) -> int:
 
     project = Project(args.project)
     try:
-        app = create_app(load_codes_model(args), project, args.token)
-        config = uvicorn.Config(app, args.host, args.port, log_level="warning", timeout_graceful_shutdown=2)
         listener = listen(args.host, args.port)
         name = f"[{args.host}]" if ":" in args.host else args.host
         query = f"/?token={args.token}" if args.token else ""
-        print(f"the studio is at http://{name}:{listener.getsockname()[1]}{query} (Ctrl-C ends it)", flush=True)
+        address = f"http://{name}:{listener.getsockname()[1]}{query}"
+        announce = partial(print, f"the studio is at {address} (Ctrl-C ends it)", flush=True)
+        app = create_app(load_codes_model(args), project, args.token, announce=announce)
+        config = uvicorn.Config(app, args.host, args.port, log_level="warning", timeout_graceful_shutdown=2)
         uvicorn.Server(config).run(sockets=[listener])
     finally:
         project.close()

@@ -2,58 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request, Response
+from fastapi import APIRouter, FastAPI, Header, HTTPException, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from modules.common.errors import UserError, one_line
 from modules.generation.pipeline import StoryPipeline
-from modules.presentation.export.book import planned_book
 from modules.presentation.export.formats import FORMATS
-from modules.presentation.export.settings import ExportSettings
-from modules.presentation.images import encode_png, scale_to
-from modules.presentation.story.book import enlarge, plan_texts
 from modules.steering.locks import parse_locks
 from modules.studio import schema
-from modules.studio.events import EventLog
-from modules.studio.jobs import Job
-from modules.studio.operations import Operations
+from modules.studio.files import files
+from modules.studio.operations import SAMPLE
 from modules.studio.page import pages
-from modules.studio.previews import as_jpeg
-from modules.studio.project import Book, Project, as_upload, plan_of_png
+from modules.studio.project import Project, plan_of_png
 from modules.studio.security import Guard
+from modules.studio.shared import Here, Studio
 
-PICTURE_SIZE = 768  # Pixels, of the open page; thumbnails are 192.
-SAMPLE = {"prompt": "Rusty the fox wants a kite", "pages": 6, "seed": 1}
-
-
-class Studio:
-    """What requests share: the model's operations, the project and the events."""
-
-    def __init__(self, pipeline: StoryPipeline, project: Project) -> None:
-        self.pipeline, self.project, self.events = pipeline, project, EventLog()
-        self.operations = Operations(pipeline, project, self.events)
-        self.worker = self.operations.worker
-
-    def book(self, story: str) -> Book:
-        """Return a story of the project; 404 if there is none of this id."""
-        book = self.project.books.get(story)
-        if book is None or not book.visits:
-            raise HTTPException(404, "there is no such story")
-        return book
-
-    def job(self, job: str) -> Job:
-        if job not in self.worker.jobs:
-            raise HTTPException(404, "there is no such job")
-        return self.worker.jobs[job]
+SAMPLE_SECONDS = 20.0  # So long the address is held back, at most, until the sample is finished.
 
 
-def create_app(pipeline: StoryPipeline, project: Project, token: str | None = None, sample: bool = True) -> FastAPI:
-    """Return the application. It works in one thread of its own as long as it runs; an empty project gets a sample."""
+def create_app(
+    pipeline: StoryPipeline,
+    project: Project,
+    token: str | None = None,
+    sample: bool = True,
+    announce: Callable[[], None] | None = None,
+) -> FastAPI:
+    """Return the application. It works in one thread of its own as long as it runs; an empty project gets a sample.
+
+    `announce` is called once there is a book to be seen, or after `SAMPLE_SECONDS`.
+    """
     studio = Studio(pipeline, project)
 
     @asynccontextmanager
@@ -61,28 +44,36 @@ def create_app(pipeline: StoryPipeline, project: Project, token: str | None = No
         if sample and not project.books and not project.waiting:
             studio.worker.submit({"kind": "generate", "temperature": 0.5, "best_of": 1, **SAMPLE})
         studio.worker.start()
+        announcing = asyncio.create_task(_announce(studio, announce or (lambda: None)))
         yield
+        announcing.cancel()
         studio.worker.stop()
 
     app = FastAPI(title="Studio", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json", lifespan=lifespan)
     app.state.studio = studio
-    app.include_router(api, prefix="/api", responses={400: {"model": schema.Problem}})
+    for router in (api, files):
+        app.include_router(router, prefix="/api", responses={400: {"model": schema.Problem}})
     app.include_router(pages)
     app.add_middleware(Guard, token=token)
     app.add_exception_handler(UserError, _refuse)
     return app
 
 
+async def _announce(studio: Studio, announce: Callable[[], None]) -> None:
+    end = time.monotonic() + SAMPLE_SECONDS
+    while not (studio.worker.is_idle or _has_book(studio)) and time.monotonic() < end:
+        await asyncio.sleep(0.05)
+    announce()
+
+
+def _has_book(studio: Studio) -> bool:
+    return any(book.visits for book in list(studio.project.books.values()))
+
+
 async def _refuse(_: Request, error: Exception) -> Response:
     return JSONResponse({"detail": one_line(error)}, 400)
 
 
-def _studio(request: Request) -> Studio:
-    found: Studio = request.app.state.studio
-    return found
-
-
-Here = Annotated[Studio, Depends(_studio)]
 api = APIRouter()
 
 
@@ -237,53 +228,3 @@ def lock(here: Here, story: str, body: schema.LockSet) -> None:
     state = here.project.append("state", story=story, **names, **here.project.new_id("state"))
     here.project.show(book, state["id"])
     here.events.add("state", story=story, title=book.title, state=state, head=state["id"])
-
-
-@api.post("/pictures")
-async def take_picture(here: Here, request: Request) -> schema.Stored:
-    """Take in a picture: it is decoded, and written again without anything else that was in its file."""
-    image = as_upload(await request.body())
-    return schema.Stored(picture=here.project.store(scale_to(image, min(1024, max(image.size)))))
-
-
-@api.get("/pictures/{name}", response_class=Response)
-def picture(here: Here, name: str, size: int = PICTURE_SIZE) -> Response:
-    """Return a picture of the project, scaled."""
-    image = here.project.picture(name)
-    if image is None:
-        raise HTTPException(404, "there is no such picture")
-    content = as_jpeg(image, min(max(size, 16), PICTURE_SIZE), 93)
-    return Response(content, media_type="image/jpeg", headers={"cache-control": "private, max-age=31536000, immutable"})
-
-
-@api.get("/stories/{story}/states/{state}/pages/{page}.png", response_class=Response)
-def page_png(here: Here, story: str, state: str, page: int) -> Response:
-    """Return a page as a PNG that carries the story."""
-    found = here.book(story).states.get(state)
-    if found is None or not 0 <= page < len(found["pictures"]):
-        raise HTTPException(404, "there is no such page")
-    image = here.project.picture(found["pictures"][page])
-    if image is None:
-        raise HTTPException(404, "the picture is gone")
-    content = encode_png(enlarge(image), plan_texts(found["plan"]))
-    return _download(content, "image/png", f"page_{page + 1:02}.png")
-
-
-@api.get("/stories/{story}/export/{name}", response_class=Response)
-def export(here: Here, story: str, name: str) -> Response:
-    """Return the story that is shown in a format."""
-    if name not in FORMATS:
-        raise HTTPException(404, "there is no such format")
-    book = here.book(story)
-    kind, shown = FORMATS[name], here.project.open_state(book.head)
-    content = kind.encode(planned_book(replace(shown, notes=())), ExportSettings())
-    return _download(content, kind.media_type, f"{_file_name(book.title)}{kind.suffix}")
-
-
-def _download(content: bytes, kind: str, name: str) -> Response:
-    return Response(content, media_type=kind, headers={"content-disposition": f'attachment; filename="{name}"'})
-
-
-def _file_name(title: str) -> str:
-    words = "".join(char if char.isascii() and char.isalnum() else " " for char in title).split()
-    return "-".join(words)[:60].lower() or "story"

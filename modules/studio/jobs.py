@@ -65,10 +65,19 @@ class Job:
 
 
 class Worker:
-    """The queue and its thread. `perform` does a job; it reports by `changed` and ends with Cancelled if asked to."""
+    """The queue and its thread. `perform` does a job; it reports by `changed` and ends with Cancelled if asked to.
 
-    def __init__(self, project: Project, events: EventLog, perform: Callable[[Job], dict[str, Any] | None]) -> None:
-        self.project, self.events, self.perform = project, events, perform
+    `warm_up` uses the model once, before the first job, if none waits.
+    """
+
+    def __init__(
+        self,
+        project: Project,
+        events: EventLog,
+        perform: Callable[[Job], dict[str, Any] | None],
+        warm_up: Callable[[], None],
+    ) -> None:
+        self.project, self.events, self.perform, self.warm_up = project, events, perform, warm_up
         self.jobs = dict[str, Job]()
         self._queue, self._condition, self._stopped = list[Job](), threading.Condition(), False
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
@@ -122,7 +131,14 @@ class Worker:
             self.events.add("job", job=job.record())
             self._condition.notify_all()
 
+    @property
+    def is_idle(self) -> bool:
+        """Return whether no job waits or runs."""
+        return not any(job.status in ("queued", "running") for job in list(self.jobs.values()))
+
     def _work(self) -> None:
+        if self.is_idle:
+            self.warm_up()
         while True:
             with self._condition:
                 while not self._queue and not self._stopped:
@@ -162,9 +178,10 @@ class Pace:
         self._seconds: float | None = None
         self._last = 0.0
 
-    def begin(self) -> None:
-        """Note that a step begins."""
+    def begin(self, left: int = 0) -> float | None:
+        """Note that a step begins; return the seconds that the steps `left` will take, if that is known."""
         self._last = time.monotonic()
+        return None if self._seconds is None else self._seconds * left
 
     def step(self, left: int, pictures: int) -> float:
         """Note the end of a step of so many pictures; return the seconds that the steps `left` will take."""

@@ -26,6 +26,7 @@ from modules.studio.jobs import Job, Worker
 from modules.studio.previews import Watcher
 from modules.studio.project import Book, Project, State
 
+SAMPLE = {"prompt": "Rusty the fox wants a kite", "pages": 6, "seed": 1}
 CANDIDATES = ("redraw", "rewrite", "replan")  # Wait until one is picked.
 
 
@@ -34,8 +35,16 @@ class Operations:
 
     def __init__(self, pipeline: StoryPipeline, project: Project, events: EventLog) -> None:
         self.pipeline, self.project, self.events = pipeline, project, events
-        self.worker = Worker(project, events, self.perform)
+        self.worker = Worker(project, events, self.perform, self.warm_up)
         self.watcher, self.checker = Watcher(pipeline, self.worker), Checker(pipeline)
+
+    def warm_up(self) -> None:
+        """Use every part of the model once, so that the first story is not the slowest: libraries load late.
+
+        A pretrained model on a CPU takes too long for that.
+        """
+        if not self.pipeline.config.image_decoder.source or self.pipeline.device.type != "cpu":
+            self.pipeline("a fox", num_steps=1, num_inference_steps=2)
 
     def perform(self, job: Job) -> dict[str, Any] | None:
         """Do what a job's request says and return its result."""
@@ -91,9 +100,9 @@ class Operations:
         pipeline, settings, pages = self.pipeline, plan.settings, range(plan.num_pages)
         rows = pipeline.embed(torch.tensor(plan.codes))
         window = pipeline.model.window(rows, [len(rows)])
+        texts = render_texts(pipeline.model, pipeline.tokenizer, rows, settings, window)
+        job.draft = {"prompt": plan.prompt, "texts": texts}
         with self.watcher.watching(job, pages, settings):
-            texts = render_texts(pipeline.model, pipeline.tokenizer, rows, settings, window)
-            job.draft = {"prompt": plan.prompt, "texts": texts}
             self.worker.changed(job)
             images = render_images(pipeline.model, rows, texts, settings, None, window)
         stamps = (plan.to_string(),) * plan.num_pages

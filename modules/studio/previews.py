@@ -18,7 +18,7 @@ from modules.generation.rendering import watch_denoising
 from modules.generation.settings import GenerationSettings
 from modules.studio.jobs import Job, Pace, Worker
 
-SECONDS_BETWEEN = 0.3
+SECONDS_BETWEEN = 0.3  # The first preview comes with the second step.
 SHARE = 6  # A preview is made once so many times the time that the last one took has passed.
 SIZE = 256  # Pixels of a preview.
 
@@ -40,8 +40,8 @@ class Watcher:
         steps = max(1, int(settings.num_inference_steps * settings.strength))
         job.total = max(job.total, steps * len(pages) * rounds)
         before: list[Tensor] = []
-        due, count = [time.monotonic() + SECONDS_BETWEEN], [0]
-        self._pace.begin()
+        due, count = [0.0], [0]
+        job.seconds_left = self._pace.begin(job.total - job.done)
 
         def on_step(latents: Tensor) -> None:
             rows, step = len(latents), count[0] % steps
@@ -49,8 +49,8 @@ class Watcher:
             job.done = min(job.total, job.done + rows)
             job.seconds_left = self._pace.step(job.total - job.done, rows)
             now = time.monotonic()
-            if show and now > due[0] and step + 1 < steps:
-                previous = before[0] if before and before[0].shape == latents.shape else None
+            previous = before[0] if before and before[0].shape == latents.shape and step else None
+            if show and previous is not None and now > due[0] and step + 1 < steps:
                 self._show(job, pages, previous, latents, step, settings)
                 due[0] = time.monotonic() + max(SECONDS_BETWEEN, SHARE * (time.monotonic() - now))
                 self._pace.begin()
@@ -62,15 +62,9 @@ class Watcher:
 
     @torch.no_grad()
     def _show(
-        self,
-        job: Job,
-        pages: Sequence[int],
-        before: Tensor | None,
-        latents: Tensor,
-        step: int,
-        settings: GenerationSettings,
+        self, job: Job, pages: Sequence[int], before: Tensor, latents: Tensor, step: int, settings: GenerationSettings
     ) -> None:
-        clean = latents if before is None else self._expected(before, latents, step, settings)
+        clean = self._expected(before, latents, step, settings)
         with inference_autocast(settings.precision, self.pipeline.device):
             pixels = self.pipeline.model.autoencoder.decode(clean)
         for page, image in zip(pages, to_pictures(pixels.float()), strict=False):

@@ -44,7 +44,7 @@ export function draftJob(state) {
 function drafting(job) {
   const texts = job.draft?.texts ?? [];
   return h("section", { class: "stage making-of", "aria-label": "The story that is being made" },
-    h("h2", {}, job.title), h("p", { class: "time-left" }, job.status === "queued" ? "waits for its turn" : texts.length ? `drawing · ${seconds(job.seconds_left)} left` : "writing"),
+    h("h2", {}, job.title), h("p", { class: "time-left" }, job.status === "queued" ? "waits for its turn" : texts.length ? job.seconds_left === null ? "drawing" : `drawing · ${seconds(job.seconds_left)} left` : "writing"),
     h("progress", { max: String(job.total || 1), value: job.done, "aria-label": "Progress" }),
     h("ol", { class: "drafts" }, texts.map((text, page) => h("li", {}, job.preview_pages.includes(page) ? h("img", { src: preview(job, page), alt: "" }) : h("span", { class: "blank" }), h("p", {}, text)))));
 }
