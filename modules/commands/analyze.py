@@ -24,12 +24,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     num_stories_flag(parser, 200, "number of training stories, and of held-out stories, to encode")
     judge_flag(parser)
     seed_flag(parser, "of the story world's stories and of the statistics' resampling")
-    output_flag(parser, "report", "codebook.html and codebook.json")
+    output_flag(parser, "report", "codebook.html, codebook.json and codebook.jpg")
     overwrite_flag(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    for name in ("codebook.html", "codebook.json"):
+    for name in ("codebook.html", "codebook.json", "codebook.jpg"):
         check_report(args.output / name, args.overwrite)
     from modules.generation.pipeline import StoryPipeline
     from modules.presentation.codebook.page import analyze

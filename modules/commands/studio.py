@@ -37,6 +37,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="where the stories are kept, with all their versions (default out_studio)",
     )
+    parser.add_argument(
+        "--report",
+        type=a_path,
+        default=Path("report"),
+        metavar="FOLDER",
+        help="what analyze wrote about the codes of these weights, for the cards of codes (default report)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(MISSING) from None
     from modules.commands.steering import load_codes_model
     from modules.studio.app import create_app
+    from modules.studio.cards import CodeReports
     from modules.studio.project import Project
 
     project = Project(args.project)
@@ -57,7 +65,9 @@ def run(args: argparse.Namespace) -> int:
         query = f"/?token={args.token}" if args.token else ""
         address = f"http://{name}:{listener.getsockname()[1]}{query}"
         announce = partial(print, f"the studio is at {address} (Ctrl-C ends it)", flush=True)
-        app = create_app(load_codes_model(args), project, args.token, announce=announce)
+        pipeline = load_codes_model(args)
+        reports = CodeReports(args.report, pipeline, str(args.ckpt))
+        app = create_app(pipeline, project, args.token, announce=announce, reports=reports)
         config = uvicorn.Config(app, args.host, args.port, log_level="warning", timeout_graceful_shutdown=2)
         uvicorn.Server(config).run(sockets=[listener])
     finally:

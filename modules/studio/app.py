@@ -16,6 +16,8 @@ from modules.generation.pipeline import StoryPipeline
 from modules.presentation.export.formats import FORMATS
 from modules.steering.locks import parse_locks
 from modules.studio import schema
+from modules.studio.cards import CodeReports
+from modules.studio.checks import split_locks
 from modules.studio.files import files
 from modules.studio.operations import SAMPLE
 from modules.studio.page import pages
@@ -32,12 +34,13 @@ def create_app(
     token: str | None = None,
     sample: bool = True,
     announce: Callable[[], None] | None = None,
+    reports: CodeReports | None = None,
 ) -> FastAPI:
     """Return the application. It works in one thread of its own as long as it runs; an empty project gets a sample.
 
-    `announce` is called once there is a book to be seen, or after `SAMPLE_SECONDS`.
+    `announce` is called once there is a book to be seen, or after `SAMPLE_SECONDS`. `reports` are the cards.
     """
-    studio = Studio(pipeline, project)
+    studio = Studio(pipeline, project, reports)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -161,6 +164,34 @@ def fork(here: Here, story: str, body: schema.Fork) -> schema.JobRecord:
     return schema.JobRecord(**here.worker.submit({"kind": "branch", "story": story, **body.model_dump()}).record())
 
 
+@api.post("/stories/{story}/captions", status_code=204)
+def name_choice(here: Here, story: str, body: schema.Caption) -> None:
+    """Say what the choice of a page of the branches is called."""
+    book = here.book(story)
+    if book.branches is None or body.page not in book.branches["pages"]:
+        raise HTTPException(404, "there is no such page in the map")
+    here.project.append("caption", story=story, page=body.page, caption=" ".join(body.caption.split()))
+    here.events.add("branches", story=story, branches=book.branches)
+
+
+@api.get("/codes")
+def find_codes(here: Here, words: str = "", codes: str = "", count: int = 24) -> schema.CodeCards:
+    """Return the cards of `codes`, numbers with commas; without them of those that fit the words best."""
+    report, hint = here.reports.open()
+    if report is None:
+        return schema.CodeCards(cards=[], slots=[], hint=hint)
+    numbers = [int(code) for code in codes.split(",") if code.isascii() and code.isdigit() and len(code) < 10]
+    found = numbers or report.search(words[:500].lower().split(), count)
+    cards = [schema.CodeCard(**report.card(code)) for code in found[: min(max(count, 1), 100)]]
+    return schema.CodeCards(cards=cards, slots=report.slots, hint="")
+
+
+@api.post("/codes/picture")
+def find_by_picture(here: Here, body: schema.Sought) -> schema.JobRecord:
+    """Queue a look at a picture; its codes are the job's result."""
+    return schema.JobRecord(**here.worker.submit({"kind": "find", **body.model_dump()}, first=True).record())
+
+
 @api.post("/import")
 def restore(here: Here, body: schema.Recipe) -> schema.JobRecord:
     """Queue a story that is made again from its string."""
@@ -222,7 +253,7 @@ def lock(here: Here, story: str, body: schema.LockSet) -> None:
     """Set the locks; this too can be undone."""
     book = here.book(story)
     head = book.head
-    parse_locks(body.locks, len(head["texts"]), len(head["codes"][0]))
+    parse_locks(split_locks(body.locks)[0], len(head["texts"]), len(head["codes"][0]))
     names = {name: value for name, value in head.items() if name not in ("kind", "id", "number", "story")}
     names |= {"parent": head["id"], "locks": body.locks, "label": "Locks", "group": None, "page": None}
     state = here.project.append("state", story=story, **names, **here.project.new_id("state"))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modules.common.errors import UserError
@@ -11,8 +12,9 @@ from modules.common.shipped import JUDGE, shipped
 from modules.evaluation.judge.judge import Judge
 from modules.generation.pipeline import StoryPipeline
 from modules.steering.planned_story import PlannedStory
-from modules.storyworld import mentioned
+from modules.storyworld import CHARACTERS, COLORS, mentioned
 
+LOCKS_TRIED = 4  # So often an edit is made anew where it changes a character that is locked.
 PRESETS = ("storyworld", "tiny")  # Their pictures are the judge's.
 UNUSUAL = 14.0  # Bits above the mean of the other pages.
 
@@ -28,8 +30,13 @@ class Checker:
             except UserError:
                 pass  # An installation without the judge: warnings of bits only.
 
-    def check(self, story: PlannedStory, bits: Sequence[float]) -> dict[str, Any]:
-        """Return `warnings`, a list of sentences for each page, and the `cast`: kinds, colours and their pages."""
+    def check(
+        self, story: PlannedStory, bits: Sequence[float], held: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """Return `warnings`, a list of sentences for each page, and the `cast`: kinds, names, colours and their pages.
+
+        `held` are the colours of locked characters by kind.
+        """
         warnings: list[list[str]] = [unusual(bits, page) for page in range(len(story.texts))]
         if self.judge is None:
             return {"warnings": warnings, "cast": []}
@@ -43,12 +50,65 @@ class Checker:
                 warnings[page].append(f"The text names the {' and the '.join(missing)}; the picture does not show it.")
             warnings[page] += wrong_color(words, picture)
             for member in cast:
-                color = picture["colors"].get(member["kind"])
-                if member["kind"] in words["characters"] and color not in (None, member["color"]):
-                    warnings[page].append(
-                        f"The {member['kind']} wears {color} here, and {member['color']} on most pages."
-                    )
+                kind, color = member["kind"], picture["colors"].get(member["kind"])
+                usual = (held or {}).get(kind, member["color"])
+                if kind in words["characters"] and color not in (None, usual):
+                    why = f"and is locked in {usual}" if kind in (held or {}) else f"and {usual} on most pages"
+                    warnings[page].append(f"The {kind} wears {color} here, {why}.")
+        for member in cast:
+            member["name"] = name_of(member["kind"], story.texts)
         return {"warnings": warnings, "cast": cast}
+
+    def changes(self, old: PlannedStory, new: PlannedStory, held: Mapping[str, str]) -> int:
+        """Return on how many new pages a locked character is missing, or wears another colour; `held` as in `check`."""
+        if self.judge is None or not held:
+            return 0
+        before = dict(enumerate(zip(old.texts, old.images, strict=True)))
+        fresh = [
+            page
+            for page, (text, image) in enumerate(zip(new.texts, new.images, strict=True))
+            if before.get(page) != (text, image)
+        ]
+        shown = self.judge.read([new.images[page] for page in fresh]) if fresh else []
+        count = 0
+        for page, picture in zip(fresh, shown, strict=True):
+            words = mentioned(new.texts[page])["characters"]
+            expected = mentioned(old.texts[page])["characters"] if len(old.texts) == len(new.texts) else words
+            for kind, color in held.items():
+                is_there = kind in words and kind in picture["characters"]
+                colors = {picture["colors"].get(kind), color_of(kind, new.texts[page]) or color}
+                count += kind in words | expected and not (is_there and colors == {color})
+        return count
+
+
+def split_locks(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Return the locks of pages, and the colours of locked characters by kind, of which cast.fox.red is one.
+
+    Raises UserError for a character or a colour that there is not.
+    """
+    pages, held = [], {}
+    for word in words:
+        first, _, rest = word.partition(".")
+        if first != "cast":
+            pages.append(word)
+            continue
+        kind, _, color = rest.partition(".")
+        if kind not in CHARACTERS or color not in COLORS:
+            raise UserError(f'"{word}": there is no such character or colour: write cast.KIND.COLOUR')
+        held[kind] = color
+    return pages, held
+
+
+def name_of(kind: str, texts: Sequence[str]) -> str:
+    """Return the name that a character of a kind has in the texts, such as Rusty in "Rusty the fox"; or none."""
+    names = Counter(re.findall(rf"\b([A-Z]\w*) the {re.escape(kind)}\b", " ".join(texts)))
+    return names.most_common(1)[0][0] if names else ""
+
+
+def color_of(kind: str, text: str) -> str | None:
+    """Return the colour that a text gives a character, as "the fox in his red coat" does; None if it gives none."""
+    found = re.search(rf"\b{re.escape(kind)} in (?:a|the|his|her) (\w+) ", text)
+    return found[1] if found and found[1] in COLORS else None
 
 
 def wrong_color(words: dict[str, Any], picture: dict[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from fastapi import APIRouter, HTTPException, Request, Response
 
-from modules.presentation.export.book import planned_book
+from modules.presentation.export.book import branched_book, planned_book
 from modules.presentation.export.formats import FORMATS
 from modules.presentation.export.settings import ExportSettings
 from modules.presentation.images import encode_png, scale_to
@@ -15,6 +15,7 @@ from modules.studio import schema
 from modules.studio.previews import as_jpeg
 from modules.studio.project import as_upload
 from modules.studio.shared import Here
+from modules.studio.ways import branched_story
 
 PICTURE_SIZE = 768  # Pixels, of the open page; thumbnails are 192.
 files = APIRouter()
@@ -37,6 +38,18 @@ def picture(here: Here, name: str, size: int = PICTURE_SIZE) -> Response:
     return Response(content, media_type="image/jpeg", headers={"cache-control": "private, max-age=31536000, immutable"})
 
 
+@files.get("/codes/pages/{row}", response_class=Response)
+def code_page(here: Here, row: int) -> Response:
+    """Return the small picture of a page on the cards of codes."""
+    report, _ = here.reports.open()
+    image = None if report is None else report.picture(row)
+    if image is None:
+        raise HTTPException(404, "there is no such picture")
+    return Response(
+        as_jpeg(image, max(image.size)), media_type="image/jpeg", headers={"cache-control": "private, max-age=60"}
+    )
+
+
 @files.get("/stories/{story}/states/{state}/pages/{page}.png", response_class=Response)
 def page_png(here: Here, story: str, state: str, page: int) -> Response:
     """Return a page as a PNG that carries the story."""
@@ -51,13 +64,17 @@ def page_png(here: Here, story: str, state: str, page: int) -> Response:
 
 
 @files.get("/stories/{story}/export/{name}", response_class=Response)
-def export(here: Here, story: str, name: str) -> Response:
-    """Return the story that is shown in a format."""
+def export(here: Here, story: str, name: str, branches: bool = False) -> Response:
+    """Return the story that is shown in a format, or its branches."""
     if name not in FORMATS:
         raise HTTPException(404, "there is no such format")
     book = here.book(story)
-    kind, shown = FORMATS[name], here.project.open_state(book.head)
-    content = kind.encode(planned_book(replace(shown, notes=())), ExportSettings())
+    kind = FORMATS[name]
+    if branches:
+        whole = branched_book(branched_story(here.project, book))
+    else:
+        whole = planned_book(replace(here.project.open_state(book.head), notes=()))
+    content = kind.encode(whole, ExportSettings())
     return _download(content, kind.media_type, f"{_file_name(book.title)}{kind.suffix}")
 
 

@@ -199,6 +199,7 @@ def title_of(request: dict[str, Any]) -> str:
     names = {
         "import": "Restore a story",
         "branch": "Grow branches",
+        "find": "Read a picture",
         "alternatives": "Look up other codes",
         "redraw": "Redraw",
         "rewrite": "Rewrite",

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from modules.presentation.codebook.page import analyze
 from modules.story import Story, StoryStep
 from modules.story_model.story_model import StoryModel
 from modules.storyworld import StoryWorld
+from modules.studio.cards import CodeReports
 from tests.support.html_pages import Collector
 
 TRAIN, HELD_OUT = StoryWorld(8, image_size=32), StoryWorld(6, split="val", image_size=32)
@@ -57,7 +59,7 @@ def read_pictures(images: list[Image.Image]) -> list[dict[str, Any]]:
 def report_folder(tiny_pipeline: StoryPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     paths = analyze(tiny_pipeline, TRAIN, HELD_OUT, 100, 0, folder, read_pictures)
-    assert paths == [folder / "codebook.html", folder / "codebook.json", folder / "projector"]
+    assert paths == [folder / name for name in ("codebook.html", "codebook.json", "codebook.jpg", "projector")]
     return folder
 
 
@@ -144,7 +146,14 @@ def test_same_stories_and_seed_give_the_same_bytes(tiny_pipeline, report_folder)
         return {file.name: file.read_bytes() for file in files}
 
     before = written()
-    assert set(before) == {"codebook.html", "codebook.json", "tensors.tsv", "metadata.tsv", "sprite.png"}
+    assert set(before) == {
+        "codebook.html",
+        "codebook.json",
+        "codebook.jpg",
+        "tensors.tsv",
+        "metadata.tsv",
+        "sprite.png",
+    }
     analyze(tiny_pipeline, TRAIN, HELD_OUT, 100, 0, report_folder, read_pictures)
     assert written() == before
     assert len(list(report_folder.glob("projector/events.*"))) == 1
@@ -208,3 +217,25 @@ def test_unusable_input_or_output_fails_before_any_work(tiny_pipeline, tiny_conf
     monkeypatch.setattr(codebook, "read_stories", None)  # Not reached.
     with pytest.raises(UserError, match="is a file"):
         analyze(tiny_pipeline, TRAIN, HELD_OUT, 2, 0, tmp_path / "file")
+
+
+def test_the_studio_searches_the_report(report_folder, tiny_pipeline, tmp_path):
+    """By words and by numbers, with pictures; what cannot be used names the command that makes it."""
+    found, hint = CodeReports(report_folder, tiny_pipeline, "weights").open()
+    assert found is not None and hint == ""
+    first = found.card(found.search([], 1)[0])
+    assert first["uses"] == max(card["uses"] for card in found.cards.values()) and len(found.slots) == 8
+    assert found.picture(first["pages"][0]["row"]).size == (80, 80)
+    value = next(card["tells"]["value"] for card in found.cards.values() if card["tells"]["attribute"] == "place")
+    best = [found.card(code) for code in found.search([value], 3)]
+    assert all(value in card["words"] or card["tells"]["value"] == value for card in best)
+    assert found.search([str(first["code"])], 5)[0] == first["code"] and found.search(["xyzzy"], 5) == []
+    unused = next(code for code in range(found.columns**2) if code not in found.cards)
+    assert found.card(unused)["uses"] == 0
+    shutil.copytree(report_folder, tmp_path / "copy")
+    reports = CodeReports(tmp_path / "copy", tiny_pipeline, "weights")
+    record = tmp_path / "copy" / "codebook.json"
+    record.write_text(record.read_text().replace(tiny_pipeline.fingerprint(), "another"))
+    assert reports.open()[0] is None and "other weights" in reports.open()[1]
+    record.write_text("{")
+    assert "cannot be read" in reports.open()[1] and "--output" in reports.open()[1]

@@ -1,10 +1,11 @@
 // The state of the page, as pure functions: reduce(state, action) returns a new state and changes nothing.
 
+export const COVER = -1; // The reader's page before the first one.
 export const EMPTY = {
   model: null, formats: [], stories: [], jobs: {}, story: null, online: true,
   ui: {
     page: 0, view: "edit", slot: null, dialog: null, reader: null, toast: null, compare: null, dismissed: [], panel: false,
-    prompt: "", pages: 5, seed: 1, temperature: 0.5, bestOf: 1, waiting: null, typed: null,
+    prompt: "", pages: 5, seed: 1, temperature: 0.5, bestOf: 1, waiting: null, typed: null, codeWords: "", found: null, voices: null,
   },
 };
 
@@ -100,6 +101,19 @@ export function versionsOf(story, page) {
 /** Locks after one of them is set or taken off. */
 export function toggled(locks, name) {
   return locks.includes(name) ? locks.filter((one) => one !== name) : [...locks, name];
+}
+
+/** What the choice of a page of the branches is called: its caption, or else the first sentence of its text. */
+export function captionOf(branches, id) {
+  return branches.captions?.[id] || branches.pages[id].text.match(/^.*?[.!?](?=\s|$)/)?.[0] || branches.pages[id].text;
+}
+
+/** Who is in the story, and who else is locked: kind, name, colour, number of pages, and the lock, if there is one. */
+export function castOf(story) {
+  const head = headOf(story), locked = Object.fromEntries(head.locks.filter((one) => one.startsWith("cast.")).map((one) => [one.split(".")[1], one]));
+  const members = (head.checks?.cast ?? []).map((one) => ({ ...one, pages: one.pages.length, lock: locked[one.kind] ?? null }));
+  const away = Object.entries(locked).filter(([kind]) => !members.some((one) => one.kind === kind));
+  return [...members, ...away.map(([kind, lock]) => ({ kind, name: "", color: lock.split(".")[2], pages: 0, lock }))];
 }
 
 export function activeJobs(state) {

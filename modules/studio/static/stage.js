@@ -61,8 +61,8 @@ function gestures(state, head, page) {
   };
   return h("div", { class: "gestures", role: "toolbar", "aria-label": "This page" },
     h("span", { class: "set" }, button(state, "redraw", { image: "redraw", text: "Redraw" }), button(state, "rewrite", { image: "pen", text: "Rewrite" }), button(state, "replan", { image: "plan", text: "Replan" }), button(state, "replanAfter", { text: "Replan from here" })),
-    h("span", { class: "set" }, lock("lockPicture", ".picture", "Picture"), lock("lockText", ".text", "Text"), lock("lockPage", "", "Page")),
-    h("span", { class: "set" }, button(state, "upload", { look: "quiet", image: "upload" }), button(state, "branch", { look: "quiet", image: "branch" }), button(state, "remove", { look: "quiet", image: "trash" })));
+    h("span", { class: "set" }, h("span", { class: "left" }, "Lock"), lock("lockPicture", ".picture", "Picture"), lock("lockText", ".text", "Text"), lock("lockPage", "", "Page")),
+    h("span", { class: "set" }, button(state, "upload", { image: "upload", text: "Upload" }), button(state, "branch", { image: "branch", text: "Branch" }), button(state, "remove", { image: "trash" })));
 }
 
 function candidates(state) {
