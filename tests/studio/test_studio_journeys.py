@@ -41,6 +41,10 @@ def test_words_are_edited_and_undone_all_the_way(page):
     page.keyboard.press("Control+s")
     until(page, "!document.querySelector('[data-do=undo]').disabled")
     assert text(page) == "A fox sat on a moon."
+    page.keyboard.press("Control+z")
+    until(page, "first => document.querySelector('.words').textContent === first", first)
+    page.keyboard.press("Control+y")
+    until(page, "document.querySelector('.words').textContent === 'A fox sat on a moon.'")
     page.reload()
     page.wait_for_selector(".leaf img")
     assert text(page) == "A fox sat on a moon."

@@ -22,6 +22,7 @@ async function make({ state, ui }, first = false) {
     document.querySelector("[data-field=prompt]")?.focus();
     throw new Error("say in one line what the story is about");
   }
+  document.activeElement?.blur(); // So that single keys are commands again.
   const job = await api.make({ prompt, pages, seed, temperature, best_of: bestOf, first });
   ui({ waiting: job.id, view: "edit", panel: false });
 }

@@ -162,7 +162,7 @@ document.addEventListener("keydown", (event) => {
   run(name, { key: event.key });
 });
 document.addEventListener("input", (event) => {
-  if (event.target.classList.contains("words")) ui({ typed: { of: `${headOf(state.story).id}-${state.ui.page}`, text: event.target.textContent } });
+  if (event.target.classList.contains("words")) ui({ typed: { of: `${state.story.id}-${state.ui.page}`, text: event.target.textContent } });
   const name = event.target.dataset.field;
   if (name) ui({ [name]: ["number", "range"].includes(event.target.type) ? Number(event.target.value) : event.target.value });
   if (name === "codeWords") {

@@ -12,6 +12,12 @@ export const EMPTY = {
 const withStory = (state, id, change) => (state.story?.id === id ? { ...state, story: change(state.story) } : state);
 const inRange = (page, story) => Math.max(0, Math.min(page, headOf(story).texts.length - 1));
 
+/** What was typed, unless the texts that are shown have changed since: it was kept, or undone. */
+function stillTyped(before, after) {
+  const same = before.story?.id === after.story?.id && (!after.story || headOf(before.story).texts.join("\n") === headOf(after.story).texts.join("\n"));
+  return same ? after.ui.typed : null;
+}
+
 export function headOf(story) {
   return story.states[story.visits[story.visits.length - 1]];
 }
@@ -38,12 +44,12 @@ const REDUCERS = {
     }));
     const shelf = head === made.id ? toShelf(next.stories, story, title, made) : next.stories;
     const page = next.story?.id === story ? inRange(next.ui.page, next.story) : next.ui.page;
-    return { ...next, stories: shelf, ui: { ...next.ui, page } };
+    return { ...next, stories: shelf, ui: { ...next.ui, page, typed: stillTyped(state, next) } };
   },
   shown: (state, { story, state: id }) => {
     const next = withStory(state, story, (old) => ({ ...old, visits: [...old.visits, id] }));
     if (next.story?.id !== story) return next;
-    const ui = { ...next.ui, page: inRange(next.ui.page, next.story), compare: null };
+    const ui = { ...next.ui, page: inRange(next.ui.page, next.story), compare: null, typed: stillTyped(state, next) };
     return { ...next, ui, stories: toShelf(next.stories, story, next.story.title, headOf(next.story)) };
   },
   branches: (state, { story, branches }) => withStory(state, story, (old) => ({ ...old, branches })),

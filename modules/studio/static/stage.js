@@ -31,7 +31,7 @@ export function stage(state) {
 
 /** What a person has typed on the open page and not yet kept; null: nothing. */
 export function typedText({ story, ui }) {
-  return ui.typed?.of === `${headOf(story).id}-${ui.page}` ? ui.typed.text : null;
+  return ui.typed?.of === `${story.id}-${ui.page}` ? ui.typed.text : null;
 }
 
 const preview = (job, page) => `/api/jobs/${job.id}/previews/${page}?v=${job.preview_version}`;
