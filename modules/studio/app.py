@@ -36,8 +36,9 @@ def create_app(
     announce: Callable[[], None] | None = None,
     reports: CodeReports | None = None,
 ) -> FastAPI:
-    """Return the application. It works in one thread of its own as long as it runs; an empty project gets a sample.
+    """Return the application. It works in one thread of its own as long as it runs.
 
+    With `sample` an empty project gets a story, and in any other one the model is used once before it is asked.
     `announce` is called once there is a book to be seen, or after `SAMPLE_SECONDS`. `reports` are the cards.
     """
     studio = Studio(pipeline, project, reports)
@@ -46,7 +47,7 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         if sample and not project.books and not project.waiting:
             studio.worker.submit({"kind": "generate", "temperature": 0.5, "best_of": 1, **SAMPLE})
-        studio.worker.start()
+        studio.worker.start(studio.operations.warm_up if sample else None)
         announcing = asyncio.create_task(_announce(studio, announce or (lambda: None)))
         yield
         announcing.cancel()

@@ -65,25 +65,18 @@ class Job:
 
 
 class Worker:
-    """The queue and its thread. `perform` does a job; it reports by `changed` and ends with Cancelled if asked to.
+    """The queue and its thread. `perform` does a job; it reports by `changed` and ends with Cancelled if asked to."""
 
-    `warm_up` uses the model once, before the first job, if none waits.
-    """
-
-    def __init__(
-        self,
-        project: Project,
-        events: EventLog,
-        perform: Callable[[Job], dict[str, Any] | None],
-        warm_up: Callable[[], None],
-    ) -> None:
-        self.project, self.events, self.perform, self.warm_up = project, events, perform, warm_up
+    def __init__(self, project: Project, events: EventLog, perform: Callable[[Job], dict[str, Any] | None]) -> None:
+        self.project, self.events, self.perform = project, events, perform
         self.jobs = dict[str, Job]()
         self._queue, self._condition, self._stopped = list[Job](), threading.Condition(), False
+        self.warm_up: Callable[[], None] | None = None
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
 
-    def start(self) -> None:
-        """Begin, with the jobs that a killed server left."""
+    def start(self, warm_up: Callable[[], None] | None = None) -> None:
+        """Begin, with the jobs that a killed server left; with `warm_up` if there are none."""
+        self.warm_up = warm_up
         for identity, request in list(self.project.waiting.items()):
             if identity not in self.jobs:
                 self._enqueue(Job(identity, request, title_of(request)))
@@ -137,7 +130,7 @@ class Worker:
         return not any(job.status in ("queued", "running") for job in list(self.jobs.values()))
 
     def _work(self) -> None:
-        if self.is_idle:
+        if self.is_idle and self.warm_up is not None:
             self.warm_up()
         while True:
             with self._condition:

@@ -36,7 +36,7 @@ class Operations:
 
     def __init__(self, pipeline: StoryPipeline, project: Project, events: EventLog) -> None:
         self.pipeline, self.project, self.events = pipeline, project, events
-        self.worker = Worker(project, events, self.perform, self.warm_up)
+        self.worker = Worker(project, events, self.perform)
         self.watcher, self.checker = Watcher(pipeline, self.worker), Checker(pipeline)
 
     def warm_up(self) -> None:
