@@ -29,8 +29,9 @@ from modules.common.errors import UserError
 from modules.common.files import write_whole
 
 ROOT = Path(__file__).parents[1]
-WIDTH, HEIGHT = 1180, 740  # Pixels of the window, and of the animation.
+WIDTH, HEIGHT = 1280, 760  # Pixels of the window, and of the animation.
 SHORT, LONG = 160, 1500  # Milliseconds that a frame is shown: while something changes, and to be read.
+LONGEST_WAIT = 14  # Frames of a wait that are kept.
 PROMPT = "Mia the girl looks for her lost crown on the beach"
 LABEL = """text => {
     const box = document.getElementById("label") ?? document.body.appendChild(document.createElement("div"));
@@ -62,13 +63,18 @@ class Recording:
         self.page.evaluate(LABEL, text)
 
     def until(self, selector: str, seconds: float = 120) -> None:
-        """Record until an element is there."""
-        end = time.monotonic() + seconds
+        """Record until an element is there; of a long wait only some frames."""
+        end, start = time.monotonic() + seconds, len(self.frames)
         while not self.page.locator(selector).count():
             if time.monotonic() > end:
                 raise UserError(f"the studio never showed {selector}")
             self.frame()
             self.page.wait_for_timeout(SHORT)
+        waited = len(self.frames) - start
+        kept = {start + index * waited // LONGEST_WAIT for index in range(LONGEST_WAIT)} | set(range(start))
+        if waited > LONGEST_WAIT:
+            self.frames = [frame for index, frame in enumerate(self.frames) if index in kept]
+            self.durations = [duration for index, duration in enumerate(self.durations) if index in kept]
         self.page.wait_for_timeout(400)  # Pictures load, pages finish turning.
 
     def press(self, key: str, label: str, selector: str, reading: int = LONG) -> None:
@@ -118,7 +124,7 @@ def record(page: Any, address: str) -> Recording:
     film.press("Control+Enter", "… a story", ".drafts p", SHORT * 6)
     film.until(".leaf img")
     film.frame(LONG)
-    page.keyboard.press("ArrowRight")
+    page.click(".film [data-do=toPage] >> nth=2")
     film.press("p", "P: plan this page anew", ".candidates li:nth-child(4)")
     film.press("3", "3: take the third", ".candidates [aria-pressed=true]")
     page.click("[data-do=dismiss]")

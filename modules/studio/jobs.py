@@ -176,12 +176,16 @@ class Pace:
         self._last = time.monotonic()
         return None if self._seconds is None else self._seconds * left
 
-    def step(self, left: int, pictures: int) -> float:
-        """Note the end of a step of so many pictures; return the seconds that the steps `left` will take."""
+    def step(self, left: int, pictures: int, is_first: bool) -> float | None:
+        """Note the end of a step of so many pictures; return the seconds that the steps `left` will take, if known.
+
+        The first step of a picture is not counted: codes are planned and texts written before it.
+        """
         now = time.monotonic()
         took, self._last = (now - self._last) / pictures, now
-        self._seconds = took if self._seconds is None else 0.7 * self._seconds + 0.3 * took
-        return self._seconds * left
+        if not is_first:
+            self._seconds = took if self._seconds is None else 0.7 * self._seconds + 0.3 * took
+        return None if self._seconds is None else self._seconds * left
 
 
 def title_of(request: dict[str, Any]) -> str:

@@ -47,7 +47,7 @@ class Watcher:
             rows, step = len(latents), count[0] % steps
             count[0] += 1
             job.done = min(job.total, job.done + rows)
-            job.seconds_left = self._pace.step(job.total - job.done, rows)
+            job.seconds_left = self._pace.step(job.total - job.done, rows, step == 0)
             now = time.monotonic()
             previous = before[0] if before and before[0].shape == latents.shape and step else None
             if show and previous is not None and now > due[0] and step + 1 < steps:

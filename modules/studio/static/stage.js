@@ -21,7 +21,7 @@ export function stage(state) {
         h("div", { class: "frame", "data-drop": "picture" },
           busy?.preview_pages.includes(page) ? h("img", { src: preview(busy, page), alt: "The picture while it is drawn" }) : picture(shown.pictures[page], 768, shown.texts[page]),
           h("span", { class: "badges" }, isLocked(head, page, ".picture") ? h("span", { class: "badge" }, icon("lock"), "Picture") : null, ui.compare ? h("span", { class: "badge" }, "Before") : null),
-          busy ? h("span", { class: "time" }, busy.status === "queued" ? "waits" : `${busy.title} · ${seconds(busy.seconds_left)}`) : null),
+          busy ? h("span", { class: "time" }, busy.status === "queued" ? "waits" : [busy.title.split(":")[0], seconds(busy.seconds_left)].filter(Boolean).join(" · ")) : null),
         h("div", { class: "words", contenteditable: isLocked(head, page, ".text") || ui.compare ? "false" : "plaintext-only", role: "textbox", "aria-multiline": "true", "aria-label": "Text of the page", tabindex: "0", spellcheck: "false", "data-key": `${head.id}-${page}-${ui.compare ?? ""}` }, ui.compare ? shown.texts[page] : typed ?? shown.texts[page]),
         h("div", { class: "typed", hidden: !unsaved }, button(state, "drawWords", { look: "main", text: "Redraw to these words" }), button(state, "saveWords", { text: "Keep the picture" }), h("span", {}, "Esc leaves the text as it was")),
         warnings(head, page)),
