@@ -91,7 +91,7 @@ def overview(here: Here) -> schema.Overview:
     board = pipeline.config.storyboard
     model = schema.Model(
         preset=pipeline.config.preset,
-        fingerprint=pipeline.fingerprint(),
+        fingerprint=here.operations.fingerprint,
         num_slots=board.num_slots,
         codebook_size=board.codebook_size,
         longest_story=pipeline.longest_story,
@@ -198,7 +198,7 @@ def restore(here: Here, body: schema.Recipe) -> schema.JobRecord:
     """Queue a story that is made again from its string."""
     from modules.steering.plan import Plan
 
-    Plan.from_string(body.plan.strip()).check_weights(here.pipeline.fingerprint())
+    Plan.from_string(body.plan.strip()).check_weights(here.operations.fingerprint)
     return schema.JobRecord(**here.worker.submit({"kind": "import", "plan": body.plan.strip()}).record())
 
 

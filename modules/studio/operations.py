@@ -36,6 +36,7 @@ class Operations:
 
     def __init__(self, pipeline: StoryPipeline, project: Project, events: EventLog) -> None:
         self.pipeline, self.project, self.events = pipeline, project, events
+        self.fingerprint = pipeline.fingerprint()  # Hashes all weights, which do not change here.
         self.worker = Worker(project, events, self.perform)
         self.watcher, self.checker = Watcher(pipeline, self.worker), Checker(pipeline)
 
@@ -89,9 +90,7 @@ class Operations:
             plan = with_log_probs(pipeline, found.plan)
         else:
             sample = pipeline.plan(prompt, count, settings=settings)
-            plan = drawn_plan(
-                prompt, codes_of(sample.codes[0]), codebook_size(pipeline), pipeline.fingerprint(), settings
-            )
+            plan = drawn_plan(prompt, codes_of(sample.codes[0]), codebook_size(pipeline), self.fingerprint, settings)
             plan = replace(plan, log_probs=tuple(map(tuple, sample.log_probs[0].tolist())))
         story = self._render(job, plan)
         book = self.project.add_story(prompt)

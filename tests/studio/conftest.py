@@ -85,6 +85,8 @@ def server(tiny_pipeline: StoryPipeline, tmp_path_factory: pytest.TempPathFactor
     running = uvicorn.Server(config)
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
+    while not running.started:
+        time.sleep(0.02)
     yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     running.should_exit = True
     thread.join(20)
