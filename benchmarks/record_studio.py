@@ -29,7 +29,7 @@ from modules.common.errors import UserError
 from modules.common.files import write_whole
 
 ROOT = Path(__file__).parents[1]
-WIDTH, HEIGHT = 1280, 760  # Pixels of the window, and of the animation.
+WIDTH, HEIGHT = 1280, 800  # Pixels of the window, and of the animation.
 SHORT, LONG = 160, 1500  # Milliseconds that a frame is shown: while something changes, and to be read.
 LONGEST_WAIT = 14  # Frames of a wait that are kept.
 PROMPT = "Mia the girl looks for her lost crown on the beach"

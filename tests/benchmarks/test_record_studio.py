@@ -24,4 +24,4 @@ def test_a_session_is_recorded(tiny_checkpoint, tmp_path):
     command = [sys.executable, ROOT / "benchmarks/record_studio.py", "--ckpt", tiny_checkpoint, "--output", file]
     subprocess.run([*command, "--quality", "5"], cwd=ROOT, env=os.environ | {"HF_HUB_OFFLINE": "1"}, check=True)
     with Image.open(file) as film:
-        assert film.format == "WEBP" and film.n_frames > 20 and film.size == (1280, 760)
+        assert film.format == "WEBP" and film.n_frames > 20 and film.size == (1280, 800)

@@ -1,14 +1,16 @@
 // The map of branches, and the dialogs.
 import { COMMANDS } from "./commands.js";
 import { h } from "./dom.js";
-import { button, picture } from "./parts.js";
-import { captionOf, headOf } from "./reducers.js";
+import { button, picture, seconds } from "./parts.js";
+import { activeJobs, captionOf, headOf } from "./reducers.js";
 
 const LONGEST_QR = 2953; // Characters.
 
 export function map(state) {
   const found = state.story?.branches;
   const close = button(state, "map", { look: "quiet", image: "close", label: "Close the map" });
+  const growing = activeJobs(state).find((job) => job.kind === "branch" && job.story === state.story?.id);
+  if (growing) return h("section", { class: "map" }, h("h2", {}, "Map of branches", close), h("p", { class: "hint", role: "status" }, ["The branches are planned and drawn", growing.seconds_left && `${seconds(growing.seconds_left)} left`].filter(Boolean).join(" · ")), h("progress", { max: String(growing.total || 1), value: growing.done, "aria-label": "Progress of the branches" }));
   if (!found) return h("section", { class: "map" }, h("h2", {}, "Map of branches", close), h("p", { class: "hint" }, "This story does not fork yet. Open the page at which it should, and branch there."), button(state, "branch", { look: "main", text: `Branch at page ${state.ui.page + 1}` }));
   const columns = [];
   for (const [id, node] of Object.entries(found.pages)) (columns[node.page] ??= []).push([id, node]);

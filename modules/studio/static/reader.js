@@ -25,7 +25,7 @@ function pages(state, page) {
   const foot = (middle) => h("footer", {}, to(page - 1, "left", "Page before"), middle, to(page + 1, "right", "Page after"));
   if (page === COVER) return sheet(state, page, foot(button(state, "readerTo", { look: "main", text: "Begin", arg: 0 })), picture(head.pictures[0], 768, ""), h("h2", { class: "told cover" }, state.story.title));
   if (page === last) return sheet(state, page, foot(button(state, "readerTo", { text: "Read again", arg: COVER })), h("p", { class: "told the-end" }, "The end"));
-  return sheet(state, page, foot(h("span", { "aria-label": `Page ${page + 1} of ${last}` }, `${page + 1} / ${last}`)), picture(head.pictures[page], 768, ""), h("p", { class: "told" }, head.texts[page]));
+  return sheet(state, page, foot(h("span", { "aria-label": `Page ${page + 1} of ${last}` }, `${page + 1} / ${last}`)), picture(head.pictures[page], 768, ""), h("p", { class: "told" }, head.texts[page]), page + 1 < last ? h("img", { src: `/api/pictures/${head.pictures[page + 1]}?size=768`, alt: "", hidden: true }) : null);
 }
 
 function ways(state, branches, id) {
