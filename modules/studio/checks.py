@@ -14,7 +14,8 @@ from modules.generation.pipeline import StoryPipeline
 from modules.steering.planned_story import PlannedStory
 from modules.storyworld import CHARACTERS, COLORS, mentioned
 
-LOCKS_TRIED = 4  # So often an edit is made anew where it changes a character that is locked.
+LOCKS_TRIED = 3  # So often an edit is made anew where it changes a character that is locked,
+TEXTS_TRIED = 6  # and so often its texts before, without pictures.
 PRESETS = ("storyworld", "tiny")  # Their pictures are the judge's.
 UNUSUAL = 14.0  # Bits above the mean of the other pages.
 
@@ -75,10 +76,23 @@ class Checker:
             words = mentioned(new.texts[page])["characters"]
             expected = mentioned(old.texts[page])["characters"] if len(old.texts) == len(new.texts) else words
             for kind, color in held.items():
-                is_there = kind in words and kind in picture["characters"]
-                colors = {picture["colors"].get(kind), color_of(kind, new.texts[page]) or color}
-                count += kind in words | expected and not (is_there and colors == {color})
+                is_there = kind in words and kind in picture["characters"] and picture["colors"].get(kind) == color
+                count += kind in words | expected and not is_there
         return count
+
+
+def texts_change(old: Sequence[str], new: Sequence[str], held: Mapping[str, str]) -> bool:
+    """Return whether new texts leave a locked character out, or give it a colour that it has nowhere in the old ones.
+
+    The pages are the same ones.
+    """
+    known = {kind: {color, None, *(color_of(kind, text) for text in old)} for kind, color in held.items()}
+    for before, text in zip(old, new, strict=True):
+        words = mentioned(text)["characters"]
+        for kind in held.keys() & (words | mentioned(before)["characters"]):
+            if text != before and (kind not in words or color_of(kind, text) not in known[kind]):
+                return True
+    return False
 
 
 def split_locks(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:

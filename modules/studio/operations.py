@@ -20,7 +20,7 @@ from modules.steering.plan import Plan, drawn_plan
 from modules.steering.planned_story import PlannedStory, codebook_size, codes_of, replay, with_log_probs
 from modules.steering.search import search
 from modules.story import StoryStep
-from modules.studio.checks import LOCKS_TRIED, Checker, split_locks
+from modules.studio.checks import LOCKS_TRIED, TEXTS_TRIED, Checker, split_locks, texts_change
 from modules.studio.events import EventLog
 from modules.studio.jobs import Job, Worker
 from modules.studio.previews import Watcher
@@ -138,7 +138,7 @@ class Operations:
                 self.worker.changed(job)
                 waits = operation in CANDIDATES
                 if waits:
-                    edited = self._candidate(job, story, locks, held)
+                    edited, more["changes"] = self._candidate(job, story, locks, held)
                 else:
                     edited = self._apply(story, request, locks, None)
                 group = job.id if waits else None
@@ -147,18 +147,34 @@ class Operations:
                 job.previews = {}
         return {"story": book.id, "states": made}
 
-    def _candidate(self, job: Job, story: PlannedStory, locks: Locks, held: dict[str, str]) -> PlannedStory:
-        """Return a candidate in which the locked characters stay as they are; after some tries the best of these."""
+    def _candidate(self, job: Job, story: PlannedStory, locks: Locks, held: dict[str, str]) -> tuple[PlannedStory, int]:
+        """Return a candidate in which the locked characters stay as they are; after some tries the best of these.
+
+        The number is that of its pages on which a locked character is not what it was.
+        """
         best, fewest, per_try = story, len(story.texts) * len(held) + 1, job.total // job.request["count"]
         for attempt in range(LOCKS_TRIED if held else 1):
             job.total += per_try if attempt else 0
-            edited = self._apply(story, job.request, locks, secrets.randbits(31))
+            edited = self._apply(story, job.request, locks, self._seed(job, story, locks, held))
             changes = self.checker.changes(story, edited, held)
             if changes < fewest:
                 best, fewest = edited, changes
             if not changes:
                 break
-        return best
+        return best, fewest
+
+    def _seed(self, job: Job, story: PlannedStory, locks: Locks, held: dict[str, str]) -> int:
+        """Return a seed for a candidate, with locked characters one whose texts keep them: texts cost little."""
+        no_pictures = replace(locks, pictures=frozenset(range(story.plan.num_pages)))
+        for _ in range(TEXTS_TRIED):
+            seed = secrets.randbits(31)
+            if not held or job.request["operation"] == "redraw":
+                break
+            self.worker.changed(job)
+            draft = self._apply(story, job.request, no_pictures, seed)
+            if not texts_change(story.texts, draft.texts, held):
+                break
+        return seed
 
     def _apply(self, story: PlannedStory, request: dict[str, Any], locks: Locks, seed: int | None) -> PlannedStory:
         """Return the story after the operation of a request."""

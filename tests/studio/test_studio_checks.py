@@ -11,7 +11,7 @@ from modules.generation.pipeline import StoryPipeline
 from modules.generation.settings import GenerationSettings
 from modules.steering.planned_story import PlannedStory, tell
 from modules.storyworld import StoryWorld, mentioned
-from modules.studio.checks import Checker, color_of, name_of, split_locks, unusual
+from modules.studio.checks import Checker, color_of, name_of, split_locks, texts_change, unusual
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +60,9 @@ def test_words_about_characters_are_read():
     assert color_of("fox", "Rusty the fox in his old coat runs.") is None
     assert name_of("fox", ["Rusty the fox runs.", "Nala the cat sleeps."]) == "Rusty"
     assert name_of("pig", ["Rusty the fox runs."]) == ""
+    assert texts_change(["The fox runs."], ["The pig runs."], {"fox": "red"})
+    assert texts_change(["The fox runs."], ["The fox in a blue coat runs."], {"fox": "red"})
+    assert not texts_change(["The fox runs."], ["The fox in a red coat sleeps."], {"fox": "red", "pig": "pink"})
     assert split_locks(["2.text", "cast.fox.red"]) == (["2.text"], {"fox": "red"})
     with pytest.raises(UserError, match="no such character"):
         split_locks(["cast.fox"])

@@ -79,7 +79,8 @@ function candidates(state) {
 /** What tells a candidate from the others: its words, where they differ. */
 function caption(found, one, index, page) {
   const same = found.states.every((other) => other.texts[page] === found.base.texts[page]);
-  return same ? (index ? "" : "As it was") : index ? one.texts[page] : `As it was: ${one.texts[page]}`;
+  const words = same ? (index ? "" : "As it was") : index ? one.texts[page] : `As it was: ${one.texts[page]}`;
+  return index && one.changes ? `Changes who is locked. ${words}` : words;
 }
 
 function film(state, head) {
