@@ -17,6 +17,10 @@ from modules.data.images import decode_image
 from modules.generation.pipeline import StoryPipeline
 
 REPORT, SPRITE = "codebook.json", "codebook.jpg"
+CHARACTER, CARRIES = (
+    ("character", "hero", "colour"),
+    0.2,
+)  # A slot that explains so much of these holds who is on a page.
 SHARE_OF_PREFIX = 0.5  # What a word that only begins like the one looked for counts.
 NUM_PAGES = 4  # Example pages on a card.
 
@@ -24,6 +28,7 @@ NUM_PAGES = 4  # Example pages on a card.
 @dataclass(frozen=True)
 class CodeReport:
     """What is known of every used code: `cards` by code, the most used first; `steps` are the pages that they show.
+    `carriers` are the slots, from 0, that hold who is on a page and in which colour.
 
     `places` are the places of the pages' pictures in the `sprite`, by their row numbers.
     """
@@ -31,6 +36,7 @@ class CodeReport:
     cards: dict[int, dict[str, Any]]
     steps: list[dict[str, Any]]
     slots: list[str]
+    carriers: list[int]
     places: dict[int, int]
     columns: int
     sprite: Image.Image | None
@@ -112,6 +118,11 @@ class CodeReports:
             return None, f"{self.folder} holds the analysis of other weights: {self.command}"
         return self._report, ""
 
+    def carriers(self) -> list[int]:
+        """Return the slots, from 0, that hold who is on a page; none where no analysis says so."""
+        report, _ = self.open()
+        return [] if report is None else report.carriers
+
     def _read(self, file: Path, sprite: Path) -> CodeReport | None:
         record = json.loads(file.read_bytes())
         if record.get("fingerprint") != self.fingerprint:
@@ -122,10 +133,21 @@ class CodeReports:
             cards={card["code"]: card for card in record["cards"]},
             steps=record["steps"],
             slots=_slots(record),
+            carriers=_carriers(record),
             places={row: place for place, row in enumerate(thumbnails["rows"])},
             columns=thumbnails["columns"],
             sprite=image,
         )
+
+
+def _carriers(record: dict[str, Any]) -> list[int]:
+    attributes = [one["slots"] for name, one in record["information"].items() if name in CHARACTER]
+    shares = [
+        max((slots[slot]["share"]["value"] or 0.0 for slots in attributes), default=0.0)
+        for slot in range(record["num_slots"])
+    ]
+    found = [slot for slot, share in enumerate(shares) if share >= CARRIES]
+    return found if len(found) < len(shares) else []  # Nothing would be left to plan.
 
 
 def _slots(record: dict[str, Any]) -> list[str]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from modules.common.errors import UserError
 from modules.common.shipped import JUDGE, shipped
 from modules.evaluation.judge.judge import Judge
 from modules.generation.pipeline import StoryPipeline
+from modules.steering.locks import Locks
 from modules.steering.planned_story import PlannedStory
 from modules.storyworld import CHARACTERS, COLORS, mentioned
 
@@ -93,6 +95,12 @@ def texts_change(old: Sequence[str], new: Sequence[str], held: Mapping[str, str]
             if text != before and (kind not in words or color_of(kind, text) not in known[kind]):
                 return True
     return False
+
+
+def hold(locks: Locks, texts: Sequence[str], held: Mapping[str, str], carriers: Sequence[int]) -> Locks:
+    """Return locks that also keep the codes in the slots `carriers` of pages whose texts name a locked character."""
+    pages = [page for page, text in enumerate(texts) if held.keys() & mentioned(text)["characters"]]
+    return replace(locks, codes=locks.codes | {(page, slot) for page in pages for slot in carriers})
 
 
 def split_locks(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:

@@ -20,7 +20,7 @@ from modules.steering.plan import Plan, drawn_plan
 from modules.steering.planned_story import PlannedStory, codebook_size, codes_of, replay, with_log_probs
 from modules.steering.search import search
 from modules.story import StoryStep
-from modules.studio.checks import LOCKS_TRIED, TEXTS_TRIED, Checker, split_locks, texts_change
+from modules.studio.checks import LOCKS_TRIED, TEXTS_TRIED, Checker, hold, split_locks, texts_change
 from modules.studio.events import EventLog
 from modules.studio.jobs import Job, Worker
 from modules.studio.previews import Watcher
@@ -34,8 +34,10 @@ CANDIDATES = ("redraw", "rewrite", "replan")  # Wait until one is picked.
 class Operations:
     """Performs jobs with a model on a project. Only the worker's thread calls it."""
 
-    def __init__(self, pipeline: StoryPipeline, project: Project, events: EventLog) -> None:
-        self.pipeline, self.project, self.events = pipeline, project, events
+    def __init__(
+        self, pipeline: StoryPipeline, project: Project, events: EventLog, carriers: Callable[[], list[int]]
+    ) -> None:
+        self.pipeline, self.project, self.events, self.carriers = pipeline, project, events, carriers
         self.fingerprint = pipeline.fingerprint()  # Hashes all weights, which do not change here.
         self.worker = Worker(project, events, self.perform)
         self.watcher, self.checker = Watcher(pipeline, self.worker), Checker(pipeline)
@@ -152,6 +154,7 @@ class Operations:
 
         The number is that of its pages on which a locked character is not what it was.
         """
+        locks = hold(locks, story.texts, held, self.carriers())
         best, fewest, per_try = story, len(story.texts) * len(held) + 1, job.total // job.request["count"]
         for attempt in range(LOCKS_TRIED if held else 1):
             job.total += per_try if attempt else 0

@@ -23,9 +23,9 @@ class Studio:
 
     def __init__(self, pipeline: StoryPipeline, project: Project, reports: CodeReports | None = None) -> None:
         self.pipeline, self.project, self.events = pipeline, project, EventLog()
-        self.operations = Operations(pipeline, project, self.events)
-        self.worker = self.operations.worker
         self.reports = reports or CodeReports(REPORTS, pipeline, WEIGHTS)
+        self.operations = Operations(pipeline, project, self.events, self.reports.carriers)
+        self.worker = self.operations.worker
 
     def book(self, story: str) -> Book:
         """Return a story of the project; 404 if there is none of this id."""

@@ -230,6 +230,7 @@ def test_the_studio_searches_the_report(report_folder, tiny_pipeline, tmp_path):
     best = [found.card(code) for code in found.search([value], 3)]
     assert all(value in card["words"] or card["tells"]["value"] == value for card in best)
     assert found.search([str(first["code"])], 5)[0] == first["code"] and found.search(["xyzzy"], 5) == []
+    assert set(found.carriers) <= set(range(8))
     unused = next(code for code in range(found.columns**2) if code not in found.cards)
     assert found.card(unused)["uses"] == 0
     shutil.copytree(report_folder, tmp_path / "copy")

@@ -9,9 +9,10 @@ import pytest
 from modules.common.errors import UserError
 from modules.generation.pipeline import StoryPipeline
 from modules.generation.settings import GenerationSettings
+from modules.steering.locks import Locks
 from modules.steering.planned_story import PlannedStory, tell
 from modules.storyworld import StoryWorld, mentioned
-from modules.studio.checks import Checker, color_of, name_of, split_locks, texts_change, unusual
+from modules.studio.checks import Checker, color_of, hold, name_of, split_locks, texts_change, unusual
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,11 @@ def test_changes_of_a_locked_character_are_counted(checker, drawn):
     assert checker.changes(drawn, empty, held) == 1
     other = next(color for color in ("red", "blue") if color != member["color"])
     assert checker.changes(drawn, swapped, {member["kind"]: other}) == 1
+
+
+def test_a_locked_character_holds_the_codes_that_carry_it():
+    locks = hold(Locks(codes=frozenset({(0, 5)})), ["The fox runs.", "The sun is out."], {"fox": "red"}, [1, 3])
+    assert locks.codes == {(0, 5), (0, 1), (0, 3)}
 
 
 def test_words_about_characters_are_read():
