@@ -25,13 +25,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     judge_flag(parser)
     seed_flag(parser, "of the story world's stories and of the statistics' resampling")
     output_flag(
-        parser, "report", "codebook.html, codebook.json and training_pages.json, which `score --training_pages` reads"
+        parser,
+        "report",
+        "codebook.html, codebook.json, codebook.jpg and training_pages.json, which `score --training_pages` reads",
     )
     overwrite_flag(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    for name in ("codebook.html", "codebook.json", "training_pages.json"):
+    for name in ("codebook.html", "codebook.json", "codebook.jpg", "training_pages.json"):
         check_report(args.output / name, args.overwrite)
     from modules.generation.pipeline import StoryPipeline
     from modules.presentation.codebook.page import analyze

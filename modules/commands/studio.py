@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import socket
+from functools import partial
 from pathlib import Path
 
 from modules.commands.generating import device_flag
@@ -36,6 +37,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="where the stories are kept, with all their versions (default out_studio)",
     )
+    parser.add_argument(
+        "--report",
+        type=a_path,
+        default=Path("report"),
+        metavar="FOLDER",
+        help="what analyze wrote about the codes of these weights, for the cards of codes (default report)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -47,16 +55,20 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(MISSING) from None
     from modules.commands.steering import load_codes_model
     from modules.studio.app import create_app
+    from modules.studio.cards import CodeReports
     from modules.studio.project import Project
 
     project = Project(args.project)
     try:
-        app = create_app(load_codes_model(args), project, args.token)
-        config = uvicorn.Config(app, args.host, args.port, log_level="warning", timeout_graceful_shutdown=2)
         listener = listen(args.host, args.port)
         name = f"[{args.host}]" if ":" in args.host else args.host
         query = f"/?token={args.token}" if args.token else ""
-        print(f"the studio is at http://{name}:{listener.getsockname()[1]}{query} (Ctrl-C ends it)", flush=True)
+        address = f"http://{name}:{listener.getsockname()[1]}{query}"
+        announce = partial(print, f"the studio is at {address} (Ctrl-C ends it)", flush=True)
+        pipeline = load_codes_model(args)
+        reports = CodeReports(args.report, pipeline, str(args.ckpt))
+        app = create_app(pipeline, project, args.token, announce=announce, reports=reports)
+        config = uvicorn.Config(app, args.host, args.port, log_level="warning", timeout_graceful_shutdown=2)
         uvicorn.Server(config).run(sockets=[listener])
     finally:
         project.close()

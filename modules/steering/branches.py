@@ -28,7 +28,10 @@ RENDERED_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class BranchPage:
-    """A page of a branched story: `page` is its number from 0, `next` the ids of the pages that may follow."""
+    """A page of a branched story: `page` is its number from 0, `next` the ids of the pages that may follow.
+
+    `caption` is what the choice of this page is called; without one, its text.
+    """
 
     id: str
     page: int
@@ -36,6 +39,7 @@ class BranchPage:
     text: str
     image: Image.Image
     next: tuple[str, ...]
+    caption: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,87 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request, Response
+from fastapi import APIRouter, FastAPI, Header, HTTPException, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from modules.common.errors import UserError, one_line
 from modules.generation.pipeline import StoryPipeline
-from modules.presentation.export.book import planned_book
 from modules.presentation.export.formats import FORMATS
-from modules.presentation.export.settings import ExportSettings
-from modules.presentation.images import encode_png, scale_to
-from modules.presentation.story.book import enlarge, plan_texts
 from modules.steering.locks import parse_locks
 from modules.studio import schema
-from modules.studio.events import EventLog
-from modules.studio.jobs import Job
-from modules.studio.operations import Operations
+from modules.studio.cards import CodeReports
+from modules.studio.checks import split_locks
+from modules.studio.files import files
+from modules.studio.operations import SAMPLE
 from modules.studio.page import pages
-from modules.studio.previews import as_jpeg
-from modules.studio.project import Book, Project, as_upload, plan_of_png
+from modules.studio.project import Project, plan_of_png
 from modules.studio.security import Guard
+from modules.studio.shared import Here, Studio
 
-PICTURE_SIZE = 768  # Pixels, of the open page; thumbnails are 192.
-SAMPLE = {"prompt": "Rusty the fox wants a kite", "pages": 6, "seed": 1}
-
-
-class Studio:
-    """What requests share: the model's operations, the project and the events."""
-
-    def __init__(self, pipeline: StoryPipeline, project: Project) -> None:
-        self.pipeline, self.project, self.events = pipeline, project, EventLog()
-        self.operations = Operations(pipeline, project, self.events)
-        self.worker = self.operations.worker
-
-    def book(self, story: str) -> Book:
-        """Return a story of the project; 404 if there is none of this id."""
-        book = self.project.books.get(story)
-        if book is None or not book.visits:
-            raise HTTPException(404, "there is no such story")
-        return book
-
-    def job(self, job: str) -> Job:
-        if job not in self.worker.jobs:
-            raise HTTPException(404, "there is no such job")
-        return self.worker.jobs[job]
+SAMPLE_SECONDS = 20.0  # So long the address is held back, at most, until the sample is finished.
 
 
-def create_app(pipeline: StoryPipeline, project: Project, token: str | None = None, sample: bool = True) -> FastAPI:
-    """Return the application. It works in one thread of its own as long as it runs; an empty project gets a sample."""
-    studio = Studio(pipeline, project)
+def create_app(
+    pipeline: StoryPipeline,
+    project: Project,
+    token: str | None = None,
+    sample: bool = True,
+    announce: Callable[[], None] | None = None,
+    reports: CodeReports | None = None,
+) -> FastAPI:
+    """Return the application. It works in one thread of its own as long as it runs.
+
+    With `sample` an empty project gets a story, and in any other one the model is used once before it is asked.
+    `announce` is called once there is a book to be seen, or after `SAMPLE_SECONDS`. `reports` are the cards.
+    """
+    studio = Studio(pipeline, project, reports)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         if sample and not project.books and not project.waiting:
             studio.worker.submit({"kind": "generate", "temperature": 0.5, "best_of": 1, **SAMPLE})
-        studio.worker.start()
+        studio.worker.start(studio.operations.warm_up if sample else None)
+        announcing = asyncio.create_task(_announce(studio, announce or (lambda: None)))
         yield
+        announcing.cancel()
         studio.worker.stop()
 
     app = FastAPI(title="Studio", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json", lifespan=lifespan)
     app.state.studio = studio
-    app.include_router(api, prefix="/api", responses={400: {"model": schema.Problem}})
+    for router in (api, files):
+        app.include_router(router, prefix="/api", responses={400: {"model": schema.Problem}})
     app.include_router(pages)
     app.add_middleware(Guard, token=token)
     app.add_exception_handler(UserError, _refuse)
     return app
 
 
+async def _announce(studio: Studio, announce: Callable[[], None]) -> None:
+    end = time.monotonic() + SAMPLE_SECONDS
+    while not (studio.worker.is_idle or _has_book(studio)) and time.monotonic() < end:
+        await asyncio.sleep(0.05)
+    announce()
+
+
+def _has_book(studio: Studio) -> bool:
+    return any(book.visits for book in list(studio.project.books.values()))
+
+
 async def _refuse(_: Request, error: Exception) -> Response:
     return JSONResponse({"detail": one_line(error)}, 400)
 
 
-def _studio(request: Request) -> Studio:
-    found: Studio = request.app.state.studio
-    return found
-
-
-Here = Annotated[Studio, Depends(_studio)]
 api = APIRouter()
 
 
@@ -96,7 +91,7 @@ def overview(here: Here) -> schema.Overview:
     board = pipeline.config.storyboard
     model = schema.Model(
         preset=pipeline.config.preset,
-        fingerprint=pipeline.fingerprint(),
+        fingerprint=here.operations.fingerprint,
         num_slots=board.num_slots,
         codebook_size=board.codebook_size,
         longest_story=pipeline.longest_story,
@@ -170,12 +165,40 @@ def fork(here: Here, story: str, body: schema.Fork) -> schema.JobRecord:
     return schema.JobRecord(**here.worker.submit({"kind": "branch", "story": story, **body.model_dump()}).record())
 
 
+@api.post("/stories/{story}/captions", status_code=204)
+def name_choice(here: Here, story: str, body: schema.Caption) -> None:
+    """Say what the choice of a page of the branches is called."""
+    book = here.book(story)
+    if book.branches is None or body.page not in book.branches["pages"]:
+        raise HTTPException(404, "there is no such page in the map")
+    here.project.append("caption", story=story, page=body.page, caption=" ".join(body.caption.split()))
+    here.events.add("branches", story=story, branches=book.branches)
+
+
+@api.get("/codes")
+def find_codes(here: Here, words: str = "", codes: str = "", count: int = 24) -> schema.CodeCards:
+    """Return the cards of `codes`, numbers with commas; without them of those that fit the words best."""
+    report, hint = here.reports.open()
+    if report is None:
+        return schema.CodeCards(cards=[], slots=[], hint=hint)
+    numbers = [int(code) for code in codes.split(",") if code.isascii() and code.isdigit() and len(code) < 10]
+    found = numbers or report.search(words[:500].lower().split(), count)
+    cards = [schema.CodeCard(**report.card(code)) for code in found[: min(max(count, 1), 100)]]
+    return schema.CodeCards(cards=cards, slots=report.slots, hint="")
+
+
+@api.post("/codes/picture")
+def find_by_picture(here: Here, body: schema.Sought) -> schema.JobRecord:
+    """Queue a look at a picture; its codes are the job's result."""
+    return schema.JobRecord(**here.worker.submit({"kind": "find", **body.model_dump()}, first=True).record())
+
+
 @api.post("/import")
 def restore(here: Here, body: schema.Recipe) -> schema.JobRecord:
     """Queue a story that is made again from its string."""
     from modules.steering.plan import Plan
 
-    Plan.from_string(body.plan.strip()).check_weights(here.pipeline.fingerprint())
+    Plan.from_string(body.plan.strip()).check_weights(here.operations.fingerprint)
     return schema.JobRecord(**here.worker.submit({"kind": "import", "plan": body.plan.strip()}).record())
 
 
@@ -231,59 +254,9 @@ def lock(here: Here, story: str, body: schema.LockSet) -> None:
     """Set the locks; this too can be undone."""
     book = here.book(story)
     head = book.head
-    parse_locks(body.locks, len(head["texts"]), len(head["codes"][0]))
+    parse_locks(split_locks(body.locks)[0], len(head["texts"]), len(head["codes"][0]))
     names = {name: value for name, value in head.items() if name not in ("kind", "id", "number", "story")}
     names |= {"parent": head["id"], "locks": body.locks, "label": "Locks", "group": None, "page": None}
     state = here.project.append("state", story=story, **names, **here.project.new_id("state"))
     here.project.show(book, state["id"])
     here.events.add("state", story=story, title=book.title, state=state, head=state["id"])
-
-
-@api.post("/pictures")
-async def take_picture(here: Here, request: Request) -> schema.Stored:
-    """Take in a picture: it is decoded, and written again without anything else that was in its file."""
-    image = as_upload(await request.body())
-    return schema.Stored(picture=here.project.store(scale_to(image, min(1024, max(image.size)))))
-
-
-@api.get("/pictures/{name}", response_class=Response)
-def picture(here: Here, name: str, size: int = PICTURE_SIZE) -> Response:
-    """Return a picture of the project, scaled."""
-    image = here.project.picture(name)
-    if image is None:
-        raise HTTPException(404, "there is no such picture")
-    content = as_jpeg(image, min(max(size, 16), PICTURE_SIZE), 93)
-    return Response(content, media_type="image/jpeg", headers={"cache-control": "private, max-age=31536000, immutable"})
-
-
-@api.get("/stories/{story}/states/{state}/pages/{page}.png", response_class=Response)
-def page_png(here: Here, story: str, state: str, page: int) -> Response:
-    """Return a page as a PNG that carries the story."""
-    found = here.book(story).states.get(state)
-    if found is None or not 0 <= page < len(found["pictures"]):
-        raise HTTPException(404, "there is no such page")
-    image = here.project.picture(found["pictures"][page])
-    if image is None:
-        raise HTTPException(404, "the picture is gone")
-    content = encode_png(enlarge(image), plan_texts(found["plan"]))
-    return _download(content, "image/png", f"page_{page + 1:02}.png")
-
-
-@api.get("/stories/{story}/export/{name}", response_class=Response)
-def export(here: Here, story: str, name: str) -> Response:
-    """Return the story that is shown in a format."""
-    if name not in FORMATS:
-        raise HTTPException(404, "there is no such format")
-    book = here.book(story)
-    kind, shown = FORMATS[name], here.project.open_state(book.head)
-    content = kind.encode(planned_book(replace(shown, notes=())), ExportSettings())
-    return _download(content, kind.media_type, f"{_file_name(book.title)}{kind.suffix}")
-
-
-def _download(content: bytes, kind: str, name: str) -> Response:
-    return Response(content, media_type=kind, headers={"content-disposition": f'attachment; filename="{name}"'})
-
-
-def _file_name(title: str) -> str:
-    words = "".join(char if char.isascii() and char.isalnum() else " " for char in title).split()
-    return "-".join(words)[:60].lower() or "story"

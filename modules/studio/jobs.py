@@ -71,10 +71,12 @@ class Worker:
         self.project, self.events, self.perform = project, events, perform
         self.jobs = dict[str, Job]()
         self._queue, self._condition, self._stopped = list[Job](), threading.Condition(), False
+        self.warm_up: Callable[[], None] | None = None
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
 
-    def start(self) -> None:
-        """Begin, with the jobs that a killed server left."""
+    def start(self, warm_up: Callable[[], None] | None = None) -> None:
+        """Begin, with the jobs that a killed server left; with `warm_up` if there are none."""
+        self.warm_up = warm_up
         for identity, request in list(self.project.waiting.items()):
             if identity not in self.jobs:
                 self._enqueue(Job(identity, request, title_of(request)))
@@ -122,7 +124,14 @@ class Worker:
             self.events.add("job", job=job.record())
             self._condition.notify_all()
 
+    @property
+    def is_idle(self) -> bool:
+        """Return whether no job waits or runs."""
+        return not any(job.status in ("queued", "running") for job in list(self.jobs.values()))
+
     def _work(self) -> None:
+        if self.is_idle and self.warm_up is not None:
+            self.warm_up()
         while True:
             with self._condition:
                 while not self._queue and not self._stopped:
@@ -162,16 +171,21 @@ class Pace:
         self._seconds: float | None = None
         self._last = 0.0
 
-    def begin(self) -> None:
-        """Note that a step begins."""
+    def begin(self, left: int = 0) -> float | None:
+        """Note that a step begins; return the seconds that the steps `left` will take, if that is known."""
         self._last = time.monotonic()
+        return None if self._seconds is None else self._seconds * left
 
-    def step(self, left: int, pictures: int) -> float:
-        """Note the end of a step of so many pictures; return the seconds that the steps `left` will take."""
+    def step(self, left: int, pictures: int, is_first: bool) -> float | None:
+        """Note the end of a step of so many pictures; return the seconds that the steps `left` will take, if known.
+
+        The first step of a picture is not counted: codes are planned and texts written before it.
+        """
         now = time.monotonic()
         took, self._last = (now - self._last) / pictures, now
-        self._seconds = took if self._seconds is None else 0.7 * self._seconds + 0.3 * took
-        return self._seconds * left
+        if not is_first:
+            self._seconds = took if self._seconds is None else 0.7 * self._seconds + 0.3 * took
+        return None if self._seconds is None else self._seconds * left
 
 
 def title_of(request: dict[str, Any]) -> str:
@@ -182,6 +196,7 @@ def title_of(request: dict[str, Any]) -> str:
     names = {
         "import": "Restore a story",
         "branch": "Grow branches",
+        "find": "Read a picture",
         "alternatives": "Look up other codes",
         "redraw": "Redraw",
         "rewrite": "Rewrite",

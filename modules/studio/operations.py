@@ -15,27 +15,40 @@ from modules.generation.rendering import render_images, render_texts
 from modules.generation.settings import GenerationSettings, check_story
 from modules.steering import arrange, edit
 from modules.steering.alternatives import alternatives
-from modules.steering.branches import branch
 from modules.steering.locks import Locks, parse_locks
 from modules.steering.plan import Plan, drawn_plan
 from modules.steering.planned_story import PlannedStory, codebook_size, codes_of, replay, with_log_probs
 from modules.steering.search import search
-from modules.studio.checks import Checker
+from modules.story import StoryStep
+from modules.studio.checks import LOCKS_TRIED, TEXTS_TRIED, Checker, hold, split_locks, texts_change
 from modules.studio.events import EventLog
 from modules.studio.jobs import Job, Worker
 from modules.studio.previews import Watcher
 from modules.studio.project import Book, Project, State
+from modules.studio.ways import grow
 
+SAMPLE = {"prompt": "Rusty the fox wants a kite", "pages": 6, "seed": 1}
 CANDIDATES = ("redraw", "rewrite", "replan")  # Wait until one is picked.
 
 
 class Operations:
     """Performs jobs with a model on a project. Only the worker's thread calls it."""
 
-    def __init__(self, pipeline: StoryPipeline, project: Project, events: EventLog) -> None:
-        self.pipeline, self.project, self.events = pipeline, project, events
+    def __init__(
+        self, pipeline: StoryPipeline, project: Project, events: EventLog, carriers: Callable[[], list[int]]
+    ) -> None:
+        self.pipeline, self.project, self.events, self.carriers = pipeline, project, events, carriers
+        self.fingerprint = pipeline.fingerprint()  # Hashes all weights, which do not change here.
         self.worker = Worker(project, events, self.perform)
         self.watcher, self.checker = Watcher(pipeline, self.worker), Checker(pipeline)
+
+    def warm_up(self) -> None:
+        """Use every part of the model once, so that the first story is not the slowest: libraries load late.
+
+        A pretrained model on a CPU takes too long for that.
+        """
+        if not self.pipeline.config.image_decoder.source or self.pipeline.device.type != "cpu":
+            self.pipeline("a fox", num_steps=1, num_inference_steps=2)
 
     def perform(self, job: Job) -> dict[str, Any] | None:
         """Do what a job's request says and return its result."""
@@ -45,6 +58,7 @@ class Operations:
             "edit": self._edit,
             "alternatives": self._alternatives,
             "branch": self._branch,
+            "find": self._find,
         }
         return kinds[job.request["kind"]](job)
 
@@ -60,7 +74,8 @@ class Operations:
         plan = story.plan if story.plan.log_probs is not None else with_log_probs(self.pipeline, story.plan)
         story = replace(story, plan=plan)
         bits = [-sum(page) / 0.6931471805599453 for page in plan.log_probs or ()]
-        state = self.project.add_state(book, story, label, checks=self.checker.check(story, bits), **more)
+        held = split_locks(more.get("locks", ()))[1]
+        state = self.project.add_state(book, story, label, checks=self.checker.check(story, bits, held), **more)
         self.events.add("state", story=book.id, title=book.title, state=state, head=book.visits[-1])
         return state
 
@@ -77,9 +92,7 @@ class Operations:
             plan = with_log_probs(pipeline, found.plan)
         else:
             sample = pipeline.plan(prompt, count, settings=settings)
-            plan = drawn_plan(
-                prompt, codes_of(sample.codes[0]), codebook_size(pipeline), pipeline.fingerprint(), settings
-            )
+            plan = drawn_plan(prompt, codes_of(sample.codes[0]), codebook_size(pipeline), self.fingerprint, settings)
             plan = replace(plan, log_probs=tuple(map(tuple, sample.log_probs[0].tolist())))
         story = self._render(job, plan)
         book = self.project.add_story(prompt)
@@ -91,9 +104,9 @@ class Operations:
         pipeline, settings, pages = self.pipeline, plan.settings, range(plan.num_pages)
         rows = pipeline.embed(torch.tensor(plan.codes))
         window = pipeline.model.window(rows, [len(rows)])
+        texts = render_texts(pipeline.model, pipeline.tokenizer, rows, settings, window)
+        job.draft = {"prompt": plan.prompt, "texts": texts}
         with self.watcher.watching(job, pages, settings):
-            texts = render_texts(pipeline.model, pipeline.tokenizer, rows, settings, window)
-            job.draft = {"prompt": plan.prompt, "texts": texts}
             self.worker.changed(job)
             images = render_images(pipeline.model, rows, texts, settings, None, window)
         stamps = (plan.to_string(),) * plan.num_pages
@@ -115,7 +128,7 @@ class Operations:
         request, operation = job.request, job.request["operation"]
         book = self.book(request)
         head = book.head
-        story, locks = self.project.open_state(head), self._locks(head)
+        story, locks, held = self.project.open_state(head), self._locks(head), split_locks(head["locks"])[1]
         page, count = request["page"], request["count"] if operation in CANDIDATES else 1
         if page is not None and page >= story.plan.num_pages + (operation == "insert"):
             raise UserError(f"page {page + 1} does not exist any more: choose another one")
@@ -126,13 +139,45 @@ class Operations:
             for _ in range(count):
                 self.worker.changed(job)
                 waits = operation in CANDIDATES
-                seed = secrets.randbits(31) if waits else None
-                edited = self._apply(story, request, locks, seed)
+                if waits:
+                    edited, more["changes"] = self._candidate(job, story, locks, held)
+                else:
+                    edited = self._apply(story, request, locks, None)
                 group = job.id if waits else None
                 state = self.add_state(book, edited, _label(request), show=not waits, group=group, **more)
                 made.append(state["id"])
                 job.previews = {}
         return {"story": book.id, "states": made}
+
+    def _candidate(self, job: Job, story: PlannedStory, locks: Locks, held: dict[str, str]) -> tuple[PlannedStory, int]:
+        """Return a candidate in which the locked characters stay as they are; after some tries the best of these.
+
+        The number is that of its pages on which a locked character is not what it was.
+        """
+        locks = hold(locks, story.texts, held, self.carriers())
+        best, fewest, per_try = story, len(story.texts) * len(held) + 1, job.total // job.request["count"]
+        for attempt in range(LOCKS_TRIED if held else 1):
+            job.total += per_try if attempt else 0
+            edited = self._apply(story, job.request, locks, self._seed(job, story, locks, held))
+            changes = self.checker.changes(story, edited, held)
+            if changes < fewest:
+                best, fewest = edited, changes
+            if not changes:
+                break
+        return best, fewest
+
+    def _seed(self, job: Job, story: PlannedStory, locks: Locks, held: dict[str, str]) -> int:
+        """Return a seed for a candidate, with locked characters one whose texts keep them: texts cost little."""
+        no_pictures = replace(locks, pictures=frozenset(range(story.plan.num_pages)))
+        for _ in range(TEXTS_TRIED):
+            seed = secrets.randbits(31)
+            if not held or job.request["operation"] == "redraw":
+                break
+            self.worker.changed(job)
+            draft = self._apply(story, job.request, no_pictures, seed)
+            if not texts_change(story.texts, draft.texts, held):
+                break
+        return seed
 
     def _apply(self, story: PlannedStory, request: dict[str, Any], locks: Locks, seed: int | None) -> PlannedStory:
         """Return the story after the operation of a request."""
@@ -167,7 +212,7 @@ class Operations:
         return arrange.arrange(pipeline, story, order)
 
     def _locks(self, state: State) -> Locks:
-        return parse_locks(state["locks"], len(state["texts"]), len(state["codes"][0]))
+        return parse_locks(split_locks(state["locks"])[0], len(state["texts"]), len(state["codes"][0]))
 
     # -- looking ahead
 
@@ -194,16 +239,18 @@ class Operations:
         book = self.book(request)
         story = self.project.open_state(book.head)
         with self.watcher.watching(job, range(8), story.plan.settings, 2, show=False):
-            grown = branch(self.pipeline, story, request["page"], request["branches"], request["depth"])
-        pages = {
-            page.id: {"page": page.page, "text": page.text, "picture": self._keep(page.image), "next": page.next}
-            for page in grown.pages.values()
-        }
-        endings = {name: plan.to_string() for name, plan in grown.endings.items()}
-        record = {"state": book.visits[-1], "pages": pages, "start": grown.start, "endings": endings}
+            grown = grow(self.pipeline, story, request["page"], request["branches"], request["depth"], self._keep)
+        record = {"state": book.visits[-1], **grown}
         record = self.project.append("branches", story=book.id, **record)
         self.events.add("branches", story=book.id, branches=record)
         return {"story": book.id}
+
+    def _find(self, job: Job) -> dict[str, Any]:
+        """Return the codes of a picture by slot."""
+        image = self.project.picture(job.request["picture"])
+        if image is None:
+            raise UserError("the picture was not uploaded: choose it again")
+        return {"codes": codes_of(self.pipeline.encode([StoryStep(text=None, image=image)]))[0]}
 
     def _keep(self, image: Any) -> str:
         return self.project.store(image)
@@ -235,6 +282,9 @@ def _moved_locks(locks: list[str], request: dict[str, Any]) -> list[str]:
     moved = []
     for lock in locks:
         number, _, part = lock.partition(".")
+        if number == "cast":
+            moved.append(lock)
+            continue
         place = int(number) - 1
         if operation == "remove" and place == page:
             continue

@@ -104,6 +104,10 @@ class Project:
             self.books[record["story"]].visits.append(record["state"])
         elif kind == "branches":
             self.books[record["story"]].branches = record
+        elif kind == "caption":
+            branches = self.books[record["story"]].branches
+            if branches is not None:
+                branches.setdefault("captions", {})[record["page"]] = record["caption"]
         elif kind == "removed":
             del self.books[record["story"]]
         elif kind == "job":

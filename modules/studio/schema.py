@@ -51,6 +51,19 @@ class LookUp(Body):
     count: int = Field(8, ge=1, le=16)
 
 
+class Sought(Body):
+    """A picture whose codes are to be found."""
+
+    picture: str = Field(pattern="^[0-9a-f]{32}$")
+
+
+class Caption(Body):
+    """What the choice of a page of the branches is called; empty: its text."""
+
+    page: str = Field(max_length=20)
+    caption: str = Field(max_length=160)
+
+
 class Fork(Body):
     """A page at which the story is to fork."""
 
@@ -126,6 +139,26 @@ class Overview(BaseModel):
     jobs: list[JobRecord]
     formats: list[dict[str, str]]
     event: str
+
+
+class CodeCard(BaseModel):
+    """A code: how often it is used, its most frequent slot, from 0, what it is most informative about, its pages."""
+
+    code: int
+    uses: int
+    slot: int | None
+    tells: dict[str, Any] | None
+    words: list[str]
+    near: list[int]
+    pages: list[dict[str, Any]]
+
+
+class CodeCards(BaseModel):
+    """Cards of codes, what each slot is most informative about, and what to do where nothing is known of them."""
+
+    cards: list[CodeCard]
+    slots: list[str]
+    hint: str
 
 
 class StoryRecord(BaseModel):

@@ -25,6 +25,7 @@ from modules.presentation.codebook.page import analyze
 from modules.story import Story, StoryStep
 from modules.story_model.story_model import StoryModel
 from modules.storyworld import StoryWorld
+from modules.studio.cards import CodeReports
 from tests.support.html_pages import Collector
 
 TRAIN, HELD_OUT = StoryWorld(8, image_size=32), StoryWorld(6, split="val", image_size=32)
@@ -58,12 +59,8 @@ def read_pictures(images: list[Image.Image]) -> list[dict[str, Any]]:
 def report_folder(tiny_pipeline: StoryPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     paths = analyze(tiny_pipeline, TRAIN, HELD_OUT, 100, 0, folder, read_pictures)
-    assert paths == [
-        folder / "codebook.html",
-        folder / "codebook.json",
-        folder / "training_pages.json",
-        folder / "projector",
-    ]
+    names = ("codebook.html", "codebook.json", "codebook.jpg", "training_pages.json", "projector")
+    assert paths == [folder / name for name in names]
     return folder
 
 
@@ -154,7 +151,7 @@ def test_same_stories_and_seed_give_the_same_bytes(tiny_pipeline, report_folder)
         return {file.name: file.read_bytes() for file in files}
 
     before = written()
-    written_by_name = {"codebook.html", "codebook.json", "training_pages.json"}
+    written_by_name = {"codebook.html", "codebook.json", "codebook.jpg", "training_pages.json"}
     assert set(before) == {*written_by_name, "tensors.tsv", "metadata.tsv", "sprite.png"}
     analyze(tiny_pipeline, TRAIN, HELD_OUT, 100, 0, report_folder, read_pictures)
     assert written() == before
@@ -228,3 +225,26 @@ def test_projector_replaces_only_what_an_analysis_wrote(tiny_pipeline, report_fo
     with pytest.raises(UserError, match="notes.txt was not written by this program"):
         analyze(tiny_pipeline, TRAIN, HELD_OUT, 100, 0, folder, read_pictures)
     assert notes.read_text() == "mine"
+
+
+def test_the_studio_searches_the_report(report_folder, tiny_pipeline, tmp_path):
+    """By words and by numbers, with pictures; what cannot be used names the command that makes it."""
+    found, hint = CodeReports(report_folder, tiny_pipeline, "weights").open()
+    assert found is not None and hint == ""
+    first = found.card(found.search([], 1)[0])
+    assert first["uses"] == max(card["uses"] for card in found.cards.values()) and len(found.slots) == 8
+    assert found.picture(first["pages"][0]["row"]).size == (80, 80)
+    value = next(card["tells"]["value"] for card in found.cards.values() if card["tells"]["attribute"] == "place")
+    best = [found.card(code) for code in found.search([value], 3)]
+    assert all(value in card["words"] or card["tells"]["value"] == value for card in best)
+    assert found.search([str(first["code"])], 5)[0] == first["code"] and found.search(["xyzzy"], 5) == []
+    assert set(found.carriers) <= set(range(8))
+    unused = next(code for code in range(found.columns**2) if code not in found.cards)
+    assert found.card(unused)["uses"] == 0
+    shutil.copytree(report_folder, tmp_path / "copy")
+    reports = CodeReports(tmp_path / "copy", tiny_pipeline, "weights")
+    record = tmp_path / "copy" / "codebook.json"
+    record.write_text(record.read_text().replace(tiny_pipeline.fingerprint(), "another"))
+    assert reports.open()[0] is None and "other weights" in reports.open()[1]
+    record.write_text("{")
+    assert "cannot be read" in reports.open()[1] and "--output" in reports.open()[1]

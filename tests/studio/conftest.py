@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,8 +12,10 @@ from typing import Any
 import pytest
 
 from modules.generation.pipeline import StoryPipeline
+from modules.storyworld import StoryWorld
 
 PROMPT = "Rusty the fox wants a kite"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 @pytest.fixture
@@ -63,21 +66,65 @@ def story(client: Any, finish: Any) -> str:
 
 @pytest.fixture(scope="module")
 def server(tiny_pipeline: StoryPipeline, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a studio behind uvicorn, with a story in it."""
+    """The address of a studio behind uvicorn, with a story in it, and with the analysis of its codes."""
     pytest.importorskip("fastapi", reason="the studio's packages are not installed: requirements-studio.txt")
     import uvicorn
 
     from modules.commands.studio import listen
+    from modules.presentation.codebook.page import analyze
     from modules.studio.app import create_app
+    from modules.studio.cards import CodeReports
     from modules.studio.project import Project
 
-    project = Project(tmp_path_factory.mktemp("studio") / "project")
-    listener = listen("127.0.0.1", 0)
-    config = uvicorn.Config(create_app(tiny_pipeline, project), log_level="error", timeout_graceful_shutdown=1)
+    folder = tmp_path_factory.mktemp("studio")
+    train, held_out = (StoryWorld(6, split=part, image_size=32) for part in ("train", "val"))
+    analyze(tiny_pipeline, train, held_out, 6, 0, folder / "report")
+    project, reports = Project(folder / "project"), CodeReports(folder / "report", tiny_pipeline, "weights")
+    listener, app = listen("127.0.0.1", 0), create_app(tiny_pipeline, project, reports=reports)
+    config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1)
     running = uvicorn.Server(config)
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
+    while not running.started:
+        time.sleep(0.02)
     yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     running.should_exit = True
     thread.join(20)
     project.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Debian's Chromium."""
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed")
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    with playwright.sync_playwright() as running:
+        launched = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def page(browser: Any, server: str) -> Iterator[Any]:
+    """The studio with its sample open. Fails on errors of the page and on requests to any other machine."""
+    opened = browser.new_page(viewport={"width": 1400, "height": 900})
+    problems: list[str] = []
+    opened.on("pageerror", lambda error: problems.append(str(error)))
+    opened.on(
+        "request", lambda request: None if request.url.startswith((server, "blob:")) else problems.append(request.url)
+    )
+    opened.set_default_timeout(20000)
+    opened.goto(server)
+    opened.wait_for_selector(".leaf img")
+    yield opened
+    opened.close()
+    assert problems == []
+
+
+def until(page: Any, expression: str, argument: Any = None, seconds: float = 20) -> None:
+    """Wait until an expression, or a function of `argument`, is true. Playwright's own way needs unsafe-eval."""
+    end = time.monotonic() + seconds
+    while not page.evaluate(expression, argument):
+        assert time.monotonic() < end, f"never true: {expression}"
+        page.wait_for_timeout(30)

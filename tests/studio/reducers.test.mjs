@@ -1,7 +1,7 @@
 // The state of the page: undo, redo, candidates, versions, locks. Run by `node --test`.
 import assert from "node:assert/strict";
 import test from "node:test";
-import { candidatesOf, EMPTY, headOf, optionsOf, redoTarget, reduce, toggled, undoTarget, versionsOf } from "../../modules/studio/static/reducers.js";
+import { candidatesOf, captionOf, castOf, EMPTY, headOf, optionsOf, redoTarget, reduce, toggled, undoTarget, versionsOf } from "../../modules/studio/static/reducers.js";
 
 const state = (id, parent, more = {}) => ({ id, parent, texts: ["a", "b"], pictures: ["p", "q"], codes: [[1], [2]], locks: [], page: 1, group: null, ...more });
 const opened = (states, visits) => reduce(EMPTY, { type: "story", data: { id: "story1", title: "t", states, visits, branches: null } });
@@ -52,6 +52,25 @@ test("the open page stays in the story, and the shelf shows what is shown", () =
   assert.deepEqual(now.stories, [{ id: "story1", title: "t", pages: 1, cover: "z" }]);
   assert.equal(reduce(now, { type: "removed", story: "story1" }).story, null);
   assert.equal(reduce(now, { type: "unknown" }), now);
+});
+
+test("what was typed stays until the texts change", () => {
+  const typed = { of: "story1-0", text: "Once" };
+  let now = reduce(opened([state("s1", null)], ["s1"]), { type: "ui", change: { typed } });
+  now = reduce(now, { type: "state", story: "story1", title: "t", state: state("s2", "s1", { locks: ["1"] }), head: "s2" });
+  assert.equal(now.ui.typed, typed);
+  now = reduce(now, { type: "state", story: "story1", title: "t", state: state("s3", "s2", { texts: ["Once", "b"] }), head: "s3" });
+  assert.equal(now.ui.typed, null);
+  now = reduce(reduce(now, { type: "ui", change: { typed } }), { type: "shown", story: "story1", state: "s2" });
+  assert.equal(now.ui.typed, null);
+});
+
+test("the cast keeps those who are locked, and choices have names", () => {
+  const cast = [{ kind: "fox", name: "Rusty", color: "red", pages: [0, 1] }];
+  const story = opened([state("s1", null, { checks: { cast }, locks: ["cast.fox.blue", "cast.pig.pink"] })], ["s1"]).story;
+  assert.deepEqual(castOf(story).map((one) => [one.kind, one.pages, one.lock]), [["fox", 2, "cast.fox.blue"], ["pig", 0, "cast.pig.pink"]]);
+  const branches = { pages: { "2a": { text: "He runs. Then he hides." }, "2b": { text: "No end" } }, captions: { "2b": "Home" } };
+  assert.deepEqual(["2a", "2b"].map((id) => captionOf(branches, id)), ["He runs.", "Home"]);
 });
 
 test("locks toggle, and other codes belong to the state that they were drawn for", () => {

@@ -89,7 +89,17 @@ def test_what_is_locked_is_refused_in_one_sentence(client, story, finish):
     assert client.post(f"/api/stories/{story}/locks", json={"locks": ["1"]}).status_code == 204
     job = finish(f"stories/{story}/edits", operation="redraw", page=0, count=1)
     assert job["status"] == "failed" and "locked" in job["error"]
-    assert client.post(f"/api/stories/{story}/locks", json={"locks": ["99"]}).status_code == 400
+    for locks in (["99"], ["cast.dragon.red"], ["cast.fox.plaid"]):
+        assert client.post(f"/api/stories/{story}/locks", json={"locks": locks}).status_code == 400
+
+
+def test_a_locked_character_stays_locked(client, story, finish):
+    """Through pages that move; candidates are made although the tiny model's pictures show nobody."""
+    client.post(f"/api/stories/{story}/locks", json={"locks": ["2", "cast.fox.red"]})
+    finish(f"stories/{story}/edits", operation="insert", page=0)
+    assert head(client, story)["locks"] == ["3", "cast.fox.red"]
+    job = finish(f"stories/{story}/edits", operation="replan", page=0, count=1)
+    assert job["status"] == "done" and len(job["result"]["states"]) == 1
 
 
 def test_other_codes_and_branches_are_shown(client, story, finish):
@@ -100,6 +110,29 @@ def test_other_codes_and_branches_are_shown(client, story, finish):
     assert finish(f"stories/{story}/branches", page=1)["status"] == "done"
     branches = record(client, story)["branches"]
     assert set(branches["endings"]) <= set(branches["pages"]) and branches["start"]
+    assert set(branches["dead_ends"]) <= set(branches["endings"])
+
+
+def test_choices_are_named_and_exported(client, story, finish):
+    assert client.get(f"/api/stories/{story}/export/twee?branches=true").status_code == 400
+    finish(f"stories/{story}/branches", page=1)
+    (choice, *_) = next(page["next"] for page in record(client, story)["branches"]["pages"].values())
+    named = f"/api/stories/{story}/captions"
+    assert client.post(named, json={"page": choice, "caption": " To the  moon "}).status_code == 204
+    assert client.post(named, json={"page": "99z", "caption": "x"}).status_code == 404
+    assert f"[[To the moon->Page {choice}]]" in client.get(f"/api/stories/{story}/export/twee?branches=true").text
+    assert "To the moon" in client.get(f"/api/stories/{story}/export/html?branches=true").text
+    assert "To the moon" not in client.get(f"/api/stories/{story}/export/html").text
+
+
+def test_codes_without_an_analysis(client, finish):
+    """The view says which command makes one; the codes of a picture are read all the same."""
+    found = client.get("/api/codes?words=castle").json()
+    assert found["cards"] == [] and "analyze --ckpt" in found["hint"]
+    assert client.get("/api/codes/pages/0").status_code == 404
+    stored = client.post("/api/pictures", content=png()).json()["picture"]
+    job = finish("codes/picture", picture=stored)
+    assert len(job["result"]["codes"]) == client.get("/api/project").json()["model"]["num_slots"]
 
 
 def test_a_page_or_a_string_restores_the_story(client, story, finish):

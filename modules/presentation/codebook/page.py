@@ -22,7 +22,7 @@ from modules.presentation.codebook import sections
 from modules.presentation.codebook.plots import range_plot, rank_plot
 from modules.presentation.codebook.projector import check_projector, write_projector
 from modules.presentation.codebook.tables import number, percent
-from modules.presentation.images import jpeg_uri
+from modules.presentation.images import encode_image, jpeg_uri
 from modules.presentation.story.files import prepare_output
 from modules.presentation.templates import render
 from modules.presentation.text import clean
@@ -42,8 +42,8 @@ def analyze(
     output: Path,
     read_pictures: ReadPictures | None = None,
 ) -> list[Path]:
-    """Write `codebook.html`, `codebook.json`, `training_pages.json`, from which `score` tells what a story is near to,
-    and the folder `projector` into `output`; see `analyze_codebook`.
+    """Write `codebook.html`, `codebook.json`, the pages' small pictures as `codebook.jpg`, `training_pages.json`, from
+    which `score` tells what a story is near to, and the folder `projector` into `output`; see `analyze_codebook`.
 
     Raises:
         UserError: the checkpoint has no codebook yet, or the output cannot be written.
@@ -51,21 +51,26 @@ def analyze(
     prepare_output(output)
     check_projector(output / "projector")
     analysis = analyze_codebook(pipeline, train, held_out, num_stories, seed, read_pictures)
-    report = {"generator": MARK, **analysis.report}
+    sprite, pictured = _pictures(analysis)
+    thumbnails = {"rows": pictured, "columns": SPRITE_COLUMNS}
+    report = {"generator": MARK, "fingerprint": pipeline.fingerprint(), "thumbnails": thumbnails, **analysis.report}
     lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in report.items())
     record = write_whole(output / "codebook.json", f"{{\n{lines}\n}}\n".encode())
+    files = [write_page(output, analysis), record]
+    if sprite is not None:
+        files.append(write_whole(output / "codebook.jpg", _jpeg(sprite)))
     learnt = analysis.learnt
     pages = write_training_pages(
         output / TRAINING_PAGES, pipeline.fingerprint(), learnt.codes.tolist(), learnt.lengths, learnt.stories.texts
     )
-    return [write_page(output, analysis), record, pages, write_projector(output / "projector", analysis)]
+    return [*files, pages, write_projector(output / "projector", analysis)]
 
 
 def write_page(output: Path, analysis: CodebookAnalysis) -> Path:
     """Write `codebook.html`. Raises UserError if that fails."""
     report = analysis.report
-    rows = sorted({row for card in report["cards"] for row in card["pages"]})
-    pictured = [row for row in rows if analysis.thumbnails[row] is not None]
+    rows = _shown_rows(report)
+    sprite, pictured = _pictures(analysis)
     same_page, next_page = sections.code_pairs(report)
     measures = {name: report["disentanglement"][name] for name in ("disentanglement", "completeness", "gap")}
     document = render(
@@ -89,14 +94,30 @@ def write_page(output: Path, analysis: CodebookAnalysis) -> Path:
         next_page=next_page,
         ranks=rank_plot(report["usage"]["counts"]),
         usage=sections.usage_table(report),
-        sprite=_sprite([image for image in map(analysis.thumbnails.__getitem__, pictured) if image is not None]),
+        sprite=None if sprite is None else jpeg_uri(sprite, SPRITE_QUALITY),
         columns=SPRITE_COLUMNS,
         data=_script_data(report, rows, pictured),
     )
     return write_whole(output / "codebook.html", document.encode())
 
 
-def _sprite(thumbnails: Sequence[Image.Image]) -> str | None:
+def _shown_rows(report: Mapping[str, Any]) -> list[int]:
+    return sorted({row for card in report["cards"] for row in card["pages"]})
+
+
+def _pictures(analysis: CodebookAnalysis) -> tuple[Image.Image | None, list[int]]:
+    """Return the thumbnails of all pages on cards in one image, and the rows of those pages that have one."""
+    images = {row: analysis.thumbnails[row] for row in _shown_rows(analysis.report)}
+    pictured = [row for row, image in images.items() if image is not None]
+    return _sprite([image for image in images.values() if image is not None]), pictured
+
+
+def _jpeg(image: Image.Image) -> bytes:
+    """Return a JPEG whose comment says which program wrote it, so that it may be overwritten."""
+    return encode_image(image, "JPEG", quality=SPRITE_QUALITY, optimize=True, comment=MARK)
+
+
+def _sprite(thumbnails: Sequence[Image.Image]) -> Image.Image | None:
     """Return all thumbnails in one image, so that each is stored once however many cards show it."""
     if not thumbnails:
         return None
@@ -104,7 +125,7 @@ def _sprite(thumbnails: Sequence[Image.Image]) -> str | None:
     sprite = Image.new("RGB", (SPRITE_COLUMNS * side, -(-len(thumbnails) // SPRITE_COLUMNS) * side))
     for index, thumbnail in enumerate(thumbnails):
         sprite.paste(thumbnail, (index % SPRITE_COLUMNS * side, index // SPRITE_COLUMNS * side))
-    return jpeg_uri(sprite, SPRITE_QUALITY)
+    return sprite
 
 
 def _script_data(report: Mapping[str, Any], rows: Sequence[int], pictured: Sequence[int]) -> dict[str, Any]:

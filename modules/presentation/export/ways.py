@@ -30,6 +30,7 @@ def read_branches(file: Path) -> BranchedStory:
                 text=step.text or "",
                 image=_picture(step.image_path, page),
                 next=tuple(map(str, page["next"])),
+                caption=str(page.get("caption", "")),
             )
             for page, step in zip(record["pages"], steps.steps, strict=True)
         }

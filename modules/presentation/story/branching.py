@@ -59,10 +59,12 @@ def _leaf(story: BranchedStory, page: BranchPage) -> dict[str, Any]:
 
 
 def _choices(story: BranchedStory, ids: tuple[str, ...]) -> list[dict[str, str]]:
-    return [{"id": name, "text": _shorten(story.pages[name].text)} for name in ids]
+    return [{"id": name, "text": _label(story.pages[name])} for name in ids]
 
 
-def _shorten(text: str) -> str:
+def _label(page: BranchPage) -> str:
+    """Return what the choice of a page is called."""
+    text = page.caption or page.text
     return text if len(text) <= LONGEST_CHOICE else f"{text[:LONGEST_CHOICE].rsplit(maxsplit=1)[0]} …"
 
 
@@ -75,6 +77,7 @@ def _record(story: BranchedStory) -> dict[str, Any]:
             "image_path": f"page_{page.id}.png",
             "codes": list(page.codes),
             "next": list(page.next),
+            **({"caption": page.caption} if page.caption else {}),
         }
         for page in story.pages.values()
     ]
@@ -98,7 +101,7 @@ def twee(story: BranchedStory) -> str:
 
 
 def _link(story: BranchedStory, name: str) -> str:
-    label = _plain(_shorten(story.pages[name].text)).replace("]", ")").replace("[", "(").replace("->", "-")
+    label = _plain(_label(story.pages[name])).replace("]", ")").replace("[", "(").replace("->", "-")
     return f"[[{label.replace('|', '/').replace('<-', '-')}->Page {name}]]"
 
 

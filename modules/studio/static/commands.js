@@ -1,6 +1,6 @@
 // One table of everything that a person can do: buttons, keys and the dialog of keys are made from it.
 import { api } from "./api.js";
-import { candidatesOf, headOf, redoTarget, toggled, undoTarget } from "./reducers.js";
+import { candidatesOf, COVER, headOf, redoTarget, toggled, undoTarget } from "./reducers.js";
 
 const edit = (operation, more = {}) => async ({ state, ui }) => {
   await api.edit(state.story.id, { operation, page: state.ui.page, ...more });
@@ -22,8 +22,14 @@ async function make({ state, ui }, first = false) {
     document.querySelector("[data-field=prompt]")?.focus();
     throw new Error("say in one line what the story is about");
   }
+  document.activeElement?.blur(); // So that single keys are commands again.
   const job = await api.make({ prompt, pages, seed, temperature, best_of: bestOf, first });
   ui({ waiting: job.id, view: "edit", panel: false });
+}
+
+async function seek(state, ui, query, of = "") {
+  const found = await api.codes(query);
+  ui({ found: { ...found, of, words: query.words ?? "" } });
 }
 
 async function pick(number, { state }) {
@@ -63,24 +69,34 @@ export const COMMANDS = {
   codes: { title: "Look into the codes", group: "Codes", keys: ["K"], when: hasStory, run: (c) => COMMANDS.slot.run({ ...c, arg: c.state.ui.slot ?? 0 }) },
   slot: { title: "Show other codes of a slot", group: "Codes", when: hasStory, run: async ({ state, ui, arg }) => { ui({ slot: Number(arg) }); await api.lookUp(state.story.id, state.ui.page, Number(arg)); } },
   setCode: { title: "Take another code", group: "Codes", when: hasStory, run: ({ state, arg }) => api.edit(state.story.id, { operation: "codes", page: state.ui.page, codes: { [state.ui.slot]: Number(arg) } }) },
+  cards: { title: "What the codes mean", group: "Codes", keys: ["Shift+K"], run: ({ state, ui }) => { ui({ view: state.ui.view === "codes" ? "edit" : "codes", panel: false }); return seek(state, ui, { words: state.ui.codeWords }); } },
+  seek: { title: "Search the codes", group: "Codes", run: ({ state, ui }) => seek(state, ui, { words: state.ui.codeWords }) },
+  seekCode: { title: "Show the card of a code", group: "Codes", run: ({ state, ui, arg }) => { ui({ view: "codes", codeWords: "" }); return seek(state, ui, { codes: arg }); } },
+  seekPage: { title: "Codes of the open page", group: "Codes", when: hasStory, run: ({ state, ui }) => { ui({ codeWords: "" }); return seek(state, ui, { codes: headOf(state.story).codes[state.ui.page].join() }, `of page ${state.ui.page + 1}`); } },
+  seekPicture: { title: "Search the codes by a picture", group: "Codes", run: ({ choose }) => choose("codes") },
+  putCode: { title: "Put a code into the page", group: "Codes", when: hasStory, run: async ({ state, ui, arg }) => { const [slot, code] = arg.split(":").map(Number); await api.edit(state.story.id, { operation: "codes", page: state.ui.page, codes: { [slot]: code } }); ui({ view: "edit", slot: null }); } },
   lockCode: { title: "Lock a code", group: "Codes", when: hasStory, run: lock("") },
-  read: { title: "Read", group: "View", keys: ["F"], when: hasStory, run: ({ state, ui }) => ui({ reader: { page: state.ui.page } }) },
+  read: { title: "Read", group: "View", keys: ["F"], when: hasStory, run: ({ state, ui }) => ui({ reader: { page: state.ui.page || COVER } }) },
   map: { title: "Map of branches", group: "View", keys: ["M"], when: hasStory, run: ({ state, ui }) => ui({ view: state.ui.view === "map" ? "edit" : "map" }) },
   branch: { title: "Branch at this page", group: "View", keys: ["B"], when: hasStory, run: async ({ state, ui }) => { await api.fork(state.story.id, state.ui.page); ui({ view: "map" }); } },
   takePath: { title: "Make this way a story", group: "View", run: async ({ state, ui, arg }) => { const job = await api.restore(state.story.branches.endings[arg]); ui({ waiting: job.id, view: "edit", reader: null }); } },
   play: { title: "Play from here", group: "View", run: ({ ui, arg }) => ui({ reader: { node: arg } }) },
   dark: { title: "Light or dark", group: "View", keys: ["Shift+D"], run: () => { const root = document.documentElement, dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches; root.dataset.theme = dark ? "light" : "dark"; } },
-  speak: { title: "Read aloud", group: "View", keys: ["Space"], when: (s) => Boolean(s.ui.reader), run: ({ speak }) => speak() },
+  speak: { title: "Read aloud", group: "View", keys: ["Space"], when: (s) => Boolean(s.ui.reader) && s.ui.voices !== 0, run: ({ state, ui }) => ui({ reader: { ...state.ui.reader, speaking: !state.ui.reader.speaking } }) },
   help: { title: "Keys", group: "View", keys: ["?"], run: ({ ui }) => ui({ dialog: "help" }) },
   share: { title: "Export and share", group: "View", keys: ["X"], when: hasStory, run: ({ ui }) => ui({ dialog: "share" }) },
-  close: { title: "Close", group: "View", keys: ["Escape"], typing: true, run: ({ state, ui }) => { document.activeElement?.blur(); ui(state.ui.dialog ? { dialog: null } : state.ui.reader ? { reader: null } : { slot: null, compare: null, toast: null, panel: false }); } },
+  close: { title: "Close", group: "View", keys: ["Escape"], typing: true, run: ({ state, ui }) => { document.activeElement?.blur(); ui(state.ui.dialog ? { dialog: null } : state.ui.reader ? { reader: null } : state.ui.view !== "edit" ? { view: "edit" } : { slot: null, compare: null, toast: null, panel: false }); } },
   openStory: { title: "Open a story", group: "Shelf", run: async ({ arg, open }) => open(arg) },
   duplicate: { title: "Duplicate the story", group: "Shelf", when: hasStory, run: async ({ state, open }) => open((await api.duplicate(state.story.id)).story) },
   removeStory: { title: "Take the story off the shelf", group: "Shelf", when: hasStory, run: async ({ state, open }) => { await api.remove(state.story.id); const other = state.stories.find((one) => one.id !== state.story.id); if (other) await open(other.id); } },
   panel: { title: "Prompt and shelf", group: "Shelf", run: ({ state, ui }) => ui({ panel: !state.ui.panel }) },
   cancel: { title: "Cancel", group: "Make", run: ({ arg }) => api.cancel(arg) },
   toPage: { title: "Open a page", group: "Pages", when: hasStory, run: ({ arg, ui }) => ui({ page: Number(arg), slot: null, compare: null, view: "edit" }) },
-  readerTo: { title: "Turn to", group: "View", run: ({ arg, ui, state }) => ui({ reader: state.ui.reader.node === undefined ? { page: Number(arg) } : { node: arg } }) },
+  readerTo: { title: "Turn to", group: "View", run: ({ arg, ui, state }) => { const { reader } = state.ui, page = Number(arg); ui({ reader: reader.node === undefined ? { page, back: page < reader.page, speaking: reader.speaking } : { node: arg, speaking: reader.speaking } }); } },
+  fullScreen: { title: "Full screen", group: "View", keys: ["Shift+F"], when: (s) => Boolean(s.ui.reader), run: () => (document.fullscreenElement ? document.exitFullscreen() : document.documentElement.requestFullscreen()) },
+  copyPlan: { title: "Copy the story string", group: "View", when: hasStory, run: async ({ state, say }) => { await navigator.clipboard.writeText(headOf(state.story).plan); say("The story string is copied."); } },
+  nameChoice: { title: "Name a choice", group: "View", when: hasStory, run: ({ state, arg, text }) => api.name(state.story.id, arg, text) },
+  lockCast: { title: "Lock a character", group: "Page", when: hasStory, run: lock("") },
   keepHero: { title: "Keep this hero", group: "Make", run: ({ arg, ui }) => { ui({ prompt: `${arg} `, panel: true }); setTimeout(() => document.querySelector("[data-field=prompt]")?.focus()); } },
 };
 

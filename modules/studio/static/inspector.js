@@ -1,4 +1,5 @@
 // The right side: the codes of the open page, what else could stand there, and earlier versions.
+import { cardOf, slotMeaning } from "./codes.js";
 import { h } from "./dom.js";
 import { button, codeColor, icon, picture } from "./parts.js";
 import { headOf, optionsOf } from "./reducers.js";
@@ -26,7 +27,7 @@ function options(state, page) {
   if (slot === null) return h("section", { class: "options", hidden: true });
   const { busy, options: found } = optionsOf(state, page, slot);
   return h("section", { class: "options", "aria-label": `Other codes of slot ${slot + 1}`, "aria-busy": String(Boolean(busy)) },
-    h("h2", {}, `Slot ${slot + 1}`), busy ? h("p", { class: "hint" }, "Drawing what each would give") : null,
+    h("h2", {}, `Slot ${slot + 1}`, cardOf(state, headOf(state.story).codes[page][slot])), slotMeaning(state, slot), busy ? h("p", { class: "hint" }, "Drawing what each would give") : null,
     h("ol", {}, (found ?? []).map((one, index) => h("li", {}, h("button", { type: "button", "data-do": "setCode", "data-arg": one.code, disabled: index === 0, "aria-label": `Code ${one.code}, ${percent(one.probability)}: ${one.text}` },
       picture(one.picture, 192, ""), h("span", { class: "likely" }, h("b", {}, index ? percent(one.probability) : `now · ${percent(one.probability)}`), h("meter", { max: "1", value: one.probability, "aria-label": "Probability" })), h("span", { class: "words-of" }, one.text))))),
     found || busy ? null : button(state, "slot", { text: "Look again", arg: slot }));

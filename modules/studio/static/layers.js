@@ -1,50 +1,36 @@
-// What lies over the editor: reader, map of branches, dialogs.
+// The map of branches, and the dialogs.
 import { COMMANDS } from "./commands.js";
 import { h } from "./dom.js";
-import { button, picture } from "./parts.js";
-import { headOf } from "./reducers.js";
+import { button, picture, seconds } from "./parts.js";
+import { activeJobs, captionOf, headOf } from "./reducers.js";
 
-export function reader(state) {
-  const at = state.ui.reader;
-  if (!at || !state.story) return null;
-  const branches = state.story.branches;
-  return at.node === undefined ? pages(state, at.page) : ways(state, branches, at.node);
-}
-
-function sheet(state, image, text, foot) {
-  return h("div", { class: "reader", role: "dialog", "aria-modal": "true", "aria-label": "Reader" },
-    h("div", { class: "reader-bar" }, button(state, "speak", { look: "quiet", image: "sound" }), button(state, "dark", { look: "quiet", image: "moon" }), button(state, "close", { look: "quiet", image: "close", "data-first": true })),
-    h("article", { class: "sheet" }, image, h("p", { class: "told" }, text), foot));
-}
-
-function pages(state, page) {
-  const head = headOf(state.story), last = head.texts.length;
-  const to = (target, image, label) => button(state, "readerTo", { look: "turn", image, arg: target, label, disabled: target < 0 || target > last });
-  if (page === last) return sheet(state, null, "The end", h("footer", {}, to(last - 1, "left", "Page before"), button(state, "readerTo", { text: "Read again", arg: 0 })));
-  return sheet(state, picture(head.pictures[page], 768, ""), head.texts[page],
-    h("footer", {}, to(page - 1, "left", "Page before"), h("span", { "aria-label": `Page ${page + 1} of ${last}` }, `${page + 1} / ${last}`), to(page + 1, "right", "Page after")));
-}
-
-function ways(state, branches, id) {
-  const node = branches.pages[id];
-  const choices = node.next.map((next) => h("button", { type: "button", class: "choice", "data-do": "readerTo", "data-arg": next }, branches.pages[next].text));
-  const single = node.next.length === 1;
-  const foot = h("footer", { class: single || !node.next.length ? "" : "choices" },
-    single ? button(state, "readerTo", { look: "main", text: "Turn the page", arg: node.next[0] }) : choices,
-    node.next.length ? null : [h("span", {}, "The end"), button(state, "readerTo", { text: "Begin again", arg: branches.start[0] }), button(state, "takePath", { text: "Make this way a story", arg: id })]);
-  return sheet(state, picture(node.picture, 768, ""), node.text, foot);
-}
+const LONGEST_QR = 2953; // Characters.
 
 export function map(state) {
   const found = state.story?.branches;
   const close = button(state, "map", { look: "quiet", image: "close", label: "Close the map" });
+  const growing = activeJobs(state).find((job) => job.kind === "branch" && job.story === state.story?.id);
+  if (growing) return h("section", { class: "map" }, h("h2", {}, "Map of branches", close), h("p", { class: "hint", role: "status" }, ["The branches are planned and drawn", growing.seconds_left && `${seconds(growing.seconds_left)} left`].filter(Boolean).join(" · ")), h("progress", { max: String(growing.total || 1), value: growing.done, "aria-label": "Progress of the branches" }));
   if (!found) return h("section", { class: "map" }, h("h2", {}, "Map of branches", close), h("p", { class: "hint" }, "This story does not fork yet. Open the page at which it should, and branch there."), button(state, "branch", { look: "main", text: `Branch at page ${state.ui.page + 1}` }));
   const columns = [];
   for (const [id, node] of Object.entries(found.pages)) (columns[node.page] ??= []).push([id, node]);
+  const choices = new Set(Object.values(found.pages).filter((node) => node.next.length > 1).flatMap((node) => node.next));
   return h("section", { class: "map", "aria-label": "Map of branches" }, h("h2", {}, "Map of branches", close),
-    h("ol", { class: "columns", tabindex: "0", "aria-label": "Pages by their number" }, columns.map((column, page) => h("li", {}, h("h3", {}, `Page ${page + 1}`), column.map(([id, node]) =>
-      h("article", { class: `card${node.next.length > 1 ? " fork" : ""}`, "data-key": id }, h("button", { type: "button", "data-do": "play", "data-arg": id, "aria-label": `Play from page ${id}: ${node.text}` }, picture(node.picture, 192, "")),
-        h("p", {}, h("b", {}, id), ` ${node.text}`), h("p", { class: "goes" }, node.next.length ? `goes on with ${node.next.join(" or ")}` : "an ending")))))));
+    h("ol", { class: "columns", tabindex: "0", "aria-label": "Pages by their number" }, columns.map((column, page) => h("li", {}, h("h3", {}, `Page ${page + 1}`), column.map(([id, node]) => mapCard(found, id, node, choices.has(id)))))));
+}
+
+function mapCard(found, id, node, isChoice) {
+  const kind = node.next.length > 1 ? " fork" : found.dead_ends?.includes(id) ? " dead" : "";
+  return h("article", { class: `card${kind}`, "data-key": id },
+    isChoice ? h("label", { class: "field" }, h("span", {}, "The choice is called"), h("input", { "data-caption": id, value: found.captions?.[id] ?? "", placeholder: captionOf(found, id), maxlength: "160" })) : null,
+    h("button", { type: "button", "data-do": "play", "data-arg": id, "aria-label": `Play from page ${id}: ${node.text}` }, picture(node.picture, 192, "")),
+    h("p", {}, h("b", {}, id), ` ${node.text}`), goesOn(found, node, kind));
+}
+
+function goesOn(found, node, kind) {
+  if (kind === " dead") return h("p", { class: "goes" }, h("b", {}, "Dead end: "), "the story is not over here");
+  if (node.next.length < 2) return h("p", { class: "goes" }, node.next.length ? `goes on with ${node.next[0]}` : "an ending");
+  return h("ul", { class: "goes" }, node.next.map((next) => h("li", {}, h("b", {}, next), ` ${captionOf(found, next)}`)));
 }
 
 export function dialog(state) {
@@ -62,10 +48,21 @@ function help() {
 }
 
 function share(state) {
-  const story = state.story, head = headOf(story);
+  const story = state.story, head = headOf(story), base = `/api/stories/${story.id}/export`;
+  const link = (name, text, more = "") => h("li", {}, h("a", { href: `${base}/${name}${more}`, download: true }, text));
   return [h("h2", {}, "Export and share"),
-    h("ul", { class: "formats" }, state.formats.map((one) => h("li", {}, h("a", { href: `/api/stories/${story.id}/export/${one.name}`, download: true }, one.summary))),
+    h("ul", { class: "formats" }, state.formats.map((one) => link(one.name, one.summary)),
       h("li", {}, h("a", { href: `/api/stories/${story.id}/states/${head.id}/pages/${state.ui.page}.png`, download: true }, "This page as a PNG that carries the story"))),
-    h("label", { class: "recipe" }, h("span", {}, "Story string: whoever drops it on a studio with these weights has the same book"), h("textarea", { readonly: true, rows: "4" }, head.plan)),
+    story.branches ? [h("h3", {}, "With its branches"), h("ul", { class: "formats" }, link("html", "One HTML file in which the reader chooses", "?branches=true"), link("twee", "Twee 3 for Twine", "?branches=true"))] : null,
+    h("div", { class: "string" }, code(state, base, head),
+      h("label", { class: "recipe" }, h("span", {}, "Story string: whoever drops it on a studio with these weights has the same book"), h("textarea", { readonly: true, rows: "4" }, head.plan)),
+      button(state, "copyPlan", { look: "plain", image: "copy", text: "Copy" })),
     h("form", { class: "restore", "data-form": "restore" }, h("label", {}, h("span", {}, "Restore a story"), h("input", { name: "plan", placeholder: "plan1.…" })), h("button", { class: "plain" }, "Restore"))];
+}
+
+/** The story string as a QR code, where it fits into one. */
+function code(state, base, head) {
+  if (!state.formats.some((one) => one.name === "qr")) return null;
+  if (head.plan.length > LONGEST_QR) return h("p", { class: "hint" }, "This story is too long for a QR code.");
+  return h("img", { class: "qr", src: `${base}/qr?of=${head.id}`, alt: "The story string as a QR code" });
 }

@@ -1,13 +1,17 @@
 // Puts the page together: state, events of the server, keys, clicks, drops.
 import { api, follow } from "./api.js";
+import { codeView } from "./codes.js";
 import { COMMANDS, commandFor, keyName } from "./commands.js";
 import { h, morph } from "./dom.js";
 import { inspector } from "./inspector.js";
-import { dialog, map, reader } from "./layers.js";
+import { dialog, map } from "./layers.js";
 import { making } from "./making.js";
 import { button } from "./parts.js";
+import { reader } from "./reader.js";
 import { EMPTY, headOf, reduce } from "./reducers.js";
 import { draftJob, stage } from "./stage.js";
+import { onSwipe } from "./swipe.js";
+import { say as tell, watchVoices } from "./voice.js";
 
 let state = EMPTY, root = document.getElementById("studio"), planned = false, opener = null;
 
@@ -36,8 +40,8 @@ function draw() {
     h("div", { class: "editor", inert: covered },
       h("header", { class: "bar" }, button(state, "panel", { look: "quiet narrow-only", image: "panel" }), h("h1", {}, draftJob(state)?.title ?? state.story?.title ?? "Studio"),
         h("span", { class: "set" }, button(state, "undo", { look: "quiet", image: "undo" }), button(state, "redo", { look: "quiet", image: "redo" })),
-        h("span", { class: "set end" }, state.online ? null : h("span", { class: "offline" }, "connecting"), button(state, "map", { look: "quiet", image: "map", "aria-pressed": String(state.ui.view === "map") }), button(state, "share", { look: "quiet", image: "share" }), button(state, "dark", { look: "quiet", image: "moon" }), button(state, "help", { look: "quiet", image: "help" }), button(state, "read", { look: "main", image: "read", text: "Read" }))),
-      h("main", { class: "desk" }, making(state), state.ui.view === "map" ? map(state) : [stage(state), inspector(state)])),
+        h("span", { class: "set end" }, state.online ? null : h("span", { class: "offline" }, "connecting"), button(state, "map", { look: "quiet", image: "map", "aria-pressed": String(state.ui.view === "map") }), button(state, "cards", { look: "quiet", image: "search", "aria-pressed": String(state.ui.view === "codes") }), button(state, "share", { look: "quiet", image: "share" }), button(state, "dark", { look: "quiet", image: "moon" }), button(state, "help", { look: "quiet", image: "help" }), button(state, "read", { look: "main", image: "read", text: "Read" }))),
+      h("main", { class: "desk" }, making(state), state.ui.view === "map" ? map(state) : state.ui.view === "codes" ? codeView(state) : [stage(state), inspector(state)])),
     h("div", { class: "layer" }, reader(state)), h("div", { class: "layer" }, dialog(state)),
     h("div", { class: "toast", hidden: !state.ui.toast }, state.ui.toast ?? ""));
   morph(root, fresh);
@@ -45,6 +49,7 @@ function draw() {
   const wanted = covered && !document.querySelector(".layer").parentNode.querySelector(".layer :focus") && document.querySelector(".layer [data-first]");
   if (wanted) { opener ??= document.activeElement?.dataset?.do; wanted.focus(); }
   if (!covered && opener) { document.querySelector(`[data-do=${opener}]`)?.focus(); opener = null; }
+  readAloud();
   document.title = state.story ? `${state.story.title} · Studio` : "Studio";
 }
 
@@ -57,7 +62,7 @@ async function run(name, more = {}) {
   const command = COMMANDS[name];
   if (command.when && !command.when(state)) return;
   try {
-    await command.run({ state, ui, open, words, choose, speak, ...more });
+    await command.run({ state, ui, open, words, choose, say, ...more });
   } catch (error) {
     say(error.message);
   }
@@ -70,10 +75,15 @@ async function words(operation) {
   await api.edit(state.story.id, { operation, page, text });
 }
 
-function choose() {
-  const input = document.createElement("input");
-  Object.assign(input, { type: "file", accept: "image/*", onchange: () => replacePicture(input.files[0]) });
+function choose(purpose) {
+  const input = document.createElement("input"), take = purpose === "codes" ? seekPicture : replacePicture;
+  Object.assign(input, { type: "file", accept: "image/*", onchange: () => take(input.files[0]).catch((error) => say(error.message)) });
   input.click();
+}
+
+async function seekPicture(file) {
+  const { picture } = await api.upload(file);
+  await api.codesOf(picture);
 }
 
 async function replacePicture(file) {
@@ -81,11 +91,19 @@ async function replacePicture(file) {
   await api.edit(state.story.id, { operation: "picture", page: state.ui.page, picture });
 }
 
-function speak() {
-  const voice = window.speechSynthesis, told = document.querySelector(".told");
-  if (!voice || !told) return say("This browser has no voices.");
-  if (voice.speaking) return voice.cancel();
-  voice.speak(Object.assign(new SpeechSynthesisUtterance(told.textContent), { rate: 0.9 }));
+/** Read what the reader shows, and turn the page at its end, as long as the voice is on. */
+let spoken = null, hush = null;
+function readAloud() {
+  const told = state.ui.reader?.speaking ? document.querySelector(".told") : null;
+  const key = told && `${told.closest("[data-key]").dataset.key} ${told.textContent}`;
+  if (key === spoken) return;
+  hush?.();
+  spoken = key;
+  hush = told && tell(told.textContent, () => {
+    const next = document.querySelector(".reader footer .turn:last-child:enabled, .reader footer > .main");
+    if (next) next.click();
+    else ui({ reader: { ...state.ui.reader, speaking: false } });
+  });
 }
 
 async function restore(text) {
@@ -101,6 +119,9 @@ async function onEvent(event, source) {
   dispatch(event);
   const job = event.type === "job" ? event.job : null;
   if (job?.status === "failed") say(job.error);
+  if (job?.status === "done" && job.kind === "find") {
+    ui({ found: { ...(await api.codes({ codes: job.result.codes.join() })), of: "read from the picture, by slot" } });
+  }
   const isNew = job?.status === "done" && (job.kind === "generate" || job.kind === "import");
   if (isNew && (state.ui.waiting === job.id || !state.story)) await open(job.result.story);
 }
@@ -113,8 +134,10 @@ async function start() {
   const drawn = data.jobs.find((job) => job.kind === "generate" && job.status === "running");
   if (drawn && !data.stories.length) ui({ waiting: drawn.id });
   if (wanted && data.stories.some((one) => one.id === wanted)) await open(wanted);
+  ui({ found: await api.codes({ count: 24 }) });
 }
 
+let seeking = null;
 const isTyping = (node) => node.isContentEditable || ["INPUT", "TEXTAREA", "SELECT"].includes(node.tagName);
 
 document.addEventListener("click", (event) => {
@@ -128,26 +151,41 @@ document.addEventListener("keydown", (event) => {
     ui({ typed: null });
   }
   if (event.key === "Tab" && (state.ui.dialog || state.ui.reader)) return;
-  const inReader = state.ui.reader && ["ArrowLeft", "ArrowRight"].includes(event.key);
-  if (inReader) {
+  if (state.ui.reader && ["ArrowLeft", "ArrowRight"].includes(event.key)) {
     event.preventDefault();
-    document.querySelectorAll(".reader footer button")[event.key === "ArrowLeft" ? 0 : document.querySelectorAll(".reader footer button").length - 1]?.click();
-    return;
+    return turnTo(event.key === "ArrowRight");
   }
   if (event.key === " " && (event.target.tagName === "BUTTON" || event.target.tagName === "SUMMARY")) return;
   const name = commandFor(keyName(event), isTyping(event.target));
-  if (!name || (state.ui.reader || state.ui.dialog) && !["close", "speak", "dark", "help"].includes(name)) return;
+  if (!name || (state.ui.reader || state.ui.dialog) && !["close", "speak", "dark", "help", "fullScreen"].includes(name)) return;
   event.preventDefault();
   run(name, { key: event.key });
 });
 document.addEventListener("input", (event) => {
-  if (event.target.classList.contains("words")) ui({ typed: { of: `${headOf(state.story).id}-${state.ui.page}`, text: event.target.textContent } });
+  if (event.target.classList.contains("words")) ui({ typed: { of: `${state.story.id}-${state.ui.page}`, text: event.target.textContent } });
   const name = event.target.dataset.field;
-  if (name) ui({ [name]: event.target.tagName === "TEXTAREA" ? event.target.value : Number(event.target.value) });
+  if (name) ui({ [name]: ["number", "range"].includes(event.target.type) ? Number(event.target.value) : event.target.value });
+  if (name === "codeWords") {
+    clearTimeout(seeking);
+    seeking = setTimeout(() => run("seek"), 200);
+  }
 });
+document.addEventListener("change", (event) => {
+  const page = event.target.dataset.caption;
+  if (page) run("nameChoice", { arg: page, text: event.target.value });
+});
+onSwipe((forwards) => state.ui.reader && turnTo(forwards));
+watchVoices((voices) => ui({ voices }));
+
+/** Turn the reader's page; where there is a choice, the page stays. */
+function turnTo(forwards) {
+  const turns = document.querySelectorAll(".reader footer .turn");
+  (turns.length ? turns[forwards ? 1 : 0] : forwards && document.querySelector(".reader footer > .main"))?.click?.();
+}
 document.addEventListener("submit", (event) => {
   event.preventDefault();
   if (event.target.dataset.form === "make") run("make");
+  if (event.target.dataset.form === "seek") run("seek");
   if (event.target.dataset.form === "restore") restore(new FormData(event.target).get("plan")).catch((error) => say(error.message));
 });
 
@@ -181,6 +219,7 @@ document.addEventListener("paste", async (event) => {
 });
 
 async function takeFile(file, onPicture) {
+  if (state.ui.view === "codes" && file.type.startsWith("image/")) return seekPicture(file);
   if (!file.type.startsWith("image/")) return restore(await file.text());
   if (onPicture && state.story) {
     const job = await api.restorePicture(file).catch(() => null);

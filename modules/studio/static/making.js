@@ -1,7 +1,7 @@
 // The left panel: prompt, settings, cast, queue and shelf.
 import { h } from "./dom.js";
 import { button, picture, seconds } from "./parts.js";
-import { activeJobs, headOf } from "./reducers.js";
+import { activeJobs, castOf } from "./reducers.js";
 
 const field = (label, name, value, attributes) => h("label", { class: "field" }, h("span", {}, label), h("input", { "data-field": name, value, ...attributes }));
 
@@ -19,7 +19,8 @@ export function making(state) {
         field(`Variety ${ui.temperature}`, "temperature", ui.temperature, { type: "range", min: "0", max: "1.5", step: "0.1" }),
         field(`Best of ${ui.bestOf} plans`, "bestOf", ui.bestOf, { type: "range", min: "1", max: "64" })),
       button(state, "make", { look: "main wide", text: "Make the story" })),
-    queue(state), cast(state), shelf(state));
+    queue(state), cast(state), shelf(state),
+    h("div", { class: "narrow-only set" }, button(state, "map", { image: "map", text: "Map" }), button(state, "cards", { image: "search", text: "Codes" }), button(state, "dark", { image: "moon", label: "Light or dark" }), button(state, "help", { image: "help" })));
 }
 
 function queue(state) {
@@ -33,12 +34,13 @@ function queue(state) {
 }
 
 function cast(state) {
-  const members = state.story ? headOf(state.story).checks?.cast ?? [] : [];
+  const members = state.story ? castOf(state.story) : [];
   if (!members.length) return h("section", { class: "cast", hidden: true });
   return h("section", { class: "cast", "aria-label": "Cast" }, h("h2", {}, "Cast"), h("ul", {}, members.map((one) =>
-    h("li", {}, h("span", { class: `coat coat-${one.color}`, "aria-hidden": "true" }), h("span", { class: "name" }, `${one.kind}, in ${one.color}`),
-      h("span", { class: "left" }, `${one.pages.length} ${one.pages.length === 1 ? "page" : "pages"}`),
-      button(state, "keepHero", { look: "quiet small", text: "Keep", label: `Begin a new story with the ${one.kind}`, arg: `the ${one.kind} in the ${one.color} coat` })))));
+    h("li", { "data-key": one.kind }, h("span", { class: `coat coat-${one.color}`, "aria-hidden": "true" }),
+      h("span", { class: "who" }, h("span", { class: "name" }, one.name ? `${one.name} the ${one.kind}` : `the ${one.kind}`), h("span", { class: "left" }, `in ${one.color} · ${one.pages === 1 ? "1 page" : one.pages ? `${one.pages} pages` : "not in the story now"}`)),
+      button(state, "lockCast", { look: `quiet small pin${one.lock ? " on" : ""}`, image: one.lock ? "lock" : "open", label: `Lock the ${one.kind} in ${one.color}`, arg: one.lock ?? `cast.${one.kind}.${one.color}`, "aria-pressed": String(Boolean(one.lock)) }),
+      button(state, "keepHero", { look: "quiet small", image: "hero", label: `Keep this hero: a new story with the ${one.kind}`, arg: `${one.name} the ${one.kind} in a ${one.color} coat`.trim() })))));
 }
 
 function shelf(state) {

@@ -10,6 +10,8 @@ const ICONS = {
   left: "m15 5-7 7 7 7", right: "m9 5 7 7-7 7", branch: "M7 4v16M7 14c0-5 10-3 10-9M14 8l3-3 3 3", pen: "m4 20 1-5L16 4l4 4L9 19zM14 6l4 4",
   plan: "M5 6h14M5 12h9M5 18h5M18 15v6M15 18h6", upload: "M12 16V5m0 0-5 5m5-5 5 5M5 19h14", trash: "M5 7h14M9 7V4h6v3M7 7l1 13h8l1-13",
   share: "M12 15V4m0 0L8 8m4-4 4 4M6 12v8h12v-8", help: "M9 9a3 3 0 1 1 4 3c-1 .5-1 1-1 2M12 18h.01", moon: "M20 14A8 8 0 1 1 10 4a7 7 0 0 0 10 10z",
+  search: "M11 4a7 7 0 1 1 0 14 7 7 0 0 1 0-14zM16 16l5 5", hero: "M12 4a4 4 0 1 1 0 8 4 4 0 0 1 0-8zM4 21c0-5 3-7 8-7 2 0 3 .3 4 .8M19 15v6M16 18h6", full: "M4 9V4h5M20 9V4h-5M4 15v5h5M20 15v5h-5",
+  quiet: "M5 9v6h4l5 4V5L9 9zM17 9l4 6M21 9l-4 6",
   sound: "M5 9v6h4l5 4V5L9 9zM17 9a4 4 0 0 1 0 6", compare: "M12 4v16M4 7h5v10H4zM15 7h5v10h-5z", panel: "M4 6h16M4 12h16M4 18h16", copy: "M8 8h11v11H8zM5 15V5h10",
 };
 

@@ -1,15 +1,22 @@
 // The state of the page, as pure functions: reduce(state, action) returns a new state and changes nothing.
 
+export const COVER = -1; // The reader's page before the first one.
 export const EMPTY = {
   model: null, formats: [], stories: [], jobs: {}, story: null, online: true,
   ui: {
     page: 0, view: "edit", slot: null, dialog: null, reader: null, toast: null, compare: null, dismissed: [], panel: false,
-    prompt: "", pages: 5, seed: 1, temperature: 0.5, bestOf: 1, waiting: null, typed: null,
+    prompt: "", pages: 5, seed: 1, temperature: 0.5, bestOf: 1, waiting: null, typed: null, codeWords: "", found: null, voices: null,
   },
 };
 
 const withStory = (state, id, change) => (state.story?.id === id ? { ...state, story: change(state.story) } : state);
 const inRange = (page, story) => Math.max(0, Math.min(page, headOf(story).texts.length - 1));
+
+/** What was typed, unless the texts that are shown have changed since: it was kept, or undone. */
+function stillTyped(before, after) {
+  const same = before.story?.id === after.story?.id && (!after.story || headOf(before.story).texts.join("\n") === headOf(after.story).texts.join("\n"));
+  return same ? after.ui.typed : null;
+}
 
 export function headOf(story) {
   return story.states[story.visits[story.visits.length - 1]];
@@ -37,12 +44,12 @@ const REDUCERS = {
     }));
     const shelf = head === made.id ? toShelf(next.stories, story, title, made) : next.stories;
     const page = next.story?.id === story ? inRange(next.ui.page, next.story) : next.ui.page;
-    return { ...next, stories: shelf, ui: { ...next.ui, page } };
+    return { ...next, stories: shelf, ui: { ...next.ui, page, typed: stillTyped(state, next) } };
   },
   shown: (state, { story, state: id }) => {
     const next = withStory(state, story, (old) => ({ ...old, visits: [...old.visits, id] }));
     if (next.story?.id !== story) return next;
-    const ui = { ...next.ui, page: inRange(next.ui.page, next.story), compare: null };
+    const ui = { ...next.ui, page: inRange(next.ui.page, next.story), compare: null, typed: stillTyped(state, next) };
     return { ...next, ui, stories: toShelf(next.stories, story, next.story.title, headOf(next.story)) };
   },
   branches: (state, { story, branches }) => withStory(state, story, (old) => ({ ...old, branches })),
@@ -100,6 +107,19 @@ export function versionsOf(story, page) {
 /** Locks after one of them is set or taken off. */
 export function toggled(locks, name) {
   return locks.includes(name) ? locks.filter((one) => one !== name) : [...locks, name];
+}
+
+/** What the choice of a page of the branches is called: its caption, or else the first sentence of its text. */
+export function captionOf(branches, id) {
+  return branches.captions?.[id] || branches.pages[id].text.match(/^.*?[.!?](?=\s|$)/)?.[0] || branches.pages[id].text;
+}
+
+/** Who is in the story, and who else is locked: kind, name, colour, number of pages, and the lock, if there is one. */
+export function castOf(story) {
+  const head = headOf(story), locked = Object.fromEntries(head.locks.filter((one) => one.startsWith("cast.")).map((one) => [one.split(".")[1], one]));
+  const members = (head.checks?.cast ?? []).map((one) => ({ ...one, pages: one.pages.length, lock: locked[one.kind] ?? null }));
+  const away = Object.entries(locked).filter(([kind]) => !members.some((one) => one.kind === kind));
+  return [...members, ...away.map(([kind, lock]) => ({ kind, name: "", color: lock.split(".")[2], pages: 0, lock }))];
 }
 
 export function activeJobs(state) {

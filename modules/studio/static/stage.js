@@ -21,7 +21,7 @@ export function stage(state) {
         h("div", { class: "frame", "data-drop": "picture" },
           busy?.preview_pages.includes(page) ? h("img", { src: preview(busy, page), alt: "The picture while it is drawn" }) : picture(shown.pictures[page], 768, shown.texts[page]),
           h("span", { class: "badges" }, isLocked(head, page, ".picture") ? h("span", { class: "badge" }, icon("lock"), "Picture") : null, ui.compare ? h("span", { class: "badge" }, "Before") : null),
-          busy ? h("span", { class: "time" }, busy.status === "queued" ? "waits" : `${busy.title} · ${seconds(busy.seconds_left)}`) : null),
+          busy ? h("span", { class: "time" }, busy.status === "queued" ? "waits" : [busy.title.split(":")[0], seconds(busy.seconds_left)].filter(Boolean).join(" · ")) : null),
         h("div", { class: "words", contenteditable: isLocked(head, page, ".text") || ui.compare ? "false" : "plaintext-only", role: "textbox", "aria-multiline": "true", "aria-label": "Text of the page", tabindex: "0", spellcheck: "false", "data-key": `${head.id}-${page}-${ui.compare ?? ""}` }, ui.compare ? shown.texts[page] : typed ?? shown.texts[page]),
         h("div", { class: "typed", hidden: !unsaved }, button(state, "drawWords", { look: "main", text: "Redraw to these words" }), button(state, "saveWords", { text: "Keep the picture" }), h("span", {}, "Esc leaves the text as it was")),
         warnings(head, page)),
@@ -31,7 +31,7 @@ export function stage(state) {
 
 /** What a person has typed on the open page and not yet kept; null: nothing. */
 export function typedText({ story, ui }) {
-  return ui.typed?.of === `${headOf(story).id}-${ui.page}` ? ui.typed.text : null;
+  return ui.typed?.of === `${story.id}-${ui.page}` ? ui.typed.text : null;
 }
 
 const preview = (job, page) => `/api/jobs/${job.id}/previews/${page}?v=${job.preview_version}`;
@@ -44,7 +44,7 @@ export function draftJob(state) {
 function drafting(job) {
   const texts = job.draft?.texts ?? [];
   return h("section", { class: "stage making-of", "aria-label": "The story that is being made" },
-    h("h2", {}, job.title), h("p", { class: "time-left" }, job.status === "queued" ? "waits for its turn" : texts.length ? `drawing · ${seconds(job.seconds_left)} left` : "writing"),
+    h("h2", {}, job.title), h("p", { class: "time-left" }, job.status === "queued" ? "waits for its turn" : texts.length ? job.seconds_left === null ? "drawing" : `drawing · ${seconds(job.seconds_left)} left` : "writing"),
     h("progress", { max: String(job.total || 1), value: job.done, "aria-label": "Progress" }),
     h("ol", { class: "drafts" }, texts.map((text, page) => h("li", {}, job.preview_pages.includes(page) ? h("img", { src: preview(job, page), alt: "" }) : h("span", { class: "blank" }), h("p", {}, text)))));
 }
@@ -61,8 +61,8 @@ function gestures(state, head, page) {
   };
   return h("div", { class: "gestures", role: "toolbar", "aria-label": "This page" },
     h("span", { class: "set" }, button(state, "redraw", { image: "redraw", text: "Redraw" }), button(state, "rewrite", { image: "pen", text: "Rewrite" }), button(state, "replan", { image: "plan", text: "Replan" }), button(state, "replanAfter", { text: "Replan from here" })),
-    h("span", { class: "set" }, lock("lockPicture", ".picture", "Picture"), lock("lockText", ".text", "Text"), lock("lockPage", "", "Page")),
-    h("span", { class: "set" }, button(state, "upload", { look: "quiet", image: "upload" }), button(state, "branch", { look: "quiet", image: "branch" }), button(state, "remove", { look: "quiet", image: "trash" })));
+    h("span", { class: "set" }, h("span", { class: "left" }, "Lock"), lock("lockPicture", ".picture", "Picture"), lock("lockText", ".text", "Text"), lock("lockPage", "", "Page")),
+    h("span", { class: "set" }, button(state, "upload", { image: "upload", text: "Upload" }), button(state, "branch", { image: "branch", text: "Branch" }), button(state, "remove", { image: "trash" })));
 }
 
 function candidates(state) {
@@ -79,7 +79,8 @@ function candidates(state) {
 /** What tells a candidate from the others: its words, where they differ. */
 function caption(found, one, index, page) {
   const same = found.states.every((other) => other.texts[page] === found.base.texts[page]);
-  return same ? (index ? "" : "As it was") : index ? one.texts[page] : `As it was: ${one.texts[page]}`;
+  const words = same ? (index ? "" : "As it was") : index ? one.texts[page] : `As it was: ${one.texts[page]}`;
+  return index && one.changes ? `Changes who is locked. ${words}` : words;
 }
 
 function film(state, head) {

@@ -1,0 +1,27 @@
+"""The recorder of the studio's animation: a session of the tiny model, from the first line to the last page."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_a_session_is_recorded(tiny_checkpoint, tmp_path):
+    for name in ("playwright", "fastapi"):
+        pytest.importorskip(name, reason=f"{name} is not installed")
+    if shutil.which("chromium") is None and shutil.which("chromium-browser") is None:
+        pytest.skip("Chromium is not installed")
+    file = tmp_path / "studio.webp"
+    command = [sys.executable, ROOT / "benchmarks/record_studio.py", "--ckpt", tiny_checkpoint, "--output", file]
+    subprocess.run([*command, "--quality", "5"], cwd=ROOT, env=os.environ | {"HF_HUB_OFFLINE": "1"}, check=True)
+    with Image.open(file) as film:
+        assert film.format == "WEBP" and film.n_frames > 20 and film.size == (1280, 800)
