@@ -22,7 +22,7 @@ def test_it_follows_the_number_of_steps(num_steps, size):
     assert fitting_size(num_steps) == size
 
 
-@pytest.mark.training
+@pytest.mark.slow
 def test_a_run_tells_it_writes_it_and_resumes_with_it(tmp_path, capsys):
     tiny = PRESETS["tiny"]
     config = replace(tiny, storyboard=replace(tiny.storyboard, codebook_size=0))
