@@ -79,11 +79,9 @@ def test_too_few_open_files(writings, tmp_path, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["generate", "train"])
-def test_too_little_memory(writings, tmp_path, name):
-    words, _ = writings[name].at(tmp_path)
-    words += ["--batch_size", "4096"] if name == "train" else []
-    assert MEMORY in in_child(words, memory(20 << 20)).line()
+def test_too_little_memory(writings, tmp_path):
+    words, _ = writings["train"].at(tmp_path)
+    assert MEMORY in in_child([*words, "--batch_size", "4096"], memory(20 << 20)).line()
 
 
 @pytest.mark.slow

@@ -91,7 +91,7 @@ def test_a_character_is_locked_and_kept(page):
     page.reload()
     page.wait_for_selector(".cast li")
     page.click("[data-do=keepHero]")
-    assert page.input_value("[data-field=prompt]") == "Rusty the fox in a red coat "
+    until(page, "text => document.querySelector('[data-field=prompt]').value === text", "Rusty the fox in a red coat ")
     page.click("h1")
     page.click("[data-do=lockCast]")
     page.wait_for_selector("[data-do=lockCast][aria-pressed=true]")
