@@ -18,11 +18,6 @@ class Locks:
     pictures: frozenset[int] = frozenset()
     codes: frozenset[tuple[int, int]] = frozenset()
 
-    def covers(self, page: int, num_slots: int) -> bool:
-        """Return whether nothing of a page may change."""
-        codes = {(page, slot) for slot in range(num_slots)}
-        return page in self.texts and page in self.pictures and codes <= self.codes
-
     def merge(self, codes: Sequence[int], wanted: Sequence[int], page: int) -> tuple[int, ...]:
         """Return the `wanted` codes (S) of a page, but its present `codes` (S) where they are locked."""
         return tuple(

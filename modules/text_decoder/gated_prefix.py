@@ -135,9 +135,3 @@ class Shift(nn.Linear):
         for name, value in self.named_parameters():
             state_dict.setdefault(prefix + name, torch.zeros_like(value))
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def without_words(input_ids: Tensor, hidden: Tensor, pad_id: int) -> Tensor:
-    """Return the ids (N,L) with padding in place of the hidden ones (N,L), except <bos>."""
-    is_first = torch.arange(input_ids.shape[1], device=input_ids.device) == 0
-    return input_ids.masked_fill(hidden & ~is_first, pad_id)

@@ -31,14 +31,7 @@ from modules.pretrained.part import PretrainedPart
 from modules.pretrained.source import PretrainedSource
 from modules.text_decoder.config import Decoding, TextDecoderConfig
 from modules.text_decoder.decoding import logits_processors
-from modules.text_decoder.gated_prefix import (
-    GatedPrefix,
-    GatedPrefixCache,
-    Prefix,
-    Shift,
-    admit_gated_prefix,
-    without_words,
-)
+from modules.text_decoder.gated_prefix import GatedPrefix, GatedPrefixCache, Prefix, Shift, admit_gated_prefix
 from modules.text_decoder.language_model import (
     SpecialIds,
     add_attention_lora,
@@ -293,3 +286,9 @@ class TextDecoder(PretrainedPart):
         if self.config.tuning != "lora":
             raise UserError(f'there is no LoRA to save: text_decoder.tuning is {self.config.tuning!r}, not "lora"')
         self.language_model.save_pretrained(folder)
+
+
+def without_words(input_ids: Tensor, hidden: Tensor, pad_id: int) -> Tensor:
+    """Return the ids (N,L) with padding in place of the hidden ones (N,L), except <bos>."""
+    is_first = torch.arange(input_ids.shape[1], device=input_ids.device) == 0
+    return input_ids.masked_fill(hidden & ~is_first, pad_id)

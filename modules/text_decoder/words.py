@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from modules.text_decoder.nearest_words import NONE, NearestWords
 
 _WORD = re.compile(r"\w+(?:'\w+)*")
-_WITH_ARTICLE, _VOWELS = re.compile(rf"(?:\b(an?)(\s+))?({_WORD.pattern})", re.IGNORECASE), "aeiou"
+_WITH_ARTICLE = re.compile(rf"(?:\b(an?)(\s+))?({_WORD.pattern})", re.IGNORECASE)
+_VOWELS = "aeiou"
 _ONE_EDIT, _TWO_EDITS = 4, 7  # Letters from which on a word may be misspelled by so many edits.
 _IRREGULAR = {
     "gave": "give",
@@ -79,8 +80,9 @@ class KnownWords:
 
     def meant(self, word: str, taken: Collection[str] = ()) -> str | None:
         """Return the known word that is nearest in meaning and not `taken`, or None: two words stay two."""
-        near = [near.word for base in _bases(word) for near in self.nearest.get(base, ()) if near.word in self.words]
-        return next((known for known in near if known not in taken), next(iter(near), None))
+        listed = [near.word for base in _bases(word) for near in self.nearest.get(base, ())]
+        known = [near for near in listed if near in self.words]
+        return next((near for near in known if near not in taken), known[0] if known else None)
 
     def misspelled(self, word: str) -> str | None:
         """Return the known word that is nearest in spelling, or None if none is near."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.text_decoder.gated_prefix import without_words
+from modules.text_decoder.text_decoder import without_words
 from tests.support.language_models import build_decoder, text_batch
 
 UPDATES = 12
