@@ -163,7 +163,7 @@ def check(flags: Namespace) -> int:
     table, choices = load_nearest_words(flags.ckpt), json.loads(CHOICES.read_text(encoding="utf-8"))
     for name, chosen in choices.items():
         if missing := [word for word in chosen if word not in table]:
-            raise UserError(f"the table of {flags.ckpt} lacks {', '.join(missing)}: make it anew")
+            raise UserError(f"the table of {flags.ckpt} lacks {missing[0]} and {len(missing) - 1} more: make it anew")
         agrees = [float(table[word][0].word == known) for word, known in chosen.items()]
         share = bootstrap_mean(agrees, [1.0] * len(agrees))
         print(f"{len(agrees)} {name}: {share.value:.2f} [{share.low:.2f}, {share.high:.2f}] as was chosen; chance .33")
