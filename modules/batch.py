@@ -161,26 +161,28 @@ def draw_noise(
     the chance that the text decoder does not see one of the `text_length` tokens that it has read.
 
     Timesteps are stratified over the rows (one from each of `num_rows` equal parts, in random order): the same mean
-    loss at a lower variance (as in VDM, arXiv 2107.00630, appendix I.1).
+    loss at a lower variance (as in VDM, arXiv 2107.00630, appendix I.1). The noise is on the generator's device.
     """
-    modality = torch.rand(num_rows, generator=generator)
-    strata = (torch.arange(num_rows) + torch.rand(num_rows, generator=generator)) / num_rows
-    order = torch.randperm(num_rows, generator=generator)
+    device = generator.device
+    random: Any = {"generator": generator, "device": device}
+    modality = torch.rand(num_rows, **random)
+    strata = (torch.arange(num_rows, device=device) + torch.rand(num_rows, **random)) / num_rows
+    order = torch.randperm(num_rows, **random)
     values = StepNoise(
         keep_text=modality >= modality_dropout,
         keep_image=(modality < modality_dropout) | (modality >= 2 * modality_dropout),
-        null_text=torch.rand(num_rows, generator=generator) < null_text,
-        null_image=torch.rand(num_rows, generator=generator) < null_image,
+        null_text=torch.rand(num_rows, **random) < null_text,
+        null_image=torch.rand(num_rows, **random) < null_image,
         timesteps=(strata[order] * num_timesteps).long().clamp(max=num_timesteps - 1),
-        noise=torch.randn(num_rows, *latent_shape, generator=generator),
-        hidden_pages=torch.zeros(num_rows, MAX_SEEN, dtype=torch.bool),
+        noise=torch.randn(num_rows, *latent_shape, **random),
+        hidden_pages=torch.zeros(num_rows, MAX_SEEN, dtype=torch.bool, device=device),
     )
     if page_dropout:  # Drawn last: without it, all numbers are as they were before there was a plan to hide.
-        share = torch.rand(num_rows, 2, generator=generator)
+        share = torch.rand(num_rows, 2, **random)
         share = share[:, 1] * (share[:, 0] < page_dropout)
-        values.hidden_pages = torch.rand(num_rows, MAX_SEEN, generator=generator) < share[:, None]
+        values.hidden_pages = torch.rand(num_rows, MAX_SEEN, **random) < share[:, None]
     if word_dropout:
-        values.hidden_words = torch.rand(num_rows, text_length, generator=generator) < word_dropout
+        values.hidden_words = torch.rand(num_rows, text_length, **random) < word_dropout
     return values
 
 

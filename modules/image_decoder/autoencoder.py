@@ -77,7 +77,10 @@ class PictureAutoencoder(nn.Module):
 
         images (N,3,H,W) in [-1,1], noise (N,c,h,w).
         """
-        posterior = self._posterior(images)
+        return self.losses(images, self.posterior(images), noise)
+
+    def losses(self, images: Tensor, posterior: DiagonalGaussianDistribution, noise: Tensor) -> AutoencoderOutput:
+        """Return the same of images (N,3,H,W) whose posterior is known."""
         decoded = self._to_pixels(posterior.mean + posterior.std * noise).float()
         losses = {
             "reconstruction_loss": (decoded - images).abs().mean(),
@@ -116,21 +119,22 @@ class PictureAutoencoder(nn.Module):
     @torch.no_grad()
     def fit_statistics(self, images: Tensor) -> None:
         """Measure every latent channel's mean and standard deviation on images (N,3,H,W), for `encode` and `decode`."""
-        mean = self._posterior(images).mean.float()
+        mean = self.posterior(images).mean.float()
         self.latent_mean.copy_(mean.mean((0, 2, 3))[:, None, None])
         self.latent_std.copy_(mean.std((0, 2, 3))[:, None, None])
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Encode images (N,3,H,W) in [-1,1] to standardised latents (N,c,h,w)."""
-        return (self._posterior(images).mean.float() - self.latent_mean) / self.latent_std
+        return (self.posterior(images).mean.float() - self.latent_mean) / self.latent_std
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Decode latents (N,c,h,w) to images (N,3,H,W) in [-1,1]."""
         return self._to_pixels(latents * self.latent_std + self.latent_mean).float().clamp(-1, 1)
 
-    def _posterior(self, images: Tensor) -> DiagonalGaussianDistribution:
+    def posterior(self, images: Tensor) -> DiagonalGaussianDistribution:
+        """Return the distribution of the latents (N,c,h,w), not standardised, of images (N,3,H,W) in [-1,1]."""
         moments = self.vae.quant_conv(self.vae.encoder(F.pixel_unshuffle(images, self.config.unshuffle))).float()
         linear = self.to_latent(F.pixel_unshuffle(images, self.config.downsampling)).float()
         mean, _ = moments.chunk(2, dim=1)

@@ -78,7 +78,7 @@ def test_autoencoder_loss_names_its_terms(autoencoder, pictures, tiny_config):
 
 
 def test_posterior_is_as_wide_as_the_latent_noise(autoencoder, pictures, tiny_config):
-    posterior = autoencoder._posterior(pictures)
+    posterior = autoencoder.posterior(pictures)
     torch.testing.assert_close(posterior.std, torch.full_like(posterior.mean, tiny_config.autoencoder.latent_noise))
 
 
