@@ -1,13 +1,14 @@
 """Train the shipped weights further on one GPU in minutes: more latent channels, then the decoders and the prior.
 
-    python benchmarks/gpu_weights.py autoencoder --ckpt checkpoints/storyworld --channels 24 --seconds 90 --output ae
-    python benchmarks/gpu_weights.py decoders --ckpt ae --parts image_decoder=280 prior=60 text_decoder=40 --output new
+    python benchmarks/gpu_weights.py autoencoder --ckpt A --channels 24 --length 90s --output B
+    python benchmarks/gpu_weights.py decoders --ckpt B --parts image_decoder=280s prior=30s text_decoder=30s --output C
 
 The first command adds channels to the latents and trains the autoencoder. The channels that there were stay close to
-what they were, so the storyboard's encoder, which ignores the new ones at first, gives nearly the same codes, and text
-decoder and prior stay good. The second command trains parts of the model one after the other on cached codes, each for
-so many seconds, as `train` does in its last phases, but with all data on the GPU: stories are drawn by all cores,
-encoded once and never leave it. Both write a model folder. Without a GPU they run on the CPU, slowly.
+what they were, so the storyboard's encoder, which ignores the new ones, gives nearly the same codes, and text decoder
+and prior stay good. The second command trains parts of the model one after the other on cached codes, as `train` does
+in its last phases, but with all data on the GPU: stories are drawn by all cores, encoded once and never leave it. Both
+write a model folder. A length is a number of seconds, 90s, or of updates, 1349. Without a GPU they run on the CPU,
+slowly.
 """
 
 from __future__ import annotations
@@ -16,12 +17,10 @@ import argparse
 import copy
 import dataclasses
 import json
-import multiprocessing
 import os
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,87 +28,31 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from common import environment
+from drawer import Drawer
 from torch import Tensor, nn
 
 from modules.batch import StepInputs, StepNoise, StoryBatch, draw_noise
 from modules.common.arguments import Parser, a_path, positive_int
-from modules.config import StoryConfig, load_config
 from modules.image_decoder.autoencoder import PictureAutoencoder
 from modules.layers.seeding import derive_seed, make_generator
 from modules.prior.given import draw_given
 from modules.saving.model_folder import load_model, save_model
 from modules.story_model.story_model import StoryModel
-from modules.storyworld import StoryWorld
-from modules.text_decoder.tokenizers import Vocabulary, load_vocabulary
+from modules.text_decoder.tokenizers import Vocabulary
 from modules.training.optimizer import WeightAverage, cosine_with_warmup, parameter_groups
-from modules.training.phases import IllustrationPhase, PlanningPhase, WritingPhase
 
-CHUNK = 200  # Stories that one process draws at a time.
 ENCODE_ROWS = 2048
 HELD_OUT = 40  # Stories of the split "tune".
 WARM_UP, SURVEY = 10, 20  # Updates before the seconds of one are measured, and updates measured.
 LOG_EVERY = 100
-PHASES = {"image_decoder": IllustrationPhase, "text_decoder": WritingPhase, "prior": PlanningPhase}
+EMA_DECAY = 0.998
+MIN_WARM_UP, RATE_FLOOR = 200, 0.02
+PARTS = ("image_decoder", "text_decoder", "prior")
 started = time.perf_counter()
 
 
 def say(text: str) -> None:
     print(f"== {time.perf_counter() - started:.0f} s: {text}", flush=True)
-
-
-# -- stories, drawn by all cores
-
-
-class Drawer:
-    """Chunks of the story world, drawn and tokenised by other processes.
-
-    They are forked here: do it before anything has been computed, by threads or on a GPU, which a fork does not copy.
-    """
-
-    def __init__(self, ckpt: Path, num_stories: int, split: str, processes: int, *, with_texts: bool = True) -> None:
-        fast = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-        self.folder = tempfile.TemporaryDirectory(dir=fast)
-        draw = _DrawChunk(StoryWorld(num_stories, split=split), load_config(ckpt / "config.json"), self.folder.name)
-        draw.tokenizer = load_vocabulary(ckpt, draw.config.text_decoder) if with_texts else None
-        self.pool = multiprocessing.get_context("fork").Pool(processes, torch.set_num_threads, (1,))
-        self.files = self.pool.imap(draw, range(0, num_stories, CHUNK))
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        """Yield the chunks in order, once."""
-        for path in self.files:
-            files = {file.suffixes[-2][1:]: file for file in Path(path).parent.glob(f"{Path(path).name}.*")}
-            yield {name: torch.from_numpy(np.load(file)) for name, file in files.items()}
-            for file in files.values():
-                file.unlink()
-        self.pool.close()
-
-
-@dataclasses.dataclass
-class _DrawChunk:
-    world: StoryWorld
-    config: StoryConfig
-    folder: str
-    tokenizer: Vocabulary | None = None
-
-    def __call__(self, first: int) -> str:
-        """Write the arrays of the chunk that begins with story `first`, and return the start of their files' names."""
-        stories = [self.world[index] for index in range(first, min(first + CHUNK, len(self.world)))]
-        steps = [step for story in stories for step in story.steps]
-        found = {
-            "lengths": np.array([len(story.steps) for story in stories]),
-            "pixels": np.stack([np.asarray(step.image) for step in steps]),
-        }
-        if self.tokenizer is not None:
-            for name, texts, length in (
-                ("prompt", [story.prompt for story in stories], self.config.max_prompt_length),
-                ("text", [step.text or "" for step in steps], self.config.text_decoder.max_length),
-            ):
-                ids, mask = self.tokenizer.encode_batch(texts, length)
-                found |= {f"{name}_ids": ids.numpy().astype(np.int16), f"{name}_mask": mask.numpy()}
-        path = f"{self.folder}/{first:08d}"
-        for name, values in found.items():
-            np.save(f"{path}.{name}.npy", values)
-        return path
 
 
 def as_images(pixels: Tensor) -> Tensor:
@@ -120,79 +63,96 @@ def as_images(pixels: Tensor) -> Tensor:
 # -- training
 
 
-def fit(
-    seconds: float,
-    modules: list[nn.Module],
-    groups: list[dict[str, Any]],
-    peak: float,
-    loss: Callable[[int], Tensor],
-    decay: float,
-    betas: tuple[float, float],
-    max_updates: int = 0,
-) -> dict[str, Any]:
-    """Train for so many seconds, leave the averaged weights, and return the number of updates and the losses.
+@dataclasses.dataclass(frozen=True)
+class Length:
+    """How long to train: a number of updates, or of seconds, from which that number is found by timing a few."""
 
-    The number of updates is decided after a few of them have been timed; the rate of these is the warm-up's.
+    amount: float
+    in_seconds: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Length:
+        """Return "90s" as seconds and "1349" as updates."""
+        return cls(float(text.removesuffix("s")), text.endswith("s"))
+
+    def updates(self, done: int, elapsed: float, seconds_each: float) -> int:
+        """Return the number of updates in all, of which `done` took `elapsed` seconds."""
+        if not self.in_seconds:
+            return int(self.amount)
+        return done + int(0.98 * (self.amount - elapsed) / seconds_each)
+
+
+class Fit:
+    """Updates of some parameters: AdamW, a cosine that begins slowly, and weight averages, which are kept at the end.
+
+    Nothing waits for the device but once in `LOG_EVERY` updates.
     """
-    parameters = [parameter for group in groups for parameter in group["params"]]
-    is_cuda = parameters[0].is_cuda
-    optimizer = torch.optim.AdamW(groups, lr=peak, betas=betas, fused=is_cuda)
-    average = WeightAverage(parameters, decay)
-    began, num_updates, trace = time.perf_counter(), 0, []
-    total, count = torch.zeros((), device=parameters[0].device), 0
-    step, timed, sound = 0, 0.0, {name: value.clone() for name, value in average.state_dict().items()}
-    while not num_updates or step < num_updates:
-        warmup = WARM_UP + SURVEY if not num_updates else max(WARM_UP + SURVEY, round(0.05 * num_updates))
-        factor = (
-            cosine_with_warmup(step, num_updates, warmup, 0.02)
-            if num_updates
-            else min(1.0, (step + 1) / 200)  # As slow as the shortest warm-up of a useful run.
-        )
-        if num_updates:
-            factor = min(factor, (step + 1) / 200)
-        for group in optimizer.param_groups:
-            group["lr"] = peak * factor * group.get("share", 1.0)
-        value = loss(step)
-        value.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        average.update(step)
-        total, count, step = total + value.detach(), count + 1, step + 1
-        if step == WARM_UP:
-            _wait(is_cuda)
-            timed = time.perf_counter()
-        if step == WARM_UP + SURVEY:
-            _wait(is_cuda)
-            each = (time.perf_counter() - timed) / SURVEY
-            left = seconds - (time.perf_counter() - began)
-            num_updates = max(step + 1, step + int(left / each * 0.98))
-            num_updates = min(num_updates, max_updates) if max_updates else num_updates
-            say(f"{each * 1000:.1f} ms an update, {num_updates} updates")
-        if step % LOG_EVERY == 0 or step == num_updates:
-            mean = (total / count).item()
-            trace.append(mean)
-            if not np.isfinite(mean):
-                average.load_state_dict(sound)
-                say(f"the loss is {mean} after {step} updates: back to the last sound averages")
-                break
-            sound = {name: value.clone() for name, value in average.state_dict().items()}
-            elapsed = time.perf_counter() - began
-            if step % (10 * LOG_EVERY) == 0 or step == num_updates:
-                say(f"update {step} of {num_updates}, loss {mean:.4f}, {elapsed / step * 1000:.1f} ms an update")
-            total, count = torch.zeros_like(total), 0
-            if elapsed > 1.15 * seconds + 5:
-                say(f"out of time after {step} updates")
-                break
-    average.copy_to_parameters()
-    for module in modules:
-        module.requires_grad_(False).eval()
-    return {"updates": step, "seconds": time.perf_counter() - began, "losses": trace}
 
+    def __init__(self, groups: list[dict[str, Any]], peak: float, betas: tuple[float, float], length: Length) -> None:
+        self.parameters = [parameter for group in groups for parameter in group["params"]]
+        self.device, self.peak, self.length = self.parameters[0].device, peak, length
+        self.optimizer = torch.optim.AdamW(groups, lr=peak, betas=betas, fused=self.device.type == "cuda")
+        self.average = WeightAverage(self.parameters, EMA_DECAY)
+        self.step, self.num_updates = 0, 0
+        self.trace: list[float] = []
 
-def _wait(is_cuda: bool) -> None:
-    if is_cuda:
-        torch.cuda.synchronize()
+    def run(self, loss: Callable[[], Tensor]) -> dict[str, Any]:
+        """Train on the losses () that `loss` returns; return the number of updates, seconds and mean losses."""
+        began, timed, total = time.perf_counter(), 0.0, torch.zeros((), device=self.device)
+        self.sound = self._averages()
+        while not self.num_updates or self.step < self.num_updates:
+            total += self._update(loss())
+            if self.step == WARM_UP:
+                timed = self._now()
+            elif self.step == WARM_UP + SURVEY:
+                each = (self._now() - timed) / SURVEY
+                self.num_updates = max(self.step, self.length.updates(self.step, self._now() - began, each))
+                say(f"{each * 1000:.1f} ms an update, {self.num_updates} updates")
+            if self.step % LOG_EVERY == 0 and not self._log(total.item() / LOG_EVERY, began):
+                break
+            if self.step % LOG_EVERY == 0:
+                total.zero_()
+        self.average.copy_to_parameters()
+        return {"updates": self.step, "seconds": self._now() - began, "losses": self.trace}
+
+    def _update(self, loss: Tensor) -> Tensor:
+        """Make one update and return the loss () without its graph."""
+        # As slow as the warm-up of a useful run, before the number of updates is known too.
+        factor = min(1.0, (self.step + 1) / MIN_WARM_UP)
+        if self.num_updates:
+            warmup = max(WARM_UP + SURVEY, round(0.05 * self.num_updates))
+            factor = min(factor, cosine_with_warmup(self.step, self.num_updates, warmup, RATE_FLOOR))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.peak * factor * group["share"]
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, 1.0, foreach=True)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.average.update(self.step)
+        self.step += 1
+        return loss.detach()
+
+    def _log(self, mean: float, began: float) -> bool:
+        """Note a mean loss; where it is not finite, go back to the last sound averages and return False."""
+        self.trace.append(mean)
+        if not np.isfinite(mean):
+            self.average.load_state_dict(self.sound)
+            say(f"the loss is {mean} after {self.step} updates: back to the last sound averages")
+            return False
+        self.sound = self._averages()
+        if self.step % (10 * LOG_EVERY) == 0:
+            each = (time.perf_counter() - began) / self.step
+            left = each * (self.num_updates - self.step)
+            say(f"update {self.step} of {self.num_updates}, loss {mean:.4f}, {left:.0f} s left")
+        return True
+
+    def _averages(self) -> dict[str, Tensor]:
+        return {name: value.clone() for name, value in self.average.state_dict().items()}
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
 
 
 def autocast(device: torch.device) -> torch.autocast:
@@ -286,7 +246,7 @@ def train_autoencoder(args: argparse.Namespace, device: torch.device) -> dict[st
     generator = make_generator(args.seed, device)
     shape = model.config.autoencoder.latent_shape
 
-    def loss(_: int) -> Tensor:
+    def loss() -> Tensor:
         rows = torch.randint(len(pixels), (args.rows,), generator=generator, device=device)
         images = as_images(pixels[rows])
         noise = torch.randn(args.rows, *shape, generator=generator, device=device)
@@ -300,9 +260,9 @@ def train_autoencoder(args: argparse.Namespace, device: torch.device) -> dict[st
                 value = value + args.anchor * moved.square().mean()
         return value
 
-    config = model.config.training
-    groups = parameter_groups(autoencoder.named_parameters(), (), (), config)
-    done = fit(args.seconds, [autoencoder], groups, args.learning_rate, loss, 0.998, config.adam_betas, args.updates)
+    groups = parameter_groups(autoencoder.named_parameters(), (), (), model.config.training)
+    done = Fit(groups, args.learning_rate, model.config.training.adam_betas, args.length).run(loss)
+    autoencoder.requires_grad_(False).eval()
     with torch.no_grad():
         sample = as_images(pixels[:: max(1, len(pixels) // 4000)][:4000])
         mean, std = autoencoder.latent_mean.clone(), autoencoder.latent_std.clone()
@@ -398,7 +358,7 @@ class PartTrainer:
         self.model, self.stories, self.held_out, self.args = model, stories, held_out, args
         self.config, self.device = model.config, stories.device
 
-    def train(self, part: str, seconds: float) -> dict[str, Any]:
+    def train(self, part: str, length: Length) -> dict[str, Any]:
         """Train one part; returns updates, losses, and held-out losses before and after."""
         before = self.measure(part)
         say(f"{part}: held-out loss {before:.4f}")
@@ -408,7 +368,7 @@ class PartTrainer:
         on_cpu = make_generator(derive_seed(self.args.seed, part, "given"))
         rows = self.args.plan_rows if part == "prior" else self.args.rows
 
-        def loss(_: int) -> Tensor:
+        def loss() -> Tensor:
             drawn = self.stories.draw(rows, rng)
             count = len(drawn) * int(self.stories.lengths[drawn[0]])
             noise = self.noise(count, generator, training)
@@ -421,7 +381,8 @@ class PartTrainer:
 
         groups = parameter_groups(model.parts((part,))[part].named_parameters(), (), (), training)
         peak = getattr(self.args, f"{part}_rate")
-        done = fit(seconds, [model], groups, peak, loss, 0.998, training.adam_betas, self.args.updates)
+        done = Fit(groups, peak, training.adam_betas, length).run(loss)
+        model.requires_grad_(False).eval()
         after = self.measure(part)
         say(f"{part}: held-out loss {before:.4f} -> {after:.4f}, {done['updates']} updates, {done['seconds']:.0f} s")
         return {**done, "held_out_before": before, "held_out": after, "rows": rows}
@@ -468,8 +429,8 @@ def train_decoders(args: argparse.Namespace, device: torch.device) -> dict[str, 
     stories, held_out = Stories(drawn, model, device), Stories(tuning, model, device)
     say(f"{len(stories.lengths):,} stories, {stories.codes.shape[1]:,} pages encoded")
     trainer, found = PartTrainer(model, stories, held_out, args), {}
-    for part, seconds in args.parts:
-        found[part] = trainer.train(part, seconds)
+    for part, length in args.parts:
+        found[part] = trainer.train(part, length)
         write_part(args.output, copy.deepcopy(model).cpu(), tokenizer, part)
         say(f"{part}: written")
     return found
@@ -519,11 +480,12 @@ def join(args: argparse.Namespace, _: torch.device) -> dict[str, Any]:
     return {"parts": [str(path) for path in args.parts]}
 
 
-def a_part(text: str) -> tuple[str, float]:
-    name, _, seconds = text.partition("=")
-    if name not in PHASES:
-        raise argparse.ArgumentTypeError(f"no part {name!r}: one of {', '.join(PHASES)}")
-    return name, float(seconds)
+def a_part(text: str) -> tuple[str, Length]:
+    """Parse "prior=30s" or "prior=496"."""
+    name, _, length = text.partition("=")
+    if name not in PARTS:
+        raise argparse.ArgumentTypeError(f"no part {name!r}: one of {', '.join(PARTS)}")
+    return name, Length.parse(length)
 
 
 def make_flags() -> argparse.ArgumentParser:
@@ -541,10 +503,9 @@ def make_flags() -> argparse.ArgumentParser:
         command.add_argument("--num_stories", type=positive_int, default=40_000)
         command.add_argument("--processes", type=positive_int, default=os.cpu_count())
         command.add_argument("--rows", type=positive_int, default=1680 if name == "decoders" else 768)
-        command.add_argument("--updates", type=int, default=0, help="at most; 0: what the seconds allow")
         if name == "autoencoder":
             command.add_argument("--channels", type=positive_int, default=24)
-            command.add_argument("--seconds", type=float, default=90)
+            command.add_argument("--length", type=Length.parse, default=Length(1349), help="updates, or seconds: 90s")
             command.add_argument("--anchor", type=float, default=2.0)
             command.add_argument("--learning_rate", type=float, default=1e-3)
         else:
