@@ -61,6 +61,16 @@ def test_tensors_of_another_shape_start_fresh(reference, tmp_path, capsys):
     assert load_model(run)[0].image_decoder.unet.conv_in.in_channels == 6
 
 
+def test_a_preset_has_the_architecture_of_the_weights_that_it_goes_on_from(reference, tmp_path, capsys):
+    wide, run = tmp_path / "wide", tmp_path / "run"
+    config = write_config(tmp_path / "config.json", autoencoder={"latent_channels": 6})
+    assert train(wide, "--config", config) == 0
+    capsys.readouterr()
+    assert train(run, "--init_from", wide, "--phases", "planning") == 0
+    assert "fresh: none" in capsys.readouterr().err
+    assert load_model(run)[0].config.autoencoder.latent_channels == 6
+
+
 def test_known_words_are_those_of_both_models(reference, tmp_path):
     run = tmp_path / "run"
     assert train(run, "--init_from", reference, "--phases", "planning", "--seed", 5) == 0
