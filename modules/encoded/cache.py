@@ -29,7 +29,7 @@ from modules.common.files import write_whole
 from modules.data.pixels import pixels_of
 from modules.data.read_ahead import ReadAhead
 from modules.encoded.rows import ShardedRows
-from modules.encoded.stories import ENCODE_BATCH, encode_pictures, no_progress
+from modules.encoded.stories import encode_batch, encode_pictures, no_progress
 from modules.story import StoryDataset, StoryStep
 from modules.story_model.story_model import StoryModel
 
@@ -64,7 +64,7 @@ def _digest(module: nn.Module) -> bytes:
 
 @torch.no_grad()
 def _encode(model: StoryModel, images: Sequence[Image.Image | None], texts: Sequence[str | None]) -> dict[str, Tensor]:
-    """Compute the rows of up to ENCODE_BATCH steps, by name."""
+    """Compute the rows of up to `encode_batch` steps, by name."""
     size, device, frozen = model.config.autoencoder.image_size, model.device, model.frozen_encoders()
     image_mask = torch.tensor([image is not None for image in images])
     rows = {"latents": encode_pictures(images, model.autoencoder, size), "image_mask": image_mask}
@@ -100,8 +100,9 @@ def write_cache(
     write_whole(folder / ABOUT, json.dumps(about, indent=1).encode())
     stories, num_written = ReadAhead(source, size, workers), sum(_rows_of(path) for path in _shards(folder))
     blocks: list[dict[str, Tensor]] = []
-    for start in range(num_written, total, ENCODE_BATCH):
-        rows = range(start, min(total, start + ENCODE_BATCH))
+    count = encode_batch(model.autoencoder)
+    for start in range(num_written, total, count):
+        rows = range(start, min(total, start + count))
         steps, num_done = _steps_at(rows, stories, starts)
         blocks.append(_encode(model, [step.image for step in steps], [step.text for step in steps]))
         num_bytes = sum(value.nbytes for block in blocks for value in block.values())

@@ -9,7 +9,7 @@ from modules.common.progress import track
 from modules.encoded.stories import EncodedStories
 from modules.story_model.story_model import StoryModel
 
-BATCH_SIZE = 128  # Steps of one call.
+BATCH_SIZE = 128  # Steps of one call; on a GPU that reads latents, eight times as many.
 VARIANTS = (("both", True, True), ("the text", False, True), ("the picture", True, False))
 
 
@@ -23,11 +23,12 @@ def cache_codes(
     Where a step lacks one modality, all three come from the other.
     """
     num_rows, num_slots = len(stories.text_mask), model.config.storyboard.num_slots
+    size = BATCH_SIZE if model.device.type == "cpu" or model.pictures != "latents" else 8 * BATCH_SIZE
     # One tensor for all: small ones, kept among the large ones of every batch, would fragment the memory.
     codes = torch.empty(num_variants, num_rows, num_slots, dtype=torch.long)
     for variant, (name, keep_image, keep_text) in zip(codes, VARIANTS, strict=False):
-        for start in track(f"codes from {name}", range(0, num_rows, BATCH_SIZE), visible):
-            rows = slice(start, start + BATCH_SIZE)
+        for start in track(f"codes from {name}", range(0, num_rows, size), visible):
+            rows = slice(start, start + size)
             steps = stories.steps(rows).to(model.device).keep(text=keep_text, image=keep_image)
             variant[rows] = model.storyboard(steps).codes
     return codes

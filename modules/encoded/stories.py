@@ -29,11 +29,17 @@ def no_progress(_done: int) -> None:
     """Report nothing."""
 
 
+def encode_batch(autoencoder: Autoencoder) -> int:
+    """Return the number of images of one call: more on a GPU, where the autoencoder is small."""
+    on_cpu = autoencoder.latent_mean.device.type == "cpu"
+    return ENCODE_BATCH if on_cpu or isinstance(autoencoder, PretrainedAutoencoder) else 8 * ENCODE_BATCH
+
+
 def encode_pictures(images: Sequence[Image.Image | None], autoencoder: Autoencoder, size: int) -> Tensor:
-    """Encode up to ENCODE_BATCH images, None where one is absent -> latents (N,c,h,w) float16 on the CPU, zeros for
+    """Encode up to `encode_batch` images, None where one is absent -> latents (N,c,h,w) float16 on the CPU, zeros for
     absent ones.
     """
-    pixels = pixels_of([*images, *[None] * (ENCODE_BATCH - len(images))], size)
+    pixels = pixels_of([*images, *[None] * (encode_batch(autoencoder) - len(images))], size)
     latents = autoencoder.encode(pixels.to(autoencoder.latent_mean.device))[: len(images)].cpu()
     latents[torch.tensor([image is None for image in images])] = 0
     return latents.half().contiguous()  # As in a cache: rounding depends on the memory layout.
@@ -122,15 +128,16 @@ class EncodedStories:
         latents: list[Tensor] = []
         masks: list[bool] = []
         queue: list[Image.Image | None] = []
+        count = encode_batch(autoencoder)
         for index in range(len(self.source)):
             self.source.expect(range(index, min(len(self.source), index + READ_AHEAD)))
             story = self.source[index]
             self._append(story)
             queue += [step.image for step in story.steps]
             masks += [step.image is not None for step in story.steps]
-            while len(queue) >= ENCODE_BATCH or (queue and index == len(self.source) - 1):
-                latents.append(encode_pictures(queue[:ENCODE_BATCH], autoencoder, self.config.autoencoder.image_size))
-                queue = queue[ENCODE_BATCH:]
+            while len(queue) >= count or (queue and index == len(self.source) - 1):
+                latents.append(encode_pictures(queue[:count], autoencoder, self.config.autoencoder.image_size))
+                queue = queue[count:]
             progress(index + 1)
         return torch.cat(latents), torch.tensor(masks)
 

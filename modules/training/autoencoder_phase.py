@@ -55,9 +55,10 @@ class AutoencoderPhase(Phase):
         images = list(iterate_pages(self.dataset, stories))
         self.images_seen += len(images)
         start, count, total = map(self._num_steps, (order[: part * len(stories)], stories, order))
-        noise = torch.randn(total, *config.latent_shape, generator=self.generator("noise", step))
+        generator = self.generator("noise", step, self.device)
+        noise = torch.randn(total, *config.latent_shape, generator=generator, device=self.device)
         pixels = to_pixels(images or [Image.new("RGB", (config.image_size, config.image_size))], config.image_size)
-        output = module(pixels.to(self.device), noise[start : start + len(pixels)].to(self.device))
+        output = module(pixels.to(self.device), noise[start : start + len(pixels)])
         share = num_parts * count / total if images else 0.0
         return AutoencoderOutput(
             loss=share * output.loss, losses={name: share * value for name, value in output.losses.items()}

@@ -75,9 +75,11 @@ class Phase:
     def finish(self) -> None:
         """Called once after the last update, when the module has its averaged weights."""
 
-    def generator(self, purpose: str, step: int) -> torch.Generator:
-        """Return a generator that depends on seed, purpose, phase and step alone."""
-        return torch.Generator().manual_seed(derive_seed(self.seed, purpose, self.name, step))
+    def generator(self, purpose: str, step: int, device: torch.device | str = "cpu") -> torch.Generator:
+        """Return a generator that depends on seed, purpose, phase and step alone; its numbers differ between kinds of
+        devices.
+        """
+        return torch.Generator(device).manual_seed(derive_seed(self.seed, purpose, self.name, step))
 
     @property
     def device(self) -> torch.device:

@@ -64,7 +64,7 @@ class StoryPhase(Phase):
             num_rows,
             self.model.config.autoencoder.latent_shape,
             self.model.config.image_decoder.num_train_timesteps,
-            self.generator("noise", step),
+            self.generator("noise", step, self.device),  # A CPU would take as long to draw it as a GPU to train on it.
             self.training.modality_dropout,
             self.training.null_text,
             self.training.null_image,
@@ -186,10 +186,8 @@ class ConsolidationPhase(StoryPhase):
     def _batch(self, step: int, part: int, num_parts: int, num_steps: int, noise: StepNoise) -> StoryBatch:
         if self.stories.codes is None:
             return super()._batch(step, part, num_parts, num_steps, noise)
-        variant = (~noise.keep_image).long() + 2 * (~noise.keep_text).long()
-        batch = self.stories.batch(
-            rows_of_part(self.order[step], part, num_parts), num_steps, variant.view(-1, num_steps)
-        )
+        variant = ((~noise.keep_image).long() + 2 * (~noise.keep_text).long()).view(-1, num_steps).cpu()
+        batch = self.stories.batch(rows_of_part(self.order[step], part, num_parts), num_steps, variant)
         if "prior" not in self.trains:
             return batch
         batch.plans = self._plans(step, part, num_parts)

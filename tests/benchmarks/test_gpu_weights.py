@@ -17,7 +17,7 @@ from modules.saving.model_folder import load_model
 from modules.storyworld import StoryWorld
 from tests.support.benchmarks import load
 
-gpu_weights = load("gpu_weights")
+gpu_widen = load("gpu_widen")
 ROOT = Path(__file__).parents[2]
 
 
@@ -36,7 +36,7 @@ def codes_of(folder: Path) -> torch.Tensor:
 
 def test_wider_latents_leave_codes_and_pictures_as_they_were(tiny_checkpoint):
     old, tokenizer = load_model(tiny_checkpoint)
-    new = gpu_weights.widen(old, 6)
+    new = gpu_widen.widen(old, 6)
     stories = StoryWorld(4, split="tune", image_size=32)
     before, after = (EncodedStories(stories, model, tokenizer) for model in (old, new))
     assert torch.equal(after.latents[:, :4], before.latents)
@@ -56,14 +56,13 @@ def test_wider_latents_leave_codes_and_pictures_as_they_were(tiny_checkpoint):
 def test_the_autoencoder_and_the_parts_are_trained_and_joined(tiny_checkpoint, tmp_path):
     common = ("--num_stories", 12, "--processes", 2, "--rows", 16)
     wide, new, joined = tmp_path / "wide", tmp_path / "new", tmp_path / "joined"
-    run("autoencoder", "--ckpt", tiny_checkpoint, "--channels", 6, "--length", 120, *common, "--output", wide,
-        "--json", tmp_path / "wide.json")  # fmt: skip
+    flags = ("--channels", 6, "--length", 120, "--json", tmp_path / "wide.json")
+    run("autoencoder", "--ckpt", tiny_checkpoint, *flags, *common, "--output", wide)
     found = json.loads((tmp_path / "wide.json").read_text())
     assert found["updates"] == 120 and found["shift"] < 0.5 and len(found["losses"]) == 1
     assert (codes_of(wide) == codes_of(tiny_checkpoint)).float().mean() > 0.5
-    parts = ("image_decoder=32", "prior=1s", "text_decoder=32")
-    run("decoders", "--ckpt", wide, "--parts", *parts, *common, "--held_out", 4, "--plan_rows", 16, "--output", new,
-        "--json", tmp_path / "new.json")  # fmt: skip
+    flags = ("--parts", "image_decoder=32", "prior=1s", "text_decoder=32", "--held_out", 4, "--plan_rows", 16)
+    run("decoders", "--ckpt", wide, *flags, *common, "--output", new, "--json", tmp_path / "new.json")
     found = json.loads((tmp_path / "new.json").read_text())
     assert found["image_decoder"]["updates"] == 32 and found["prior"]["updates"] >= 30
     assert found["image_decoder"]["held_out"] != found["image_decoder"]["held_out_before"]
