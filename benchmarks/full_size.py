@@ -32,7 +32,8 @@ MATMUL_SIZE = 8192
 def make_model(config: StoryConfig, device: torch.device) -> StoryModel:
     """Return the model with random weights and an initialised codebook, as the joint phase trains it."""
     torch.manual_seed(0)
-    model = build_model(config, "this preset", random=True).to(device)
+    with device:  # Random weights of a billion parameters take a GPU's host a minute.
+        model = build_model(config, "this preset", random=True)
     if model.has_codes:
         vectors = torch.randn(2 * config.storyboard.codebook_size, config.storyboard.codebook_dim, device=device)
         model.storyboard.quantizer.fit(vectors, seed=0)
