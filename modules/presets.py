@@ -35,7 +35,7 @@ TINY = StoryConfig(
     preset="tiny",
     vocab_size=400,
     storyboard=StoryboardConfig(dim=32, num_layers=1, num_heads=2, codebook_size=32, codebook_dim=8),
-    prior=PriorConfig(dim=32, code_dim=16, num_layers=2, num_heads=2, dropout=0.0, given_share=0.5),
+    prior=PriorConfig(dim=32, code_dim=16, num_layers=2, num_heads=2, dropout=0.0, given_share=0.5, null_prompt=0.2),
     predictor=PredictorConfig(dim=32, num_layers=2, num_heads=2, dropout=0.0),
     text_decoder=TextDecoderConfig(dim=32, num_layers=2, num_heads=2, plan_dim=16),
     image_decoder=ImageDecoderConfig(
@@ -66,7 +66,7 @@ TINY = StoryConfig(
 
 # The shipped weights. The defaults of the config classes stay as they were: configs written before rely on them.
 STORYWORLD = StoryConfig(
-    prior=PriorConfig(given_share=0.5),
+    prior=PriorConfig(given_share=0.5, null_prompt=0.1),
     autoencoder=AutoencoderConfig(layers_per_block=2, squared_weight=3.0),
     training=TrainingConfig(writing_ratio=1.25),
 )

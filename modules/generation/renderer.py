@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from modules.common.errors import UserError
 from modules.common.threads import one_at_a_time
 from modules.generation.arguments import check_names, resolve_settings
 from modules.generation.output import StoryPipelineOutput
@@ -59,11 +60,25 @@ class StoryRenderer(StoryReader):
         settings = resolve_settings(self.plan, seed, options)
         check_story(prompt, num_steps, self.longest_story)
         self.check_codebook()
+        prior, guidance = self.model.prior, settings.plan_guidance_scale
+        if guidance != 1 and not prior.config.null_prompt:
+            raise UserError(
+                f"plan_guidance_scale must be 1 with this model, got {guidance}: its prior was not trained without"
+                " prompts (prior.null_prompt is 0)"
+            )
         generator = make_generator(settings.seed, self.device)
         history = None if codes is None else codes[None]
         prompt_tokens, fixed = self.prompt_tokens(prompt), None if fixed is None else fixed.to(self.device)
-        return self.model.prior.sample(
-            *prompt_tokens, num_steps, settings.temperature, settings.top_p, generator, history, num_plans, fixed
+        return prior.sample(
+            *prompt_tokens,
+            num_steps,
+            settings.temperature,
+            settings.top_p,
+            generator,
+            history,
+            num_plans,
+            fixed,
+            guidance,
         )
 
     def plan_next(self, prompt: str, num_steps: int, steps: Sequence[StoryStep]) -> Tensor:

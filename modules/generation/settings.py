@@ -44,6 +44,14 @@ class GenerationSettings:
         high=1,
         metavar="X",
     )
+    plan_guidance_scale: float = setting(
+        1.0,
+        "classifier-free guidance of the plan: above 1, plans follow the prompt more closely; for models whose prior"
+        " was trained for it (prior.null_prompt)",
+        low=0,
+        high=100,
+        metavar="X",
+    )
     guidance_scale: float = setting(
         4.0,
         "classifier-free guidance of the pictures: higher values follow the plan more closely, 1 turns guidance off,"

@@ -44,11 +44,11 @@ class LayerCache:
         self.values[:, :, start:end] = self.values[:, :, kept].clone()  # They overlap.
         self.length = end
 
-    def expand(self, batch_size: int) -> None:
-        """Repeat the contents for one story for `batch_size` stories."""
+    def repeat_interleave(self, count: int) -> None:
+        """Repeat the contents of each story `count` times in a row."""
         assert self.keys is not None and self.values is not None, "the cache is empty"
-        self.keys = self.keys.expand(batch_size, -1, -1, -1).contiguous()
-        self.values = self.values.expand(batch_size, -1, -1, -1).contiguous()
+        self.keys = self.keys.repeat_interleave(count, dim=0)
+        self.values = self.values.repeat_interleave(count, dim=0)
 
 
 class KVCache:
@@ -62,7 +62,7 @@ class KVCache:
         """The number of cached tokens."""
         return self.layers[0].length
 
-    def expand(self, batch_size: int) -> None:
-        """Repeat the contents for one story for `batch_size` stories."""
+    def repeat_interleave(self, count: int) -> None:
+        """Repeat the contents of each story `count` times in a row."""
         for layer in self.layers:
-            layer.expand(batch_size)
+            layer.repeat_interleave(count)

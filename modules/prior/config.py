@@ -55,6 +55,8 @@ class PriorConfig:
     temporal_layers: int = limited(0, Limit(0, 1024))
     # The share of the stories in training whose prior sees some pages before it writes; above 0 it can infill.
     given_share: float = limited(0.0, SHARE)
+    # The share of the stories in training whose prompt the prior does not see; above 0 its plans can be guided.
+    null_prompt: float = limited(0.0, SHARE)
 
     def __post_init__(self) -> None:
         check_settings(self, "prior")

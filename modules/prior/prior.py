@@ -12,12 +12,12 @@ from transformers.utils import ModelOutput
 
 from modules.common.outputs import REQUIRED
 from modules.layers.prefix import padding_left, prefix_attention
-from modules.layers.sink_cache import SinkCache
 from modules.layers.temporal import TemporalTransformer
 from modules.layers.transformer import Transformer, TransformerOutput
 from modules.prior.config import PriorConfig, check_heads
 from modules.prior.given import flatten_given, given_among
-from modules.prior.sampling import sample_logits
+from modules.prior.reading import PlanReading
+from modules.prior.sampling import guide, sample_logits
 from modules.prior.teacher_forcing import two_pass_nll
 
 
@@ -129,7 +129,7 @@ class Prior(nn.Module):
 
     def _sequence(self, codes: Tensor, prefix: Tensor, step_mask: Tensor) -> Tensor:
         """Return the transformer's input for codes (B,T,S) after a prefix (B,Lp,D): (B,Lp+T*S,D)."""
-        return torch.cat([prefix, self._code_inputs(codes.flatten(1), step_mask.sum(1))[:, :-1]], dim=1)
+        return torch.cat([prefix, self.code_inputs(codes.flatten(1), step_mask.sum(1))[:, :-1]], dim=1)
 
     @torch.no_grad()
     def score(
@@ -138,9 +138,9 @@ class Prior(nn.Module):
         """Score as `forward` does, under the attention of `sample`: with an `attention_window`, time and memory a step
         are constant in the story's length.
         """
-        prefix, prefix_mask = self._prefix(prompt_ids, prompt_mask, self._given(codes, given, step_mask.sum(1)))
-        x = self._sequence(codes, prefix, step_mask)
-        hidden = self._read(x, prefix_mask, self._new_cache(prefix_mask.shape[1], codes.shape[1]))
+        lengths = step_mask.sum(1)
+        prefix, prefix_mask = self._prefix(prompt_ids, prompt_mask, self._given(codes, given, lengths))
+        hidden = PlanReading(self, prefix, prefix_mask, lengths, codes.shape[1]).read(codes.flatten(1)[:, :-1])
         logits = self._to_logits(hidden[:, prefix_mask.shape[1] :])
         nll = F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten(), reduction="none")
         return PriorOutput(nll=nll.view(codes.shape), logits=self._split_steps(logits))
@@ -163,72 +163,55 @@ class Prior(nn.Module):
         codes: Tensor | None = None,
         num_samples: int = 1,
         fixed: Tensor | None = None,
+        guidance_scale: float = 1.0,
     ) -> PriorSample:
         """Draw `num_steps` steps after the given ones: prompt (B,Lp), codes (B,T0,S) or None -> new codes
         (B,num_steps,S).
 
         With `num_samples` > 1 the batch must be one story: its prompt is read once and that many plans are returned.
         Codes of `fixed` (num_steps,S) that are not negative are taken instead of drawn ones, in every plan; a prior
-        with `given_share` knows the pages among them from the start, and writes towards them.
+        with `given_share` knows the pages among them from the start, and writes towards them. With a `guidance_scale`
+        above 1 codes are drawn that the prompt makes likelier; it needs a prior with `null_prompt`.
         """
-        slots, num_given = self.num_slots, 0 if codes is None else codes.shape[1]
+        num_stories, num_given = len(prompt_ids) * num_samples, 0 if codes is None else codes.shape[1]
+        if is_guided := guidance_scale != 1:
+            prompt_ids, prompt_mask, codes = self._beside_null(prompt_ids, prompt_mask, codes)
         flat = prompt_ids.new_zeros(len(prompt_ids), 0) if codes is None else codes.flatten(1)
         total = prompt_ids.new_full((len(prompt_ids),), num_given + num_steps)
         known = given_among(fixed, num_given, len(total)) if self.given_pages is not None else None
-        given = None if known is None else self._given(*known, total)
-        prefix, prefix_mask = self._prefix(prompt_ids, prompt_mask, given)
-        cache = self._new_cache(prefix.shape[1], num_given + num_steps)
-        x = torch.cat([prefix, self._code_inputs(flat, total)], dim=1)
-        hidden = self._read(x, prefix_mask, cache)[:, -1:]
-        if num_samples > 1:
-            cache.expand(num_samples)
-            hidden = hidden.expand(num_samples, -1, -1)
-            prefix_mask, total = prefix_mask.expand(num_samples, -1), total.expand(num_samples)
-        flat = flat.expand(len(total), -1)
+        prefix = self._prefix(prompt_ids, prompt_mask, None if known is None else self._given(*known, total))
+        reading = PlanReading(self, *prefix, total, num_given + num_steps)
+        hidden = reading.read(flat)[:, -1:].repeat_interleave(num_samples, dim=0)
+        reading.repeat_interleave(num_samples)
+        flat = flat.repeat_interleave(num_samples, dim=0)
         log_probs: list[Tensor] = []
-        for index in range(num_given * slots, (num_given + num_steps) * slots):
-            if index % slots == 0:
-                so_far = self._story_so_far(flat)[:, -1:]
-            if log_probs:  # The first code's position has been read above.
-                if index % slots == 0:
-                    cache.make_room(slots)
-                x = self._code_input(flat[:, -1:], torch.tensor([index], device=flat.device), total) + so_far
-                hidden = self._read_on(x, prefix_mask, cache)
-            logits = self._to_logits(hidden[:, 0]).float()
+        for place in range(num_steps * self.num_slots):
+            hidden = reading.read_next(flat) if place else hidden
+            own = logits = self._to_logits(hidden[:, 0]).float()
+            if is_guided:
+                logits, own = guide(logits, guidance_scale)
             drawn = sample_logits(logits, temperature, top_p, generator)[:, None]
             if fixed is not None:
-                wanted = fixed.flatten()[index - num_given * slots]
+                wanted = fixed.flatten()[place]
                 drawn = torch.where(wanted >= 0, wanted, drawn)
-            log_probs.append(logits.log_softmax(-1).gather(-1, drawn))
-            flat = torch.cat([flat, drawn], dim=1)
+            log_probs.append(own.log_softmax(-1).gather(-1, drawn))
+            flat = torch.cat([flat, drawn.repeat(len(flat) // num_stories, 1)], dim=1)
         return PriorSample(
-            codes=flat[:, num_given * slots :].unflatten(1, (num_steps, slots)).contiguous(),
-            log_probs=torch.cat(log_probs, dim=1).unflatten(1, (num_steps, slots)),
+            codes=flat[:num_stories, num_given * self.num_slots :].unflatten(1, (num_steps, -1)).contiguous(),
+            log_probs=torch.cat(log_probs, dim=1).unflatten(1, (num_steps, -1)),
         )
 
-    def _new_cache(self, prompt_length: int, num_steps: int) -> SinkCache:
-        """Return a cache for a prompt and so many steps, or for as many as the attention window leaves visible."""
-        capacity, window = prompt_length + num_steps * self.num_slots, self.config.attention_window
-        num_sinks = prompt_length + 1 + self.config.num_sink_steps * self.num_slots  # BOS stands before the first code.
-        return SinkCache(self.config.num_layers, min(capacity, num_sinks + window) if window else capacity, num_sinks)
+    def _beside_null(
+        self, prompt_ids: Tensor, prompt_mask: Tensor, codes: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return prompts (2B,Lp), their mask and codes (2B,T,S): the stories, followed by the same without a prompt.
 
-    def _read(self, x: Tensor, prompt_mask: Tensor, cache: SinkCache) -> Tensor:
-        """Read prompt and inputs (B,L,D) -> (B,L,D) through a new cache: as much as fits at once, then step by step.
-
-        Room is made at the beginning of a step, never within one: drawn and given steps are then read alike.
+        Raises ValueError where the prior has never seen a story without a prompt.
         """
-        prompt_length, slots = prompt_mask.shape[1], self.num_slots
-        fits = prompt_length + (cache.capacity - prompt_length) // slots * slots
-        hidden = [self._read_on(x[:, :fits], prompt_mask, cache)]
-        for start in range(fits, x.shape[1], slots):
-            cache.make_room(slots)
-            hidden.append(self._read_on(x[:, start : start + slots], prompt_mask, cache))
-        return torch.cat(hidden, dim=1)
-
-    def _read_on(self, x: Tensor, prompt_mask: Tensor, cache: SinkCache) -> Tensor:
-        """Read the next inputs (B,M,D), for which there is room -> (B,M,D)."""
-        mask, positions = prefix_attention(prompt_mask, cache.length + x.shape[1], queries=x.shape[1])
-        return self.transformer(x, mask, positions, cache)
+        if not self.config.null_prompt:
+            raise ValueError("this prior was not trained without prompts: its null_prompt is 0")
+        mask = torch.cat([prompt_mask, torch.zeros_like(prompt_mask)])
+        return prompt_ids.repeat(2, 1), mask, None if codes is None else codes.repeat(2, 1, 1)
 
     def _split_steps(self, flat: Tensor) -> Tensor:
         """Reshape (B,T*S,K) -> (B,T,S,K)."""
@@ -253,23 +236,23 @@ class Prior(nn.Module):
         if self.given_pages is None:
             raise ValueError("this prior was not trained with given pages: its given_share is 0")
         flat, index, mask = flatten_given(codes, given)
-        return self.given_pages + self._code_input(flat, index, num_steps), mask
+        return self.given_pages + self.code_input(flat, index, num_steps), mask
 
     def _to_logits(self, hidden: Tensor) -> Tensor:
         """Project (...,D) -> (...,K)."""
         return F.linear(self.to_code(hidden), self.code_embed.weight[:-1])
 
-    def _code_inputs(self, flat: Tensor, num_steps: Tensor) -> Tensor:
+    def code_inputs(self, flat: Tensor, num_steps: Tensor) -> Tensor:
         """Return the inputs at BOS and after each of M flattened codes (B,M): (B,M+1,D).
 
         `num_steps` (B,) is each story's length.
         """
         bos = flat.new_full((len(flat), 1), self.code_embed.num_embeddings - 1)
         index = torch.arange(flat.shape[1] + 1, device=flat.device)
-        so_far = self._story_so_far(flat)[:, index // self.num_slots if self.temporal is not None else slice(None)]
-        return self._code_input(torch.cat([bos, flat], dim=1), index, num_steps) + so_far
+        so_far = self.story_so_far(flat)[:, index // self.num_slots if self.temporal is not None else slice(None)]
+        return self.code_input(torch.cat([bos, flat], dim=1), index, num_steps) + so_far
 
-    def _story_so_far(self, flat: Tensor) -> Tensor:
+    def story_so_far(self, flat: Tensor) -> Tensor:
         """Summarise the whole steps among M flattened codes (B,M) for each next step: (B,M//S+1,D), zeros for the
         first.
 
@@ -285,7 +268,7 @@ class Prior(nn.Module):
         read = self.temporal(steps, torch.ones_like(steps[..., 0], dtype=torch.bool))
         return F.pad(self.temporal_scale * read, (0, 0, 1, 0))
 
-    def _code_input(self, previous: Tensor, index: Tensor, num_steps: Tensor) -> Tensor:
+    def code_input(self, previous: Tensor, index: Tensor, num_steps: Tensor) -> Tensor:
         """Embed codes `previous` (B,M) with flat positions `index`, (M,) or (B,M): of the codes predicted from them, or
         their own.
         """

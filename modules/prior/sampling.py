@@ -20,6 +20,15 @@ def sample_logits(logits: Tensor, temperature: float, top_p: float, generator: t
     return drawn if index is None else index.gather(-1, drawn[:, None])[:, 0]
 
 
+def guide(logits: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Return the logits (B, K) to draw from, by classifier-free guidance (arXiv 2207.12598), and those of the prompt.
+
+    `logits` (2B, K) are those of the prompt, followed by those without one.
+    """
+    prompted, null = logits.log_softmax(-1).chunk(2)
+    return null + scale * (prompted - null), prompted
+
+
 def draw_index(probabilities: Tensor, uniform: Tensor) -> Tensor:
     """Return the indices (...) that numbers `uniform` (...) in [0, 1) draw from probabilities (..., K), which need not
     sum to 1.

@@ -202,6 +202,9 @@ class ConsolidationPhase(StoryPhase):
         if share := self.model.config.prior.given_share:
             given = draw_given(lengths, share, self.generator("given pages", step))
             plans.given, plans.num_steps = given[rows], plans.num_steps - (given >= 0).sum() / num_parts
+        if share := self.model.config.prior.null_prompt:
+            hidden = torch.rand(len(order), generator=self.generator("null prompts", step)) < share
+            plans.prompt_mask = plans.prompt_mask & ~hidden[rows][:, None]
         if self.training.own_codes:
             plans.own_share = self.training.own_codes * linear_ramp(step, self.num_steps)
             draws = draw_mixing((len(order), max(lengths), plans.codes.shape[2]), self.generator("own codes", step))

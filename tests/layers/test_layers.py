@@ -173,7 +173,7 @@ def test_cached_decoding_equals_the_full_forward(transformer, x, chunks):
 def test_an_expanded_cache_goes_on_for_many(transformer, x):
     cache = KVCache(3, LENGTH)
     transformer(x[:1, :6], causal(6), torch.arange(6), cache)
-    cache.expand(4)
+    cache.repeat_interleave(4)
     ends = torch.randn(4, 1, DIM, generator=torch.Generator().manual_seed(3))
     out = transformer(ends, None, torch.arange(7), cache)
     for row in range(4):
