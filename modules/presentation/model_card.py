@@ -30,6 +30,7 @@ FROM_CODES = (
     "action",
     "hero_colour_persistence",
     "text_and_picture_agree",
+    "worn_as_told",
 )
 NEXT_PAGE = (
     "character_f1",
@@ -40,11 +41,13 @@ NEXT_PAGE = (
     "text_character",
     "text_object",
     "text_and_picture_agree",
+    "worn_as_told",
 )
 WHOLE_STORY = (
     "hero",
     "hero_colour_persistence",
     "text_and_picture_agree",
+    "worn_as_told",
     "character_in_texts",
     "object_in_texts",
     "place_in_texts",

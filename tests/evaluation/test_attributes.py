@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from modules.evaluation.judge.attributes import score_texts
+from modules.evaluation.judge.attributes import score_agreement, score_texts
 from modules.storyworld import PLACES, StoryWorld, mentioned
 
 
@@ -51,3 +51,21 @@ def test_score_counts_steps_whose_true_text_names_something():
     assert np.isnan(figures["colour"].value)
     assert set(figures["colour"].to_dict().values()) == {None}
     assert mentioned(true[2])["characters"] == {"fox", "rabbit"}
+
+
+def test_swapped_coats_have_the_wrong_wearers():
+    true = ["Rusty the fox in a red coat meets Nala the cat in a blue coat.", "Rusty walks."]
+    swapped = ["Rusty the fox in a blue coat meets Nala the cat in a red coat.", "Rusty walks."]
+    figures = score_texts(true, swapped, [1, 1])
+    assert figures["colour"].value == 1 and figures["wearer"].value == 0
+    assert score_texts(true, true, [1, 1])["wearer"].value == 1
+
+
+def test_clothes_in_the_picture_are_those_of_the_text():
+    text = "Rusty the fox in a red coat meets Nala the cat in a blue coat."
+    page = {"characters": {"fox", "cat"}, "object": None, "place": "farm"}
+    right, wrong = ({**page, "colors": {"fox": "red", "cat": color}} for color in ("blue", "red"))
+    texts = [text, text, "Rusty walks."]
+    figures = score_agreement(texts, [right, wrong, wrong], texts, [right] * 3, [2, 1])
+    assert figures["worn_as_told"].value == 0.5 and figures["worn_as_told"].ceiling == 1
+    assert figures["text_and_picture_agree"].value == 1

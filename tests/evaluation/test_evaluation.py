@@ -88,7 +88,7 @@ def test_every_metric_has_interval_floor_and_ceiling(report, world):
     ]
     assert tuple(report["named_right"]) == VARIANTS
     for scores in report["named_right"].values():
-        assert list(scores) == list(GROUPS.values())
+        assert list(scores) == [*GROUPS.values(), "wearer"]
         assert all(0 <= score["floor"] <= score["ceiling"] == 1 for score in scores.values())
         assert all(0 <= score["low"] <= score["high"] <= 1 for score in scores.values())
     for figure in figures(report):

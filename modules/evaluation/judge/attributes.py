@@ -14,6 +14,7 @@ import numpy as np
 
 from modules.evaluation.metrics.statistics import Estimate, mean_over_steps, rows_of_other_stories, story_of_rows
 from modules.storyworld import mentioned
+from modules.storyworld.wishes import Wish
 
 GROUPS = {
     "characters": "character",
@@ -34,14 +35,15 @@ def score_texts(
 ) -> dict[str, Estimate]:
     """Return how often a decoded text names exactly what the true text names, over steps whose true text names any.
 
-    `lengths` are the stories' numbers of steps. The floor is the score of a true text of another story.
+    "wearer" is not only which colours are named but who wears each. `lengths` are the stories' numbers of steps. The
+    floor is the score of a true text of another story.
     """
 
     def names_the_same(group: str) -> Measure:
         return lambda truth, named: (float(named[group] == truth[group]), 1.0) if truth[group] else (0.0, 0.0)
 
-    true, decoded = [mentioned(text) for text in true_texts], [mentioned(text) for text in decoded_texts]
-    measures = {name: names_the_same(group) for group, name in GROUPS.items()}
+    true, decoded = [_named_in(text) for text in true_texts], [_named_in(text) for text in decoded_texts]
+    measures = {name: names_the_same(group) for group, name in {**GROUPS, "worn": "wearer"}.items()}
     return _estimates(measures, true, decoded, true, lengths, seed)
 
 
@@ -75,13 +77,16 @@ def score_agreement(
     lengths: Sequence[int],
     seed: int = 0,
 ) -> dict[str, Estimate]:
-    """Return the share of pages whose picture shows every character, the object and the place that their text names."""
-    named, truly_named = [mentioned(text) for text in texts], [mentioned(text) for text in true_texts]
-    ceiling = mean_score(_score_all(_agree, truly_named, real_predictions))
-    floor = _floor(_agree, named, predictions, lengths, seed)
-    return {
-        "text_and_picture_agree": estimate_scores(_score_all(_agree, named, predictions), lengths, seed, floor, ceiling)
-    }
+    """Return the share of pages whose picture shows every character, the object and the place that their text names,
+    and, of the texts that name colours of clothes, whose characters wear these colours in the picture.
+    """
+    named, truly_named = [_named_in(text) for text in texts], [_named_in(text) for text in true_texts]
+    estimates = {}
+    for name, measure in (("text_and_picture_agree", _agree), ("worn_as_told", _worn_as_told)):
+        ceiling = mean_score(_score_all(measure, truly_named, real_predictions))
+        floor, scores = _floor(measure, named, predictions, lengths, seed), _score_all(measure, named, predictions)
+        estimates[name] = estimate_scores(scores, lengths, seed, floor, ceiling)
+    return estimates
 
 
 def score_obedience(
@@ -105,6 +110,11 @@ def score_obedience(
             scores = _score_all(measure, wanted, stories)
             estimates[f"{GROUPS[group]}_in_{place}"] = estimate_scores(scores, ones, seed, floor, 1.0)
     return estimates
+
+
+def _named_in(text: str) -> dict[str, Any]:
+    """Return what a text names, by group, and as `worn` the colour of the clothes of each character."""
+    return {**mentioned(text), "worn": Wish.of(text).colors}
 
 
 def _shown_in(prediction: Labels) -> dict[str, set[str]]:
@@ -165,6 +175,12 @@ PICTURE_MEASURES: dict[str, Measure] = {
 def _agree(named: Labels, prediction: Labels) -> Score:
     shown = prediction["characters"] | {prediction["object"], prediction["place"]}
     return float(named["characters"] | named["objects"] | named["places"] <= shown), 1.0
+
+
+def _worn_as_told(named: Labels, prediction: Labels) -> Score:
+    worn = named["worn"].items()
+    is_right = all(prediction["colors"].get(kind) == color for kind, color in worn)
+    return (float(is_right), 1.0) if worn else (0.0, 0.0)
 
 
 # From measures to estimates
