@@ -167,6 +167,14 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with all that the presets name, by their ids, at toy size."""
+    from tests.support.tiny_presets import write_hub  # Here, for it imports the classes of ten models.
+
+    return make_once(tmp_path_factory, "hub", write_hub)
+
+
+@pytest.fixture(scope="session")
 def tiny_pipeline(tiny_checkpoint: Path) -> StoryPipeline:
     return StoryPipeline.from_pretrained(tiny_checkpoint)
 
