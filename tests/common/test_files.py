@@ -17,7 +17,7 @@ write_whole(Path(sys.argv[1]), b"half")
 """
 
 
-def test_leftovers_of_killed_writers_of_the_same_file_are_removed(tmp_path):
+def test_what_a_killed_writer_of_the_same_file_left_is_removed(tmp_path):
     report = tmp_path / "report.json"
     assert subprocess.run([sys.executable, "-c", KILLED, report]).returncode < 0
     (left,) = tmp_path.iterdir()
