@@ -27,7 +27,7 @@ from modules.story import StoryDataset
 SMALLEST = 4  # Stories; fewer take no longer than a forecast.
 TRIED, MOST_TRIED, SHARE_TRIED = 2, 4, 20  # A trial reads one story in 20: at least two, at most four.
 KINDS, KINDS_WITHOUT_CODES = 5, 1  # Of whole stories that `evaluate` draws; of each story one next page beside them.
-TRIED_PAGES, TRIED_TIMESTEPS = 2, 16  # That a trial draws, and by which it bounds one page's picture.
+TRIED_PAGES, TRIED_TIMESTEPS = 8, 16  # That a trial draws, and by which it bounds one page's picture.
 
 
 @torch.no_grad()
@@ -43,7 +43,8 @@ def forecast_evaluation(
         times, has_codes = num_stories / count, pipeline.model.has_codes
         num_pages, drawn = times * trial.num_pages, min(num_drawn, num_stories) / count * trial.num_pages
         kinds, variants = (KINDS, len(trial.held_out.codes)) if has_codes else (KINDS_WITHOUT_CODES, 1)
-        seconds = times * (trial.reading() + trial.likelihoods() + variants * trial.texts())
+        seconds = times * (trial.reading() + trial.likelihoods())
+        seconds += (times * variants + kinds * drawn / trial.num_pages) * trial.texts()
         seconds += min(MAX_VLB_STEPS, num_pages) * trial.picture_bound()
         seconds += times * trial.ranking() if has_codes else 0.0
         return seconds + (drawn * kinds * trial.picture() if drawn else 0.0)
@@ -60,8 +61,8 @@ def forecast_analysis(pipeline: StoryPipeline, dataset: StoryDataset, num_storie
         times, variants = num_stories / count, trial.held_out.own_codes.shape[1] + 2
         seconds = times * (2 * trial.reading() + trial.plans())
         seconds += min(NUM_REMOVED, times * trial.num_pages) * trial.removal()
-        seconds += variants * min(NUM_TEXT_SWAPS, num_stories) * trial.texts() / trial.num_pages
-        return seconds + variants * min(NUM_DRAWN_SWAPS, num_stories) * trial.picture(**SWAP_DRAWING)
+        told, drawn = (variants * min(count, num_stories) for count in (NUM_TEXT_SWAPS, NUM_DRAWN_SWAPS))
+        return seconds + (told + drawn) * trial.texts() / trial.num_pages + drawn * trial.picture(**SWAP_DRAWING)
 
 
 class _Trial:
@@ -105,9 +106,10 @@ class _Trial:
         return seconds_of(few) * NUM_TIMESTEPS / TRIED_TIMESTEPS
 
     def picture(self, **options: Any) -> float:
-        """Return the seconds of one drawn page with its text."""
+        """Return the seconds of one drawn page, without its text."""
         pages = PlannedPages.first_pages(self.codes, self.stories.lengths[:1], TRIED_PAGES)
-        drawn = seconds_of(lambda: decode_pages(self.pipeline, pages, "the codes", self.seed, **options))
+        texts = self.held_out.true_texts[: len(pages.pages)]
+        drawn = seconds_of(lambda: decode_pages(self.pipeline, pages, "the codes", self.seed, texts, **options))
         return drawn / len(pages.pages)
 
     def removal(self) -> float:
