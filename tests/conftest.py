@@ -27,16 +27,17 @@ os.environ["OMP_NUM_THREADS"] = "1"  # For the programs that tests start.
 torch.set_num_threads(1)
 
 # Files that train models or start programs for seconds, the longest first. A test run begins with them, so that no
-# worker is left alone with a long one; `make test-fast` leaves them out.
+# worker is left alone with a long one; `make test-fast` leaves them out. Two that need `reference` do not follow each
+# other at the start, where one worker would wait for the other's.
 LONG_FILES = (
     "test_notebooks.py",
     "training/test_fsdp_training.py",
     "training/test_training.py",
+    "prior/test_baselines.py",
+    "test_presets.py",
     "training/test_phases.py",
     "training/test_warm_start.py",
     "training/test_non_finite.py",
-    "prior/test_predictor.py",
-    "test_presets.py",
     "test_captioner_failures.py",
     "commands/test_train_command.py",
     "commands/test_help.py",
@@ -64,18 +65,37 @@ LONG_FILES = (
     "downloads/test_hub_sources.py",
     "data/test_hf_datasets.py",
     "pretrained/test_hub.py",
-    "saving/test_checkpoint.py",
+    "saving/test_checkpoint_faults.py",
     "evaluation/test_ranking.py",
+)
+# Of the slow tests, the files that take over half a minute, the longest first.
+SLOW_FILES = (
+    "test_notebooks.py",
+    "test_real_words.py",
+    "benchmarks/test_gpu_kit.py",
+    "faults/test_machine.py",
+    "training/test_fsdp_training.py",
+    "test_set_up.py",
+    "damaged/test_damaged_inputs.py",
+    "benchmarks/test_record_studio.py",
+    "test_documentation.py",
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of `LONG_FILES` as trainings, and put them first."""
-    places = {Path(__file__).parent / name: place for place, name in enumerate(LONG_FILES)}
+    """Mark the tests of `LONG_FILES` as trainings, and put long files first."""
+    root = Path(__file__).parent
+    places = {root / name: place for place, name in enumerate(LONG_FILES)}
+    slow_places = {root / name: place - len(SLOW_FILES) for place, name in enumerate(SLOW_FILES)}
     for item in items:
         if item.path in places:
             item.add_marker(pytest.mark.training)
-    items.sort(key=lambda item: places.get(item.path, len(places)))
+
+    def place(item: pytest.Item) -> int:
+        usual = places.get(item.path, len(places))
+        return slow_places.get(item.path, usual) if item.get_closest_marker("slow") else usual
+
+    items.sort(key=place)
 
 
 def pytest_collection_finish() -> None:
@@ -164,6 +184,14 @@ def write_tiny_checkpoint(folder: Path) -> None:
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder that generates nonsense."""
     return make_once(tmp_path_factory, "tiny", write_tiny_checkpoint) / "model"
+
+
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with all that the presets name, by their ids, at toy size."""
+    from tests.support.tiny_presets import write_hub  # Here, for it imports the classes of ten models.
+
+    return make_once(tmp_path_factory, "hub", write_hub)
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,6 @@ FILE_LINES, FUNCTION_LINES, TEST_NAME_LENGTH = 300, 35, 60
 LONG_FILES: set[str] = {
     "tests/image_decoder/test_image_decoder_pretrained.py",
     "tests/presentation/test_visualize.py",
-    "tests/prior/test_predictor.py",
-    "tests/saving/test_checkpoint.py",
-    "tests/story_model/test_story_model.py",
     "tests/text_decoder/test_text_decoder_pretrained.py",
 }
 LONG_FUNCTIONS: set[str] = {

@@ -15,7 +15,7 @@ from modules.prior.config import ExpertsConfig
 from modules.prior.prior import Prior
 from modules.prior.teacher_forcing import draw_mixing
 from modules.story_model.story_model import StoryModel
-from tests.story_model.test_story_model import CLOSE, OPTIONAL, TERMS, changed, reached
+from tests.support.losses import CLOSE, OPTIONAL, TERMS, changed, reached
 
 POOLINGS = ("queries", "majority_vote", "qformer", "mean")
 

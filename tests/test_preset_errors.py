@@ -13,14 +13,9 @@ import pytest
 import story_generative_model
 from modules.config import StoryConfig
 from modules.presets import CLIP
-from tests.support.tiny_presets import PRETRAINED, tiny_preset, write_hub
+from tests.support.tiny_presets import PRETRAINED, tiny_preset
 
 PARTS = ("storyboard.image_encoder", "storyboard.text_encoder", "text_decoder", "image_decoder", "autoencoder")
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_hub(tmp_path_factory.mktemp("hub"))
 
 
 def with_source(config: StoryConfig, name: str, source: str) -> StoryConfig:

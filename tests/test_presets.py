@@ -29,7 +29,7 @@ from modules.steering.score import score
 from modules.steering.search import search
 from modules.story_model.story_model import StoryModel
 from modules.storyworld import StoryWorld
-from tests.support.tiny_presets import IMAGE_SIZE, PRETRAINED, tiny_preset, write_hub
+from tests.support.tiny_presets import IMAGE_SIZE, PRETRAINED, tiny_preset
 
 NAMES = (*PRETRAINED, "captioner")
 TUNED = {  # The factors of which a source's weights train.
@@ -41,11 +41,6 @@ TUNED = {  # The factors of which a source's weights train.
     "picturebooks": set(),
 }
 PROMPT = "Rusty the fox wants a kite"
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_hub(tmp_path_factory.mktemp("hub"))
 
 
 @pytest.fixture(scope="module")

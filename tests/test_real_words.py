@@ -62,7 +62,7 @@ def test_it_begins_as_the_plain_language_model(source):
 
 @pytest.fixture(scope="module")
 def books(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a model trained for two minutes on four books of one's own."""
+    """A folder with a model trained for half a minute on four books of one's own."""
     folder = tmp_path_factory.mktemp("books")
     for number, (title, *pages) in enumerate(TALES):
         book = folder / "my_pictures" / title
@@ -73,7 +73,7 @@ def books(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = folder / "my_stories"
     assert downloads.run("folder", folder / "my_pictures", "--output", data) == 0
     assert downloads.run("validate", data) == 0
-    minutes = ["--max_minutes", 2, "--mixed_precision", "auto", "--batch_size", 2]
+    minutes = ["--max_minutes", 0.5, "--mixed_precision", "auto", "--batch_size", 2]
     out = folder / "checkpoints"
     assert commands.run("train", "--preset", "picturebooks", "--data", data, *minutes, "--output_dir", out) == 0
     return folder

@@ -33,7 +33,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    for name in ("codebook.html", "codebook.json", "codebook.jpg", "training_pages.json"):
+    names = ("codebook.html", "codebook.json", "codebook.jpg", "training_pages.json", "codebook_unfinished.json")
+    for name in names:
         check_report(args.output / name, args.overwrite)
     from modules.generation.pipeline import StoryPipeline
     from modules.presentation.codebook.page import analyze

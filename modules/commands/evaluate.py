@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     baselines = load_baselines(args.baselines, args.offline) if args.baselines else {}
     report: dict[str, Any] = {}
     with kept_if_stopped(report, args.json):
-        measure(pipeline, args, graders, report)
+        measure(pipeline, args, graders, report, num_models=1 + len(baselines))
         if baselines:
             report["baselines"] = {name: measure(baseline, args, graders, {}) for name, baseline in baselines.items()}
     print_report(report)
@@ -138,13 +138,24 @@ def kept_if_stopped(report: dict[str, Any], path: Path | None) -> Iterator[None]
 
 
 def measure(
-    pipeline: StoryPipeline, args: argparse.Namespace, graders: Graders | None, report: dict[str, Any]
+    pipeline: StoryPipeline,
+    args: argparse.Namespace,
+    graders: Graders | None,
+    report: dict[str, Any],
+    num_models: int = 0,
 ) -> dict[str, Any]:
-    """Evaluate one model on the held-out stories, and fill `report` part by part."""
+    """Evaluate one model on the held-out stories, and fill `report` part by part.
+
+    With `num_models`, it is said before how long so many of them will take.
+    """
+    from modules.common.progress import announce
+    from modules.evaluation.forecast import forecast_evaluation
     from modules.evaluation.report import evaluate
 
     dataset = open_held_out(pipeline, args)
     count = min(args.num_stories, len(dataset))
+    if num_models and (seconds := forecast_evaluation(pipeline, dataset, count, args.num_drawn, args.seed)):
+        announce(num_models * seconds, " but for --num_steered" if args.num_steered else "")
     return evaluate(pipeline, dataset, count, args.seed, args.num_drawn, graders, args.num_steered, report)
 
 

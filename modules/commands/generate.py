@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict
 
 from modules.commands.generating import generation_flags, load_pipeline, print_notes, print_story, story_output
-from modules.commands.steering import told_pages, told_pages_flags, write_planned
+from modules.commands.steering import told_pages, told_pages_flags, typed, write_planned
 from modules.common.arguments import from_flags, positive_int
 from modules.common.errors import UserError
 from modules.generation.settings import MAX_LONG_STORY, GenerationSettings, check_story
@@ -40,8 +40,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if (args.prompt is None) == (args.source is None):
         raise UserError("exactly one of these flags is required: --prompt, or --from for the plan of an earlier story")
-    if args.source is not None and (args.first_page, args.last_page) != (None, None):
-        raise UserError("--from makes an earlier story again: leave out --first_page and --last_page")
+    if args.source is not None and args.told_by:
+        raise UserError(f"--from makes an earlier story again: leave out {typed(args)}")
     return replay_story(args) if args.prompt is None else generate(args)
 
 
@@ -66,8 +66,8 @@ def generate(args: argparse.Namespace) -> int:
                 story = tell(pipeline, args.prompt, args.num_steps, settings)
             print_story(story.texts, write_planned(args.output, story), time.perf_counter() - started)
         elif num_plans > 1 or told:
-            flag = "--best_of" if num_plans > 1 and not told else "--first_page or --last_page"
-            raise UserError(f"{flag} needs a model that plans in codes, and this one has none: leave it out")
+            flag = typed(args) or "--best_of"
+            raise UserError(f"{flag}: this needs a model that plans in codes, and this one has none: leave it out")
         else:
             output = pipeline(args.prompt, args.num_steps, settings=settings)
             files = write_story(args.output, output, asdict(settings))

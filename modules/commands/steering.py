@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modules.commands.generating import device_flag, print_notes
 from modules.commands.shared import checkpoint_flag
@@ -33,10 +33,25 @@ def page_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--page", type=positive_int, required=True, metavar="N", help="number of the page, from 1")
 
 
+class _StoreTold(argparse.Action):
+    """Store the text of a page, and in `told_by` the flag that was typed, for there are two of each."""
+
+    def __call__(
+        self, _parser: argparse.ArgumentParser, args: argparse.Namespace, value: Any, flag: str | None = None
+    ) -> None:
+        setattr(args, self.dest, value)
+        args.told_by = args.told_by | {self.dest: flag}
+
+
 def told_pages_flags(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(told_by={})
     for name, other, place in (("--first_page", "--beginning", "first"), ("--last_page", "--ending", "last")):
         parser.add_argument(
-            name, other, metavar="TEXT", help=f"the text of the {place} page; the other pages are planned around it"
+            name,
+            other,
+            action=_StoreTold,
+            metavar="TEXT",
+            help=f"the text of the {place} page; the other pages are planned around it",
         )
 
 
@@ -44,15 +59,20 @@ def told_pages(args: argparse.Namespace) -> dict[int, str]:
     """Return the texts of the pages that the flags tell, by page from 0. Raises UserError if one is empty, or if both
     are of the same page.
     """
-    told = {"--first_page": (0, args.first_page), "--last_page": (args.num_steps - 1, args.last_page)}
-    for flag, (_, text) in told.items():
+    told = {"first_page": (0, args.first_page), "last_page": (args.num_steps - 1, args.last_page)}
+    for name, (_, text) in told.items():
         if text is not None and not text.strip():
-            raise UserError(f"{flag}: the text is empty: write a sentence")
-    if args.num_steps == 1 and None not in (args.first_page, args.last_page):
+            raise UserError(f"{args.told_by[name]}: the text is empty: write a sentence")
+    if args.num_steps == 1 and len(args.told_by) == 2:
         raise UserError(
-            "--first_page and --last_page are the same page of a story of one: give one of them, or more pages"
+            f"{typed(args)} are the same page of a story of one page: give one of them, or --num_steps 2 or more"
         )
     return {page: text for page, text in told.values() if text is not None}
+
+
+def typed(args: argparse.Namespace) -> str:
+    """Return the flags of told pages as they were typed."""
+    return " and ".join(args.told_by.values())
 
 
 def load_codes_model(args: argparse.Namespace) -> StoryPipeline:

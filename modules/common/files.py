@@ -11,13 +11,15 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from modules.common.errors import UserError, first_line, shown
+from modules.common.process import is_running
 
 STAGING = ".unfinished"  # Marks a folder of unfinished work.
-_LEFTOVER = re.compile(r"\..+\.tmp-[0-9]+")
+_LEFTOVER = re.compile(r"\.(.+)\.tmp-([0-9]+)")
 # What systems, archives and editors leave in folders, beside names that begin with a dot.
 _SYSTEM_NAMES = {"__macosx", "@eadir", "#recycle", "#snapshot", "$recycle.bin", "system volume information"}
 _SYSTEM_NAMES |= {"lost+found", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
@@ -78,11 +80,13 @@ def is_leftover(name: str) -> bool:
 def write_whole(path: Path, content: bytes) -> Path:
     """Write a file beside `path` and rename it, so that nobody reads half a file; return `path`.
 
-    Raises UserError if it cannot be written.
+    What earlier calls for this file left, in processes that were killed, is removed. Raises UserError if it cannot be
+    written.
     """
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
         temporary.write_bytes(content)
         os.replace(temporary, path)
     except OSError as error:
@@ -90,6 +94,23 @@ def write_whole(path: Path, content: bytes) -> Path:
             temporary.unlink()
         raise _not_written(path, error) from error
     return path
+
+
+@cache
+def _leftovers(folder: Path) -> list[tuple[str, int, Path]]:
+    """Return the leftovers in a folder, each after the name of its file and the number of its process.
+
+    They are those of the first call: who writes a thousand files does not list them a thousand times.
+    """
+    matches = [(_LEFTOVER.fullmatch(entry.name), Path(entry.path)) for entry in os.scandir(folder)]
+    return [(match[1], int(match[2]), path) for match, path in matches if match]
+
+
+def _remove_leftovers(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        for name, pid, leftover in _leftovers(path.parent.absolute()):
+            if name == path.name and not is_running(pid) and leftover.is_file() and not leftover.is_symlink():
+                leftover.unlink(missing_ok=True)
 
 
 def set_aside(path: Path) -> Path:

@@ -1,12 +1,14 @@
-"""Settings of the whole process, for speed: garbage collection, and glibc malloc for CPU training and sampling.
+"""Settings of the whole process, for speed: garbage collection, and glibc malloc for CPU training and sampling; and
+whether another process runs.
 
-Programs make them; the library does not.
+Programs make the settings; the library does not.
 """
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import sys
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # From glibc's malloc.h.
@@ -33,3 +35,16 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, 2**25)  # The largest allowed value.
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def is_running(pid: int) -> bool:
+    """Return whether a process with this number runs on this machine; on Windows, which cannot be asked, True."""
+    if os.name == "nt":  # There os.kill would end the process.
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True

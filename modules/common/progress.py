@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 SECONDS_BETWEEN_LINES = 20.0
+TOO_SHORT = 0.3  # Seconds: a first call that is shorter is mostly the program's start.
+_hidden = ContextVar("hidden", default=False)
 T = TypeVar("T")
 
 
@@ -27,6 +31,7 @@ class ProgressLine:
         self.description, self.total, self.done, self.note = description, total, done, ""
         self._started, self._first, self._last_line = time.monotonic(), done, 0.0
         console = Console(stderr=True)
+        visible = visible and not _hidden.get()
         self._visible, self._bar = visible, None
         if visible and console.is_terminal:
             self._bar = Progress(
@@ -77,6 +82,33 @@ def duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.0f} s"
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+@contextmanager
+def hidden_progress() -> Iterator[None]:
+    """Inside, no progress is shown."""
+    token = _hidden.set(True)
+    try:
+        yield
+    finally:
+        _hidden.reset(token)
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """Return how long a piece of work takes; it is done twice if the first time is too short to count."""
+    taken = 0.0
+    for _ in range(2):
+        started = time.perf_counter()
+        work()
+        taken = time.perf_counter() - started
+        if taken > TOO_SHORT:
+            break
+    return taken
+
+
+def announce(seconds: float, but_for: str = "") -> None:
+    """Say how long the work that begins will take."""
+    print(f"about {duration(seconds)} in all{but_for}, as measured on the first items", file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from modules.common.errors import UserError
-from modules.common.progress import track
+from modules.common.progress import announce, seconds_of, track
 from modules.data.pixels import pixels_of, to_pictures
 from modules.evaluation.metrics.statistics import bootstrap_mean
 from modules.evaluation.resumable_csv import ResumableCsv
@@ -222,8 +223,7 @@ def run_ablation(
     pages = predict_next_pages(pipeline, dataset, grid.num_examples)
     texts = {"pp": scorer.embed_texts(pages.predicted_texts), "pg": scorer.embed_texts(pages.true_texts)}
     ceiling = float((scorer.embed_images(pages.true_images) * texts["pg"]).sum(1).mean())
-    # The first pictures of a program are slow and would distort the first cell's time.
-    draw_pages(pipeline, pages, replace(cells[0], steps=1), seed)
+    announce(_forecast(pipeline, pages, cells, seed))
     for cell in cells:
         images, seconds = _draw_timed(pipeline, pages, cell, seed)
         embeds = scorer.embed_images(images)
@@ -232,6 +232,18 @@ def run_ablation(
         for index in range(len(images)):
             scores = " ".join(f"{name}={matrix[index, index]:.4f}" for name, matrix in cosines.items())
             say(f"[ablate] idx={index} {cell} | {scores}")
+
+
+def _forecast(pipeline: StoryPipeline, pages: NextPages, cells: Sequence[GridCell], seed: int) -> float:
+    """Return about how many seconds it takes to draw the pages with the settings of all cells.
+
+    The first pictures of a program are slow: these are drawn before the first cell's time is taken.
+    """
+    trials = [GridCell(steps, 1.0, 1.0) for steps in (1, 3)]
+    short, longer = (seconds_of(partial(draw_pages, pipeline, pages, trial, seed)) for trial in trials)
+    step = max(0.0, longer - short) / 2
+    passes = sum(cell.denoising_steps * (1 if cell.cfg == 1 else 2) for cell in cells)
+    return len(cells) * max(0.0, short - step) + passes * step
 
 
 def _draw_timed(

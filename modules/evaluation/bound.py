@@ -34,7 +34,7 @@ from modules.generation.pipeline import StoryPipeline
 from modules.layers.seeding import make_generator
 from modules.training.reliance import Condition, plan_conditions, swap_rows
 
-MIN_TIMESTEPS = 8
+MIN_TIMESTEPS, NUM_TIMESTEPS, MAX_VLB_STEPS = 8, 64, 96
 CONDITIONS = ("own", "swapped", "null")  # Of all terms; of texts and picture errors also those of a plan's parts.
 Conditions = dict[str, Condition]
 Values = NDArray[np.float64]  # (N,): nats or counts of every step, 0 where a step does not count.
@@ -47,8 +47,8 @@ def measure_bound(
     stories: EncodedStories,
     codes: Tensor,
     seed: int = 0,
-    num_timesteps: int = 64,
-    max_vlb_steps: int = 96,
+    num_timesteps: int = NUM_TIMESTEPS,
+    max_vlb_steps: int = MAX_VLB_STEPS,
 ) -> Metrics:
     """Return the costs of text, codes and pictures given the true codes (N,S) of all steps, as dicts of `Estimate`.
 
@@ -75,13 +75,12 @@ def measure_bound(
     for name, value, least in (("num_timesteps", num_timesteps, MIN_TIMESTEPS), ("max_vlb_steps", max_vlb_steps, 0)):
         if value < least:
             raise UserError(f"{name} must be {least} or more, got {value}")
-    own, has_plans, config = pipeline.embed(codes), not codes.is_floating_point(), pipeline.config
-    window = pipeline.model.window(own, stories.lengths)
-    conditions = plan_conditions(own, window, swap_rows(len(own)).to(own.device))
-    values = _decoder_nats(pipeline, stories, conditions, seed)
+    has_plans, config = not codes.is_floating_point(), pipeline.config
+    conditions = conditions_of(pipeline, stories, codes)
+    values = decoder_nats(pipeline, stories, conditions, seed)
     values["prior"] = story_nats(pipeline, stories, codes).numpy() if has_plans else np.zeros(len(codes))
     pages = choose_pages(stories, max_vlb_steps, seed)
-    values |= _page_nats(pipeline, stories, conditions, pages, seed, num_timesteps)
+    values |= page_nats(pipeline, stories, conditions, pages, seed, num_timesteps)
     terms = _BoundTerms(values, stories, seed)
     vlb_timesteps = {"num_timesteps": min(num_timesteps, config.image_decoder.num_train_timesteps)}
     latent_metrics = terms.latent_metrics(math.prod(config.autoencoder.latent_shape))
@@ -97,7 +96,13 @@ def measure_bound(
 # The nats of every step
 
 
-def _decoder_nats(
+def conditions_of(pipeline: StoryPipeline, stories: EncodedStories, codes: Tensor) -> Conditions:
+    """Return what all steps are decoded from, by name, given their true codes (N,S) or a baseline's vectors (N,S,D)."""
+    own = pipeline.embed(codes)
+    return plan_conditions(own, pipeline.model.window(own, stories.lengths), swap_rows(len(own)).to(own.device))
+
+
+def decoder_nats(
     pipeline: StoryPipeline, stories: EncodedStories, conditions: Conditions, seed: int
 ) -> dict[str, Values]:
     """Return `text_*`, the nats of a step's text, `error_*`, its picture's loss a dimension, and their counts."""
@@ -143,7 +148,7 @@ def plan_nats(pipeline: StoryPipeline, stories: EncodedStories, index: int, plan
     return torch.cat(nats)
 
 
-def _page_nats(
+def page_nats(
     pipeline: StoryPipeline,
     stories: EncodedStories,
     conditions: Conditions,

@@ -17,7 +17,7 @@ from modules.evaluation.bound import plan_nats
 from modules.evaluation.metrics.statistics import bootstrap_mean
 from modules.generation.pipeline import StoryPipeline
 
-CHOICES = 4
+CHOICES, NUM_CANDIDATES, NUM_SHUFFLES = 4, 100, 10
 RECALL_AT = (1, 5, 10)
 TIE = 1e-4  # Nats: equal codes in two rows of a batch differ by rounding alone.
 
@@ -28,9 +28,9 @@ def rank_next_steps(
     stories: EncodedStories,
     codes: Tensor,
     seed: int = 0,
-    num_candidates: int = 100,
+    num_candidates: int = NUM_CANDIDATES,
     contexts_per_story: int = 1,
-    num_shuffles: int = 10,
+    num_shuffles: int = NUM_SHUFFLES,
 ) -> dict[str, dict[str, Any]]:
     """Rank by log p(z_{t+1} | z_<=t, c), given the true codes (N,S) of all steps; each an `Estimate` as a dict.
 

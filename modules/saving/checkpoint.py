@@ -28,6 +28,7 @@ from torch import Tensor
 
 from modules.common.errors import UserError
 from modules.common.files import set_aside
+from modules.common.process import is_running
 from modules.common.sums import damage, read_sums, write_sums
 from modules.common.tensor_files import save_tensors
 
@@ -192,15 +193,8 @@ def _clear_leftovers(run_dir: Path) -> None:
 
 
 def _is_another_running(pid: int) -> bool:
-    if pid == os.getpid() or os.name == "nt":  # On Windows os.kill would end the process instead of asking for it.
-        return False
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
+    # On Windows all are taken for dead: no other process writes into the folder of a run, which is locked.
+    return pid != os.getpid() and os.name != "nt" and is_running(pid)
 
 
 def _prune(newest: Path, keep_last: int) -> None:

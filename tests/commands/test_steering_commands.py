@@ -165,12 +165,13 @@ BAD = {
     "no story": (("score", "absent"), "no story at absent"),
     "alternative": (("alternatives", "STORY", "--page", 1, "--slot", 9), "slot 9 does not exist"),
     "told": (("plan", "--prompt", "a", "--last_page", " "), "--last_page: the text is empty"),
+    "told otherwise": (("generate", "--prompt", "a", "--ending", ""), "--ending: the text is empty"),
     "one page": (
-        ("plan", "--prompt", "a", "--num_steps", 1, "--first_page", "A fox.", "--last_page", "A bear."),
-        "the same page of a story of one",
+        ("plan", "--prompt", "a", "--num_steps", 1, "--first_page", "A fox.", "--ending", "A bear."),
+        "--first_page and --ending are the same page of a story of one",
     ),
     "told twice": (("plan", "--prompt", "a", "--first_page", "A fox.", "--codes", "1.2=3"), "leave one of the two out"),
-    "told again": (("generate", "--from", "STORY", "--ending", "A fox."), "leave out --first_page and --last_page"),
+    "told again": (("generate", "--from", "STORY", "--ending", "A fox."), "leave out --ending"),
     "fixed code": (("plan", "--prompt", "a", "--codes", "6.1=0"), "the page must be a number from 1 to 5"),
     "wishes": (("plan", "--prompt", "a", "--must", "zebra", "--num_plans", 2, "--num_steps", 1), "meets the wishes"),
 }

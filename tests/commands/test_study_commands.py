@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 import story_generative_model
+from modules.evaluation.codebook import analysis
 
 
 def run(command: str, *words: object) -> int:
@@ -21,6 +23,24 @@ def test_analyze_writes_its_page(tiny_checkpoint, tmp_path, capsys):
     assert "wrote" in capsys.readouterr().out
     assert "<svg" in (tmp_path / "codebook.html").read_text()
     assert json.loads((tmp_path / "codebook.json").read_text())["codebook_size"] == 32
+
+
+def test_analyze_that_is_stopped_keeps_what_it_has(tiny_checkpoint, tmp_path, capsys, monkeypatch):
+    def stopped(*_: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    words = ("--ckpt", tiny_checkpoint, "--num_stories", 2, "--output", tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(analysis, "make_cards", stopped)
+        assert run("analyze", *words) == 143
+    kept = json.loads((tmp_path / "codebook_unfinished.json").read_text())
+    assert kept["unfinished"] and {"usage", "removal", "swaps"} <= set(kept) and "cards" not in kept
+    assert f"is in {tmp_path}/codebook_unfinished.json" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["codebook_unfinished.json"]
+    assert run("analyze", *words) == 0
+    whole = json.loads((tmp_path / "codebook.json").read_text())
+    assert all(whole[name] == kept[name] for name in ("usage", "removal", "swaps"))
+    assert not (tmp_path / "codebook_unfinished.json").exists()
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from modules.story_model.story_model import StoryModel
 from modules.storyworld import StoryWorld
 from modules.text_decoder.tokenizers import make_vocabulary
 from modules.training.reliance import code_reliance
-from tests.support.tiny_presets import IMAGE_SIZE, tiny_preset, write_hub
+from tests.support.tiny_presets import IMAGE_SIZE, tiny_preset
 
 PICTURES = ("noise_mse", "latent_bits_per_dim")
 QUICK = {"num_timesteps": 8, "max_vlb_steps": 2}
@@ -37,21 +38,24 @@ def world() -> StoryWorld:
 
 
 @pytest.fixture(scope="module")
-def build(tmp_path_factory: pytest.TempPathFactory, world: StoryWorld) -> Callable[..., StoryPipeline]:
-    """A preset's pipeline, untrained except for an initialised codebook: its texts are nonsense, but not empty."""
-    hub = write_hub(tmp_path_factory.mktemp("hub"))
+def build(hub: Path, world: StoryWorld) -> Callable[..., StoryPipeline]:
+    """A preset's pipeline, untrained except for a codebook of the stories: its texts are nonsense, but not empty."""
 
     def pipeline(name: str, **changes: str) -> StoryPipeline:
         config = replace(tiny_preset(name, hub), **changes)
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            model = StoryModel(config, offline=True)
-            if model.has_codes:
-                model.storyboard.quantizer.fit(torch.randn(640, config.storyboard.codebook_dim), seed=0)
+            model = StoryModel(config, offline=True).eval()
             model.image_decoder.null_codes.data.normal_()
         if config.text_decoder.source:
             model.text_decoder.language_model.get_input_embeddings().weight.data[0].neg_()  # The end of a text.
-        return StoryPipeline(model, make_vocabulary(config.text_decoder, config.vocab_size, world.texts()))
+        tokenizer = make_vocabulary(config.text_decoder, config.vocab_size, world.texts())
+        if model.has_codes:
+            batch = EncodedStories(world, model, tokenizer).batch([0, 1])
+            with torch.no_grad():
+                slots = model.encode(batch).slots[batch.step_mask.flatten()]
+            model.storyboard.quantizer.fit(slots.flatten(0, 1), seed=0)
+        return StoryPipeline(model, tokenizer)
 
     return pipeline
 
@@ -86,8 +90,11 @@ def mistold(stories: EncodedStories) -> EncodedStories:
 
 @pytest.fixture(scope="module")
 def codes(pipeline: StoryPipeline, stories: EncodedStories) -> torch.Tensor:
+    """Of different pages: codes that are the same on all pages could not be missed."""
     with torch.no_grad():
-        return cache_codes(pipeline.model, stories, visible=False)[0]
+        codes = cache_codes(pipeline.model, stories, visible=False)[0]
+    assert len(codes.unique(dim=0)) > len(codes) / 2
+    return codes
 
 
 def reliance(pipeline: StoryPipeline, stories: EncodedStories) -> dict[str, torch.Tensor]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -22,14 +21,9 @@ from modules.common.errors import UserError
 from modules.generation.pipeline import StoryPipeline
 from modules.story_model.story_model import StoryModel
 from modules.text_decoder.tokenizers import make_vocabulary
-from tests.support.tiny_presets import tiny_preset, write_hub
+from tests.support.tiny_presets import tiny_preset
 
 PROMPT = "Rusty the fox wants a kite"
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_hub(tmp_path_factory.mktemp("hub"))
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import pytest
+import torch
 
 from modules.common.errors import UserError
+from modules.generation import loaded_model
 from modules.generation.pipeline import StoryPipeline
 from modules.generation.settings import GenerationSettings
 from modules.steering.packing import DamagedText, from_text, pack_bits, to_text, unpack_bits
@@ -17,6 +20,7 @@ from modules.story import Story, StoryStep
 from modules.storyworld import StoryWorld
 
 PROMPT = "Rusty the fox wants a kite"
+PRIOR_WEIGHT = "code_embed.weight"
 QUICK = GenerationSettings(seed=5, num_inference_steps=2)
 CODES = tuple(tuple((7 * page + 3 * slot) % 4096 for slot in range(8)) for page in range(5))
 
@@ -157,3 +161,28 @@ def test_training_settings_are_no_part_of_the_fingerprint(tiny_pipeline):
     assert other.fingerprint() == tiny_pipeline.fingerprint()
     other.config = dataclasses.replace(config, prior=dataclasses.replace(config.prior, num_sink_steps=2))
     assert other.fingerprint() != tiny_pipeline.fingerprint()
+
+
+def test_the_fingerprint_is_kept_until_a_weight_changes(tiny_pipeline, monkeypatch):
+    pipeline = StoryPipeline(copy.deepcopy(tiny_pipeline.model), tiny_pipeline.tokenizer)
+    weight, first = pipeline.model.prior.get_parameter(PRIOR_WEIGHT), pipeline.fingerprint()
+    assert first == tiny_pipeline.fingerprint()
+    with monkeypatch.context() as patch:
+        patch.setattr(loaded_model.hashlib, "sha256", None)
+        assert pipeline.fingerprint() == first  # Nothing is hashed again.
+    before = weight.detach().clone()
+    changes = {
+        "in place": lambda: weight.mul_(2),
+        "past autograd": lambda: weight.data[0, 0].add_(1),
+        "loaded": lambda: pipeline.model.prior.load_state_dict({PRIOR_WEIGHT: before * 3}, strict=False),
+        "swapped": lambda: weight.copy_(before.flip(0)),
+        "another tensor": lambda: setattr(weight, "data", before.flip(1)),
+    }
+    found = []
+    for change in changes.values():
+        with torch.no_grad():
+            change()
+            found.append(pipeline.fingerprint())
+            weight.copy_(before)
+        assert pipeline.fingerprint() == first
+    assert len({first, *found}) == 1 + len(changes)

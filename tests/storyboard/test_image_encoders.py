@@ -21,6 +21,7 @@ from modules.storyboard.config import ImageEncoderConfig, ScratchImageEncoderCon
 from modules.storyboard.image_encoders import PretrainedImageEncoder, ScratchImageEncoder
 from tests.support import hub_folders
 from tests.support.tensors import CLOSE, differ, generator
+from tests.support.tiny_presets import write_hub
 
 KINDS = {"resnet": ResNetModel, "vit": ViTModel, "clip": CLIPVisionModel, "siglip": SiglipVisionModel}
 TRANSFORMERS = ("vit", "clip", "siglip")
@@ -59,6 +60,16 @@ def gradients(module: nn.Module, pixels: Tensor) -> dict[str, Tensor | None]:
     module.zero_grad()
     module(pixels).square().mean().backward()
     return {name: parameter.grad for name, parameter in module.named_parameters()}
+
+
+def test_tiny_models_have_the_same_weights_every_time(tmp_path):
+    """Whatever was drawn before: otherwise a test depends on the tests that ran before it."""
+    files = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        folder = write_hub(tmp_path / str(seed))
+        files.append({path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.safetensors")})
+    assert len(files[0]) == 12 and files[0] == files[1]
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -15,17 +15,7 @@ from modules.generation.pipeline import StoryPipeline
 from modules.presets import PRESETS
 from modules.storyboard.pooling import chunks, elect, mean_over
 from modules.storyworld import StoryWorld
-from tests.story_model.test_story_model import (
-    AIDS,
-    CLOSE,
-    ENCODER_ONLY,
-    FACTORS,
-    TERMS,
-    TRAINS,
-    changed,
-    reached,
-    where,
-)
+from tests.support.losses import AIDS, CLOSE, ENCODER_ONLY, FACTORS, TERMS, TRAINS, changed, reached, where
 from tests.support.runs import JOINT_END, JOINT_START, all_finite, moved, tensors_at, trace, train, write_config
 from tests.support.tensors import select_steps
 

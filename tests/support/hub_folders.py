@@ -91,11 +91,11 @@ def write_resnet(folder: Path) -> Path:
     config = ResNetConfig(
         embedding_size=8, hidden_sizes=[8, 12, 16, WIDTH], depths=[1, 1, 1, 2], layer_type="bottleneck", num_labels=5
     )
-    model = _model(ResNetForImageClassification, config)
+    model, generator = _model(ResNetForImageClassification, config), torch.Generator().manual_seed(0)
     for norm in model.modules():
         if isinstance(norm, torch.nn.BatchNorm2d):
-            norm.running_mean.normal_(std=0.1)
-            norm.running_var.uniform_(0.5, 1.5)
+            norm.running_mean.normal_(std=0.1, generator=generator)
+            norm.running_var.uniform_(0.5, 1.5, generator=generator)
     _write_preprocessor(folder, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225], size={"shortest_edge": 64})
     return _save(model, folder)
 

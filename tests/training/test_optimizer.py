@@ -8,7 +8,7 @@ import torch
 from modules.story_model.story_model import StoryModel
 from modules.training.optimizer import parameter_groups
 from modules.training.phases import JointPhase
-from tests.support.tiny_presets import tiny_preset, write_hub
+from tests.support.tiny_presets import tiny_preset
 
 
 def groups_of(model: StoryModel) -> list[dict]:
@@ -21,11 +21,6 @@ def test_a_model_from_scratch_has_two_groups(tiny_config):
     decays, rest = groups_of(model)
     assert (decays["share"], rest["share"], rest["weight_decay"]) == (1.0, 1.0, 0.0) and decays["weight_decay"] > 0
     assert all(value.ndim >= 2 for value in decays["params"]) and all(value.ndim < 2 for value in rest["params"])
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory):
-    return write_hub(tmp_path_factory.mktemp("hub"))
 
 
 @pytest.mark.parametrize("name", ["next-step", "gpt2-sd15"])

@@ -10,9 +10,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from modules.common.progress import announce
 from modules.evaluation.codebook.cards import make_cards
 from modules.evaluation.codebook.coded_stories import CodedStories, draw_plans, label_steps, read_stories
 from modules.evaluation.codebook.interventions import (
+    NUM_DRAWN_SWAPS,
+    NUM_REMOVED,
+    NUM_TEXT_SWAPS,
     ReadPictures,
     Swaps,
     code_removal,
@@ -31,11 +35,10 @@ from modules.evaluation.codebook.structure import (
     transitions,
 )
 from modules.evaluation.codebook.usage import usage_report
+from modules.evaluation.forecast import forecast_analysis
 from modules.generation.pipeline import StoryPipeline
 from modules.story import StoryDataset
 
-NUM_REMOVED = 160  # Steps whose codes are removed.
-NUM_TEXT_SWAPS, NUM_DRAWN_SWAPS = 96, 24  # Stories, one step of each, whose codes are swapped.
 NUM_IN_MATRICES = 48
 
 
@@ -59,15 +62,19 @@ def analyze_codebook(
     num_stories: int,
     seed: int = 0,
     read_pictures: ReadPictures | None = None,
+    report: dict[str, Any] | None = None,
 ) -> CodebookAnalysis:
     """Analyse the codes of the first `num_stories` of both datasets; all metrics are of the held-out stories.
 
     `read_pictures` predicts the attributes of pictures, as the judge's `read` does; with it, the report contains the
-    attributes that swapped slots change in pictures.
+    attributes that swapped slots change in pictures. `report`, if given, is filled part by part: who is stopped has
+    what is done.
 
     Raises UserError on a model without codes, and on a checkpoint whose codebook is not initialised yet.
     """
     pipeline.check_codebook()
+    if seconds := forecast_analysis(pipeline, held_out, min(num_stories, len(held_out)), seed):
+        announce(seconds)
     learnt = read_stories(pipeline, train, min(num_stories, len(train)), "training stories")
     coded = read_stories(pipeline, held_out, min(num_stories, len(held_out)), "held-out stories")
     vectors = pipeline.model.storyboard.quantizer.codebook.detach().cpu().double().numpy()
@@ -80,7 +87,8 @@ def analyze_codebook(
         "held_out": (coded.codes, coded.lengths),
         "prior": (draw_plans(pipeline, coded.stories, seed), coded.lengths),
     }
-    report = {
+    report = {} if report is None else report
+    report |= {
         "data": {"train": train.name, "held_out": held_out.name},
         "seed": seed,
         "num_stories": {"train": len(learnt.lengths), "held_out": len(coded.lengths)},
@@ -88,34 +96,36 @@ def analyze_codebook(
         "num_slots": coded.codes.shape[1],
         "codebook_size": len(vectors),
         "usage": usage_report(sets, len(vectors), seed),
-        **slot_report(coded, labels, learnt, learnt_labels, seed),
-        **_structure_report(coded, vectors),
     }
-    effects, drawn = _effects_report(pipeline, coded, labels, vectors, seed, read_pictures)
-    report |= effects | {"steps": _steps(coded)}
+    report |= slot_report(coded, labels, learnt, learnt_labels, seed)
+    report |= _structure_report(coded, vectors)
+    drawn = _add_effects(report, pipeline, coded, labels, vectors, seed, read_pictures)
+    report["steps"] = _steps(coded)
     return CodebookAnalysis(plain(report), vectors, coded.thumbnails, drawn, learnt)
 
 
-def _effects_report(
+def _add_effects(
+    report: dict[str, Any],
     pipeline: StoryPipeline,
     coded: CodedStories,
     labels: Mapping[str, np.ndarray],
     vectors: np.ndarray,
     seed: int,
     read_pictures: ReadPictures | None,
-) -> tuple[dict[str, Any], Swaps | None]:
-    """Report what removed and swapped codes change, and the cards; return also the pages drawn from swapped codes."""
-    stories, codes, lengths = coded.stories, coded.codes, coded.lengths
+) -> Swaps | None:
+    """Report what removed and swapped codes change, and the cards; return the pages drawn from swapped codes."""
+    stories, codes, lengths, is_world = coded.stories, coded.codes, coded.lengths, "hero" in labels
     removal = remove_codes(pipeline, stories, codes, NUM_REMOVED, seed)
-    texts = swap_slots(pipeline, codes, lengths, NUM_TEXT_SWAPS, False, seed)
-    drawn = swap_slots(pipeline, codes, lengths, NUM_DRAWN_SWAPS, True, seed) if stories.image_mask.any() else None
-    examples = {"examples": _examples(drawn, codes)}
+    report["removal"] = removal_report(removal, coded.story)
+    texts, drawn = swap_slots(pipeline, codes, lengths, NUM_TEXT_SWAPS, False, seed), None
+    report["swaps"] = swap_report(texts, None, coded.story, is_world)
+    if stories.image_mask.any():
+        drawn = swap_slots(pipeline, codes, lengths, NUM_DRAWN_SWAPS, True, seed)
+        report["swaps"] = swap_report(texts, drawn, coded.story, is_world, read_pictures)
+    report["swaps"]["examples"] = _examples(drawn, codes)
     cards = make_cards(codes, coded.fit, lengths, stories.texts, labels, vectors)
-    return {
-        "removal": removal_report(removal, coded.story),
-        "swaps": swap_report(texts, drawn, coded.story, "hero" in labels, read_pictures) | examples,
-        "cards": [card | {"removal": code_removal(removal, codes, card["code"])} for card in cards],
-    }, drawn
+    report["cards"] = [card | {"removal": code_removal(removal, codes, card["code"])} for card in cards]
+    return drawn
 
 
 def _examples(drawn: Swaps | None, codes: np.ndarray) -> list[dict[str, Any]]:

@@ -26,6 +26,9 @@ from modules.text_decoder.words import find_words
 from modules.training.reliance import Condition
 
 SCORE_BATCH = 64
+NUM_REMOVED = 160  # Steps whose codes `analyze` removes.
+NUM_TEXT_SWAPS, NUM_DRAWN_SWAPS = 96, 24  # Stories, one step of each, whose codes it swaps.
+SWAP_DRAWING: dict[str, Any] = {"num_inference_steps": 10, "scheduler": "dpmsolver++"}
 NUM_REDRAWS = 20  # Attempts to draw another code; a slot with a single code has no other.
 ReadPictures = Callable[[Sequence[Image.Image]], Sequence[Mapping[str, Any]]]
 
@@ -146,7 +149,7 @@ def swap_slots(
     donors = np.roll(rows, 1)
     variants = swap_variants(codes[rows], codes[donors])
     around = pipeline.model.window(pipeline.embed(torch.from_numpy(codes)), lengths)
-    settings = GenerationSettings(seed=seed, num_inference_steps=10, scheduler="dpmsolver++")
+    settings = GenerationSettings(seed=seed, **SWAP_DRAWING)
     texts: list[list[str]] = []
     images: list[list[Image.Image]] = []
     for variant in track("swapping slots, pages" if draw else "swapping slots, texts", list(variants)):

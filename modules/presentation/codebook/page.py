@@ -6,7 +6,9 @@ The same analysis gives the same bytes: no date is written.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from PIL import Image
 
 from modules.common.files import write_whole
 from modules.common.ownership import MARK
-from modules.evaluation.codebook.analysis import CodebookAnalysis, analyze_codebook
+from modules.evaluation.codebook.analysis import CodebookAnalysis, analyze_codebook, plain
 from modules.evaluation.codebook.coded_stories import THUMBNAIL_PIXELS
 from modules.evaluation.codebook.interventions import ReadPictures
 from modules.generation.pipeline import StoryPipeline
@@ -29,7 +31,7 @@ from modules.presentation.text import clean
 from modules.steering.novelty import write_training_pages
 from modules.story import StoryDataset
 
-TRAINING_PAGES = "training_pages.json"
+TRAINING_PAGES, UNFINISHED = "training_pages.json", "codebook_unfinished.json"
 SPRITE_COLUMNS, SPRITE_QUALITY = 32, 74
 
 
@@ -45,17 +47,19 @@ def analyze(
     """Write `codebook.html`, `codebook.json`, the pages' small pictures as `codebook.jpg`, `training_pages.json`, from
     which `score` tells what a story is near to, and the folder `projector` into `output`; see `analyze_codebook`.
 
+    If it is stopped, the parts of the report that are finished are written to `codebook_unfinished.json`.
+
     Raises:
         UserError: the checkpoint has no codebook yet, or the output cannot be written.
     """
     prepare_output(output)
     check_projector(output / "projector")
-    analysis = analyze_codebook(pipeline, train, held_out, num_stories, seed, read_pictures)
+    with _kept_if_stopped(output / UNFINISHED) as report:
+        analysis = analyze_codebook(pipeline, train, held_out, num_stories, seed, read_pictures, report)
     sprite, pictured = _pictures(analysis)
     thumbnails = {"rows": pictured, "columns": SPRITE_COLUMNS}
-    report = {"generator": MARK, "fingerprint": pipeline.fingerprint(), "thumbnails": thumbnails, **analysis.report}
-    lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in report.items())
-    record = write_whole(output / "codebook.json", f"{{\n{lines}\n}}\n".encode())
+    head = {"generator": MARK, "fingerprint": pipeline.fingerprint(), "thumbnails": thumbnails}
+    record = _write_record(output / "codebook.json", head | analysis.report)
     files = [write_page(output, analysis), record]
     if sprite is not None:
         files.append(write_whole(output / "codebook.jpg", _jpeg(sprite)))
@@ -63,7 +67,28 @@ def analyze(
     pages = write_training_pages(
         output / TRAINING_PAGES, pipeline.fingerprint(), learnt.codes.tolist(), learnt.lengths, learnt.stories.texts
     )
-    return [*files, pages, write_projector(output / "projector", analysis)]
+    projector = write_projector(output / "projector", analysis)
+    (output / UNFINISHED).unlink(missing_ok=True)
+    return [*files, pages, projector]
+
+
+@contextmanager
+def _kept_if_stopped(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield a report to fill; if that is stopped, write what it has by then to `path`."""
+    report: dict[str, Any] = {}
+    try:
+        yield report
+    except KeyboardInterrupt:
+        if report:
+            _write_record(path, {"generator": MARK, "unfinished": True} | plain(report))
+            print(f"note: stopped; what was analysed by then is in {path}", file=sys.stderr)
+        raise
+
+
+def _write_record(path: Path, report: Mapping[str, Any]) -> Path:
+    """Write a report as JSON, a line for each of its parts."""
+    lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in report.items())
+    return write_whole(path, f"{{\n{lines}\n}}\n".encode())
 
 
 def write_page(output: Path, analysis: CodebookAnalysis) -> Path:
