@@ -61,6 +61,7 @@ def test_tensors_of_another_shape_start_fresh(reference, tmp_path, capsys):
     assert load_model(run)[0].image_decoder.unet.conv_in.in_channels == 6
 
 
+@pytest.mark.slow
 def test_a_preset_has_the_architecture_of_its_weights(reference, tmp_path, capsys):
     wide, run = tmp_path / "wide", tmp_path / "run"
     config = write_config(tmp_path / "config.json", autoencoder={"latent_channels": 6})
