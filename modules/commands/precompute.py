@@ -43,8 +43,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from modules.common.progress import progress_line
     from modules.encoded.cache import write_cache
+    from modules.saving.warm_start import with_autoencoder_of
 
     config = resolve_config(args)
+    if args.ckpt is not None:
+        config = with_autoencoder_of(config, args.ckpt, offline=args.offline)
     if args.data != "storyworld" and Path(args.data).exists():
         refuse_overlap(args.output, [Path(args.data)])
     dataset = open_dataset(args.data, "train", config, args.seed, config.training.num_stories, args.on_bad_record)

@@ -125,11 +125,12 @@ def _print_once(text: str, file: TextIO | None = None) -> None:
 def resolve_config(args: argparse.Namespace) -> StoryConfig:
     """Return the preset or the config file, with the values of the flags.
 
-    A preset that goes on from weights of the same preset has their architecture, which may be newer or older.
+    A preset that goes on from weights of the same preset has their architecture, which may be newer or older, and a
+    model with the autoencoder of another one has that one's.
     """
     from modules.config import load_config
     from modules.presets import PRESETS
-    from modules.saving.warm_start import donor_config
+    from modules.saving.warm_start import donor_config, with_autoencoder_of
 
     config = load_config(args.config) if args.config else PRESETS[args.preset]
     init_from = getattr(args, "init_from", None)
@@ -137,5 +138,7 @@ def resolve_config(args: argparse.Namespace) -> StoryConfig:
         donor = donor_config(init_from, offline=args.offline)
         if donor.preset == config.preset:
             config = dataclasses.replace(donor, training=config.training, loss_weights=config.loss_weights)
+    if getattr(args, "autoencoder", None) is not None:
+        config = with_autoencoder_of(config, args.autoencoder, offline=getattr(args, "offline", False))
     given = {name: value for name in SCHEDULE if (value := getattr(args, name, None)) is not None}
     return dataclasses.replace(config, training=dataclasses.replace(config.training, **given))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from modules.common.errors import UserError
@@ -18,6 +19,17 @@ _ENDS_A_BLOCK = re.compile(r"^autoencoder\.vae\..*\.resnets\.\d+\.conv2\.")
 def donor_config(path: Path, *, offline: bool = False) -> StoryConfig:
     """Return the config of a trained model. Raises UserError where there is none."""
     return load_config(resolve_model_folder(path, offline=offline) / CONFIG)
+
+
+def with_autoencoder_of(config: StoryConfig, path: Path, *, offline: bool = False) -> StoryConfig:
+    """Return the config with the autoencoder of the trained model at `path`, for pictures of the same size, if it has
+    another architecture. Raises UserError where there is no model.
+    """
+    own, given = config.autoencoder, donor_config(path, offline=offline).autoencoder
+    is_same = own.architecture == given.architecture or own.source or given.source
+    if is_same or (own.image_size, own.downsampling) != (given.image_size, given.downsampling):
+        return config
+    return replace(config, autoencoder=given)
 
 
 def start_from(

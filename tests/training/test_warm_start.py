@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import story_generative_model
 from modules.common.errors import UserError
 from modules.presets import TINY
 from modules.saving.model_folder import load_model
@@ -70,6 +71,21 @@ def test_a_preset_has_the_architecture_of_its_weights(reference, tmp_path, capsy
     assert train(run, "--init_from", wide, "--phases", "planning") == 0
     assert "fresh: none" in capsys.readouterr().err
     assert load_model(run)[0].config.autoencoder.latent_channels == 6
+
+
+@pytest.mark.slow
+def test_a_reused_autoencoder_brings_its_architecture(reference, tmp_path):
+    wide, run, cached, cache = (tmp_path / name for name in ("wide", "run", "cached", "cache"))
+    config = write_config(tmp_path / "config.json", autoencoder={"latent_channels": 6})
+    assert train(wide, "--config", config, "--phases", "autoencoder") == 0
+    assert train(run, "--autoencoder", wide) == 0
+    assert load_model(run)[0].config.autoencoder.latent_channels == 6
+    before, after = weights(wide), weights(run)
+    assert all(torch.equal(before[name], after[name]) for name in before if name.startswith("autoencoder."))
+    flags = ["--preset", "tiny", "--data", "storyworld", "--ckpt", str(wide), "--output", str(cache)]
+    assert story_generative_model.main(["precompute", *flags]) == 0
+    assert train(cached, "--autoencoder", wide, "--cache", cache) == 0
+    assert (cached / "losses.jsonl").read_bytes() == (run / "losses.jsonl").read_bytes()
 
 
 def test_known_words_are_those_of_both_models(reference, tmp_path):
