@@ -46,6 +46,11 @@ def fault_of(error: Exception) -> UserError | None:
     return UserError(f"{where}: {_ADVICE.get(number, 'repair it, or give another file or folder')}")
 
 
+def are_too_many_files(error: Exception) -> bool:
+    """Return whether a file could not be opened because too many are, which tells nothing about the file."""
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+
+
 def _is_of_memory(error: Exception) -> bool:
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from modules.common.errors import UserError
+from modules.common.faults import are_too_many_files
 from modules.story import Story
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
@@ -223,4 +224,6 @@ def _errors_named(path: str | Path) -> Iterator[None]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UserError(f"the picture {path} is over {MAX_PIXELS // 1_000_000} megapixels; make it smaller") from None
     except Exception as error:
+        if are_too_many_files(error):
+            raise
         raise UserError(f"the picture {path} is broken ({error or type(error).__name__})") from None

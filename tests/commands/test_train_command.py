@@ -122,7 +122,7 @@ def test_autoencoder_of_another_checkpoint_is_used_as_it_is(reference, tiny_chec
 
 
 def test_autoencoder_of_another_shape_is_refused(reference, tmp_path, capsys):
-    config = write_config(tmp_path / "config.json", autoencoder={"latent_channels": 6})
+    config = write_config(tmp_path / "config.json", autoencoder={"image_size": 64})
     assert "has another shape" in fails(capsys, tmp_path / "run", "--config", config, "--autoencoder", reference)
 
 

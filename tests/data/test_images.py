@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import zlib
 from pathlib import Path
@@ -187,3 +188,14 @@ def test_a_picture_that_is_a_line_is_refused(tmp_path):
     Image.new("RGB", (3000, 1)).save(tmp_path / "line.png")
     with pytest.raises(UserError, match="3000 x 1 pixels, over 1000 times"):
         load_image(tmp_path / "line.png")
+
+
+def test_a_picture_is_not_broken_because_too_many_files_are_open(tmp_path, monkeypatch):
+    picture().save(tmp_path / "page.png")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(images.Image, "open", refuse)
+    with pytest.raises(OSError, match="Too many open files"):
+        load_image(tmp_path / "page.png")
