@@ -12,6 +12,7 @@ from gpu_stories import as_images
 from gpu_widen import add_components, widen
 from torch import Tensor
 
+from modules.common.errors import UserError
 from modules.image_decoder.autoencoder import PictureAutoencoder
 from modules.layers.seeding import make_generator
 from modules.story_model.story_model import StoryModel
@@ -36,6 +37,8 @@ class AutoencoderTrainer:
     def __init__(self, old: StoryModel, pixels: Tensor, args: argparse.Namespace) -> None:
         """`pixels` (N,H,W,3) uint8 are the pictures, on the device that trains."""
         self.pixels, self.args, self.before = pixels, args, old.config.autoencoder.latent_channels
+        if args.channels < self.before:
+            raise UserError(f"--channels must be {self.before} or more, as this model has, got {args.channels}")
         self.model = widen(old, args.channels) if args.channels > self.before else copy.deepcopy(old)
         self.autoencoder = cast(PictureAutoencoder, self.model.autoencoder.to(pixels.device))
         self.teacher = cast(PictureAutoencoder, old.autoencoder.to(pixels.device).requires_grad_(False))

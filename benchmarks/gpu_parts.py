@@ -11,11 +11,12 @@ from gpu_fit import Fit, Length, autocast, say
 from gpu_stories import Stories
 from torch import Tensor
 
-from modules.batch import StepNoise, StoryBatch, draw_noise
+from modules.batch import StoryBatch, draw_noise
 from modules.layers.seeding import derive_seed, make_generator
 from modules.prior.given import draw_given
 from modules.story_model.story_model import StoryModel
 from modules.training.optimizer import parameter_groups
+from modules.training.phases import hide_prompts, training_noise
 
 PARTS = ("image_decoder", "text_decoder", "prior")
 
@@ -40,11 +41,11 @@ class PartTrainer:
         def loss() -> Tensor:
             drawn = self.stories.draw(rows, rng)
             count = len(drawn) * int(self.stories.lengths[drawn[0]])
-            noise = self.noise(count, generator, training)
+            noise = training_noise(model, count, generator)
             variant = (~noise.keep_image).long() + 2 * (~noise.keep_text).long()
             batch = self.stories.batch(drawn, None if part == "prior" else variant)
             if part == "prior":
-                self.give_pages(batch, on_cpu)
+                self.prepare_plans(batch, on_cpu)
             with autocast(self.device):
                 return model(batch, noise, (part,)).loss
 
@@ -56,23 +57,17 @@ class PartTrainer:
         say(f"{part}: held-out loss {before:.4f} -> {after:.4f}, {done['updates']} updates, {done['seconds']:.0f} s")
         return {**done, "held_out_before": before, "held_out": after, "rows": rows}
 
-    def noise(self, count: int, generator: torch.Generator, training: Any = None) -> StepNoise:
-        """Draw the noise of `count` rows; without `training` nothing is dropped."""
-        drops = (training.modality_dropout, training.null_text, training.null_image) if training else (0.0, 0.0, 0.0)
-        hidden = training.page_dropout if training and self.model.reads_plan else 0.0
-        words = training.word_dropout if training else 0.0
-        shape, steps = self.config.autoencoder.latent_shape, self.config.image_decoder.num_train_timesteps
-        length = self.config.text_decoder.max_length
-        return draw_noise(count, shape, steps, generator, *drops, hidden, words, length)
-
-    def give_pages(self, batch: StoryBatch, generator: torch.Generator) -> None:
-        """Let the prior see some pages of some stories of a batch from the start."""
+    def prepare_plans(self, batch: StoryBatch, generator: torch.Generator) -> None:
+        """Give the prior some pages of some stories of a batch from the start, and hide some prompts."""
+        assert batch.codes is not None
         count, length = batch.step_mask.shape
-        plans = batch.own_plans(batch.codes)
-        if share := self.config.prior.given_share:
-            given = draw_given([length] * count, share, generator)
+        plans, config = batch.own_plans(batch.codes), self.config.prior
+        if config.given_share:
+            given = draw_given([length] * count, config.given_share, generator)
             plans.given = given.to(self.device)
             plans.num_steps = batch.num_steps - (given >= 0).sum().to(self.device)
+        if config.null_prompt:
+            hide_prompts(plans, (torch.rand(count, generator=generator) < config.null_prompt).to(self.device))
         batch.plans = plans
 
     @torch.no_grad()
@@ -82,7 +77,8 @@ class PartTrainer:
         losses, weights = [], []
         for length, members in self.held_out.by_length.items():
             batch = self.held_out.batch(members)
-            noise = self.noise(len(members) * length, make_generator(0, self.device))
+            shape, timesteps = self.config.autoencoder.latent_shape, self.config.image_decoder.num_train_timesteps
+            noise = draw_noise(len(members) * length, shape, timesteps, make_generator(0, self.device))
             with autocast(self.device):
                 losses.append(self.model(batch, noise, (part,)).loss.item())
             weights.append(len(members) * length)

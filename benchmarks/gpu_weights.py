@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import os
 import sys
 from pathlib import Path
@@ -32,7 +31,10 @@ from gpu_widen import widen, with_given_pages
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from modules.commands.cli import execute
+from modules.commands.shared import write_json
 from modules.common.arguments import Parser, a_path, positive_int
+from modules.common.files import check_writable
 from modules.saving.model_folder import load_model, save_model
 from modules.story_model.story_model import StoryModel
 from modules.text_decoder.tokenizers import Vocabulary
@@ -151,19 +153,20 @@ def add_join_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--parts", type=a_path, nargs="+", required=True, help="files of weights, of OUTPUT/parts")
 
 
-def main() -> int:
-    args = make_flags().parse_args()
+def run(args: argparse.Namespace) -> int:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.benchmark = True  # Every part has batches of one shape.
     torch.manual_seed(args.seed)
+    if args.json:
+        check_writable(args.json)
     commands = {"autoencoder": train_autoencoder, "decoders": train_decoders, "join": join}
     found = commands[args.command](args, device)
     if args.json:
-        args.json.write_text(json.dumps({"command": sys.argv, "environment": environment(), **found}, indent=1))
+        write_json(args.json, {"command": sys.argv, "environment": environment(), **found})
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(execute(run, make_flags().parse_args()))

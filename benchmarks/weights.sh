@@ -15,7 +15,8 @@ train --config assets/decoder.json --init_from "$RUN/old" --phases autoencoder -
 train --config assets/warm_start.json --init_from "$RUN/old" --autoencoder "$RUN/decoder" --output_dir "$RUN/warm" "$@"
 train --config assets/illustration.json --init_from "$RUN/warm" --autoencoder "$RUN/warm" --phases writing,illustration \
   --output_dir "$RUN/final" "$@"
-further() { [ -e "$1/parts" ] || PYTHONPATH=. "$PYTHON" benchmarks/gpu_weights.py "${@:2}" --output "$1"; }
+# The JSON is written last, so a stopped training begins again.
+further() { [ -e "$1.json" ] || PYTHONPATH=. "$PYTHON" benchmarks/gpu_weights.py "${@:2}" --output "$1" --json "$1.json"; }
 further "$RUN/wide" autoencoder --ckpt "$RUN/final/model" --channels 24 --length 1349
 further "$RUN/further" decoders --ckpt "$RUN/wide" --num_stories 80000 \
   --parts image_decoder=3169 prior=496 text_decoder=456

@@ -26,6 +26,28 @@ PLANS_PER_STORY = 4  # Cached codes are cheap: the prior reads this many times a
 VISUAL_WORD_PICTURES = 4096
 
 
+def training_noise(model: StoryModel, num_rows: int, generator: torch.Generator) -> StepNoise:
+    """Draw the noise of one training pass over `num_rows` steps, by the model's config."""
+    training, config = model.config.training, model.config
+    return draw_noise(
+        num_rows,
+        config.autoencoder.latent_shape,
+        config.image_decoder.num_train_timesteps,
+        generator,
+        training.modality_dropout,
+        training.null_text,
+        training.null_image,
+        training.page_dropout if model.reads_plan else 0.0,
+        training.word_dropout,
+        config.text_decoder.max_length,
+    )
+
+
+def hide_prompts(plans: PlanBatch, hidden: Tensor) -> None:
+    """Hide the prompts of the stories where `hidden` (P,) is True."""
+    plans.prompt_mask = plans.prompt_mask & ~hidden[:, None]
+
+
 class StoryPhase(Phase):
     """Base class of the phases after the autoencoder's: updates on batches of stories.
 
@@ -60,18 +82,8 @@ class StoryPhase(Phase):
         return module(batch.to(self.device), noise.to(self.device), self.trains)
 
     def _noise(self, step: int, num_rows: int) -> StepNoise:
-        return draw_noise(
-            num_rows,
-            self.model.config.autoencoder.latent_shape,
-            self.model.config.image_decoder.num_train_timesteps,
-            self.generator("noise", step, self.device),  # A CPU would take as long to draw it as a GPU to train on it.
-            self.training.modality_dropout,
-            self.training.null_text,
-            self.training.null_image,
-            self.training.page_dropout if self.model.reads_plan else 0.0,
-            self.training.word_dropout,
-            self.model.config.text_decoder.max_length,
-        )
+        # On the device: a CPU would take as long to draw it as a GPU to train on it.
+        return training_noise(self.model, num_rows, self.generator("noise", step, self.device))
 
     def _batch(self, step: int, part: int, num_parts: int, num_steps: int, _noise: StepNoise) -> StoryBatch:
         """Return one part of the global batch, padded to the whole batch's number of steps; `_noise` is the part's."""
@@ -204,7 +216,7 @@ class ConsolidationPhase(StoryPhase):
             plans.given, plans.num_steps = given[rows], plans.num_steps - (given >= 0).sum() / num_parts
         if share := self.model.config.prior.null_prompt:
             hidden = torch.rand(len(order), generator=self.generator("null prompts", step)) < share
-            plans.prompt_mask = plans.prompt_mask & ~hidden[rows][:, None]
+            hide_prompts(plans, hidden[rows])
         if self.training.own_codes:
             plans.own_share = self.training.own_codes * linear_ramp(step, self.num_steps)
             draws = draw_mixing((len(order), max(lengths), plans.codes.shape[2]), self.generator("own codes", step))
