@@ -28,12 +28,14 @@ from gpu_fit import Length, say
 from gpu_parts import PARTS, PartTrainer
 from gpu_stories import Stories, as_images
 from gpu_widen import widen, with_given_pages
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from modules.commands.cli import execute
 from modules.commands.shared import write_json
 from modules.common.arguments import Parser, a_path, positive_int
+from modules.common.errors import UserError
 from modules.common.files import check_writable
 from modules.saving.model_folder import load_model, save_model
 from modules.story_model.story_model import StoryModel
@@ -92,7 +94,12 @@ def write_part(folder: Path, model: StoryModel, tokenizer: Vocabulary, part: str
 def join(args: argparse.Namespace, _: torch.device) -> dict[str, Any]:
     """Write the model of a folder with the parts of others in place of its own."""
     model, tokenizer = load_model(args.ckpt, offline=True)
-    given = {name: value for path in args.parts for name, value in load_file(path).items()}
+    given: dict[str, Tensor] = {}
+    for path in args.parts:
+        try:
+            given |= load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path} contains no weights of a part ({error}): copy it anew") from error
     channels = given.get("autoencoder.latent_mean", model.autoencoder.latent_mean).shape[0]
     if channels != model.config.autoencoder.latent_channels:
         model = widen(model, channels)
