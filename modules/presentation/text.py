@@ -12,6 +12,8 @@ _LONGEST_LINE = 400  # Characters. Measuring very long strings is slow.
 
 def clean(text: str) -> str:
     """Remove lone surrogates and control characters, which neither UTF-8 nor HTML can encode; keep white space."""
+    if text.isprintable():  # As pictures in data URIs are: a hundred thousand characters at once.
+        return text
     return "".join(
         character for character in text if character.isspace() or unicodedata.category(character) not in ("Cc", "Cs")
     )
