@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -58,6 +59,7 @@ def training_bytes(
     return parts | {"total": max(sum(parts.values()), between)}
 
 
+@cache
 def story_activations(config: StoryConfig, mixed: bool, phase: str = "joint") -> int:
     """Return the bytes kept for the backward pass of the loss of a phase on stories.
 
@@ -78,6 +80,7 @@ def story_activations(config: StoryConfig, mixed: bool, phase: str = "joint") ->
     return saved if mixed or not has_experts else 2 * saved
 
 
+@cache
 def trained_parameters(config: StoryConfig, phase: str) -> tuple[int, int]:
     """Return the numbers of parameters that a phase on stories trains, and that are frozen in it."""
     model = build_on_meta(config)
@@ -85,6 +88,7 @@ def trained_parameters(config: StoryConfig, phase: str) -> tuple[int, int]:
     return count_parameters(model)
 
 
+@cache
 def autoencoder_activations(config: StoryConfig, mixed: bool) -> int:
     """Return the bytes kept for the backward pass of the autoencoder phase's loss, with a picture on every step."""
     count, size = config.training.batch_size * config.max_steps, config.autoencoder.image_size

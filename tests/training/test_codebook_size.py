@@ -32,7 +32,7 @@ def test_a_run_tells_it_writes_it_and_resumes_with_it(tmp_path, capsys):
     (tmp_path / "config.json").write_text(config.to_json())
     run = tmp_path / "run"
     words = ["train", "--config", str(tmp_path / "config.json"), "--output_dir", str(run)]
-    assert story_generative_model.main([*words, "--dry_run"]) == 0
+    assert story_generative_model.main([*words, "--phases", "joint", "--dry_run"]) == 0
     shown = capsys.readouterr()
     resolved = json.loads(shown.out)["config"]["storyboard"]["codebook_size"]
     assert resolved in (16, 32) and f"codebook_size: {resolved} codes for" in shown.err
