@@ -4,7 +4,6 @@ behind.
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
@@ -66,32 +65,3 @@ def test_a_part_of_another_kind(hub, tmp_path, capsys, name, part):
     other = config.text_decoder.source if part != "text_decoder" else str(hub / CLIP)
     line = told(with_source(config, part, other), tmp_path, capsys)
     assert f"{part}.source" in line and other in line
-
-
-@pytest.mark.parametrize("name", PRETRAINED)
-def test_a_model_whose_source_went_away(hub, tmp_path, capsys, name):
-    """Told when a story is asked for, with the source's name; the checkpoint is untouched."""
-    moved = shutil.copytree(hub, tmp_path / "hub")
-    config = tiny_preset(name, moved)
-    config = replace(config, training=replace(config.training, max_steps=1))
-    (tmp_path / "config.json").write_text(config.to_json())
-    run = tmp_path / "run"
-    assert (
-        story_generative_model.main(
-            ["train", "--config", str(tmp_path / "config.json"), "--output_dir", str(run), "--offline"]
-        )
-        == 0
-    )
-    before = {path: path.read_bytes() for path in sorted((run / "model").rglob("*")) if path.is_file()}
-    shutil.rmtree(moved)
-    capsys.readouterr()
-    words = ["generate", "--ckpt", str(run), "--prompt", "a fox", "--output", str(tmp_path / "out"), "--offline"]
-    assert story_generative_model.main(words) == 2
-    error = capsys.readouterr().err
-    assert (
-        error.count("error: ") == 1
-        and str(moved) in error
-        and ".source" in error
-        and not (tmp_path / "out" / "story.json").exists()
-    )
-    assert before == {path: path.read_bytes() for path in sorted((run / "model").rglob("*")) if path.is_file()}

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from modules.steering.score import score
 from modules.steering.search import search
 from modules.story_model.story_model import StoryModel
 from modules.storyworld import StoryWorld
+from tests.support.commands import fails, files
 from tests.support.tiny_presets import IMAGE_SIZE, PRETRAINED, tiny_preset
 
 NAMES = (*PRETRAINED, "captioner")
@@ -41,6 +43,12 @@ TUNED = {  # The factors of which a source's weights train.
     "picturebooks": set(),
 }
 PROMPT = "Rusty the fox wants a kite"
+
+
+@pytest.fixture(scope="module")
+def hub(hub: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what the presets name, that may be moved."""
+    return shutil.copytree(hub, tmp_path_factory.mktemp("presets") / "hub")
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +143,20 @@ def test_only_what_should_train_moves(run, hub, name):
     moved = [key for key in tuned if not torch.equal(state[key], before[key])]
     assert len(moved) >= 0.9 * len(tuned)
     assert {key.split(".")[0] for key in tuned} == TUNED[name]
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_a_source_that_went_away_is_named(run, hub, name, tmp_path, capsys):
+    """When a story is asked for; the checkpoint is untouched."""
+    before, words = files(run(name)), ["generate", "--ckpt", run(name), "--prompt", PROMPT, "--offline"]
+    capsys.readouterr()
+    aside = hub.rename(tmp_path / "aside")
+    try:
+        line = fails(capsys, *words, "--output", tmp_path / "out")
+    finally:
+        aside.rename(hub)
+    assert str(hub) in line and ".source" in line and not (tmp_path / "out" / "story.json").exists()
+    assert files(run(name)) == before
 
 
 @pytest.mark.parametrize("name", PRETRAINED)
