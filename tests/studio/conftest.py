@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,38 @@ PROMPT = "Rusty the fox wants a kite"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
-@pytest.fixture
-def client(tiny_pipeline: StoryPipeline, tmp_path: Path) -> Iterator[Any]:
-    """A client of a studio whose project is empty."""
+@contextmanager
+def serving(pipeline: StoryPipeline, folder: Path) -> Iterator[Any]:
+    """A client of a studio with this project."""
     pytest.importorskip("fastapi", reason="the studio's packages are not installed: requirements-studio.txt")
     from fastapi.testclient import TestClient
 
     from modules.studio.app import create_app
     from modules.studio.project import Project
 
-    project = Project(tmp_path / "project")
-    with TestClient(create_app(tiny_pipeline, project, sample=False)) as client:
+    project = Project(folder)
+    with TestClient(create_app(pipeline, project, sample=False)) as client:
         yield client
     project.close()
+
+
+@pytest.fixture(scope="module")
+def told(tiny_pipeline: StoryPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with a story of three pages, to be copied."""
+    folder = tmp_path_factory.mktemp("told") / "project"
+    with serving(tiny_pipeline, folder) as client:
+        answer = client.post("/api/stories", json={"prompt": PROMPT, "pages": 3, "seed": 1})
+        assert wait(client, answer.json()["id"])["status"] == "done"
+    return folder
+
+
+@pytest.fixture
+def client(request: pytest.FixtureRequest, tiny_pipeline: StoryPipeline, tmp_path: Path) -> Iterator[Any]:
+    """A client of a studio whose project is empty, or has the `story` that a test asks for."""
+    if "story" in request.fixturenames:
+        shutil.copytree(request.getfixturevalue("told"), tmp_path / "project")
+    with serving(tiny_pipeline, tmp_path / "project") as client:
+        yield client
 
 
 @pytest.fixture
@@ -57,11 +77,10 @@ def wait(client: Any, job: str, seconds: float = 60) -> dict[str, Any]:
 
 
 @pytest.fixture
-def story(client: Any, finish: Any) -> str:
+def story(client: Any) -> str:
     """The id of a story of three pages."""
-    job = finish("stories", prompt=PROMPT, pages=3, seed=1)
-    assert job["status"] == "done", job
-    return job["result"]["story"]
+    (story,) = client.get("/api/project").json()["stories"]
+    return story["id"]
 
 
 @pytest.fixture(scope="module")

@@ -156,7 +156,8 @@ def test_a_picture_is_encoded_again_before_it_is_used(client, story, finish):
     assert client.get("/static/..%2Fapp.py").status_code == 404
 
 
-def test_every_format_is_exported(client, story):
+def test_every_format_is_exported(client, finish):
+    story = finish("stories", prompt=PROMPT, pages=1, seed=1)["result"]["story"]
     for one in client.get("/api/project").json()["formats"]:
         answer = client.get(f"/api/stories/{story}/export/{one['name']}")
         assert answer.status_code == 200 and len(answer.content) > 100, one
@@ -165,7 +166,7 @@ def test_every_format_is_exported(client, story):
 
 def test_a_waiting_job_is_cancelled(client, story):
     jobs = [
-        client.post("/api/stories", json={"prompt": PROMPT, "pages": 8, "seed": seed}).json()["id"] for seed in range(3)
+        client.post("/api/stories", json={"prompt": PROMPT, "pages": 4, "seed": seed}).json()["id"] for seed in range(3)
     ]
     for job in reversed(jobs):
         client.post(f"/api/jobs/{job}/cancel")

@@ -15,7 +15,7 @@ from torch import Tensor
 from tests.studio.conftest import PROMPT, wait
 
 pytestmark = pytest.mark.slow
-NUM_CLIENTS, NUM_STORIES = 20, 60
+NUM_CLIENTS, NUM_STORIES = 20, 30
 
 
 def ask(server: str, path: str, body: dict[str, Any] | None = None) -> Any:
