@@ -26,6 +26,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 SMALL = {
     "train": ["--preset", "tiny", "--max_steps", "4", "--mixed_precision", "no", "--num_stories", "24"],
     "evaluate": ["--num_stories", "2", "--num_drawn", "1"],
+    **{name: ["--num_inference_steps", "4"] for name in ("generate", "continue", "illustrate")},
 }
 
 

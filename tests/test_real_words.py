@@ -62,7 +62,7 @@ def test_it_begins_as_the_plain_language_model(source):
 
 @pytest.fixture(scope="module")
 def books(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a model trained for half a minute on four books of one's own."""
+    """A folder with a model trained for a moment on four books of one's own."""
     folder = tmp_path_factory.mktemp("books")
     for number, (title, *pages) in enumerate(TALES):
         book = folder / "my_pictures" / title
@@ -73,7 +73,7 @@ def books(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = folder / "my_stories"
     assert downloads.run("folder", folder / "my_pictures", "--output", data) == 0
     assert downloads.run("validate", data) == 0
-    minutes = ["--max_minutes", 0.5, "--mixed_precision", "auto", "--batch_size", 2]
+    minutes = ["--max_minutes", 0.2, "--mixed_precision", "auto", "--batch_size", 2]
     out = folder / "checkpoints"
     assert commands.run("train", "--preset", "picturebooks", "--data", data, *minutes, "--output_dir", out) == 0
     return folder
@@ -94,10 +94,11 @@ def test_only_the_lora_moved_and_peft_reads_it(books, source, tmp_path):
     pipeline = StoryPipeline.from_pretrained(books / "checkpoints", offline=True)
     decoder = pipeline.model.text_decoder.float()
     (folder,) = pipeline.save_lora(tmp_path)
-    tuned = PeftModel.from_pretrained(source.load(AutoModelForCausalLM), folder).eval()
+    language_model = source.load(AutoModelForCausalLM)
     ids, mask = padded_texts(source)
     with torch.no_grad():
-        plain = source.load(AutoModelForCausalLM)(input_ids=ids, attention_mask=mask.long()).logits
+        plain = language_model(input_ids=ids, attention_mask=mask.long()).logits
+        tuned = PeftModel.from_pretrained(language_model, folder).eval()
         decoder.prefix_gate.zero_()
         for parameter in decoder.to_shift.parameters():
             parameter.zero_()

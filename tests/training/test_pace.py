@@ -77,7 +77,7 @@ def run(folder, *flags: object) -> int:
 def test_a_timed_run_is_repeated_by_its_config(tmp_path, monkeypatch, capsys):
     """Interrupted in the joint phase and resumed; the config that it leaves gives the same run without a limit."""
     timed, repeated = tmp_path / "timed", tmp_path / "repeated"
-    flags = ("--preset", "tiny", "--num_stories", 5000, "--max_minutes", "0.2")
+    flags = ("--preset", "tiny", "--num_stories", 5000, "--max_minutes", "0.1")
     loss, started = JointPhase.loss, time.monotonic()
     passes = count(-2 * (1 + REPEATS))  # Those before the first update measure how long one takes.
 
@@ -91,10 +91,10 @@ def test_a_timed_run_is_repeated_by_its_config(tmp_path, monkeypatch, capsys):
         assert run(timed, *flags) == 130
     lengths = state_of(timed)["pace"]["updates"]
     assert list(lengths) == ["autoencoder", "opening", "joint"]
-    assert run(timed, *flags[:-1], "0.3") == 2
-    assert "another max_minutes (0.2, now 0.3)" in capsys.readouterr().err
+    assert run(timed, *flags[:-1], "0.2") == 2
+    assert "another max_minutes (0.1, now 0.2)" in capsys.readouterr().err
     assert run(timed, *flags) == 0
-    assert time.monotonic() - started < 5 * 60 * 0.2  # Beside other jobs; how exactly it is kept is for a benchmark.
+    assert time.monotonic() - started < 10 * 60 * 0.1  # Beside other jobs; how exactly it is kept is for a benchmark.
     config = load_config(timed / "model" / "config.json")
     pace = state_of(timed)["pace"]
     assert {name: config.training.num_updates(name) for name in pace["updates"]} == pace["updates"]
