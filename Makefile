@@ -1,4 +1,4 @@
-# make demo        an illustrated story by the shipped weights       make test        lint and the tests (6 minutes on two cores)
+# make demo        an illustrated story by the shipped weights       make test        lint and the tests (5 minutes on two cores)
 # make test-fast   the quick tests (a minute)                        make test-slow   installation, notebooks, README's commands, processes
 # make lint        style and types                                   make test-newest what breaks with the newest libraries
 # make studio      make and edit stories in the browser              make test-exhaustive all damaged inputs and kills, of which test-slow has a sample

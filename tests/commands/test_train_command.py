@@ -46,7 +46,7 @@ OTHER_RUNS = {
     "seed": (("--seed", 1), "another seed (0, now 1)"),
     "learning rate": (("--learning_rate", 0.5), "another config.training.learning_rate (0.001, now 0.5)"),
     "number of stories": (("--num_stories", 25), "another config.training.num_stories (24, now 25)"),
-    "steps": (("--max_steps", 13), "another config.training.max_steps (12, now 13)"),
+    "steps": (("--max_steps", 8), "another config.training.max_steps (9, now 8)"),
     "batch": (("--gradient_accumulation_steps", 4), "another global_batch (8, now 16)"),
     "precision": (("--mixed_precision", "bf16"), "another mixed_precision ('no', now 'bf16')"),
 }
@@ -128,7 +128,8 @@ def test_autoencoder_of_another_shape_is_refused(reference, tmp_path, capsys):
 
 def test_dry_run_prints_a_usable_config_and_writes_nothing(tmp_path, capsys):
     folder, plan = tmp_path / "run", tmp_path / "plan.json"
-    assert train(folder, "--dry_run") == 0
+    flags = ("--dry_run", "--phases", "joint")
+    assert train(folder, *flags) == 0
     printed = capsys.readouterr().out
     report = json.loads(printed)
     assert list(tmp_path.iterdir()) == []
@@ -145,8 +146,8 @@ def test_dry_run_prints_a_usable_config_and_writes_nothing(tmp_path, capsys):
     for content in (printed, json.dumps(report["config"])):
         plan.write_text(content)
         config = load_config(plan)
-        assert config == replace(TINY, training=replace(TINY.training, max_steps=12))
-        assert train(folder, "--config", plan, "--preset", "storyworld", "--learning_rate", 0.5, "--dry_run") == 0
+        assert config == replace(TINY, training=replace(TINY.training, max_steps=9))
+        assert train(folder, "--config", plan, "--preset", "storyworld", "--learning_rate", 0.5, *flags) == 0
         assert json.loads(capsys.readouterr().out)["config"] == report["config"] | {
             "training": report["config"]["training"] | {"learning_rate": 0.5}
         }
@@ -227,7 +228,7 @@ def test_fp16_without_a_gpu_is_reported(tmp_path, monkeypatch, capsys):
 def test_auto_precision_is_what_this_machine_computes_fast(tmp_path, monkeypatch, capsys):
     for fast, expected in ((True, "bf16"), (False, "no")):
         monkeypatch.setattr("modules.common.precision.has_fast_bf16", lambda fast=fast: fast)
-        assert train(tmp_path / "run", "--dry_run", "--mixed_precision", "auto") == 0
+        assert train(tmp_path / "run", "--dry_run", "--phases", "joint", "--mixed_precision", "auto") == 0
         assert json.loads(capsys.readouterr().out)["run"]["mixed_precision"] == expected
     monkeypatch.setattr("modules.training.processes.has_fast_bf16", lambda: False)
     message = "this machine emulates bfloat16, slowly: --mixed_precision auto takes float32 here"

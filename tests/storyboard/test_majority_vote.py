@@ -207,7 +207,7 @@ def test_a_padded_step_changes_no_loss(tiny_model, story_batch, story_noise):
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("voting")
     config = write_config(folder / "config.json", storyboard=VOTING)
-    assert train(folder / "run", "--config", config, "--keep_last", 0, "--sample_every", 12) == 0
+    assert train(folder / "run", "--config", config, "--keep_last", 0, "--sample_every", 9) == 0
     return folder / "run"
 
 

@@ -27,7 +27,7 @@ FLAGS = (
     "--num_stories",
     24,
     "--max_steps",
-    12,
+    9,
     "--batch_size",
     4,
     "--gradient_accumulation_steps",
@@ -38,15 +38,15 @@ FLAGS = (
     1,
 )
 LENGTHS = {
-    "autoencoder": 4,
-    "opening": 4,
-    "joint": 12,
-    "consolidation": 4,
-    "writing": 4,
-    "illustration": 4,
-    "planning": 4,
+    "autoencoder": 3,
+    "opening": 3,
+    "joint": 9,
+    "consolidation": 3,
+    "writing": 3,
+    "illustration": 3,
+    "planning": 3,
 }
-QUANTIZE_STEP = 6  # Of the joint phase.
+QUANTIZE_STEP = 4  # Of the joint phase.
 OPENING_START, JOINT_START, JOINT_END, *_, END = accumulate(LENGTHS.values())
 
 

@@ -19,7 +19,7 @@ import story_generative_model
 from modules.training.phases import JointPhase
 from modules.training.trainer import Trainer
 
-STOP_AT = 8  # A step of the joint phase.
+STOP_AT = 6  # A step of the joint phase.
 trainers: list[Trainer] = []
 run, loss = Trainer.run, JointPhase.loss
 

@@ -90,12 +90,11 @@ def test_each_phase_has_its_terms(reference):
 
 
 def test_codes_are_placed_at_quantize_at_and_then_move(reference):
-    first = JOINT_START + QUANTIZE_STEP
-    assert [tensors_at(reference, step)["storyboard.quantizer.active"].item() for step in (first, first + 3)] == [
-        False,
-        True,
-    ]
-    books = [tensors_at(reference, step)["storyboard.quantizer.codebook"] for step in (first + 3, JOINT_END, END)]
+    before, after = JOINT_START + 3, JOINT_START + 6  # Checkpoints.
+    assert before < JOINT_START + QUANTIZE_STEP < after
+    active = [tensors_at(reference, step)["storyboard.quantizer.active"].item() for step in (before, after)]
+    assert active == [False, True]
+    books = [tensors_at(reference, step)["storyboard.quantizer.codebook"] for step in (after, JOINT_END, END)]
     assert not torch.equal(books[0], books[1])
     assert torch.equal(books[1], books[2])
 
@@ -138,7 +137,7 @@ def test_tensorboard_shows_every_promised_curve(reference, scalars):
     logged = [event.value for event in scalars.Scalars("joint/text_nll")]
     assert logged == pytest.approx([line["text_nll"] for line in lines if line["phase"] == "joint"], rel=1e-6)
     assert all(math.isfinite(event.value) for tag in tags["scalars"] for event in scalars.Scalars(tag))
-    assert len(scalars.Images("reconstructions")) == 9  # Every 4th update of 4 + 4 + 12 + 4 + 4 + 4 + 4.
+    assert len(scalars.Images("reconstructions")) == LENGTHS["joint"] // 4  # Other phases are shorter.
     image = scalars.Images("stories/0")[0]
     assert (image.height, image.width % 32) == (32, 0)
 
@@ -165,13 +164,13 @@ def test_cutting_a_batch_into_parts_does_not_change_its_loss():
 
 
 def test_memory_does_not_grow(tmp_path, monkeypatch):
-    """Over 60 updates of the joint phase, the codes placed early: as many live tensors, and as much memory."""
+    """Over 45 updates of the joint phase, the codes placed early: as many live tensors, and as much memory."""
     counts, sizes, record = {}, {}, Monitor.update
 
     def measured(self, phase, state, *rest):
         record(self, phase, state, *rest)
         step = state.step
-        if step in (20, 40, 59):
+        if step in (15, 30, 44):
             gc.collect()
             counts[step] = sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
             sizes[step] = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
@@ -184,7 +183,7 @@ def test_memory_does_not_grow(tmp_path, monkeypatch):
         "--phases",
         "autoencoder,opening,joint",
         "--max_steps",
-        60,
+        45,
         "--num_stories",
         12,
         "--batch_size",
@@ -195,5 +194,5 @@ def test_memory_does_not_grow(tmp_path, monkeypatch):
     assert (
         train(tmp_path / "run", "--config", config, *flags, "--gradient_accumulation_steps", 1, "--log_every", 10) == 0
     )
-    assert counts[59] <= counts[40] <= counts[20] + 10
-    assert sizes[59] < sizes[20] + 24
+    assert counts[44] <= counts[30] <= counts[15] + 10
+    assert sizes[44] < sizes[15] + 24

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from itertools import accumulate
 from pathlib import Path
@@ -25,6 +24,7 @@ from modules.saving.model_folder import resolve_model_folder
 from modules.training import trainer
 from modules.training.monitor import cut_trace
 from modules.training.phases import ConsolidationPhase, JointPhase, OpeningPhase
+from tests.faults.children import in_child
 from tests.support.runs import (
     END,
     JOINT_END,
@@ -64,26 +64,18 @@ def start() -> Iterator[Callable[..., subprocess.Popen]]:
         process.communicate()
 
 
-def kill_when(process: subprocess.Popen, happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 300
-    while not happened():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
-
-
-def test_a_killed_run_ends_like_an_uninterrupted_one(reference, tmp_path, start):
-    """Killed in the middle of two phases and of an epoch, and again where a phase ends; sampling is off, and changes
-    nothing.
+def test_a_killed_run_ends_like_an_uninterrupted_one(reference, tmp_path, monkeypatch):
+    """Killed in the middle of an update of two phases and of an epoch, and again where a phase ends; sampling is off,
+    and changes nothing.
     """
-    command = ("story_generative_model.py", *words(tmp_path))
-    lines = tmp_path / "losses.jsonl"
-    for count, end in ((OPENING_START + 1, JOINT_START), (JOINT_START + 5, JOINT_END)):
-        kill_when(start(*command), lambda count=count: lines.exists() and lines.read_bytes().count(b"\n") >= count)
-        assert state_of(tmp_path)["global_step"] < len(trace(tmp_path)) < end  # Some updates were lost.
-    kill_when(start(*command), (tmp_path / f"step_{JOINT_END:08d}").exists)
+    for phase, step, start in ((OpeningPhase, 1, OPENING_START), (JointPhase, 4, JOINT_START)):
+        with monkeypatch.context() as patch:
+            signal_at(patch, phase, step, signal.SIGKILL)
+            assert in_child(["story", *words(tmp_path)]).code == -signal.SIGKILL
+        assert state_of(tmp_path)["global_step"] < len(trace(tmp_path)) == start + step  # Some updates were lost.
+    with monkeypatch.context() as patch:
+        signal_at(patch, ConsolidationPhase, 0, signal.SIGKILL)
+        assert in_child(["story", *words(tmp_path)]).code == -signal.SIGKILL
     assert state_of(tmp_path)["done"] == ["autoencoder", "opening", "joint"]
     assert train(tmp_path) == 0
     assert outcome(tmp_path) == outcome(reference)
@@ -196,7 +188,7 @@ def test_an_incomplete_line_is_removed_from_the_trace(tmp_path):
 
 def test_generate_uses_the_newest_checkpoint_of_a_run(reference, tmp_path):
     folder = shutil.copytree(reference, tmp_path / "run")
-    newest, before = (folder / f"step_{step:08d}" for step in (END, END - 1))
+    newest, before = (folder / f"step_{step:08d}" for step in (END, END - LENGTHS["planning"]))
     assert resolve_model_folder(folder) == newest / "model"
     assert resolve_model_folder(newest) == newest / "model"
     (newest / "state.json").write_text("{}")

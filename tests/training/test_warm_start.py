@@ -14,7 +14,7 @@ from modules.common.errors import UserError
 from modules.presets import TINY
 from modules.saving.model_folder import load_model
 from modules.training.plan_stories import FOLDER, PlanStories, num_plan_stories
-from tests.support.runs import fails, moved, outcome, trace, train, write_config
+from tests.support.runs import END, LENGTHS, fails, moved, outcome, trace, train, write_config
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -36,17 +36,17 @@ def test_a_later_phase_trains_on_from_a_trained_model(reference, tmp_path, capsy
     run = tmp_path / "run"
     assert train(run, "--init_from", reference, "--phases", "planning") == 0
     assert "fresh: none" in capsys.readouterr().err
-    assert [line["phase"] for line in trace(run)] == ["planning"] * 4
+    assert [line["phase"] for line in trace(run)] == ["planning"] * LENGTHS["planning"]
     changed = moved(weights(reference), weights(run))
     assert changed and all(name.startswith("prior.") for name in changed)
 
 
 def test_a_run_from_a_trained_model_resumes_exactly(reference, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    flags = ("--init_from", reference, "--phases", "illustration,planning", "--keep_last", 0)
+    flags = ("--init_from", reference, "--phases", "illustration,planning", "--keep_last", 0, "--save_every", 2)
     assert train(whole, *flags) == 0
     shutil.copytree(whole, cut)
-    keep_steps_up_to(cut, 3)
+    keep_steps_up_to(cut, 2)
     assert train(cut, *flags) == 0
     assert (cut / "losses.jsonl").read_bytes() == (whole / "losses.jsonl").read_bytes()
     assert (cut / "model" / "model.safetensors").read_bytes() == (whole / "model" / "model.safetensors").read_bytes()
@@ -55,7 +55,7 @@ def test_a_run_from_a_trained_model_resumes_exactly(reference, tmp_path):
 def test_tensors_of_another_shape_start_fresh(reference, tmp_path, capsys):
     config = write_config(tmp_path / "config.json", autoencoder={"latent_channels": 6})
     run = tmp_path / "run"
-    assert train(run, "--config", config, "--init_from", reference) == 0
+    assert train(run, "--config", config, "--init_from", reference, "--max_steps", 2) == 0
     report = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("starting from"))
     assert "image_decoder.unet.conv_in" in report and "autoencoder." in report and "prior" not in report
     assert trace(run)[0]["phase"] == "autoencoder" and trace(run)[-1]["phase"] == "planning"
@@ -66,9 +66,9 @@ def test_tensors_of_another_shape_start_fresh(reference, tmp_path, capsys):
 def test_a_preset_has_the_architecture_of_its_weights(reference, tmp_path, capsys):
     wide, run = tmp_path / "wide", tmp_path / "run"
     config = write_config(tmp_path / "config.json", autoencoder={"latent_channels": 6})
-    assert train(wide, "--config", config) == 0
+    assert train(wide, "--config", config, "--max_steps", 2) == 0
     capsys.readouterr()
-    assert train(run, "--init_from", wide, "--phases", "planning") == 0
+    assert train(run, "--init_from", wide, "--phases", "planning", "--max_steps", 2) == 0
     assert "fresh: none" in capsys.readouterr().err
     assert load_model(run)[0].config.autoencoder.latent_channels == 6
 
@@ -78,13 +78,13 @@ def test_a_reused_autoencoder_brings_its_architecture(reference, tmp_path):
     wide, run, cached, cache = (tmp_path / name for name in ("wide", "run", "cached", "cache"))
     config = write_config(tmp_path / "config.json", autoencoder={"latent_channels": 6})
     assert train(wide, "--config", config, "--phases", "autoencoder") == 0
-    assert train(run, "--autoencoder", wide) == 0
+    assert train(run, "--autoencoder", wide, "--max_steps", 2) == 0
     assert load_model(run)[0].config.autoencoder.latent_channels == 6
     before, after = weights(wide), weights(run)
     assert all(torch.equal(before[name], after[name]) for name in before if name.startswith("autoencoder."))
     flags = ["--preset", "tiny", "--data", "storyworld", "--ckpt", str(wide), "--output", str(cache)]
     assert story_generative_model.main(["precompute", *flags]) == 0
-    assert train(cached, "--autoencoder", wide, "--cache", cache) == 0
+    assert train(cached, "--autoencoder", wide, "--cache", cache, "--max_steps", 2) == 0
     assert (cached / "losses.jsonl").read_bytes() == (run / "losses.jsonl").read_bytes()
 
 
@@ -165,8 +165,9 @@ def test_more_stories_are_encoded_and_kept_on_disk(more_plans, reference):
     shape = load_file(codes)["codes"].shape
     assert shape[0] == 1 and shape[1] > 24 * 8 and shape[2] == 8
     before, after = trace(reference), trace(run)
-    assert before[:-4] == after[:-4]  # The other phases read the same stories,
-    assert all(one["prior_nll"] != other["prior_nll"] for one, other in zip(before[-4:], after[-4:], strict=True))
+    start = END - LENGTHS["planning"]
+    assert before[:start] == after[:start]  # The other phases read the same stories.
+    assert all(one["prior_nll"] != other["prior_nll"] for one, other in zip(before[start:], after[start:], strict=True))
 
 
 @pytest.mark.slow
@@ -174,7 +175,7 @@ def test_a_run_with_more_stories_resumes_exactly(more_plans, tmp_path):
     config, run = more_plans
     cut = tmp_path / "cut"
     shutil.copytree(run, cut)
-    keep_steps_up_to(cut, 29)
+    keep_steps_up_to(cut, END - 5)
     assert train(cut, "--config", config, "--keep_last", 0) == 0
     assert outcome(cut) == outcome(run)
 
