@@ -24,12 +24,13 @@ from modules.story_model.story_model import StoryModel
 from modules.text_decoder.tokenizers import Vocabulary
 
 RENDER_BATCH = 32  # Steps decoded at once, so that longer stories need no more memory.
-_WATCHER: ContextVar[Callable[[Tensor], None] | None] = ContextVar("watcher", default=None)
+Watcher = Callable[[Tensor, Tensor], None]  # Called with latents (N,c,h,w), and the clean ones predicted from them.
+_WATCHER: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
 
 
 @contextmanager
-def watch_denoising(watcher: Callable[[Tensor], None]) -> Iterator[None]:
-    """Inside, call `watcher` with the latents (N,c,h,w) after every denoising step of any picture of this thread.
+def watch_denoising(watcher: Watcher) -> Iterator[None]:
+    """Inside, call `watcher` after every denoising step of any picture of this thread.
 
     What it raises ends the work: so a long operation is shown while it runs, and cancelled.
     """
@@ -133,14 +134,15 @@ def render_images(
     return images[-len(texts) :]
 
 
-def _watched(on_step: Callable[[Tensor], Tensor] | None) -> Callable[[Tensor], Tensor] | None:
-    """Return `on_step`, after a call of the watcher of this thread if there is one."""
+def _watched(on_step: Callable[[Tensor], Tensor] | None) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """Return what calls the watcher of this thread, if there is one, and then `on_step`."""
     watcher = _WATCHER.get()
-    if watcher is None:
-        return on_step
+    if watcher is None and on_step is None:
+        return None
 
-    def both(latents: Tensor) -> Tensor:
-        watcher(latents)
+    def both(latents: Tensor, clean: Tensor) -> Tensor:
+        if watcher is not None:
+            watcher(latents, clean)
         return latents if on_step is None else on_step(latents)
 
     return both

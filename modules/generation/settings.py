@@ -69,9 +69,9 @@ class GenerationSettings:
         metavar=("LOW", "HIGH"),
     )
     num_inference_steps: int = setting(
-        20, "denoising steps per picture; more take longer", low=1, high=1000, metavar="N"
+        8, "denoising steps per picture; more take longer", low=1, high=1000, metavar="N"
     )
-    scheduler: SchedulerName = setting("ddim", "diffusion sampler of the pictures", choices=SCHEDULERS)
+    scheduler: SchedulerName = setting("dpmsolver++", "diffusion sampler of the pictures", choices=SCHEDULERS)
     precision: str = setting(
         "auto",
         "how pictures are computed: bf16 is faster on most GPUs and recent CPUs, and hardly changes a picture; auto:"

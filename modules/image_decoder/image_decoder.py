@@ -13,7 +13,7 @@ from transformers.utils import ModelOutput
 from modules.image_decoder.config import ImageDecoderConfig, SchedulerName
 from modules.image_decoder.context import ImageContext
 from modules.image_decoder.decoupled_attention import decouple_cross_attention, is_decoupled, is_gate
-from modules.image_decoder.schedules import NOISE_SCHEDULE, make_scheduler
+from modules.image_decoder.schedules import NOISE_SCHEDULE, make_scheduler, predicted_clean
 from modules.image_decoder.stable_diffusion import add_attention_lora, check_unet, load_text_encoder, load_unet
 from modules.layers.plan_window import PlanReader, PlanWindow
 from modules.pretrained.libraries import UNet2DConditionModel
@@ -253,7 +253,7 @@ class ImageDecoder(PretrainedPart):
         generator: torch.Generator | None = None,
         init_latents: Tensor | None = None,
         strength: float = 1.0,
-        on_step: Callable[[Tensor], Tensor | None] | None = None,
+        on_step: Callable[[Tensor, Tensor], Tensor | None] | None = None,
         encoder_hidden_states: Tensor | None = None,
         window: PlanWindow | None = None,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
@@ -264,10 +264,10 @@ class ImageDecoder(PretrainedPart):
         code_embeds (N,S,d), text states (N,L,D) or None; without a window each step is a story of one page.
         Classifier-free guidance (arXiv 2207.12598) against the null codes and the empty text applies where the
         timestep, as a share of all training timesteps, lies in `guidance_interval` (arXiv 2404.07724); a scale of 1 is
-        no guidance. With `init_latents` (N,c,h,w) only the last `strength` of the
-        denoising steps are taken, at least one, from those latents with that much noise (SDEdit, arXiv 2108.01073).
-        `on_step` is called with the latents after every denoising step, and may return others to go on from. `noise`
-        (N,c,h,w), by default drawn from `generator`, is what the images begin with.
+        no guidance. With `init_latents` (N,c,h,w) only the last `strength` of the denoising steps are taken, at least
+        one, from those latents with that much noise (SDEdit, arXiv 2108.01073). `on_step` is called after every
+        denoising step, with the latents and with the clean ones that the UNet predicted, and may return other latents
+        to go on from. `noise` (N,c,h,w), by default drawn from `generator`, is what the images begin with.
         """
         share = None if init_latents is None else strength
         noise_schedule, timesteps = self.schedule(scheduler, num_inference_steps, share)
@@ -289,8 +289,10 @@ class ImageDecoder(PretrainedPart):
             else:
                 predicted = self.predict(scaled, timestep, context)
             latents = noise_schedule.step(predicted.float(), timestep, latents, return_dict=False)[0]
-            changed = None if on_step is None else on_step(latents)
-            latents = latents if changed is None else changed
+            if on_step is not None:
+                signal = self.alphas_cumprod[timestep.long()]
+                changed = on_step(latents, predicted_clean(scaled, predicted, signal, self.prediction_type))
+                latents = latents if changed is None else changed
         return latents
 
     def _null_context(self, code_embeds: Tensor, window: PlanWindow | None) -> ImageContext:

@@ -23,6 +23,7 @@ MODULES = (
     "diffusers.models.autoencoders.autoencoder_kl",
     "diffusers.models.unets.unet_2d_condition",
     "diffusers.schedulers.scheduling_ddim",
+    "diffusers.schedulers.scheduling_dpmsolver_multistep",
     "vector_quantize_pytorch",
 )
 # Modules, each with its functions that the libraries import, for optional purposes.
@@ -130,6 +131,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL  # noqa: 
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution  # noqa: E402
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel  # noqa: E402
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler  # noqa: E402
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler  # noqa: E402
 from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: E402
 from transformers.models.gpt2.configuration_gpt2 import GPT2Config  # noqa: E402
 from transformers.models.gpt2.modeling_gpt2 import GPT2LMHeadModel  # noqa: E402
@@ -138,6 +140,7 @@ __all__ = [
     "Attention",
     "AutoencoderKL",
     "DDIMScheduler",
+    "DPMSolverMultistepScheduler",
     "DiagonalGaussianDistribution",
     "GPT2Config",
     "GPT2LMHeadModel",

@@ -27,6 +27,9 @@ from modules.steering.rendering import (
 
 Origin = Literal["drawn", "set", "encoded"]  # Of a page's codes: by the prior, by hand, from a given text or picture.
 ORIGINS: tuple[Origin, ...] = get_args(Origin)
+# Settings are left out of the text form where they have their defaults. So these may not change under texts that are
+# written already: the text says which row it was written with, and a row gives what was another default then.
+DEFAULTS: tuple[dict[str, Any], ...] = ({"scheduler": "ddim", "num_inference_steps": 20}, {})
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,7 @@ class Plan:
             "p": self.prompt,
             "n": len(plans),
             "c": plans.index(self.codes) - len(plans),
+            "v": len(DEFAULTS) - 1,
             "s": changed_settings(self.settings, GenerationSettings()),
             "r": renderings,
             "o": [ORIGINS.index(origin) for origin in self.origins],
@@ -172,7 +176,7 @@ class Plan:
         reader.end()
         codes = plans[given.get("c", -1)]
         entries = _usual(len(codes)) | given
-        settings = read_settings(GenerationSettings(), entries["s"])
+        settings = read_settings(replace(GenerationSettings(), **DEFAULTS[entries["v"]]), entries["s"])
         plan = cls(
             prompt=read_text(entries["p"]),
             codes=codes,
@@ -237,4 +241,4 @@ def _check_codes(codes: Codes, num_slots: int, codebook_size: int) -> None:
 def _usual(num_pages: int) -> dict[str, Any]:
     """Return the description of a story that was drawn in one go."""
     zeros, nothing = [0] * num_pages, [None] * num_pages
-    return {"n": 1, "c": -1, "s": {}, "r": [{}], "o": zeros, "t": zeros, "i": zeros, "g": nothing}
+    return {"n": 1, "c": -1, "v": 0, "s": {}, "r": [{}], "o": zeros, "t": zeros, "i": zeros, "g": nothing}

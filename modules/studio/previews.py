@@ -25,7 +25,7 @@ SPREAD = 1.2  # Standard deviation of finished latents; those of a guided first 
 
 
 class Watcher:
-    """Shows a job's pictures while they are drawn. With DDIM a preview is the picture that the model expects."""
+    """Shows a job's pictures while they are drawn: a preview is the picture that the model expects."""
 
     def __init__(self, pipeline: StoryPipeline, worker: Worker) -> None:
         self.pipeline, self.worker, self._pace = pipeline, worker, Pace()
@@ -40,52 +40,31 @@ class Watcher:
         """
         steps = max(1, int(settings.num_inference_steps * settings.strength))
         job.total = max(job.total, steps * len(pages) * rounds)
-        before: list[Tensor] = []
         due, count = [0.0], [0]
         job.seconds_left = self._pace.begin(job.total - job.done)
 
-        def on_step(latents: Tensor) -> None:
+        def on_step(latents: Tensor, clean: Tensor) -> None:
             rows, step = len(latents), count[0] % steps
             count[0] += 1
             job.done = min(job.total, job.done + rows)
             job.seconds_left = self._pace.step(job.total - job.done, rows, step == 0)
             now = time.monotonic()
-            previous = before[0] if before and before[0].shape == latents.shape and step else None
-            if show and previous is not None and now > due[0] and step + 1 < steps:
-                self._show(job, pages, previous, latents, step, settings)
+            if show and step and now > due[0] and step + 1 < steps:
+                self._show(job, pages, clean, settings)
                 due[0] = time.monotonic() + max(SECONDS_BETWEEN, SHARE * (time.monotonic() - now))
                 self._pace.begin()
-            before[:] = [latents]
             self.worker.changed(job)
 
         with watch_denoising(on_step):
             yield
 
     @torch.no_grad()
-    def _show(
-        self, job: Job, pages: Sequence[int], before: Tensor, latents: Tensor, step: int, settings: GenerationSettings
-    ) -> None:
-        clean = calm(self._expected(before, latents, step, settings))
+    def _show(self, job: Job, pages: Sequence[int], clean: Tensor, settings: GenerationSettings) -> None:
         with inference_autocast(settings.precision, self.pipeline.device):
-            pixels = self.pipeline.model.autoencoder.decode(clean)
+            pixels = self.pipeline.model.autoencoder.decode(calm(clean))
         for page, image in zip(pages, to_pictures(pixels.float()), strict=False):
             job.previews[page] = as_jpeg(image, SIZE)
         job.preview_version += 1
-
-    def _expected(self, before: Tensor, after: Tensor, step: int, settings: GenerationSettings) -> Tensor:
-        """Return the clean latents that a DDIM step from `before` to `after` was taken towards.
-
-        Both are the same clean latents and the same noise, mixed in two known ways (arXiv 2010.02502, eq. 12).
-        """
-        if settings.scheduler != "ddim" or settings.strength < 1:
-            return after
-        schedule = self.pipeline.model.image_decoder.make_scheduler("ddim")
-        schedule.set_timesteps(settings.num_inference_steps)
-        times, alphas = schedule.timesteps.tolist(), schedule.alphas_cumprod
-        later = times[step] - schedule.config.num_train_timesteps // settings.num_inference_steps
-        alpha = float(alphas[times[step]]) ** 0.5, float(alphas[max(0, later)]) ** 0.5
-        sigma = (1 - alpha[0] ** 2) ** 0.5, (1 - alpha[1] ** 2) ** 0.5
-        return (sigma[0] * after - sigma[1] * before) / (sigma[0] * alpha[1] - sigma[1] * alpha[0])
 
 
 def calm(latents: Tensor) -> Tensor:

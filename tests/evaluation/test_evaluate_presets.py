@@ -20,7 +20,7 @@ from modules.evaluation.ablation import GridCell, draw_pages, predict_next_pages
 from modules.evaluation.bound import measure_bound, plan_nats
 from modules.evaluation.codebook.interventions import remove_codes
 from modules.generation.pipeline import StoryPipeline
-from modules.presentation.visualize.denoising import denoise, predicted_clean, signal_levels
+from modules.presentation.visualize.denoising import denoise
 from modules.saving.model_folder import save_model
 from modules.story_model.story_model import StoryModel
 from modules.storyworld import StoryWorld
@@ -179,20 +179,18 @@ def test_a_trail_ends_at_the_page_that_the_pipeline_draws(pipeline, codes):
     assert mean_difference(drawn) < 0.5 < mean_difference(other)
 
 
-@pytest.mark.parametrize("updates", [3, 20])
-def test_an_update_aims_at_what_the_predicted_noise_leaves(pipeline, codes, updates):
+def test_a_step_aims_at_what_the_predicted_noise_leaves(pipeline, codes):
     decoder, embeds = pipeline.model.image_decoder, pipeline.embed(codes[:1])
-    latents = [torch.randn(1, *decoder.latent_shape, generator=torch.Generator().manual_seed(1))]
-    decoder.sample(embeds, updates, 1.0, "ddim", torch.Generator().manual_seed(1), on_step=latents.append)
-    scheduler = decoder.make_scheduler("ddim")
-    scheduler.set_timesteps(updates)
-    for index, (before, after) in enumerate(zip(*signal_levels(decoder, updates), strict=True)):
+    latents = torch.randn(1, *decoder.latent_shape, generator=torch.Generator().manual_seed(1))
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    decoder.sample(embeds, 3, 1.0, noise=latents, on_step=lambda after, clean: seen.append((after, clean)))
+    for timestep, (after, clean) in zip(decoder.schedule("ddim", 3)[1], seen, strict=True):
         with torch.no_grad():
-            noise = decoder.predict(latents[index], scheduler.timesteps[index], decoder.context(embeds))
-        expected = (latents[index] - math.sqrt(1 - before) * noise) / math.sqrt(before)
-        torch.testing.assert_close(
-            predicted_clean(latents[index], latents[index + 1], before, after), expected, atol=1e-3, rtol=1e-3
-        )
+            noise = decoder.predict(latents, timestep, decoder.context(embeds))
+        signal = decoder.alphas_cumprod[timestep].item()
+        expected = (latents - math.sqrt(1 - signal) * noise) / math.sqrt(signal)
+        torch.testing.assert_close(clean, expected, atol=1e-3, rtol=1e-3)
+        latents = after
 
 
 # Commands

@@ -155,8 +155,9 @@ def test_strength_one_is_a_picture_from_noise_alone(painter, codes, scheduler):
 def test_strength_is_the_share_of_steps_and_one_at_least(painter, codes, scheduler):
     start, far = latents_like(3, seed=9), []
     for strength, count in ((0.01, 1), (0.35, 3), (1.0, 10)):
-        seen = []
-        drawn = painter.sample(codes, 10, 2.0, scheduler, generator(5), start, strength, seen.append)
+        seen: list[Tensor] = []
+        keep = lambda latents, _, seen=seen: seen.append(latents)  # noqa: E731
+        drawn = painter.sample(codes, 10, 2.0, scheduler, generator(5), start, strength, keep)
         assert len(seen) == count and torch.equal(seen[-1], drawn)
         far.append((drawn - start).square().mean().item())
     assert far == sorted(far)

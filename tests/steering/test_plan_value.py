@@ -62,10 +62,17 @@ def test_a_plan_survives_its_text_form(plan):
     assert text.isascii() and all(letter.isalnum() or letter in "-_." for letter in text)
 
 
+def test_a_text_written_with_other_defaults_keeps_its_settings():
+    text = "plan1.CAAAAAAAAAAAEAIeq1YqULJSSlRIy69Q0lEqVrKqVipOTU1RsjKtrQUAAgISNCb_qMo"
+    plan = Plan.from_string(text)
+    assert plan.settings == GenerationSettings(seed=5, scheduler="ddim", num_inference_steps=20)
+    assert plan == drawn_plan("a fox", ((1, 2), (3, 4)), 16, "00" * 8, plan.settings)
+
+
 def test_codes_take_twelve_bits_each():
     short, long = a_plan("a").to_string(), drawn_plan("a", CODES * 2, 4096, "0123456789abcdef", QUICK).to_string()
     assert len(long) - len(short) == 5 * 8 * 12 // 6
-    assert len(a_plan().to_string()) < 215
+    assert len(a_plan().to_string()) < 225
 
 
 def test_any_damage_is_reported_in_one_line():

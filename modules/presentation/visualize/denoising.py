@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from PIL import Image
@@ -15,7 +13,6 @@ from modules.data.pixels import to_pictures
 from modules.generation.pipeline import StoryPipeline
 from modules.generation.rendering import encode_captions, render_texts
 from modules.generation.settings import GenerationSettings
-from modules.image_decoder.image_decoder import ImageDecoder
 from modules.layers.seeding import make_generator
 from modules.presentation.visualize.versions import Comparison, PageView, nonempty_prompt
 
@@ -38,7 +35,10 @@ class DenoisingTrace:
 
 
 def denoise_one(
-    pipeline: StoryPipeline, comparisons: Sequence[Comparison], seed: int = 0, num_inference_steps: int = 20
+    pipeline: StoryPipeline,
+    comparisons: Sequence[Comparison],
+    seed: int = 0,
+    num_inference_steps: int = GenerationSettings.num_inference_steps,
 ) -> DenoisingTrace:
     """Trace the first true page with a picture; without codes, the first page, drawn from the prompt alone."""
     if comparisons[0].has_codes:
@@ -64,9 +64,9 @@ def denoise(
     codes: Tensor,
     number: int = 0,
     seed: int = 0,
-    num_inference_steps: int = 20,
+    num_inference_steps: int = GenerationSettings.num_inference_steps,
 ) -> DenoisingTrace:
-    """Draw a page by DDIM (arXiv 2010.02502) and keep up to `SHOWN_STEPS` moments, the last update among them.
+    """Draw a page and keep up to `SHOWN_STEPS` moments, the last update among them.
 
     A decoder that also reads text is given the text generated from the same codes.
 
@@ -78,55 +78,43 @@ def denoise(
         seed: Of the noise.
         num_inference_steps: Updates.
     """
-    before, after = signal_levels(pipeline.model.image_decoder, num_inference_steps)
     settings = GenerationSettings(seed=seed, num_inference_steps=num_inference_steps)
-    latents = _sample_latents(pipeline, codes, number, settings)
+    latents, clean = _sample_latents(pipeline, codes, number, settings)
+    decoder = pipeline.model.image_decoder
+    levels = decoder.alphas_cumprod[decoder.schedule(settings.scheduler, num_inference_steps)[1].long()].tolist()
     shown = sorted({round(1 + part * (num_inference_steps - 1) / (SHOWN_STEPS - 1)) for part in range(SHOWN_STEPS)})
-    guesses = [predicted_clean(latents[step - 1], latents[step], before[step - 1], after[step - 1]) for step in shown]
-    pixels = pipeline.model.autoencoder.decode(torch.cat([*(latents[step - 1] for step in shown), *guesses]))
+    seen = [*(latents[step - 1] for step in shown), *(clean[step - 1] for step in shown)]
+    pixels = pipeline.model.autoencoder.decode(torch.cat(seen))
     pictures = to_pictures(pixels)
     # Sampling starts from pure noise, whatever the schedule's first level is.
-    signal = [before[step - 1] if step > 1 else 0.0 for step in shown]
+    signal = [levels[step - 1] if step > 1 else 0.0 for step in shown]
     return DenoisingTrace(page, shown, signal, pictures[: len(shown)], pictures[len(shown) :])
 
 
-def _sample_latents(pipeline: StoryPipeline, codes: Tensor, number: int, settings: GenerationSettings) -> list[Tensor]:
-    """Return the latents (1, C, H, W) before the first update and after each one."""
+def _sample_latents(
+    pipeline: StoryPipeline, codes: Tensor, number: int, settings: GenerationSettings
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the latents (1, C, H, W) before the first update and after each one, and those that each aims at."""
     model, code_embeds = pipeline.model, pipeline.embed(codes)
     own, window = code_embeds[[number]], model.window(code_embeds, [len(codes)])
     window = None if window is None else window[[number]]
     captions = encode_captions(model, render_texts(model, pipeline.tokenizer, own, settings, window))
     noise = torch.randn(1, *model.image_decoder.latent_shape, generator=make_generator(settings.seed))
-    latents = [noise.to(pipeline.device)]
+    latents, clean = [noise.to(pipeline.device)], list[Tensor]()
+
+    def keep(after: Tensor, expected: Tensor) -> None:
+        latents.append(after)
+        clean.append(expected)
+
     model.image_decoder.sample(
         own,
         settings.num_inference_steps,
         settings.guidance_scale,
-        "ddim",
+        settings.scheduler,
         make_generator(settings.seed),  # The same noise: `on_step` is called after updates only.
-        on_step=latents.append,
+        on_step=keep,
         encoder_hidden_states=captions,
         window=window,
         guidance_interval=settings.guidance_interval,
     )
-    return latents
-
-
-def signal_levels(decoder: ImageDecoder, num_inference_steps: int) -> tuple[list[float], list[float]]:
-    """Return the share of the variance that is signal before and after each of DDIM's updates."""
-    scheduler: Any = decoder.make_scheduler("ddim")
-    scheduler.set_timesteps(num_inference_steps)
-    stride = scheduler.config.num_train_timesteps // num_inference_steps
-    levels, last = scheduler.alphas_cumprod.tolist(), float(scheduler.final_alpha_cumprod)
-    timesteps = scheduler.timesteps.tolist()
-    return [levels[t] for t in timesteps], [levels[t - stride] if t >= stride else last for t in timesteps]
-
-
-def predicted_clean(before: Tensor, after: Tensor, signal_before: float, signal_after: float) -> Tensor:
-    """Return the clean latents that a DDIM update predicted.
-
-    The latents before and after it are both alpha x + sigma eps of one x and eps, so two equations give x.
-    """
-    alpha, alpha_after = math.sqrt(signal_before), math.sqrt(signal_after)
-    sigma, sigma_after = math.sqrt(1 - signal_before), math.sqrt(1 - signal_after)
-    return (sigma * after - sigma_after * before) / (sigma * alpha_after - sigma_after * alpha)
+    return latents, clean

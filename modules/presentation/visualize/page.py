@@ -20,6 +20,7 @@ from modules.common.files import write_whole
 from modules.common.ownership import MARK
 from modules.common.progress import track
 from modules.generation.pipeline import StoryPipeline
+from modules.generation.settings import GenerationSettings
 from modules.presentation.images import png_uri, write_png
 from modules.presentation.plots.curve_files import Curve, read_curves
 from modules.presentation.plots.curves import draw_curves
@@ -41,7 +42,7 @@ def visualize(
     run: Path | None = None,
     num_given: int = 3,
     seed: int = 0,
-    num_inference_steps: int = 20,
+    num_inference_steps: int = GenerationSettings.num_inference_steps,
 ) -> list[Path]:
     """Visualise the first `num_stories` stories of a dataset, and with `run` that run's curves; return the files.
 

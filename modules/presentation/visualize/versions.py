@@ -67,7 +67,11 @@ class Comparison:
 
 @torch.no_grad()
 def compare_versions(
-    pipeline: StoryPipeline, story: Story, num_given: int = 3, seed: int = 0, num_inference_steps: int = 20
+    pipeline: StoryPipeline,
+    story: Story,
+    num_given: int = 3,
+    seed: int = 0,
+    num_inference_steps: int = GenerationSettings.num_inference_steps,
 ) -> Comparison:
     """Generate a story's T pages from less and less: their own codes, `num_given` true pages, the prompt alone.
 
