@@ -99,7 +99,7 @@ def test_only_the_lora_moved_and_peft_reads_it(books, source, tmp_path):
     with torch.no_grad():
         plain = source.load(AutoModelForCausalLM)(input_ids=ids, attention_mask=mask.long()).logits
         decoder.prefix_gate.zero_()
-        for parameter in decoder.to_shift.parameters():
+        for parameter in decoder.side_reader.to_hidden.parameters():
             parameter.zero_()
         ours = decoder.logits(torch.zeros(len(ids), 8, decoder.to_prefix.in_features), ids, mask)
         theirs = tuned(input_ids=ids, attention_mask=mask.long()).logits
