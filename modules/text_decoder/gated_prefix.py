@@ -21,37 +21,36 @@ ATTENTION = "gated_prefix"
 
 
 class Prefix(NamedTuple):
-    """Vectors (N,P,D) before the text, which of them may be read (N,P), and their positions (P,); and the plan (N,P,D')
-    that a side reader reads, if there is one.
+    """Vectors (N,P,D) before the text, which of them may be read (N,P), and their positions (P,); and the page's
+    codes (N,S,d) that a side reader reads, if there is one.
     """
 
     vectors: Tensor
     mask: Tensor
     positions: Tensor
-    plan: Tensor | None = None
+    codes: Tensor | None = None
 
 
 class GatedPrefix(NamedTuple):
     """`gate` (layers, heads) before tanh, and either the `length` P of a prefix at the start of the sequence, hidden by
     the attention mask, or the `keys_values` (N, layers, 2, key-value heads, P, head_dim) of a prefix outside it.
 
-    Vectors of the prefix, and of the `plan` (N,P,D') that the side reader reads, are not read where `mask` (N,P) is
-    False.
+    Vectors of the prefix where `mask` (N,P) is False are not read. The side reader reads the page's `codes` (N,S,d).
     """
 
     gate: Tensor
     length: int = 0
     keys_values: Tensor | None = None
     mask: Tensor | None = None
-    plan: Tensor | None = None
+    codes: Tensor | None = None
 
     def repeat_interleave(self, count: int) -> GatedPrefix:
         """Repeat each row of the prefix `count` times in a row."""
-        keys_values, mask, plan = (
+        keys_values, mask, codes = (
             None if value is None else value.repeat_interleave(count, dim=0)
-            for value in (self.keys_values, self.mask, self.plan)
+            for value in (self.keys_values, self.mask, self.codes)
         )
-        return self._replace(keys_values=keys_values, mask=mask, plan=plan)
+        return self._replace(keys_values=keys_values, mask=mask, codes=codes)
 
 
 class GatedPrefixCache(DynamicCache):
@@ -117,9 +116,9 @@ def admit_gated_prefix(language_model: PreTrainedModel, side_reader: SideReader)
 
     def add_what_is_read(_head: nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:
         prefix = current[0]
-        if prefix is None or prefix.plan is None:
+        if prefix is None or prefix.codes is None:
             return None
-        return (args[0] + side_reader(args[0], prefix.plan, prefix.mask),)
+        return (args[0] + side_reader(args[0], prefix.codes),)
 
     language_model.register_forward_pre_hook(take, with_kwargs=True)
     language_model.get_output_embeddings().register_forward_pre_hook(add_what_is_read)

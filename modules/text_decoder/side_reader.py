@@ -1,4 +1,4 @@
-"""A small network beside a pretrained language model that reads the plan (ladder side-tuning, arXiv 2206.06522)."""
+"""A small network beside a pretrained language model that reads a page's codes (ladder side-tuning, arXiv 2206.06522)."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from modules.layers.feed_forward import FeedForward
 
 
 class SideReader(nn.Module):
-    """Attends from the model's last hidden states to the plan, and returns what is to be added to them.
+    """Attends from the model's last hidden states to the codes, and returns what is to be added to them.
 
     These states meet the table of words next, so the gradient of every word reaches the codes through a few small
-    layers; through the gated prefix it crosses all layers of the model, and the plan is ignored for thousands of
-    updates. Each token is read by itself, so nothing need be cached. At first nothing is added.
+    layers; through the gated prefix it crosses all layers of the model, and codes are ignored for hundreds of updates.
+    Each token is read by itself, so nothing need be cached. At first nothing is added.
     """
 
     def __init__(
-        self, width: int, plan_width: int, num_slots: int, dim: int = 256, num_heads: int = 4, num_layers: int = 2
+        self, width: int, code_dim: int, num_slots: int, dim: int = 256, num_heads: int = 4, num_layers: int = 2
     ) -> None:
-        """`width` is that of the hidden states, `plan_width` that of the plan's vectors, one a slot of each page.
+        """`width` is that of the hidden states.
 
         Raises ValueError where `dim` is not a multiple of `num_heads`.
         """
         super().__init__()
         self.from_hidden = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, dim))
-        self.from_plan = nn.Linear(plan_width, dim)
+        self.from_codes = nn.Linear(code_dim, dim)
         self.slot_position = nn.Parameter(0.02 * torch.randn(num_slots, dim))
         self.attention = nn.ModuleList(CrossAttention(dim, dim, num_heads) for _ in range(num_layers))
         self.feed_forward = nn.ModuleList(FeedForward(dim) for _ in range(num_layers))
@@ -37,13 +37,12 @@ class SideReader(nn.Module):
         nn.init.zeros_(self.to_hidden.weight)
         nn.init.zeros_(self.to_hidden.bias)
 
-    def forward(self, hidden: Tensor, plan: Tensor, plan_mask: Tensor | None = None) -> Tensor:
-        """Return what is added to hidden (N,L,D), given plan (N,P,D') and which of its vectors may be read (N,P)."""
-        weight = self.from_plan.weight
-        positions = self.slot_position.repeat(plan.shape[1] // len(self.slot_position), 1)
-        context, x = self.from_plan(plan.to(weight.dtype)) + positions, self.from_hidden(hidden.to(weight.dtype))
+    def forward(self, hidden: Tensor, code_embeds: Tensor) -> Tensor:
+        """Return what is added to hidden (N,L,D), given code_embeds (N,S,d)."""
+        dtype = self.slot_position.dtype
+        codes, x = self.from_codes(code_embeds.to(dtype)) + self.slot_position, self.from_hidden(hidden.to(dtype))
         for layer, (attention, feed_forward) in enumerate(zip(self.attention, self.feed_forward, strict=True)):
-            x = x + attention(self.norms[2 * layer](x), context, plan_mask)
+            x = x + attention(self.norms[2 * layer](x), codes)
             x = x + feed_forward(self.norms[2 * layer + 1](x))
         return self.to_hidden(self.norms[-1](x)).to(hidden.dtype)
 

@@ -115,11 +115,9 @@ class TextDecoder(PretrainedPart):
 
     def _add_gates(self, architecture: PreTrainedConfig, code_dim: int) -> None:
         """Let the language model read the plan through gates, and beside its last hidden states."""
-        width = architecture.hidden_size
         shape = architecture.num_hidden_layers, architecture.num_attention_heads
         self.prefix_gate = nn.Parameter(torch.zeros(shape))
-        plan_width = code_dim if self.config.prefix == "key_values" else width
-        self.side_reader = SideReader(width, plan_width, self.num_slots, self.config.plan_dim)
+        self.side_reader = SideReader(architecture.hidden_size, code_dim, self.num_slots, self.config.plan_dim)
         admit_gated_prefix(self.language_model, self.side_reader)
 
     def pretrained_names(self) -> Iterator[str]:
@@ -168,14 +166,14 @@ class TextDecoder(PretrainedPart):
 
     def inputs(self, prefix: Prefix, input_ids: Tensor, text_mask: Tensor) -> dict[str, Any]:
         """Return the language model's keyword arguments for the prefix and for tokens and mask (N,L)."""
-        vectors, prefix_mask, positions, plan = prefix
+        vectors, prefix_mask, positions, codes = prefix
         tokens = self.language_model.get_input_embeddings()(input_ids)
         is_gated, text_positions = self.config.is_gated, torch.arange(input_ids.shape[1], device=input_ids.device)
         if is_gated:  # <bos> always counts: attention over nothing would be NaN.
             text_mask = text_mask | (text_positions == 0)
         if self.config.prefix == "key_values":
             keys_values = vectors.unflatten(-1, self.keys_values_shape).permute(0, 2, 3, 4, 1, 5)
-            outside = GatedPrefix(self.prefix_gate, keys_values=keys_values, mask=prefix_mask, plan=plan)
+            outside = GatedPrefix(self.prefix_gate, keys_values=keys_values, mask=prefix_mask, codes=codes)
             return {"inputs_embeds": tokens, "attention_mask": text_mask.long(), "gated_prefix": outside}
         # To a pretrained model the prefix is padding on the left: the positions of the text start at 0.
         text_positions = text_positions + (0 if is_gated else self.num_slots)
@@ -187,7 +185,7 @@ class TextDecoder(PretrainedPart):
         }
         if not is_gated:
             return inputs
-        gated = GatedPrefix(self.prefix_gate, vectors.shape[1], mask=prefix_mask, plan=plan)
+        gated = GatedPrefix(self.prefix_gate, vectors.shape[1], mask=prefix_mask, codes=codes)
         return {**inputs, "gated_prefix": gated}
 
     def prefix(self, code_embeds: Tensor, null: Tensor | None = None, window: PlanWindow | None = None) -> Prefix:
@@ -200,6 +198,7 @@ class TextDecoder(PretrainedPart):
         own = code_embeds
         if null is not None:
             own = torch.where(null[:, None, None], self.null_codes.to(own.dtype), own)
+        codes = own if self.config.is_gated else None
         of_all_layers = self.config.prefix == "key_values"
         plan = own + self.slot_embeds.to(own.dtype) if of_all_layers else self.to_prefix(own)
         mask = torch.ones_like(own[..., 0], dtype=torch.bool)
@@ -209,7 +208,7 @@ class TextDecoder(PretrainedPart):
         vectors = self.to_prefix(plan) if of_all_layers else plan
         # A code has the position of its slot, on whatever page: the text starts at the same position with any plan.
         positions = slots.repeat(plan.shape[1] // self.num_slots)
-        return Prefix(vectors, mask, positions, plan if self.config.is_gated else None)
+        return Prefix(vectors, mask, positions, codes)
 
     @torch.no_grad()
     def generate(
