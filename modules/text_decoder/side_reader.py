@@ -1,4 +1,4 @@
-"""A small network beside a pretrained language model that reads a page's codes (ladder side-tuning, arXiv 2206.06522)."""
+"""A small network beside a pretrained language model that reads codes (ladder side-tuning, arXiv 2206.06522)."""
 
 from __future__ import annotations
 
