@@ -36,10 +36,10 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "training": {"learning_rate": 2e-4, "word_dropout": 0.0},
     },
     "keys and values in every layer, rate 1e-3": {"training": {"word_dropout": 0.0}},
-    "+ a shift of the last hidden states": {"training": {"word_dropout": 0.0}},
+    "+ a side reader of the last hidden states": {"training": {"word_dropout": 0.0}},
     "+ word dropout .3": {"training": {"word_dropout": 0.3}},
 }
-WITHOUT_SHIFT = tuple(VARIANTS)[:2]  # In these the codes do not reach the last hidden states.
+WITHOUT_SIDE_READER = tuple(VARIANTS)[:2]  # In these the plan is read through the gated prefix alone.
 
 
 class TextPhase(JointPhase):
@@ -98,10 +98,10 @@ def encode(model: StoryModel, data: Path, count: int, max_steps: int) -> Encoded
     return stories
 
 
-def train_parts(model: StoryModel, has_shift: bool) -> None:
-    """Set what trains, with or without the shift of the last hidden states by the codes."""
+def train_parts(model: StoryModel, has_side_reader: bool) -> None:
+    """Set what trains, with or without the side reader, which adds nothing where it does not train."""
     model.train_parts(TextPhase.trains)
-    model.text_decoder.to_shift.requires_grad_(has_shift)
+    model.text_decoder.side_reader.requires_grad_(has_side_reader)
 
 
 def train(model: StoryModel, phase: TextPhase, num_updates: range) -> float:
@@ -173,7 +173,7 @@ def run(variant: str, args: argparse.Namespace) -> dict[str, Any]:
     config = config_of(variant, args)
     torch.manual_seed(derive_seed(args.seed, "weights"))
     model = build_model(config, "this benchmark", offline=True)
-    set_modes = partial(train_parts, model, variant not in WITHOUT_SHIFT)
+    set_modes = partial(train_parts, model, variant not in WITHOUT_SIDE_READER)
     folders = split_folders(args.data)
     encoded = partial(encode, model, max_steps=config.max_steps)
     held_out = encoded(folders["val"], args.num_held_out)

@@ -100,7 +100,7 @@ def test_only_the_lora_moved_and_peft_reads_it(books, source, tmp_path):
         plain = language_model(input_ids=ids, attention_mask=mask.long()).logits
         tuned = PeftModel.from_pretrained(language_model, folder).eval()
         decoder.prefix_gate.zero_()
-        for parameter in decoder.to_shift.parameters():
+        for parameter in decoder.side_reader.to_hidden.parameters():
             parameter.zero_()
         ours = decoder.logits(torch.zeros(len(ids), 8, decoder.to_prefix.in_features), ids, mask)
         theirs = tuned(input_ids=ids, attention_mask=mask.long()).logits

@@ -1,5 +1,5 @@
 """What a pretrained language model reads of the plan: a prefix through gates that start at zero (LLaMA-Adapter, arXiv
-2303.16199), and a shift of its last hidden states.
+2303.16199), and what a side reader adds to its last hidden states.
 
 A zero vector at one more position would still take its share of every softmax. So text attends to text as if there
 were no prefix, and its attention to the prefix is added, times the tanh of one gate a layer and head.
@@ -15,40 +15,42 @@ from transformers import AttentionInterface, DynamicCache, PretrainedConfig, Pre
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from modules.text_decoder.side_reader import SideReader
+
 ATTENTION = "gated_prefix"
 
 
 class Prefix(NamedTuple):
-    """Vectors (N,P,D) before the text, which of them may be read (N,P), and their positions (P,); and, for a gated
-    model, what is added to its last hidden states (N,1,D).
+    """Vectors (N,P,D) before the text, which of them may be read (N,P), and their positions (P,); and the page's
+    codes (N,S,d) that a side reader reads, if there is one.
     """
 
     vectors: Tensor
     mask: Tensor
     positions: Tensor
-    shift: Tensor | None = None
+    codes: Tensor | None = None
 
 
 class GatedPrefix(NamedTuple):
     """`gate` (layers, heads) before tanh, and either the `length` P of a prefix at the start of the sequence, hidden by
     the attention mask, or the `keys_values` (N, layers, 2, key-value heads, P, head_dim) of a prefix outside it.
 
-    Vectors of the prefix where `mask` (N,P) is False are not read. `shift` (N,1,D) is added to the last hidden states.
+    Vectors of the prefix where `mask` (N,P) is False are not read. The side reader reads the page's `codes` (N,S,d).
     """
 
     gate: Tensor
     length: int = 0
     keys_values: Tensor | None = None
     mask: Tensor | None = None
-    shift: Tensor | None = None
+    codes: Tensor | None = None
 
     def repeat_interleave(self, count: int) -> GatedPrefix:
         """Repeat each row of the prefix `count` times in a row."""
-        keys_values, mask, shift = (
+        keys_values, mask, codes = (
             None if value is None else value.repeat_interleave(count, dim=0)
-            for value in (self.keys_values, self.mask, self.shift)
+            for value in (self.keys_values, self.mask, self.codes)
         )
-        return self._replace(keys_values=keys_values, mask=mask, shift=shift)
+        return self._replace(keys_values=keys_values, mask=mask, codes=codes)
 
 
 class GatedPrefixCache(DynamicCache):
@@ -94,44 +96,29 @@ AttentionInterface.register(ATTENTION, gated_prefix_attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
-def admit_gated_prefix(language_model: PreTrainedModel) -> None:
-    """Let the model be called with `gated_prefix`, or with a GatedPrefixCache.
+def admit_gated_prefix(language_model: PreTrainedModel, side_reader: SideReader) -> None:
+    """Let the model be called with `gated_prefix`, or with a GatedPrefixCache; its last hidden states get what the side
+    reader adds to them.
 
     Raises ValueError where its attention cannot be replaced.
     """
     language_model.set_attn_implementation(ATTENTION)
     if language_model.config._attn_implementation != ATTENTION:
         raise ValueError(f"{type(language_model).__name__} does not let its attention be replaced")
-    shifts: list[Tensor | None] = [None]  # Of the pass that is going on: the head gets no arguments of the caller's.
+    current: list[GatedPrefix | None] = [None]  # Of this pass: the head gets no arguments of the caller's.
 
     def take(_model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         cache = kwargs.get("past_key_values")
         if isinstance(cache, GatedPrefixCache):
             kwargs = {**kwargs, "gated_prefix": cache.prefix}
-        prefix = kwargs.get("gated_prefix")
-        shifts[0] = None if prefix is None else prefix.shift
+        current[0] = kwargs.get("gated_prefix")
         return args, kwargs
 
-    def add_shift(_head: nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:
-        return None if shifts[0] is None else (args[0] + shifts[0].to(args[0].dtype),)
+    def add_what_is_read(_head: nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:
+        prefix = current[0]
+        if prefix is None or prefix.codes is None:
+            return None
+        return (args[0] + side_reader(args[0], prefix.codes),)
 
     language_model.register_forward_pre_hook(take, with_kwargs=True)
-    language_model.get_output_embeddings().register_forward_pre_hook(add_shift)
-
-
-class Shift(nn.Linear):
-    """What codes add to a language model's last hidden states; at first, and in models from before it was there, zero.
-
-    Those states meet the table of words next, so the gradient of every word reaches the codes by one matrix; through
-    the gated prefix it crosses the layers of the model.
-    """
-
-    def reset_parameters(self) -> None:
-        """Start at zero."""
-        nn.init.zeros_(self.weight)
-        nn.init.zeros_(self.bias)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        for name, value in self.named_parameters():
-            state_dict.setdefault(prefix + name, torch.zeros_like(value))
-        super()._load_from_state_dict(state_dict, prefix, *args)
+    language_model.get_output_embeddings().register_forward_pre_hook(add_what_is_read)

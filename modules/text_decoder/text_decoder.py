@@ -2,8 +2,8 @@
 2101.00190).
 
 A GPT-2 from scratch reads the prefix as words that come first. A pretrained model reads it through gates that start at
-zero, and a shift of its last hidden states that starts at zero, so it starts as the model it was; keys and values for
-every layer pass these gates in any model.
+zero, and through a side reader whose output starts at zero, so it starts as the model it was; keys and values for every
+layer pass these gates in any model.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from modules.pretrained.part import PretrainedPart
 from modules.pretrained.source import PretrainedSource
 from modules.text_decoder.config import Decoding, TextDecoderConfig
 from modules.text_decoder.decoding import logits_processors
-from modules.text_decoder.gated_prefix import GatedPrefix, GatedPrefixCache, Prefix, Shift, admit_gated_prefix
+from modules.text_decoder.gated_prefix import GatedPrefix, GatedPrefixCache, Prefix, admit_gated_prefix
 from modules.text_decoder.language_model import (
     SpecialIds,
     add_attention_lora,
@@ -39,6 +39,7 @@ from modules.text_decoder.language_model import (
     scratch_config,
     special_ids_of,
 )
+from modules.text_decoder.side_reader import SideReader
 
 
 @dataclass
@@ -90,10 +91,7 @@ class TextDecoder(PretrainedPart):
         self.plan_reader = PlanReader(num_slots, code_dim, read_dim, config.plan_dim) if reads_plan else None
         self.language_model: Any = GPT2LMHeadModel(cast(GPT2Config, architecture)) if pretrained is None else pretrained
         if config.is_gated:
-            shape = architecture.num_hidden_layers, architecture.num_attention_heads
-            self.prefix_gate = nn.Parameter(torch.zeros(shape))
-            self.to_shift = Shift(num_slots * code_dim, architecture.hidden_size)
-            admit_gated_prefix(self.language_model)
+            self._add_gates(architecture, code_dim)
         if config.tuning == "frozen":
             self.language_model.requires_grad_(False)
         elif config.tuning == "lora":
@@ -114,6 +112,13 @@ class TextDecoder(PretrainedPart):
         # Keys and values have no positions, which would tell the slots apart.
         self.slot_embeds = nn.Parameter(0.02 * torch.randn(self.num_slots, code_dim))
         return torch.Size(self.keys_values_shape).numel()
+
+    def _add_gates(self, architecture: PreTrainedConfig, code_dim: int) -> None:
+        """Let the language model read the plan through gates, and beside its last hidden states."""
+        shape = architecture.num_hidden_layers, architecture.num_attention_heads
+        self.prefix_gate = nn.Parameter(torch.zeros(shape))
+        self.side_reader = SideReader(architecture.hidden_size, code_dim, self.num_slots, self.config.plan_dim)
+        admit_gated_prefix(self.language_model, self.side_reader)
 
     def pretrained_names(self) -> Iterator[str]:
         """Yield the names of the language model's pretrained parameters."""
@@ -161,14 +166,14 @@ class TextDecoder(PretrainedPart):
 
     def inputs(self, prefix: Prefix, input_ids: Tensor, text_mask: Tensor) -> dict[str, Any]:
         """Return the language model's keyword arguments for the prefix and for tokens and mask (N,L)."""
-        vectors, prefix_mask, positions, shift = prefix
+        vectors, prefix_mask, positions, codes = prefix
         tokens = self.language_model.get_input_embeddings()(input_ids)
         is_gated, text_positions = self.config.is_gated, torch.arange(input_ids.shape[1], device=input_ids.device)
         if is_gated:  # <bos> always counts: attention over nothing would be NaN.
             text_mask = text_mask | (text_positions == 0)
         if self.config.prefix == "key_values":
             keys_values = vectors.unflatten(-1, self.keys_values_shape).permute(0, 2, 3, 4, 1, 5)
-            outside = GatedPrefix(self.prefix_gate, keys_values=keys_values, mask=prefix_mask, shift=shift)
+            outside = GatedPrefix(self.prefix_gate, keys_values=keys_values, mask=prefix_mask, codes=codes)
             return {"inputs_embeds": tokens, "attention_mask": text_mask.long(), "gated_prefix": outside}
         # To a pretrained model the prefix is padding on the left: the positions of the text start at 0.
         text_positions = text_positions + (0 if is_gated else self.num_slots)
@@ -180,7 +185,7 @@ class TextDecoder(PretrainedPart):
         }
         if not is_gated:
             return inputs
-        gated = GatedPrefix(self.prefix_gate, vectors.shape[1], mask=prefix_mask, shift=shift)
+        gated = GatedPrefix(self.prefix_gate, vectors.shape[1], mask=prefix_mask, codes=codes)
         return {**inputs, "gated_prefix": gated}
 
     def prefix(self, code_embeds: Tensor, null: Tensor | None = None, window: PlanWindow | None = None) -> Prefix:
@@ -193,22 +198,17 @@ class TextDecoder(PretrainedPart):
         own = code_embeds
         if null is not None:
             own = torch.where(null[:, None, None], self.null_codes.to(own.dtype), own)
-        # Added to the last hidden states, which the model's own table of words reads: what a page is about.
-        shift = self.to_shift(own.flatten(1))[:, None] if self.config.is_gated else None
-        if self.config.prefix == "key_values":
-            own = own + self.slot_embeds.to(own.dtype)
+        codes = own if self.config.is_gated else None
+        of_all_layers = self.config.prefix == "key_values"
+        plan = own + self.slot_embeds.to(own.dtype) if of_all_layers else self.to_prefix(own)
         mask = torch.ones_like(own[..., 0], dtype=torch.bool)
-        if self.plan_reader is None:
-            return Prefix(self.to_prefix(own), mask, slots, shift)
-        read, read_mask = self.plan_reader.read(code_embeds, window, null)
-        if self.config.prefix == "key_values":
-            vectors = self.to_prefix(torch.cat([read.to(own.dtype), own], dim=1))
-        else:
-            own = self.to_prefix(own)
-            vectors = torch.cat([read.to(own.dtype), own], dim=1)
+        if self.plan_reader is not None:
+            read, read_mask = self.plan_reader.read(code_embeds, window, null)
+            plan, mask = torch.cat([read.to(plan.dtype), plan], dim=1), torch.cat([read_mask, mask], dim=1)
+        vectors = self.to_prefix(plan) if of_all_layers else plan
         # A code has the position of its slot, on whatever page: the text starts at the same position with any plan.
-        positions = slots.repeat(vectors.shape[1] // self.num_slots)
-        return Prefix(vectors, torch.cat([read_mask, mask], dim=1), positions, shift)
+        positions = slots.repeat(plan.shape[1] // self.num_slots)
+        return Prefix(vectors, mask, positions, codes)
 
     @torch.no_grad()
     def generate(

@@ -55,7 +55,9 @@ def build_decoder(
     reads_plan: bool = False,
     **settings: Any,
 ) -> TextDecoder:
-    """Return a text decoder on the language model of a family, with gates of that size; "scratch" is our own GPT-2."""
+    """Return a text decoder on the language model of a family, with gates of that size, and a side reader that adds
+    something where they are not 0; "scratch" is our own GPT-2.
+    """
     torch.manual_seed(1)
     own = {"dim": 16, "num_layers": 2, "num_heads": 2} if family == "scratch" else {"source": folders[family]}
     config = TextDecoderConfig(prefix=prefix, max_length=LENGTH, plan_dim=16, **own, **settings)
@@ -66,6 +68,7 @@ def build_decoder(
     with torch.no_grad():
         if config.is_gated:
             decoder.prefix_gate.fill_(gate)
+            decoder.side_reader.to_hidden.weight.normal_(std=gate)
         decoder.null_codes.normal_()
         if prefix == "key_values":
             decoder.slot_embeds.normal_()

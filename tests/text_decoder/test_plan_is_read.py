@@ -33,18 +33,18 @@ def test_codes_are_read_from_the_first_updates_on(folders, family, prefix):
     text["text_mask"][2, :6] = True  # Its text without any word tells nothing apart.
     gap = swap_gap_after(build_decoder(folders, family, prefix, tuning="lora").train(), text)
     ignoring = build_decoder(folders, family, prefix, tuning="lora").train()
-    ignoring.to_shift.requires_grad_(False)  # As before there was a shift: the prefix alone.
+    ignoring.side_reader.requires_grad_(False)  # The gated prefix alone.
     assert gap > 0.05 and gap > 4 * swap_gap_after(ignoring, text)
 
 
-def test_models_from_before_the_shift_load_without_one(folders):
+def test_models_from_before_the_side_reader_load_without_one(folders):
     decoder, text = build_decoder(folders, "gpt2", gate=0.5), text_batch()
     before = decoder(**text).nll
-    with torch.no_grad():
-        decoder.to_shift.weight.fill_(0.1)
-    assert not torch.equal(decoder(**text).nll, before)
-    decoder.load_state_dict({name: value for name, value in decoder.state_dict().items() if "to_shift" not in name})
-    assert torch.equal(decoder(**text).nll, before)
+    decoder.load_state_dict({name: value for name, value in decoder.state_dict().items() if "side_reader" not in name})
+    after = decoder(**text).nll
+    assert not torch.equal(after, before)
+    decoder.side_reader.to_hidden.requires_grad_(False).weight.fill_(0)
+    assert torch.equal(decoder(**text).nll, after)
 
 
 def test_hidden_words_are_predicted_but_not_read(folders):

@@ -207,7 +207,8 @@ def test_only_what_should_train_moves(folders, family, tuning):
     decoder(**text, null=torch.tensor([True, False, False, False])).nll.sum().backward()
     optimizer.step()
     moved = {name for name, value in decoder.state_dict(keep_vars=True).items() if not torch.equal(value, before[name])}
-    own = {"to_prefix.weight", "to_prefix.bias", "null_codes", "prefix_gate", "to_shift.weight", "to_shift.bias"}
+    own = {"to_prefix.weight", "to_prefix.bias", "null_codes", "prefix_gate"}
+    own |= {name for name in trained_names(decoder) if name.startswith("side_reader.")}
     inside = {name for name in before if name.startswith("language_model.")}
     expected = {"full": inside, "lora": {name for name in inside if "lora_" in name}, "frozen": set()}[tuning]
     assert set(trained_names(decoder)) | ({"language_model.lm_head.weight"} & expected) == own | expected
@@ -287,7 +288,7 @@ def test_what_cannot_be_a_text_decoder_is_said_in_one_sentence(folders, tmp_path
 
 
 def test_random_weights_have_the_shape_of_the_loaded_ones(folders):
-    config = TextDecoderConfig(source=folders["gpt2"], max_length=LENGTH)
+    config = TextDecoderConfig(source=folders["gpt2"], max_length=LENGTH, plan_dim=16)
     decoder = TextDecoder(
         config, VOCABULARY, SLOTS, CODE_DIM, (0, 0, 0), PretrainedSource(folders["gpt2"], "the part", random=True)
     )
