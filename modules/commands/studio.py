@@ -7,11 +7,15 @@ import ipaddress
 import socket
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from modules.commands.generating import device_flag
 from modules.commands.shared import checkpoint_flag
 from modules.common.arguments import a_path, integer
 from modules.common.errors import UserError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 LOCAL = "127.0.0.1"
 MISSING = "the studio needs FastAPI and uvicorn: run `make studio`, or pip install -r requirements-studio.txt"
@@ -50,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     check_address(args.host, args.token)
     try:
         import fastapi  # noqa: F401
-        import uvicorn
+        import uvicorn  # noqa: F401
     except ImportError:
         raise UserError(MISSING) from None
     from modules.commands.steering import load_codes_model
@@ -68,11 +72,23 @@ def run(args: argparse.Namespace) -> int:
         pipeline = load_codes_model(args)
         reports = CodeReports(args.report, pipeline, str(args.ckpt))
         app = create_app(pipeline, project, args.token, announce=announce, reports=reports)
-        config = uvicorn.Config(app, args.host, args.port, log_level="warning", timeout_graceful_shutdown=2)
-        uvicorn.Server(config).run(sockets=[listener])
+        serve(app, listener)
     finally:
         project.close()
     return 0
+
+
+def serve(app: FastAPI, listener: socket.socket) -> None:
+    """Answer at a socket until a signal ends it."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            app.state.studio.events.close()  # Open windows listen to events, and it waits for all that it answers.
+            await super().shutdown(sockets)
+
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
+    Server(config).run(sockets=[listener])
 
 
 def check_address(host: str, token: str | None) -> None:

@@ -26,6 +26,7 @@ from modules.text_decoder.tokenizers import Vocabulary
 RENDER_BATCH = 32  # Steps decoded at once, so that longer stories need no more memory.
 Watcher = Callable[[Tensor, Tensor], None]  # Called with latents (N,c,h,w), and the clean ones predicted from them.
 _WATCHER: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
+_READER: ContextVar[Callable[[list[str]], None] | None] = ContextVar("reader", default=None)
 
 
 @contextmanager
@@ -39,6 +40,19 @@ def watch_denoising(watcher: Watcher) -> Iterator[None]:
         yield
     finally:
         _WATCHER.reset(token)
+
+
+@contextmanager
+def watch_writing(reader: Callable[[list[str]], None]) -> Iterator[None]:
+    """Inside, call `reader` with the texts so far after every token of `render_texts` in this thread, but for beams.
+
+    What it raises ends the work.
+    """
+    token = _READER.set(reader)
+    try:
+        yield
+    finally:
+        _READER.reset(token)
 
 
 @torch.no_grad()
@@ -74,6 +88,12 @@ def render_texts(
     # Greedy decoding is the limit of sampling as the temperature falls; the logits cannot be divided by 0.
     is_limit = settings.decoding == "top_p" and settings.temperature == 0
     texts: list[str] = []
+    reader = _READER.get()
+
+    def on_token(ids: Tensor) -> None:
+        assert reader is not None
+        reader(texts + [tokenizer.decode(row) for row in ids])
+
     for start in range(0, len(code_embeds), RENDER_BATCH):
         rows = slice(start, start + RENDER_BATCH)
         ids = model.text_decoder.generate(
@@ -85,6 +105,7 @@ def render_texts(
             guidance_scale=settings.text_guidance_scale,
             penalty_alpha=settings.penalty_alpha,
             window=None if window is None else window[rows],
+            on_token=None if reader is None else on_token,
         )
         texts += [tokenizer.decode(row) for row in ids]
     return texts

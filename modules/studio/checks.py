@@ -51,7 +51,7 @@ class Checker:
             missing = sorted((words["characters"] | words["objects"]) - seen)
             if missing:
                 warnings[page].append(f"The text names the {' and the '.join(missing)}; the picture does not show it.")
-            warnings[page] += wrong_color(words, picture)
+            warnings[page] += wrong_colors(story.texts[page], words, picture)
             for member in cast:
                 kind, color = member["kind"], picture["colors"].get(member["kind"])
                 usual = (held or {}).get(kind, member["color"])
@@ -129,17 +129,24 @@ def name_of(kind: str, texts: Sequence[str]) -> str:
 
 def color_of(kind: str, text: str) -> str | None:
     """Return the colour that a text gives a character, as "the fox in his red coat" does; None if it gives none."""
-    found = re.search(rf"\b{re.escape(kind)} in (?:a|the|his|her) (\w+) ", text)
+    found = re.search(rf"\b{re.escape(kind)} in (?:an?|the|his|her) (\w+) ", text)
     return found[1] if found and found[1] in COLORS else None
 
 
-def wrong_color(words: dict[str, Any], picture: dict[str, Any]) -> list[str]:
-    """Return a warning if a text names one character and one colour, and the picture shows another colour."""
-    if len(words["characters"]) != 1 or len(words["colors"]) != 1:
-        return []
-    (kind,), (color,) = words["characters"], words["colors"]
-    worn = picture["colors"].get(kind)
-    return [f"The text says {color}; the {kind} wears {worn} in the picture."] if worn not in (None, color) else []
+def wrong_colors(text: str, words: dict[str, Any], picture: dict[str, Any]) -> list[str]:
+    """Return a warning for each character that wears another colour in the picture than its text says.
+
+    A colour belongs to the character before it, as in "the fox in a red coat", or, if it is the only one, to the only
+    character.
+    """
+    found = []
+    for kind in sorted(words["characters"]):
+        said, worn = color_of(kind, text), picture["colors"].get(kind)
+        if said is None and len(words["characters"]) == len(words["colors"]) == 1:
+            (said,) = words["colors"]
+        if None not in (said, worn) and said != worn:
+            found.append(f"The text says {said}; the {kind} wears {worn} in the picture.")
+    return found
 
 
 def find_cast(named: Sequence[dict[str, Any]], shown: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ class EventLog:
         self._events: deque[tuple[int, str]] = deque(maxlen=KEPT)
         self._count, self._lock = 0, threading.Lock()
         self._waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
+        self._is_closed = False
 
     @property
     def last_id(self) -> str:
@@ -33,6 +34,15 @@ class EventLog:
         with self._lock:
             self._count += 1
             self._events.append((self._count, text))
+        self._wake()
+
+    def close(self) -> None:
+        """End all streams: a server that stops waits for them."""
+        self._is_closed = True
+        self._wake()
+
+    def _wake(self) -> None:
+        with self._lock:
             waiting = list(self._waiting)
         for loop, event in waiting:
             loop.call_soon_threadsafe(event.set)
@@ -46,7 +56,7 @@ class EventLog:
             return ([event for event in self._events if event[0] > int(number)] if known else []), known
 
     async def stream(self, last_id: str | None) -> AsyncIterator[str]:
-        """Yield events as text/event-stream has them, without end."""
+        """Yield events as text/event-stream has them, until `close`."""
         waiting = (asyncio.get_running_loop(), asyncio.Event())
         with self._lock:
             self._waiting.add(waiting)
@@ -54,7 +64,7 @@ class EventLog:
             events, known = self.since(last_id)
             position = events[0][0] - 1 if events else self._count
             yield "retry: 1000\n\n" if known else self._format(position, '{"type":"reset"}')
-            while True:
+            while not self._is_closed:
                 waiting[1].clear()
                 for number, text in self.since(f"{self._run}-{position}")[0]:
                     position = number

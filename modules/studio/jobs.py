@@ -12,6 +12,7 @@ from typing import Any, Literal
 from modules.common.errors import UserError, one_line
 from modules.studio.events import EventLog
 from modules.studio.project import Project
+from modules.studio.wording import title_of
 
 Status = Literal["queued", "running", "done", "failed", "cancelled"]
 KEPT_JOBS = 200
@@ -165,52 +166,23 @@ class Worker:
 
 
 class Pace:
-    """How long a denoising step takes for each picture in it, on this machine, from the steps so far."""
+    """How long a denoising step takes on this machine for what it costs, from the steps so far."""
 
     def __init__(self) -> None:
-        self._seconds: float | None = None
+        self._seconds: float | None = None  # For a unit of cost.
         self._last = 0.0
 
-    def begin(self, left: int = 0) -> float | None:
-        """Note that a step begins; return the seconds that the steps `left` will take, if that is known."""
+    def begin(self) -> None:
+        """Note that a step begins."""
         self._last = time.monotonic()
-        return None if self._seconds is None else self._seconds * left
 
-    def step(self, left: int, pictures: int, is_first: bool) -> float | None:
-        """Note the end of a step of so many pictures; return the seconds that the steps `left` will take, if known.
-
-        The first step of a picture is not counted: codes are planned and texts written before it.
-        """
+    def step(self, cost: float, is_first: bool) -> None:
+        """Note the end of a step. The first one of a picture is not counted: codes and texts were made before it."""
         now = time.monotonic()
-        took, self._last = (now - self._last) / pictures, now
+        took, self._last = (now - self._last) / cost, now
         if not is_first:
             self._seconds = took if self._seconds is None else 0.7 * self._seconds + 0.3 * took
-        return None if self._seconds is None else self._seconds * left
 
-
-def title_of(request: dict[str, Any]) -> str:
-    """Return a job's name in the queue."""
-    kind = request["kind"]
-    if kind == "generate":
-        return str(request["prompt"])
-    names = {
-        "import": "Restore a story",
-        "branch": "Grow branches",
-        "find": "Read a picture",
-        "alternatives": "Look up other codes",
-        "redraw": "Redraw",
-        "rewrite": "Rewrite",
-        "replan": "Plan anew",
-        "text": "Draw new words",
-        "words": "Change words",
-        "picture": "Read a new picture",
-        "codes": "Change codes",
-        "move": "Move",
-        "remove": "Remove",
-        "insert": "Insert",
-        "append": "Add a page",
-        "restore": "Restore",
-    }
-    name = names[request.get("operation") or kind]
-    page = request.get("page")
-    return name if page is None or kind == "import" else f"{name}: page {page + 1}"
+    def seconds(self, cost: float) -> float | None:
+        """Return how long steps of this cost will take, if that is known."""
+        return None if self._seconds is None else self._seconds * cost

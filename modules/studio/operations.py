@@ -26,6 +26,7 @@ from modules.studio.jobs import Job, Worker
 from modules.studio.previews import Watcher
 from modules.studio.project import Book, Project, State
 from modules.studio.ways import grow
+from modules.studio.wording import label_of
 
 SAMPLE = {"prompt": "Rusty the fox wants a kite", "pages": 6, "seed": 1}
 CANDIDATES = ("redraw", "rewrite", "replan")  # Wait until one is picked.
@@ -100,12 +101,13 @@ class Operations:
         return {"story": book.id, "state": state["id"]}
 
     def _render(self, job: Job, plan: Plan) -> PlannedStory:
-        """Decode all pages of a plan in one batch; the texts are shown before the pictures are drawn."""
+        """Decode all pages of a plan in one batch; the texts are shown word by word, before the pictures are drawn."""
         pipeline, settings, pages = self.pipeline, plan.settings, range(plan.num_pages)
         rows = pipeline.embed(torch.tensor(plan.codes))
         window = pipeline.model.window(rows, [len(rows)])
-        texts = render_texts(pipeline.model, pipeline.tokenizer, rows, settings, window)
-        job.draft = {"prompt": plan.prompt, "texts": texts}
+        with self.watcher.writing(job):
+            texts = render_texts(pipeline.model, pipeline.tokenizer, rows, settings, window)
+        job.draft = {"texts": texts}
         with self.watcher.watching(job, pages, settings):
             self.worker.changed(job)
             images = render_images(pipeline.model, rows, texts, settings, None, window)
@@ -134,7 +136,11 @@ class Operations:
             raise UserError(f"page {page + 1} does not exist any more: choose another one")
         pages = range(page, story.plan.num_pages) if request["and_after"] else [page]
         made = []
-        more = {"page": page, "parent": head["id"], "locks": _moved_locks(head["locks"], request)}
+        more = {
+            "page": request["to"] if operation == "move" else page,
+            "parent": head["id"],
+            "locks": _moved_locks(head["locks"], request),
+        }
         with self.watcher.watching(job, pages, story.plan.settings, count):
             for _ in range(count):
                 self.worker.changed(job)
@@ -144,7 +150,7 @@ class Operations:
                 else:
                     edited = self._apply(story, request, locks, None)
                 group = job.id if waits else None
-                state = self.add_state(book, edited, _label(request), show=not waits, group=group, **more)
+                state = self.add_state(book, edited, label_of(request), show=not waits, group=group, **more)
                 made.append(state["id"])
                 job.previews = {}
         return {"story": book.id, "states": made}
@@ -264,14 +270,6 @@ class Operations:
             "visits": book.visits,
             "branches": book.branches,
         }
-
-
-def _label(request: dict[str, Any]) -> str:
-    names = {"redraw": "Redrawn", "rewrite": "Rewritten", "replan": "Planned anew", "text": "New words, redrawn"}
-    names |= {"words": "New words", "codes": "Other codes", "picture": "New picture", "move": "Moved"}
-    names |= {"insert": "Inserted", "remove": "Removed", "restore": "Taken back"}
-    name = names[request["operation"]]
-    return f"{name} and what follows" if request["and_after"] else name
 
 
 def _moved_locks(locks: list[str], request: dict[str, Any]) -> list[str]:

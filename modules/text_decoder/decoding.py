@@ -1,6 +1,6 @@
-"""Logits processors for `generate` of transformers: classifier-free guidance and contrastive search.
+"""Parts of `generate` of transformers: classifier-free guidance, contrastive search, and a look at every token.
 
-They keep no cache, so beams may be reordered.
+The logits processors keep no cache, so beams may be reordered.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from modules.layers.plan_window import PlanWindow
 
@@ -76,3 +76,19 @@ def logits_processors(
     if penalty_alpha:
         processors.append(ContrastiveLogitsProcessor(hidden_states, penalty_alpha, top_k))
     return processors
+
+
+class _Watched(StoppingCriteria):
+    """Calls `on_token` with the tokens so far, and never stops."""
+
+    def __init__(self, on_token: Callable[[Tensor], None]) -> None:
+        self.on_token = on_token
+
+    def __call__(self, input_ids: Tensor, *_: Any, **__: Any) -> Tensor:
+        self.on_token(input_ids)
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+def watched(on_token: Callable[[Tensor], None] | None) -> StoppingCriteriaList:
+    """Return what calls `on_token` after every token, if it is given."""
+    return StoppingCriteriaList([] if on_token is None else [_Watched(on_token)])

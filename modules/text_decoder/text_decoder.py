@@ -8,7 +8,7 @@ layer pass these gates in any model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -30,7 +30,7 @@ from modules.pretrained.lora import is_lora
 from modules.pretrained.part import PretrainedPart
 from modules.pretrained.source import PretrainedSource
 from modules.text_decoder.config import Decoding, TextDecoderConfig
-from modules.text_decoder.decoding import logits_processors
+from modules.text_decoder.decoding import logits_processors, watched
 from modules.text_decoder.gated_prefix import GatedPrefix, GatedPrefixCache, Prefix, admit_gated_prefix
 from modules.text_decoder.language_model import (
     SpecialIds,
@@ -223,12 +223,14 @@ class TextDecoder(PretrainedPart):
         penalty_alpha: float = 0.0,
         top_k: int = 4,
         window: PlanWindow | None = None,
+        on_token: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
         """Decode the texts of N steps in one batch: code_embeds (N,S,d) -> ids (N, up to max_length - 1), padded after
         <eos>. Without a window each step is a story of one page.
 
         A `guidance_scale` above 1 leads away from the null codes' text (arXiv 2306.17806); a `penalty_alpha` above 0
         makes greedy search contrastive over `top_k` tokens (arXiv 2202.06417). Each reads the text anew at every token.
+        `on_token` is called with the ids so far after every token, but for beams.
         Raises UserError where `penalty_alpha` is combined with another `decoding`.
         """
         if penalty_alpha and decoding != "greedy":
@@ -252,6 +254,7 @@ class TextDecoder(PretrainedPart):
                 pad_token_id=self.pad_id,
                 eos_token_id=self.eos_id,
                 logits_processor=logits_processors(self, code_embeds, window, guidance_scale, penalty_alpha, top_k),
+                stopping_criteria=watched(on_token if decoding != "beam" else None),
                 **options,
             )
         is_eos = ids == self.eos_id

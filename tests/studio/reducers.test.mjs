@@ -54,6 +54,15 @@ test("the open page stays in the story, and the shelf shows what is shown", () =
   assert.equal(reduce(now, { type: "unknown" }), now);
 });
 
+test("a page that was inserted or moved is open afterwards", () => {
+  const made = (id, parent, label, page) => ({ type: "state", story: "story1", title: "t", state: state(id, parent, { label, page, texts: ["a", "b", "c"] }), head: id });
+  let now = reduce(opened([state("s1", null)], ["s1"]), made("s2", "s1", "Inserted", 2));
+  assert.equal(now.ui.page, 2);
+  now = reduce(now, made("s3", "s2", "Moved", 0));
+  assert.equal(now.ui.page, 0);
+  assert.equal(reduce(now, made("s4", "s3", "Redrawn", 2)).ui.page, 0);
+});
+
 test("what was typed stays until the texts change", () => {
   const typed = { of: "story1-0", text: "Once" };
   let now = reduce(opened([state("s1", null)], ["s1"]), { type: "ui", change: { typed } });

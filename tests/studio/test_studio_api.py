@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from typing import Any
 
 import pytest
@@ -36,6 +37,18 @@ def test_a_story_is_that_of_the_command_line(client, story, tiny_pipeline):
     project = client.app.state.studio.project
     assert [image.tobytes() for image in project.open_state(made).images] == [one.tobytes() for one in told.images]
     assert len(made["checks"]["warnings"]) == 3
+
+
+def test_texts_are_shown_word_by_word_before_the_pictures(client, finish):
+    log = client.app.state.studio.events
+    start = log.last_id
+    finish("stories", prompt=PROMPT, pages=3, seed=1)
+    jobs = [json.loads(text)["job"] for _, text in log.since(start)[0] if '"type":"job"' in text]
+    drafts = [job for job in jobs if job["draft"]]
+    unfinished, last = drafts[0]["draft"]["texts"], drafts[-1]["draft"]["texts"]
+    assert len(unfinished) == 3 and drafts[0]["total"] == 0  # Pictures are counted from their beginning on.
+    assert unfinished != last
+    assert all(text.startswith(begun) for begun, text in zip(unfinished, last, strict=True))
 
 
 def test_candidates_wait_until_one_is_picked_and_undo_returns(client, story, finish):

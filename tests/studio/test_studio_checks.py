@@ -12,7 +12,7 @@ from modules.generation.settings import GenerationSettings
 from modules.steering.locks import Locks
 from modules.steering.planned_story import PlannedStory, tell
 from modules.storyworld import StoryWorld, mentioned
-from modules.studio.checks import Checker, color_of, hold, name_of, split_locks, texts_change, unusual
+from modules.studio.checks import Checker, color_of, hold, name_of, split_locks, texts_change, unusual, wrong_colors
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +73,15 @@ def test_words_about_characters_are_read():
     with pytest.raises(UserError, match="no such character"):
         split_locks(["cast.fox"])
     assert unusual([10.0, 30.0, 10.0], 1) and not unusual([10.0, 12.0], 1)
+
+
+def test_each_character_has_the_colour_that_its_text_says():
+    picture = {"colors": {"elephant": "blue", "girl": "pink", "fox": "red"}}
+
+    def warned(text: str) -> list[str]:
+        return wrong_colors(text, mentioned(text), picture)
+
+    (sentence,) = warned("Ella the elephant in a pink coat greets Mia the girl in her pink dress.")
+    assert sentence == "The text says pink; the elephant wears blue in the picture."
+    assert not warned("Ella the elephant in an old coat greets Mia the girl in her pink dress.")
+    assert len(warned("The fox has a green coat.")) == 1 and not warned("The fox and the girl have a green coat.")

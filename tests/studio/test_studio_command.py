@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from modules.commands.studio import check_address
 from modules.common.errors import UserError
 from modules.studio.events import EventLog
+from modules.studio.jobs import Pace
 from modules.studio.project import Project
 
 
@@ -46,6 +48,39 @@ def test_events_are_resumed_after_the_last_one_seen():
     assert [text for _, text in log.since(seen)[0]] == ['{"type":"two"}'] and log.since(seen)[1]
     assert log.since("other-1") == ([], False)
     assert log.since(None) == ([], True)
+
+
+def test_streams_end_when_the_server_stops():
+    async def listen() -> list[str]:
+        log = EventLog()
+        stream = log.stream(None)
+        heard = [await anext(stream)]
+        log.add("one")
+        heard.append(await anext(stream))
+        asyncio.get_running_loop().call_later(0.01, log.close)
+        return heard + [text async for text in stream]
+
+    heard = asyncio.run(asyncio.wait_for(listen(), 10))
+    assert len(heard) == 2 and '{"type":"one"}' in heard[1]
+
+
+def test_time_left_does_not_count_the_first_step(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("modules.studio.jobs.time.monotonic", lambda: now[0])
+    pace = Pace()
+    pace.begin()
+    assert pace.seconds(10) is None
+    for is_first, took in ((True, 100.0), (False, 2.0)):
+        now[0] += took
+        pace.step(4.0, is_first)
+    assert pace.seconds(10) == 5.0
+
+
+def test_modules_of_the_page_are_short():
+    files = list((Path(__file__).parents[2] / "modules" / "studio" / "static").glob("*.js"))
+    lengths = {file.name: len(file.read_text().splitlines()) for file in files}
+    widths = {file.name: max(map(len, file.read_text().splitlines())) for file in files}
+    assert files and max(lengths.values()) < 300 and max(widths.values()) <= 120, (lengths, widths)
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")

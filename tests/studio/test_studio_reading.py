@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.studio.conftest import until
+from tests.studio.conftest import in_chromium, type_into, until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, in_chromium]  # WebDriver has no touch and no file dialogs of Firefox 140.
 
 
 def test_the_reader_turns_by_keys(page):
@@ -68,7 +68,7 @@ def test_a_voice_reads_to_the_end(page):
 def test_codes_are_searched_and_put_into_a_page(page):
     page.keyboard.press("Shift+K")
     page.wait_for_selector(".code-card")
-    page.fill("[data-field=codeWords]", "no such word")
+    type_into(page, "[data-field=codeWords]", "no such word")
     until(page, "!document.querySelector('.code-card')")
     with page.expect_file_chooser() as chooser:
         page.click("[data-do=seekPicture]")

@@ -42,7 +42,8 @@ def mp4(book: Book, settings: ExportSettings) -> bytes:
         file = Path(folder, "book.mp4")
         command = [program, "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
         command += ["-framerate", f"{1 / settings.seconds:.6f}", "-i", "-", "-r", str(VIDEO_RATE)]
-        command += ["-c:v", "libx264", "-threads", "1", "-crf", "18", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
+        command += ["-c:v", "libx264", "-preset", "veryfast", "-tune", "stillimage", "-threads", "1", "-crf", "18"]
+        command += ["-pix_fmt", "yuv420p", "-movflags", "+faststart"]
         command += ["-fflags", "+bitexact", "-flags:v", "+bitexact", "-map_metadata", "-1"]
         command += ["-metadata", f"title={book.title}", "-metadata", f"comment={book.plan or ''}", str(file)]
         frame_bytes = b"".join(frame.tobytes() for frame in frames)

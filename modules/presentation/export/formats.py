@@ -53,9 +53,7 @@ FORMATS = {
     "sheet": Format("all pages on one PNG", ".png", "image/png", "share.sheet"),
     "gif": Format("animated GIF", ".gif", "image/gif", "animation.gif"),
     "webp": Format("animated WebP", ".webp", "image/webp", "animation.webp"),
-    "mp4": Format(
-        "video, where ffmpeg is installed", ".mp4", "video/mp4", "animation.mp4", needs=("ffmpeg", "imageio_ffmpeg")
-    ),
+    "mp4": Format("MP4 video (by ffmpeg)", ".mp4", "video/mp4", "animation.mp4", needs=("ffmpeg", "imageio_ffmpeg")),
     "html": Format("one HTML file; with branches the reader chooses", ".html", "text/html", "web.html"),
     "twee": Format("Twee 3 for Twine", ".twee", "text/plain", "web.twine"),
     "string": Format("the story's plan as a line of text", ".txt", "text/plain", "share.string"),

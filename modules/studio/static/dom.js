@@ -1,7 +1,10 @@
 // Builds elements, and changes a page to look like a new one while it keeps focus, scrolling and pictures.
 
 export function h(tag, attributes = {}, ...children) {
-  const node = tag === "svg" || tag === "path" ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+  const node =
+    tag === "svg" || tag === "path"
+      ? document.createElementNS("http://www.w3.org/2000/svg", tag)
+      : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes ?? {})) {
     if (value === false || value === null || value === undefined) continue;
     if (name === "value") node.setAttribute("data-value", value);
@@ -11,7 +14,8 @@ export function h(tag, attributes = {}, ...children) {
   return node;
 }
 
-const isEdited = (node) => node === document.activeElement && (node.isContentEditable || "value" in node && node.tagName !== "BUTTON");
+const isEdited = (node) =>
+  node === document.activeElement && (node.isContentEditable || ("value" in node && node.tagName !== "BUTTON"));
 
 /** Make `old` like `fresh`, element by element; what a person is typing into stays as it is. */
 export function morph(old, fresh) {
@@ -24,10 +28,12 @@ export function morph(old, fresh) {
     applyValue(fresh);
     return;
   }
-  for (const { name } of [...old.attributes]) if (!fresh.hasAttribute(name) && name !== "open") old.removeAttribute(name);
+  for (const { name } of [...old.attributes])
+    if (!fresh.hasAttribute(name) && name !== "open") old.removeAttribute(name);
   for (const { name, value } of fresh.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
   if (isEdited(old)) return;
-  const before = [...old.childNodes], after = [...fresh.childNodes];
+  const before = [...old.childNodes],
+    after = [...fresh.childNodes];
   after.forEach((child, index) => {
     if (before[index]) morph(before[index], child);
     else {
@@ -42,5 +48,6 @@ export function morph(old, fresh) {
 function applyValue(node, deep = true) {
   if (node.nodeType !== 1) return;
   const nodes = deep ? [node, ...node.querySelectorAll("[data-value]")] : [node];
-  for (const one of nodes) if (one.dataset?.value !== undefined && one.value !== one.dataset.value) one.value = one.dataset.value;
+  for (const one of nodes)
+    if (one.dataset?.value !== undefined && one.value !== one.dataset.value) one.value = one.dataset.value;
 }

@@ -1,11 +1,34 @@
 // The state of the page, as pure functions: reduce(state, action) returns a new state and changes nothing.
 
 export const COVER = -1; // The reader's page before the first one.
+const OPENED = ["Inserted", "Moved"]; // What is done to pages that are open afterwards.
 export const EMPTY = {
-  model: null, formats: [], stories: [], jobs: {}, story: null, online: true,
+  model: null,
+  formats: [],
+  stories: [],
+  jobs: {},
+  story: null,
+  online: true,
   ui: {
-    page: 0, view: "edit", slot: null, dialog: null, reader: null, toast: null, compare: null, dismissed: [], panel: false,
-    prompt: "", pages: 5, seed: 1, temperature: 0.5, bestOf: 1, waiting: null, typed: null, codeWords: "", found: null, voices: null,
+    page: 0,
+    view: "edit",
+    slot: null,
+    dialog: null,
+    reader: null,
+    toast: null,
+    compare: null,
+    dismissed: [],
+    panel: false,
+    prompt: "",
+    pages: 5,
+    seed: 1,
+    temperature: 0.5,
+    bestOf: 1,
+    waiting: null,
+    typed: null,
+    codeWords: "",
+    found: null,
+    voices: null,
   },
 };
 
@@ -14,7 +37,9 @@ const inRange = (page, story) => Math.max(0, Math.min(page, headOf(story).texts.
 
 /** What was typed, unless the texts that are shown have changed since: it was kept, or undone. */
 function stillTyped(before, after) {
-  const same = before.story?.id === after.story?.id && (!after.story || headOf(before.story).texts.join("\n") === headOf(after.story).texts.join("\n"));
+  const same =
+    before.story?.id === after.story?.id &&
+    (!after.story || headOf(before.story).texts.join("\n") === headOf(after.story).texts.join("\n"));
   return same ? after.ui.typed : null;
 }
 
@@ -24,12 +49,17 @@ export function headOf(story) {
 
 function toShelf(stories, id, title, head) {
   const entry = { id, title, pages: head.texts.length, cover: head.pictures[0] };
-  return stories.some((one) => one.id === id) ? stories.map((one) => (one.id === id ? entry : one)) : [...stories, entry];
+  return stories.some((one) => one.id === id)
+    ? stories.map((one) => (one.id === id ? entry : one))
+    : [...stories, entry];
 }
 
 const REDUCERS = {
   overview: (state, { data }) => ({
-    ...state, model: data.model, formats: data.formats, stories: data.stories,
+    ...state,
+    model: data.model,
+    formats: data.formats,
+    stories: data.stories,
     jobs: Object.fromEntries(data.jobs.map((job) => [job.id, job])),
   }),
   story: (state, { data }) => {
@@ -40,10 +70,13 @@ const REDUCERS = {
   job: (state, { job }) => ({ ...state, jobs: { ...state.jobs, [job.id]: job } }),
   state: (state, { story, title, state: made, head }) => {
     const next = withStory(state, story, (old) => ({
-      ...old, states: { ...old.states, [made.id]: made }, visits: head === made.id ? [...old.visits, head] : old.visits,
+      ...old,
+      states: { ...old.states, [made.id]: made },
+      visits: head === made.id ? [...old.visits, head] : old.visits,
     }));
     const shelf = head === made.id ? toShelf(next.stories, story, title, made) : next.stories;
-    const page = next.story?.id === story ? inRange(next.ui.page, next.story) : next.ui.page;
+    const isOpened = head === made.id && OPENED.includes(made.label);
+    const page = next.story?.id === story ? inRange(isOpened ? made.page : next.ui.page, next.story) : next.ui.page;
     return { ...next, stories: shelf, ui: { ...next.ui, page, typed: stillTyped(state, next) } };
   },
   shown: (state, { story, state: id }) => {
@@ -54,7 +87,9 @@ const REDUCERS = {
   },
   branches: (state, { story, branches }) => withStory(state, story, (old) => ({ ...old, branches })),
   removed: (state, { story }) => ({
-    ...state, stories: state.stories.filter((one) => one.id !== story), story: state.story?.id === story ? null : state.story,
+    ...state,
+    stories: state.stories.filter((one) => one.id !== story),
+    story: state.story?.id === story ? null : state.story,
   }),
   ui: (state, { change }) => ({ ...state, ui: { ...state.ui, ...change } }),
   online: (state, { value }) => (state.online === value ? state : { ...state, online: value }),
@@ -93,7 +128,8 @@ export function candidatesOf(story, page, dismissed = []) {
 
 /** Earlier versions of one page on the way to the present state, the newest first. */
 export function versionsOf(story, page) {
-  const head = headOf(story), found = [];
+  const head = headOf(story),
+    found = [];
   const look = (one) => `${one.pictures[page]} ${one.texts[page]}`;
   const seen = new Set([look(head)]);
   for (let one = story.states[head.parent]; one; one = story.states[one.parent]) {
@@ -116,8 +152,15 @@ export function captionOf(branches, id) {
 
 /** Who is in the story, and who else is locked: kind, name, colour, number of pages, and the lock, if there is one. */
 export function castOf(story) {
-  const head = headOf(story), locked = Object.fromEntries(head.locks.filter((one) => one.startsWith("cast.")).map((one) => [one.split(".")[1], one]));
-  const members = (head.checks?.cast ?? []).map((one) => ({ ...one, pages: one.pages.length, lock: locked[one.kind] ?? null }));
+  const head = headOf(story),
+    locked = Object.fromEntries(
+      head.locks.filter((one) => one.startsWith("cast.")).map((one) => [one.split(".")[1], one]),
+    );
+  const members = (head.checks?.cast ?? []).map((one) => ({
+    ...one,
+    pages: one.pages.length,
+    lock: locked[one.kind] ?? null,
+  }));
   const away = Object.entries(locked).filter(([kind]) => !members.some((one) => one.kind === kind));
   return [...members, ...away.map(([kind, lock]) => ({ kind, name: "", color: lock.split(".")[2], pages: 0, lock }))];
 }
@@ -127,8 +170,13 @@ export function activeJobs(state) {
 }
 
 export function optionsOf(state, page, slot) {
-  const jobs = Object.values(state.jobs).filter((job) => job.kind === "alternatives" && job.story === state.story?.id && job.page === page && job.slot === slot);
+  const jobs = Object.values(state.jobs).filter(
+    (job) => job.kind === "alternatives" && job.story === state.story?.id && job.page === page && job.slot === slot,
+  );
   const last = jobs[jobs.length - 1];
   const fits = last?.result?.state === state.story?.visits[state.story.visits.length - 1];
-  return { busy: last && (last.status === "queued" || last.status === "running"), options: fits ? last.result.options : null };
+  return {
+    busy: last && (last.status === "queued" || last.status === "running"),
+    options: fits ? last.result.options : null,
+  };
 }
