@@ -121,6 +121,7 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
 def report(args: argparse.Namespace, progress: Progress, counts: dict[str, int]) -> None:
     """Print how many stories each split has, and what was left out."""
     from modules.downloads.collect import summary
+    from modules.downloads.splits import HALVES
 
     for split in args.splits:
         if counts[split]:
@@ -130,6 +131,8 @@ def report(args: argparse.Namespace, progress: Progress, counts: dict[str, int])
             print(f"no story is left for {split}: {reason}", file=sys.stderr)
     if counts["moved"]:
         print(f"{counts['moved']:,} stories moved from val to train, with which they share pictures", file=sys.stderr)
+    if halves := [f"{counts[name]:,} {name}" for name in HALVES if counts.get(name)]:
+        print(f"of {counts['pages']:,} pages, {' and '.join(halves)}", file=sys.stderr)
     if left_out := summary(progress):
         first = f"; the first: {progress.problems[0]}" if progress.problems else ""
         print(f"left out {left_out}{first}; source.json lists them", file=sys.stderr)
