@@ -116,13 +116,6 @@ def test_similar_names_come_first():
     assert near_names("story", ["book", "page"]) == []
 
 
-def test_a_quote_that_is_never_closed_takes_no_other_rows_along(tmp_path, capsys):
-    rows = [f"{paint(tmp_path / f'{n}.png', n).name},{said}" for n, said in enumerate(["One.", '"Two.', "Three."])]
-    (tmp_path / "t.csv").write_text("\n".join(["image,text", *rows]))
-    assert told(collected(tmp_path / "out", "csv", tmp_path / "t.csv")) == ["One."]
-    assert "row 2: lines 3 to 4 are not CSV" in capsys.readouterr().err
-
-
 # --- folders
 
 
@@ -194,53 +187,6 @@ def test_stories_may_have_the_names_of_splits(tmp_path, capsys):
     (tmp_path / "in/empty").mkdir()
     assert sorted(collected(tmp_path / "out", "folder", tmp_path / "in")) == ["plane", "ship", "train"]
     assert "passed over empty/" in capsys.readouterr().err
-
-
-def pages(found: dict) -> dict:
-    return {name: [(step.text, step.image_path is not None) for step in story.steps] for name, story in found.items()}
-
-
-@pytest.mark.parametrize("kind", ["jsonl", "csv"])
-def test_a_page_of_metadata_may_lack_its_text_or_its_picture(tmp_path, capsys, kind):
-    rows = [("One.", "0.png"), ("", "1.png"), ("Words.", ""), ("", "")]
-    for number in range(2):
-        paint(tmp_path / f"in/{number}.png", number)
-    lines = ["text,file_name", *map(",".join, rows)]
-    if kind == "jsonl":
-        nothing = {"text": None, "file_name": ""}
-        lines = [
-            json.dumps({key: words or nothing[key] for key, words in zip(nothing, row, strict=True)}) for row in rows
-        ]
-    (tmp_path / f"in/metadata.{kind}").write_text("\n".join(lines))
-    found = pages(collected(tmp_path / "out", "folder", tmp_path / "in"))
-    assert sorted(found.values(), key=str) == [[("One.", True)], [("Words.", False)], [(None, True)]]
-    error = capsys.readouterr().err
-    assert "left out 1 bad" in error and "of 3 pages, 1 without a text and 1 without a picture" in error
-
-
-def test_columns_that_metadata_must_have(tmp_path, capsys):
-    paint(tmp_path / "in/0.png", 0)
-    (tmp_path / "in/metadata.csv").write_text("file_name,caption\n0.png,One.\n")
-    assert run("folder", tmp_path / "in", "--output", tmp_path / "out") == 2
-    assert "it has no text" in (error := capsys.readouterr().err) and "is it caption?" in error
-
-
-def test_texts_of_a_story_folder_are_pages_or_named(tmp_path, capsys):
-    story = tmp_path / "in/fox"
-    for name in ("1.PNG", "3.png"):
-        paint(story / name, int(name[0]))
-    for name in ("1.TXT", "2.txt", "3.txt", "Title.txt", "notes.txt", "3.caption"):
-        (story / name).write_text(f"{name[0]}.")
-    found = pages(collected(tmp_path / "out", "folder", tmp_path / "in"))
-    assert found == {"fox": [("1.", True), ("2.", False), ("3.", True)]}
-    assert "passed over fox/3.caption, fox/notes.txt:" in capsys.readouterr().err
-
-
-def test_pictures_without_texts_beside_a_table_are_not_read_alone(tmp_path, capsys):
-    paint(tmp_path / "in/images/0.png", 0)
-    (tmp_path / "in/train.jsonl").write_text('{"image": "images/0.png", "text": "One."}')
-    assert run("folder", tmp_path / "in", "--output", tmp_path / "out") == 2
-    assert "train.jsonl is a table: read it by download_data.py jsonl" in capsys.readouterr().err
 
 
 # --- pictures
