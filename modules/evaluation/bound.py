@@ -41,6 +41,14 @@ Values = NDArray[np.float64]  # (N,): nats or counts of every step, 0 where a st
 Metrics = dict[str, dict[str, Any]]
 
 
+def num_vlb_steps(num_stories: int, num_drawn: int) -> int:
+    """Return on how many pages `evaluate` measures the bound of the pictures.
+
+    A page of every story; where more stories are drawn, which takes longer by far, two pages for each of these.
+    """
+    return min(MAX_VLB_STEPS, max(num_stories, 2 * num_drawn))
+
+
 @torch.no_grad()
 def measure_bound(
     pipeline: StoryPipeline,
