@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from modules.commands.data_shared import check_output, output_flags
 from modules.common.arguments import integer
-from modules.common.errors import UserError
+from modules.common.errors import UserError, one_line
 from modules.common.folder_lock import FolderLock
 from modules.common.ownership import refuse_overlap
 from modules.data.records import SPLITS
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         return probe(source)
     refuse_overlap(args.output, source.inputs)
     for note in source.notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(f"note: {one_line(note)}", file=sys.stderr)
     with FolderLock(args.output):
         return download(source, args)
 
@@ -164,9 +164,9 @@ def show_record(source: Source, row: Row) -> None:
     if isinstance(value, bytes):
         value = json.loads(value)
     print(f"{source.name}: licence {source.license or 'not stated'}" + (f"; {source.terms}" if source.terms else ""))
-    print(f"parts: {', '.join(source.parts)}\nfirst record: {row.name}")
+    print(f"parts: {', '.join(source.parts)}\nfirst record: {one_line(row.name)}")
     for key, item in value.items() if isinstance(value, dict) else ():
-        print(f"  {key}: {kind_of(item)}")
+        print(f"  {one_line(key)}: {kind_of(item)}")
     print("becomes:")
     for story in source.stories(row):
         print(json.dumps(shown(story), ensure_ascii=False, indent=2))

@@ -62,7 +62,7 @@ class Folder(Source):
         self.root, self._splits, self.parts = layout.root, layout.splits, layout.parts
         self._texts: tuple[Path, dict[str, Path]] = (Path(), {})
         if layout.passed_over:
-            inner = {path: path.relative_to(args.path).as_posix() for path in layout.passed_over}
+            inner = {path: shown(path.relative_to(args.path).as_posix()) for path in layout.passed_over}
             names = [f"{name}/" if path.is_dir() else name for path, name in inner.items()]
             more = f" and {len(names) - MAX_NAMED:,} more" if len(names) > MAX_NAMED else ""
             self.notes = (f"passed over {', '.join(names[:MAX_NAMED])}{more}: no stories of this folder's layout",)

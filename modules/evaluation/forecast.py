@@ -45,7 +45,7 @@ def forecast_evaluation(
         kinds, variants = (KINDS, len(trial.held_out.codes)) if has_codes else (KINDS_WITHOUT_CODES, 1)
         seconds = times * (trial.reading() + trial.likelihoods())
         seconds += (times * variants + kinds * drawn / trial.num_pages) * trial.texts()
-        seconds += min(num_vlb_steps(num_stories, num_drawn), num_pages) * trial.picture_bound()
+        seconds += min(num_vlb_steps(num_stories), num_pages) * trial.picture_bound()
         seconds += times * trial.ranking() if has_codes else 0.0
         return seconds + (drawn * kinds * trial.picture() if drawn else 0.0)
 

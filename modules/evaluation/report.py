@@ -72,8 +72,7 @@ def evaluate(
     stories, codes = held_out.encoded, held_out.own_codes
     report = {} if report is None else report
     report |= {"data": dataset.name, "num_stories": len(stories), "num_steps": len(stories.texts), "seed": seed}
-    vlb_steps = num_vlb_steps(num_stories, num_drawn)
-    report["bound"] = measure_bound(pipeline, stories, codes, seed, max_vlb_steps=vlb_steps)
+    report["bound"] = measure_bound(pipeline, stories, codes, seed, max_vlb_steps=num_vlb_steps(num_stories))
     if pipeline.model.has_codes:
         report["next_step"] = rank_next_steps(pipeline, stories, codes, seed)
         report["codebook"] = codebook_usage(codes, pipeline.config.storyboard.codebook_size)

@@ -61,3 +61,16 @@ def test_a_quote_that_is_never_closed_takes_no_other_rows_along(tmp_path, capsys
     (tmp_path / "t.csv").write_text("\n".join(["image,text", *rows]))
     assert [texts(story) for story in collected(tmp_path / "out", "csv", tmp_path / "t.csv").values()] == [["One."]]
     assert "row 2: lines 3 to 4 are not CSV" in capsys.readouterr().err
+
+
+def test_escapes_in_names_do_not_reach_the_terminal(tmp_path, capsys):
+    escape = "\x1b[2J"
+    page = paint(tmp_path / "in/fox/0.png", 0)
+    (tmp_path / f"in/{escape}\n.md").write_text("A card.")
+    (tmp_path / f"in/fox/{escape}.doc").write_text("Notes.")
+    collected(tmp_path / "out", "folder", tmp_path / "in")
+    record = {"id": escape, "prompt": "A fox.", "steps": [{"text": "One.", "image_path": f"{escape}.png"}]}
+    (tmp_path / "stories.jsonl").write_text("\n".join([json.dumps(record)] * 2))
+    assert page.is_file() and run("validate", tmp_path) == 1
+    said = "".join(capsys.readouterr())
+    assert said.count(r"\x1b[2J") == 4 and "\x1b" not in said and r"\x1b[2J\n.md" in said
