@@ -181,7 +181,7 @@ def _metadata_record(root: Path, value: Any) -> SourceStory:
         raise RecordError(f"it names {len(files)} pictures by file_name and {len(texts)} texts by text")
     count = max(len(files), len(texts))
     pairs = zip(texts or [None] * count, files or [None] * count, strict=True)
-    pages = tuple(SourceStep(text, file and root / str(file)) for text, file in pairs if text or file)
+    pages = tuple(SourceStep(text, file and root / str(file).strip()) for text, file in pairs if text or file)
     if not pages:
         raise RecordError(f"it has neither a picture nor a text; its keys are {', '.join(map(shown, record))}")
     story_id = str(record.get("story_id") or record.get("id") or next(filter(None, files), ""))
