@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def execute(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
     """Call `run` and return its exit code; print on one line a UserError, a fault or what stopped it."""
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {one_line(message)}\n"
     tune_process()
     try:
         with sigterm_as_ctrl_c():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from modules.commands.data_shared import check_output, output_flags
 from modules.common.arguments import integer
-from modules.common.errors import UserError
+from modules.common.errors import UserError, one_line
 from modules.common.folder_lock import FolderLock
 from modules.common.ownership import refuse_overlap
 from modules.data.records import SPLITS
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         return probe(source)
     refuse_overlap(args.output, source.inputs)
     for note in source.notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(f"note: {one_line(note)}", file=sys.stderr)
     with FolderLock(args.output):
         return download(source, args)
 
@@ -121,6 +121,7 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
 def report(args: argparse.Namespace, progress: Progress, counts: dict[str, int]) -> None:
     """Print how many stories each split has, and what was left out."""
     from modules.downloads.collect import summary
+    from modules.downloads.splits import HALVES
 
     for split in args.splits:
         if counts[split]:
@@ -130,6 +131,8 @@ def report(args: argparse.Namespace, progress: Progress, counts: dict[str, int])
             print(f"no story is left for {split}: {reason}", file=sys.stderr)
     if counts["moved"]:
         print(f"{counts['moved']:,} stories moved from val to train, with which they share pictures", file=sys.stderr)
+    if halves := [f"{counts[name]:,} {name}" for name in HALVES if counts.get(name)]:
+        print(f"of {counts['pages']:,} pages, {' and '.join(halves)}", file=sys.stderr)
     if left_out := summary(progress):
         first = f"; the first: {progress.problems[0]}" if progress.problems else ""
         print(f"left out {left_out}{first}; source.json lists them", file=sys.stderr)
@@ -161,9 +164,9 @@ def show_record(source: Source, row: Row) -> None:
     if isinstance(value, bytes):
         value = json.loads(value)
     print(f"{source.name}: licence {source.license or 'not stated'}" + (f"; {source.terms}" if source.terms else ""))
-    print(f"parts: {', '.join(source.parts)}\nfirst record: {row.name}")
+    print(f"parts: {', '.join(source.parts)}\nfirst record: {one_line(row.name)}")
     for key, item in value.items() if isinstance(value, dict) else ():
-        print(f"  {key}: {kind_of(item)}")
+        print(f"  {one_line(key)}: {kind_of(item)}")
     print("becomes:")
     for story in source.stories(row):
         print(json.dumps(shown(story), ensure_ascii=False, indent=2))

@@ -71,7 +71,7 @@ def load_pipeline(
 def print_notes(notes: Sequence[str]) -> None:
     """Print notes to stderr, a line each."""
     for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(f"note: {one_line(note)}", file=sys.stderr)
 
 
 def print_story(texts: Sequence[str], files: Sequence[Path], seconds: float) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modules.common.arguments import a_path, positive_int, seed_number
+from modules.common.errors import one_line
 from modules.common.files import write_whole
 from modules.common.ownership import MARK, check_report
 from modules.common.shipped import JUDGE, WEIGHTS, shipped
@@ -114,7 +115,7 @@ def open_dataset(
     from modules.data.shards import open_stories
 
     stories = open_stories(data, split, on_bad_record, config.max_steps)
-    print(stories.report(), file=sys.stderr)
+    print(one_line(stories.report()), file=sys.stderr)
     return stories
 
 
@@ -128,7 +129,10 @@ def open_held_out(data: str, dataset: StoryDataset, config: StoryConfig, seed: i
     try:
         return open_dataset(data, "val", config, seed, 200, on_bad_record)
     except MissingSplit as error:
-        print(f"warning: no validation stories ({error}); samples come from the training stories", file=sys.stderr)
+        print(
+            f"warning: no validation stories ({one_line(error)}); samples come from the training stories",
+            file=sys.stderr,
+        )
         return dataset
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from modules.commands.data_shared import folder_argument, print_cut_texts
 from modules.commands.shared import overwrite_flag
 from modules.common.arguments import a_path, integer
+from modules.common.errors import one_line
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -39,10 +40,10 @@ def run(args: argparse.Namespace) -> int:
     check_report(args.output, args.overwrite)
     splits = read_splits(args.folder)
     statistics = measure(splits)
-    print("\n".join(describe(statistics)))
+    print("\n".join(map(one_line, describe(statistics))))
     print_cut_texts(splits)
     for one, other in statistics.near_pictures[: args.pairs]:
-        print(f"  {one} and {other}")
+        print(f"  {one_line(one)} and {one_line(other)}")
     if problems := sum(len(split.problems) for split in splits):
         print(f"note: {problems:,} faults, which validate lists", file=sys.stderr)
     print(f"histograms: {write_whole(args.output, draw_histograms(statistics))}")

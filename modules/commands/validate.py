@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from modules.commands.data_shared import folder_argument, print_cut_texts
+from modules.common.errors import one_line
 
 MAX_SHOWN = 20
 
@@ -25,11 +26,11 @@ def run(args: argparse.Namespace) -> int:
             f"{split.folder}: {len(split.stories):,} stories of {split.steps:,} steps, {len(split.pictures):,} pictures"
         )
     for remark in remarks(splits):
-        print(f"note: {remark}")
+        print(f"note: {one_line(remark)}")
     print_cut_texts(splits)
     found = faults(splits)
     for fault in found if args.all else found[:MAX_SHOWN]:
-        print(f"fault: {fault}", file=sys.stderr)
+        print(f"fault: {one_line(fault)}", file=sys.stderr)
     if len(found) > MAX_SHOWN and not args.all:
         print(f"and {len(found) - MAX_SHOWN:,} more: --all lists them", file=sys.stderr)
     print(f"{len(found):,} faults" if found else "no fault")

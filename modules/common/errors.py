@@ -22,8 +22,8 @@ def shown(value: object) -> str:
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
-def one_line(error: BaseException) -> str:
-    """Return an error's message on one line, with control characters escaped and cut to `MAX_MESSAGE` characters."""
+def one_line(error: object) -> str:
+    """Return a message or another text on one line, control characters escaped, cut to `MAX_MESSAGE` characters."""
     text = " ".join(str(error).split())
     text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text[: MAX_MESSAGE + 1])
     return text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]}..."

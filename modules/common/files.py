@@ -18,7 +18,7 @@ from typing import Any
 from modules.common.errors import UserError, first_line, shown
 from modules.common.process import is_running
 
-STAGING = ".unfinished"  # Marks a folder of unfinished work.
+STAGING, OLD = ".unfinished", ".old"  # The mark of a folder of unfinished work; the ending of one that is replaced.
 _LEFTOVER = re.compile(r"\.(.+)\.tmp-([0-9]+)")
 # What systems, archives and editors leave in folders, beside names that begin with a dot.
 _SYSTEM_NAMES = {"__macosx", "@eadir", "#recycle", "#snapshot", "$recycle.bin", "system volume information"}
@@ -129,11 +129,17 @@ def fresh_staging(folder: Path) -> None:
 
     Raises UserError if a folder of this name has files and is not such a one.
     """
+    for path in (folder, folder.with_suffix(OLD)):
+        _remove_own(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / STAGING).touch()
+
+
+def _remove_own(folder: Path) -> None:
+    """Remove a folder that has the mark, or is empty. Raises UserError if it has files but no mark."""
     if folder.exists() and not (folder / STAGING).is_file() and any(folder.iterdir()):
         raise UserError(f"{folder} was not made by this program, which would use it for unfinished work: move it away")
     remove_staging(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / STAGING).touch()
 
 
 def remove_staging(folder: Path) -> None:
@@ -149,17 +155,19 @@ def remove_staging(folder: Path) -> None:
 def replace_folder(folder: Path, new: Path) -> None:
     """Move `new` to `folder`.
 
-    A folder that was there is kept beside `new` with the ending .old, and put back if the move fails.
+    A folder that was there is kept beside `new`, with the mark and the ending .old, and put back if the move fails.
     """
-    old = new.with_suffix(".old")
+    old = new.with_suffix(OLD)
     if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
+        _remove_own(old)
+        (folder / STAGING).touch()
         folder.rename(old)
     try:
         new.rename(folder)
     except BaseException:
         if old.exists():
             old.rename(folder)
+            (folder / STAGING).unlink()
         raise
 
 
@@ -182,7 +190,7 @@ def publish_staging(folder: Path, staging: Path) -> None:
     """
     replace_folder(folder, staging)
     (folder / STAGING).unlink()
-    shutil.rmtree(staging.with_suffix(".old"), ignore_errors=True)
+    remove_staging(staging.with_suffix(OLD))
 
 
 def _not_written(path: Path, error: OSError) -> UserError:

@@ -74,7 +74,8 @@ class FolderLock:
             return  # A forked child does not end its parent's lock.
         FolderLock._held.discard(self._descriptor)
         with contextlib.suppress(OSError):
-            self.path.unlink()
+            if not os.lstat(self.path).st_size:  # A file that says something is not ours.
+                self.path.unlink()
         os.close(self._descriptor)
         if self._is_new:
             with contextlib.suppress(OSError):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modules.common.errors import UserError, first_line
+from modules.common.errors import UserError, first_line, shown
 from modules.data.folder import MissingSplit, check_split_name
 from modules.data.images import with_pictures
 from modules.data.windows import WindowedStories
@@ -54,31 +54,42 @@ def stream_splits(name: str, config: str | None = None, revision: str | None = N
     return {str(split): rows if rows.features is None else rows.decode(False) for split, rows in loaded.items()}
 
 
-def with_picture_bytes(value: Any, fetch: bool = False) -> Any:
+def with_picture_bytes(value: Any, fetch: bool = False, folders: Sequence[Path] = ()) -> Any:
     """Return a value of a row in which every picture at an address ({"bytes": None, "path"}) has been read.
 
-    Addresses elsewhere than on the Hub and on this disk are read with `fetch` only, and are left as they are without.
+    Addresses on the Hub and inside `folders` are read, others elsewhere with `fetch` only; what is not read is left as
+    it is.
     """
     import fsspec
 
     if isinstance(value, list):
-        return [with_picture_bytes(item, fetch) for item in value]
+        return [with_picture_bytes(item, fetch, folders) for item in value]
     if not isinstance(value, Mapping):
         return value
     if value.keys() == {"bytes", "path"} and value["bytes"] is None and "://" in str(value["path"]):
-        if not (fetch or _is_own(value["path"])):
+        if not _may_read(value["path"], fetch, folders):
             return value["path"]
         with fsspec.open(value["path"], "rb") as file:
             return {"bytes": file.read(), "path": value["path"]}
-    return {key: with_picture_bytes(item, fetch) for key, item in value.items()}
+    return {key: with_picture_bytes(item, fetch, folders) for key, item in value.items()}
 
 
-def _is_own(address: str) -> bool:
-    """Return whether an address leads to the Hub or to this disk; "zip://a.png::hf://..." is in an archive there."""
+def _may_read(address: str, fetch: bool, folders: Sequence[Path]) -> bool:
+    """Return whether an address may be read; "zip://a.png::hf://..." is in an archive at the last one."""
     from huggingface_hub import constants
 
-    last = address.rpartition("::")[2]
-    return last.startswith(("hf://", "file://", f"{constants.ENDPOINT}/")) or "://" not in last
+    last = address.rpartition("::")[2].removeprefix("file://")
+    if "://" not in last:
+        return is_inside(Path(last), folders)
+    return fetch or last.startswith(("hf://", f"{constants.ENDPOINT}/"))
+
+
+def is_inside(path: Path, folders: Sequence[Path]) -> bool:
+    """Return whether a file lies in one of some folders, links followed."""
+    try:
+        return any(path.resolve().is_relative_to(folder.resolve()) for folder in folders)
+    except (OSError, RuntimeError, ValueError):  # A loop of links, a zero byte, a name too long.
+        return False
 
 
 class LibraryStories(WindowedStories):
@@ -102,6 +113,7 @@ class LibraryStories(WindowedStories):
         self.name = f"{address} ({split})"
         self.skipped: list[str] = []
         dataset = _load(address, split)
+        self._folders = _cache_folders() if address.startswith(HUB) else (Path(address),)
         self._text, self._image = (
             next((name for name in names if name in dataset.column_names), None)
             for names in (TEXT_COLUMNS, IMAGE_COLUMNS)
@@ -158,7 +170,10 @@ class LibraryStories(WindowedStories):
 
     def _pictures(self, record: Mapping[str, Any]) -> list[bytes | None]:
         values = _listed(record.get(self._image) if self._image else None)
-        return [None if value is None else _content(with_picture_bytes(value)) for value in values]
+        folders = self._folders
+        return [
+            None if value is None else _content(with_picture_bytes(value, folders=folders), folders) for value in values
+        ]
 
 
 def _load(address: str, split: str) -> Dataset:
@@ -188,11 +203,21 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def _content(picture: Any) -> bytes:
-    """Return the bytes of a picture; `datasets` stores bytes, or the path of a file. Raises UserError."""
+def _cache_folders() -> tuple[Path, ...]:
+    """Return the folders in which the libraries keep what they fetch from the Hub."""
+    import datasets
+    from huggingface_hub import constants
+
+    return tuple(map(Path, (datasets.config.HF_CACHE_HOME, datasets.config.HF_DATASETS_CACHE, constants.HF_HUB_CACHE)))
+
+
+def _content(picture: Any, folders: Sequence[Path]) -> bytes:
+    """Return the bytes of a picture; `datasets` stores bytes, or the path of a file in `folders`. Raises UserError."""
     if isinstance(picture, Mapping) and picture.get("bytes") is not None:
         return picture["bytes"]
     path = picture.get("path") if isinstance(picture, Mapping) else picture
     if not isinstance(path, str) or not Path(path).is_file():
-        raise UserError(f"the picture {path} is not a file")
+        raise UserError(f"the picture {shown(path)} is not a file")
+    if not is_inside(Path(path), folders):
+        raise UserError(f"the picture {shown(path)} is outside the data set: convert it by download_data.py hub")
     return Path(path).read_bytes()

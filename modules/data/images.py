@@ -20,6 +20,7 @@ from modules.story import Story
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS, MAX_RATIO = 50_000_000, 1000
+_GRAY = ("L", "LA", "La", "I", "I;16", "I;16B")
 SRGB_LEVELS = 4  # Profiles of sRGB by other makers differ by less.
 # Texts and colour profiles in a PNG may have more than Pillow's 1 MB.
 PngImagePlugin.MAX_TEXT_CHUNK = 64 << 20
@@ -165,20 +166,23 @@ def _open_checked(file: IO[bytes]) -> Image.Image:
 def _to_srgb(image: Image.Image) -> Image.Image:
     """Convert the colours of an embedded profile to sRGB; an unreadable profile does not mean broken pixels."""
     profile = image.info.get("icc_profile")
-    if not profile or image.mode not in ("RGB", "RGBA", "L", "CMYK", "P"):
+    if not profile or not (image.mode in ("RGB", "RGBA", "CMYK", "P", "PA") or image.mode in _GRAY):
         return image
     try:
         own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if image.mode == "P":
-            image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-        mode = "RGBA" if image.mode == "RGBA" else "RGB"
-        if image.mode != "CMYK" and _is_srgb(profile, image.mode):
-            return image
-        converted = ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB"), outputMode=mode)
+        plain = _to_eight_bits(image) if image.mode.startswith("I") else image
+        if plain.mode != "CMYK":
+            plain = plain.convert("L" if image.mode in _GRAY else "RGB")
+            if _is_srgb(profile, plain.mode):
+                return image
+        converted = ImageCms.profileToProfile(plain, own, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return image
     assert converted is not None, "only a conversion in place returns nothing"
     converted.info.pop("icc_profile", None)
+    if image.has_transparency_data:
+        converted.info.pop("transparency", None)  # A colour of the old profile.
+        converted.putalpha(image.convert("RGBA").getchannel("A"))
     return converted
 
 

@@ -22,11 +22,11 @@ from modules.common.errors import UserError, one_line, shown
 from modules.common.files import disk_errors, write_whole
 from modules.common.progress import progress_line
 from modules.data.images import store_image
-from modules.data.records import STORY_KEYS, RecordError, parse_record
+from modules.data.records import SPLITS, STORY_KEYS, RecordError, parse_record
 from modules.downloads.fetch import fetch_picture, without_password
 from modules.downloads.record import DeadLink, Row, Source, SourceStep, SourceStory, license_key
 
-PROGRESS, RECORDS = ".progress.json", "records.jsonl"
+PROGRESS, RECORDS, COUNTS = ".progress.json", "records.jsonl", "counts.json"
 SECONDS_BETWEEN_SAVES = 2.0
 MAX_NAMED, HOPELESS = 200, 20
 
@@ -77,6 +77,8 @@ class Staging:
         """Cut off invalid records, and save the progress at the end in any case."""
         with disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
+            if not self.resumed:
+                self._begin()
             path = self.folder / RECORDS
             with open(path, "ab", buffering=0) as self._records:
                 if self._records.tell() < self.progress.record_bytes:
@@ -93,6 +95,12 @@ class Staging:
                         self._discard()
             self._records = None
 
+    def _begin(self) -> None:
+        """Save the progress first, by which the folder is known. Raises UserError if it has files of somebody else."""
+        if foreign := [path for name in (RECORDS, "images", *SPLITS) if (path := self.folder / name).exists()]:
+            raise UserError(f"{foreign[0]} is in the way of unfinished work of this program: move it away")
+        self.save()
+
     def save(self) -> None:
         """Save the progress, after flushing the records that it refers to."""
         if self._records is not None and (self.folder / RECORDS).is_file():
@@ -107,6 +115,14 @@ class Staging:
             for name in (RECORDS, PROGRESS):
                 (self.folder / name).unlink(missing_ok=True)
             self.folder.rmdir()  # Fails, as it should, if a source has unpacked files here.
+
+    def remove(self) -> None:
+        """Delete the staging folder of a run that is done; the progress, by which it is known, comes last."""
+        for path in [path for path in self.folder.iterdir() if path.name not in (PROGRESS, COUNTS)]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for name in (PROGRESS, COUNTS):
+            (self.folder / name).unlink(missing_ok=True)
+        self.folder.rmdir()
 
     def add(self, source: Source, part: str, row: Row, limits: Limits) -> None:
         """Keep the stories of one row, or count and describe its fault; in both cases the row is done."""

@@ -112,7 +112,7 @@ class Hub(Table):
             for number, record in enumerate(rows, start=done + 1):
                 place = [LOADED, split, json.loads(json.dumps(rows.state_dict())), number]
                 name = f"{self.args.repo}/{split}"
-                yield Row(f"{name} row {number}", place, with_picture_bytes(record, self.fetch), name)
+                yield Row(f"{name} row {number}", place, with_picture_bytes(record, self.fetch, self.inputs), name)
 
 
 def _is_loaded(place: Any) -> bool:

@@ -36,7 +36,8 @@ def find_layout(root: Path) -> Layout:
     inside = visible(root)
     splits = _splits(root, inside)
     if len(splits) == 2:
-        return Layout(root, splits, tuple(path for path in inside if path not in splits.values()))
+        beside = (path for path in inside if path not in splits.values())
+        return Layout(root, splits, (*beside, *(path for split in splits.values() for path in _unused(split))))
     if splits:  # Some of its stories are held out for validation.
         (only,) = splits.values()
         return Layout(only, {}, (*(path for path in inside if path != only), *_unused(only)))
@@ -89,9 +90,19 @@ def _unused(root: Path) -> tuple[Path, ...]:
     lists = [root / name for name in METADATA if (root / name).is_file()]
     if lists:
         return tuple(path for path in files if path != lists[0])
-    stems = {path.stem for path in pictures_in(root)}
-    files = [path for path in files if path.suffix != ".txt" or path.stem not in stems]
-    return (*files, *(path for path in inside if path.is_dir() and not pictures_in(path)))
+    texts = texts_in(root)
+    told = {texts.get(path.stem) for path in pictures_in(root)}
+    unused = [path for path in files if path not in told]
+    for folder in (path for path in inside if path.is_dir()):
+        unused += _unused_of_story(folder) if pictures_in(folder) else [folder]
+    return tuple(unused)
+
+
+def _unused_of_story(folder: Path) -> list[Path]:
+    """Return what is neither a page of a story's folder nor its title."""
+    texts = texts_in(folder)
+    used = {*pages_in(folder), *(texts.get(path.stem) for path in pictures_in(folder))}
+    return [path for path in visible(folder) if path not in used and path.name.lower() not in TITLES]
 
 
 def natural(path: Path) -> list[Any]:
@@ -102,3 +113,24 @@ def natural(path: Path) -> list[Any]:
 def pictures_in(folder: Path) -> list[Path]:
     """Return the pictures of a folder in the order of their numbers."""
     return sorted((path for path in visible(folder) if path.suffix.lower() in PICTURES and path.is_file()), key=natural)
+
+
+def texts_in(folder: Path) -> dict[str, Path]:
+    """Return the .txt files of a folder by their names without the ending, which may be in capitals."""
+    files = [path for path in visible(folder) if path.suffix.lower() == ".txt" and path.is_file()]
+    return {path.stem: path for path in sorted(files, key=lambda path: path.suffix == ".txt")}
+
+
+def pages_in(folder: Path) -> list[Path]:
+    """Return the pages of a story's folder in the order of their numbers: its pictures, and the .txt files that are
+    named like these and have no picture.
+    """
+    pictures = pictures_in(folder)
+    stems, names = {path.stem for path in pictures}, {_numbered(path) for path in pictures}
+    alone = [path for stem, path in texts_in(folder).items() if stem not in stems and _numbered(path) in names]
+    return sorted([*pictures, *alone], key=natural)
+
+
+def _numbered(path: Path) -> str:
+    """Return a name without its ending, with a sign in the place of every number."""
+    return re.sub(r"[0-9]+", "#", path.stem)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from modules.common.errors import shown
+from modules.common.errors import UserError, shown
 from modules.data.records import RecordError
 from modules.downloads.text_files import read_text
 
@@ -134,6 +134,14 @@ class Source(ABC):
             raise RecordError(f"{shown(path)} is outside the folder that is read")
         if not is_file:
             raise RecordError(f"{shown(path)} does not exist")
+
+    def refuse_links(self, files: Iterable[Path]) -> None:
+        """Raise UserError if one of these lists of stories lies outside what this source reads."""
+        for path in files:
+            try:
+                self.check_inside(path)
+            except RecordError as error:
+                raise UserError(f"{error}: give the file by its own path, or move it there") from None
 
     def text_of(self, path: Path) -> str | None:
         """Return what a text file contains, None if it does not exist. Raises RecordError if it cannot be decoded."""

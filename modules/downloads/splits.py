@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +12,11 @@ from typing import Any
 
 from modules.common.files import disk_errors, replace_folder
 from modules.common.sums import write_sums
-from modules.downloads.collect import Staging, read_records
+from modules.downloads.collect import COUNTS, Staging, read_records
 from modules.downloads.record import Source
 
 VAL_SHARE = 0.1
+HALVES = {"without a text": "text", "without a picture": "image_path"}
 
 
 def assign_splits(stories: Sequence[tuple[str, str, Sequence[str]]], val_share: float = VAL_SHARE) -> list[str]:
@@ -71,7 +71,8 @@ def place_splits(staging: Staging, source: Source, output: Path, splits: Sequenc
     If the run is killed during this, the next one completes it.
 
     Returns:
-        The number of stories of each split, and under "moved" the number that went from val to train.
+        The number of stories of each split, under "moved" the number that went from val to train, and of "pages" those
+        "without a text" and "without a picture".
 
     Raises:
         UserError: `output` cannot be written.
@@ -82,19 +83,27 @@ def place_splits(staging: Staging, source: Source, output: Path, splits: Sequenc
             stories = [(record["id"], part, _pictures(record)) for part, record in read_records(folder)]
             chosen = assign_splits(stories)
             counts = {split: chosen.count(split) for split in splits}
+            counts |= _halves(staging)
             counts["moved"] = sum(part == "val" != split for (_, part, _), split in zip(stories, chosen, strict=True))
             for split in splits:
                 if counts[split]:
                     _write_split(staging, source, split, chosen, counts)
-            (folder / "counts.json").write_text(json.dumps(counts))
+            (folder / COUNTS).write_text(json.dumps(counts))
             staging.progress = replace(staging.progress, moving=True)
             staging.save()
-        counts = json.loads((folder / "counts.json").read_text())
+        counts = json.loads((folder / COUNTS).read_text())
         for split in splits:
             if (folder / split).exists():
                 replace_folder(output / split, folder / split)
-        shutil.rmtree(folder)
+        staging.remove()
     return counts
+
+
+def _halves(staging: Staging) -> dict[str, int]:
+    """Return the number of pages kept, and of those without a text or a picture."""
+    steps = [step for _, record in read_records(staging.folder) for step in record["steps"]]
+    without = {name: sum(not step[key] for step in steps) for name, key in HALVES.items()}
+    return {"pages": len(steps)} | without
 
 
 def _pictures(record: Mapping[str, Any]) -> list[str]:

@@ -71,8 +71,10 @@ class Table(Source):
         for path in self.inputs:
             if not path.is_dir() and not path.is_file():
                 raise UserError(f"{path} does not exist: give {self.ending} files or a folder of them")
-            files = visible_files(path) if path.is_dir() else ()
-            paths += [file for file in files if file.suffix.lower() == f".{self.ending}"] or [path]
+            found = visible_files(path) if path.is_dir() else ()
+            files = [file for file in found if file.suffix.lower() == f".{self.ending}"]
+            self.refuse_links(files)
+            paths += files or [path]
         if folders := [path for path in paths if path.is_dir()]:
             raise UserError(f"there is no .{self.ending} file in {folders[0]}")
         return paths
@@ -187,15 +189,15 @@ class Csv(Table):
         with open(path, encoding=encoding_of(path, self.encoding), newline="") as file:
             head = file.readline()
             file.seek(0)
-            reader = csv.DictReader(file, delimiter=max(DELIMITERS, key=head.count), skipinitialspace=True)
-            try:
-                check_header(path, reader.fieldnames or ())
-                for number, record in enumerate(reader, 1):
-                    complete = None not in record and None not in record.values()
-                    fault = RecordError("it has more or fewer cells than the header")
-                    yield f"{path} row {number}", record if complete else fault
-            except csv.Error as error:
-                raise UserError(f"{path} line {reader.line_num} is not CSV ({error}): save it as CSV anew") from None
+            lines = csv.reader(file, delimiter=max(DELIMITERS, key=head.count), skipinitialspace=True, strict=True)
+            number, header = 0, _next_row(lines) or []
+            check_header(path, header)
+            while (cells := _next_row(lines)) is not None:
+                number += 1
+                if not isinstance(cells, RecordError):
+                    complete, fault = len(cells) == len(header), "it has more or fewer cells than the header"
+                    cells = dict(zip(header, cells, strict=True)) if complete else RecordError(fault)
+                yield f"{path} row {number}", cells
 
 
 class Jsonl(Table):
@@ -236,6 +238,15 @@ class Parquet(Table):
         from modules.downloads.readers import parquet_rows
 
         yield from parquet_rows(list(map(str, self.files())), lambda name: open(name, "rb"), place)
+
+
+def _next_row(lines: Any) -> Any:
+    """Return the cells of the next row of a CSV reader that is not blank, its fault, or None at the end."""
+    first = lines.line_num + 1
+    try:
+        return next((cells for cells in lines if cells), None)
+    except csv.Error as error:  # Such as a quote that is never closed, with all lines behind it.
+        return RecordError(f"lines {first} to {lines.line_num} are not CSV ({error})")
 
 
 def column_of(record: Mapping[str, Any], column: str | None) -> Any:

@@ -112,8 +112,10 @@ def near_names(name: str, columns: Iterable[Any]) -> list[str]:
     return [by_key[key] for key in alike if by_key[key] != name]
 
 
-def check_header(path: Path, header: Collection[str]) -> None:
-    """Raise UserError if two columns have one name: one of them would be lost."""
+def check_header(path: Path, header: Collection[str] | RecordError) -> None:
+    """Raise UserError if the header cannot be read, or two columns have one name: one of them would be lost."""
+    if isinstance(header, RecordError):
+        raise UserError(f"{path}: {header}: save it as CSV anew")
     names = [name.strip("\ufeff \t\r\n") for name in header]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"{path} has two columns {shown(twice[0])!r}: rename one of them")

@@ -41,6 +41,14 @@ Values = NDArray[np.float64]  # (N,): nats or counts of every step, 0 where a st
 Metrics = dict[str, dict[str, Any]]
 
 
+def num_vlb_steps(num_stories: int) -> int:
+    """Return on how many pages `evaluate` measures the bound of the pictures, half of a short evaluation's time.
+
+    Pages of one story are alike and count as one for the interval: more than two of each add little.
+    """
+    return min(MAX_VLB_STEPS, 2 * num_stories)
+
+
 @torch.no_grad()
 def measure_bound(
     pipeline: StoryPipeline,

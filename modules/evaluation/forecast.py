@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from modules.common.progress import hidden_progress, seconds_of
-from modules.evaluation.bound import MAX_VLB_STEPS, NUM_TIMESTEPS, conditions_of, decoder_nats, page_nats, story_nats
+from modules.evaluation.bound import NUM_TIMESTEPS, conditions_of, decoder_nats, num_vlb_steps, page_nats, story_nats
 from modules.evaluation.codebook.coded_stories import draw_plans
 from modules.evaluation.codebook.interventions import (
     NUM_DRAWN_SWAPS,
@@ -45,7 +45,7 @@ def forecast_evaluation(
         kinds, variants = (KINDS, len(trial.held_out.codes)) if has_codes else (KINDS_WITHOUT_CODES, 1)
         seconds = times * (trial.reading() + trial.likelihoods())
         seconds += (times * variants + kinds * drawn / trial.num_pages) * trial.texts()
-        seconds += min(MAX_VLB_STEPS, num_pages) * trial.picture_bound()
+        seconds += min(num_vlb_steps(num_stories), num_pages) * trial.picture_bound()
         seconds += times * trial.ranking() if has_codes else 0.0
         return seconds + (drawn * kinds * trial.picture() if drawn else 0.0)
 

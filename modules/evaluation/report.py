@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from modules.common.errors import UserError
-from modules.evaluation.bound import measure_bound
+from modules.evaluation.bound import measure_bound, num_vlb_steps
 from modules.evaluation.codebook.information import perplexity
 from modules.evaluation.decoded import (
     DecodedPages,
@@ -72,7 +72,7 @@ def evaluate(
     stories, codes = held_out.encoded, held_out.own_codes
     report = {} if report is None else report
     report |= {"data": dataset.name, "num_stories": len(stories), "num_steps": len(stories.texts), "seed": seed}
-    report["bound"] = measure_bound(pipeline, stories, codes, seed)
+    report["bound"] = measure_bound(pipeline, stories, codes, seed, max_vlb_steps=num_vlb_steps(num_stories))
     if pipeline.model.has_codes:
         report["next_step"] = rank_next_steps(pipeline, stories, codes, seed)
         report["codebook"] = codebook_usage(codes, pipeline.config.storyboard.codebook_size)

@@ -14,11 +14,13 @@ from typing import Any
 import torch
 
 from modules.common.errors import UserError, shown
+from modules.common.progress import announce, hidden_progress
 from modules.config import StoryConfig, config_from_dict
 from modules.evaluation.resumable_csv import ResumableCsv
 from modules.generation.pipeline import StoryPipeline
 from modules.story import StoryDataset
 from modules.story_model.story_model import build_model
+from modules.training.forecast import forecast_trainings
 from modules.training.run import train
 from modules.training.settings import TrainSettings
 
@@ -94,6 +96,11 @@ def run_sweep(
     table = ResumableCsv(
         output, [key for key, _ in configs], {"run": _fingerprint(config, args, open_data(config), identity or {})}
     )
+    left = [changed for key, changed in configs if key not in table]
+    if left:
+        with hidden_progress():
+            seconds = forecast_trainings(left, args, *open_data(left[0]))
+        announce(seconds, f" for {len(left)} trainings, without their scores")
     for key, changed in configs:
         if key in table:
             continue

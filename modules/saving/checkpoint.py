@@ -29,7 +29,7 @@ from torch import Tensor
 from modules.common.errors import UserError
 from modules.common.files import set_aside
 from modules.common.process import is_running
-from modules.common.sums import damage, read_sums, write_sums
+from modules.common.sums import MANIFEST, damage, read_sums, write_sums
 from modules.common.tensor_files import save_tensors
 
 STATE = "state.json"
@@ -201,7 +201,25 @@ def _prune(newest: Path, keep_last: int) -> None:
     if keep_last > 0:
         older = [path for path in _checkpoints(newest.parent) if _step_of(path) < _step_of(newest)]
         for path in older[keep_last - 1 :]:
-            shutil.rmtree(path, ignore_errors=True)
+            if foreign := _foreign_file(path):
+                warnings.warn(f"{path} is kept, because {foreign} was not written by this program", stacklevel=3)
+            else:
+                gone = path.with_name(f"{path.name}.tmp-{os.getpid()}")  # Half of a checkpoint is known as a leftover.
+                with contextlib.suppress(OSError):
+                    os.replace(path, gone)
+                    shutil.rmtree(gone, ignore_errors=True)
+
+
+def _foreign_file(checkpoint: Path) -> str | None:
+    """Return the name of a file that a checkpoint's manifest does not list, None if there is none."""
+    try:
+        known = {*read_sums(checkpoint), MANIFEST}
+    except ValueError:
+        known = set()
+        if (checkpoint / STATE).is_file():  # A damaged one of ours.
+            return None
+    names = (path.relative_to(checkpoint).as_posix() for path in sorted(checkpoint.rglob("*")) if not path.is_dir())
+    return next((name for name in names if name not in known), None)
 
 
 def _checkpoints(run_dir: Path) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import struct
 import zlib
 from pathlib import Path
 
@@ -182,6 +183,40 @@ def test_colours_of_a_profile_become_srgb(tmp_path, mode):
     assert load_image(tmp_path / "plain.png").getpixel((3, 3)) == image.convert("RGB").getpixel((3, 3))
     image.save(tmp_path / "odd.png", icc_profile=b"no profile")
     assert load_image(tmp_path / "odd.png").getpixel((3, 3)) == image.convert("RGB").getpixel((3, 3))
+
+
+def gray_profile() -> bytes:
+    """A profile of gray whose levels are proportional to light: ICC.1:2001-04, with four tags."""
+    white = struct.pack(">4s4xiii", b"XYZ ", 63190, 65536, 54061)
+    tags = {
+        b"desc": struct.pack(">4s4xI5s79x", b"desc", 5, b"gray"),
+        b"cprt": struct.pack(">4s4x4s", b"text", b"x"),
+        b"wtpt": white,
+        b"kTRC": struct.pack(">4s4xIHxx", b"curv", 1, 256),
+    }
+    table, body = struct.pack(">I", len(tags)), b""
+    for name, content in tags.items():
+        table += struct.pack(">4sII", name, 132 + 12 * len(tags) + len(body), len(content))
+        body += content
+    head = struct.pack(">I4xI", 128 + len(table + body), 0x02400000) + b"mntrGRAYXYZ " + bytes(12) + b"acsp"
+    return head.ljust(68, b"\0") + white[8:] + bytes(48) + table + body
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "I;16"])
+def test_levels_of_a_gray_profile_become_srgb(tmp_path, mode):
+    gray = np.full((20, 20), 100 * 257 if mode == "I;16" else 100, np.uint16 if mode == "I;16" else np.uint8)
+    Image.fromarray(gray).convert(mode).save(tmp_path / "gray.png", icc_profile=gray_profile())
+    assert load_image(tmp_path / "gray.png").getpixel((3, 3)) == (168, 168, 168)  # (100 / 255) ** (1 / 2.2), nearly.
+
+
+def test_a_transparent_colour_has_a_profile_too(tmp_path):
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    profile[:] = profile.replace(b"rXYZ", b"????").replace(b"gXYZ", b"rXYZ").replace(b"????", b"gXYZ")
+    image = Image.new("RGB", (40, 30), (200, 20, 20))
+    image.paste((0, 0, 200), (0, 0, 20, 30))
+    image.save(tmp_path / "key.png", icc_profile=bytes(profile), transparency=(0, 0, 200))
+    read = load_image(tmp_path / "key.png")
+    assert read.getpixel((3, 3)) == (255, 255, 255) and read.getpixel((30, 3))[1] > 150
 
 
 def test_a_picture_that_is_a_line_is_refused(tmp_path):

@@ -237,6 +237,16 @@ def test_nothing_outside_the_folder_is_read(tmp_path, kind):
     assert told(found) == ["Number 0."]
 
 
+@pytest.mark.parametrize("kind", ["folder", "csv"])
+def test_a_list_that_is_a_link_to_elsewhere_is_refused(tmp_path, capsys, kind):
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private/t.csv").write_text("file_name,text\na.png,Secret.\n")
+    paint(tmp_path / "in/a.png", 1)
+    (tmp_path / "in/metadata.csv").symlink_to(tmp_path / "private/t.csv")
+    assert run(kind, tmp_path / "in", "--output", tmp_path / "out") == 2
+    assert "metadata.csv is outside the folder that is read" in capsys.readouterr().err
+
+
 def test_addresses_are_fetched_only_when_asked(tmp_path, capsys):
     paint(tmp_path / "a.png", 1)
     address = "http://me:secret@127.0.0.1:9/a.png"

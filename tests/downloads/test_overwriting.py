@@ -90,6 +90,26 @@ def test_a_folder_called_like_unfinished_work_is_kept(tmp_path, capsys):
     assert files(tmp_path) == {".storyworld.partial/mine.txt": b"mine"}
 
 
+def test_files_called_like_those_of_a_run_are_kept(tmp_path, capsys):
+    """Locks, the unfinished work of a download, and the folder that a replaced one is moved to."""
+    source = pictures(tmp_path / "in")
+    mine = {name: f"mine: {name}".encode() for name in (".lock", "../.shards.lock", ".download-folder/records.jsonl")}
+    for name, content in mine.items():
+        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / name).write_bytes(content)
+    assert run("folder", source, "--output", tmp_path / "out") == 2
+    assert "records.jsonl is in the way" in capsys.readouterr().err
+    assert run("storyworld", "--stories", 1, "--image_size", 16, "--output", tmp_path / "out") == 0
+    for old in (False, True):
+        if old:
+            (tmp_path / ".shards.old").mkdir()
+            (tmp_path / ".shards.old/mine").write_text("mine")
+        assert run("pack", tmp_path / "out", "--output", tmp_path / "shards", "--overwrite") == (2 if old else 0)
+    assert ".shards.old was not made by this program" in capsys.readouterr().err
+    assert (tmp_path / ".shards.old/mine").read_text() == "mine"
+    assert {name: (tmp_path / "out" / name).read_bytes() for name in mine} == mine
+
+
 def test_own_files_beside_those_of_a_user(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     own = OwnFiles(tmp_path)
@@ -148,7 +168,7 @@ def test_a_second_writer_is_refused_in_one_line(tmp_path, monkeypatch, capsys, w
         assert "another process is writing into data" in (error := capsys.readouterr().err) and "Traceback" not in error
     assert not Path("data").exists()  # The lock had made it.
     Path("data").mkdir()
-    Path("data/.lock").write_text("left by a killed process")
+    Path("data/.lock").touch()  # As a killed process leaves it.
     assert run(*words) == 0
     assert ".lock" not in {path.name for path in Path("data").iterdir()}
 

@@ -17,7 +17,7 @@ from modules.common.errors import UserError
 from modules.config import StoryConfig
 from modules.encoded.codes import cache_codes
 from modules.encoded.stories import EncodedStories
-from modules.evaluation.bound import measure_bound, plan_nats
+from modules.evaluation.bound import measure_bound, num_vlb_steps, plan_nats
 from modules.evaluation.diffusion_bound import choose_pages
 from modules.generation.pipeline import StoryPipeline
 from modules.presets import TINY
@@ -245,3 +245,7 @@ def test_timesteps_beyond_the_schedule_are_all_of_them(altered: StoryPipeline, s
     model.storyboard.load_state_dict(altered.model.storyboard.state_dict())
     figures = measure_bound(StoryPipeline(model, altered.tokenizer), stories, codes, max_vlb_steps=1)
     assert figures["latent_bits_per_dim_own"]["num_timesteps"] == 10
+
+
+def test_few_stories_have_few_pages_for_the_bound_of_pictures():
+    assert [num_vlb_steps(count) for count in (1, 10, 48, 200)] == [2, 20, 96, 96]

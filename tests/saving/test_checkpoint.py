@@ -160,6 +160,18 @@ def test_zero_keeps_all_and_the_one_just_written_is_never_pruned(tmp_path):
     assert steps(tmp_path) == ["step_00000005", "step_00000030"]
 
 
+def test_files_of_a_user_in_old_checkpoints_are_kept(tmp_path):
+    for step in (1, 2, 3):
+        save(tmp_path, step)
+    (tmp_path / "step_00000001/notes.txt").write_text("mine")
+    (tmp_path / "step_00000000").mkdir()
+    (tmp_path / "step_00000000/mine.txt").write_text("mine")
+    with pytest.warns(UserWarning, match="is kept, because (notes|mine).txt was not written by this program"):
+        save(tmp_path, 4, keep_last=1)
+    assert steps(tmp_path) == ["step_00000000", "step_00000001", "step_00000004"]
+    assert latest_checkpoint(tmp_path) == tmp_path / "step_00000004"
+
+
 def test_the_same_step_is_replaced(tmp_path):
     save(tmp_path, 4)
     save_checkpoint(tmp_path, 4, {"model": {"weight": torch.zeros(1)}}, {"again": True}, 3)
