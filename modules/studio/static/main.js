@@ -202,7 +202,7 @@ document.addEventListener("drop", async (event) => {
       await api.edit(state.story.id, { operation: "move", page: Number(from), to: Number(target) });
       ui({ page: Number(target) });
     } else if (file) await takeFile(file, Boolean(event.target.closest?.("[data-drop=picture]")));
-    else if (text.startsWith("plan1.")) await restore(text);
+    else if (/^plan[12]\./.test(text)) await restore(text);
   } catch (error) {
     say(error.message);
   }
@@ -212,7 +212,7 @@ document.addEventListener("paste", async (event) => {
   if (isTyping(event.target)) return;
   try {
     if (file && state.story) await replacePicture(file);
-    else if (text.startsWith("plan1.")) await restore(text);
+    else if (/^plan[12]\./.test(text)) await restore(text);
   } catch (error) {
     say(error.message);
   }
