@@ -162,6 +162,15 @@ def test_contradicting_pages_are_drawn_in_their_own_codes(tiny_pipeline, story, 
     check_edit(tiny_pipeline, story, edited, {PAGE})
 
 
+@pytest.mark.parametrize(("margin", "alone"), [(-1e9, True), (1e9, False)])
+def test_contradicting_pages_leave_the_words_of_a_picture(tiny_pipeline, story, monkeypatch, margin, alone):
+    monkeypatch.setattr(candidates, "VIEW_NATS", margin)
+    edited = CHANGES["image"](tiny_pipeline, story)
+    (written,) = [rendering for rendering in edited.plan.renderings if rendering.parts == "text"]
+    assert written.codes == ((edited.plan.codes[PAGE],) * 4 if alone else edited.plan.codes)
+    check_edit(tiny_pipeline, story, edited, {PAGE})
+
+
 def test_words_are_chosen_in_which_the_codes_are_read(tiny_pipeline, story):
     codes, settings = torch.tensor(story.plan.codes), story.plan.settings
     for code in range(0, 32, 5):
