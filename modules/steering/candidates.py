@@ -55,25 +55,6 @@ def choose_view(
 
 
 @torch.no_grad()
-def choose_telling(pipeline: StoryPipeline, codes: Tensor, page: int, settings: GenerationSettings) -> Tensor:
-    """Return the plan (T,S) in which the words of a page of the plan `codes` (T,S) with a given picture are decoded.
-
-    Other pages may tell of something else than the picture shows. So where the words of a plan in which all pages are
-    this one are likelier than those of the plan itself by `VIEW_NATS`, given the page's codes alone, it is taken.
-    """
-    plans, model = torch.stack([codes, codes[page].expand_as(codes)]), pipeline.model
-    code_embeds, rows = pipeline.embed(plans.flatten(0, 1)), torch.tensor([page, len(codes) + page])
-    window, rows = model.window(code_embeds, [len(codes)] * 2), rows.to(pipeline.device)
-    around = None if window is None else window[rows]
-    texts = render_texts(model, pipeline.tokenizer, code_embeds[rows], settings, around)
-    ids, mask = pipeline.tokenizer.encode_batch(texts, model.config.text_decoder.max_length)
-    own = pipeline.embed(codes[[page, page]])
-    told = model.text_decoder(own, ids.to(own.device), mask.to(own.device), window=model.window(own, [1, 1]))
-    nats = told.nll.double().sum(1)
-    return plans[int(nats[0] - nats[1] >= VIEW_NATS)]
-
-
-@torch.no_grad()
 def choose_wording(
     pipeline: StoryPipeline,
     codes: Tensor,

@@ -17,7 +17,7 @@ from modules.data.images import fit_image
 from modules.generation.pipeline import StoryPipeline
 from modules.generation.settings import GenerationSettings
 from modules.layers.seeding import derive_seed
-from modules.steering.candidates import choose_telling, choose_view, choose_wording, noise_seeds
+from modules.steering.candidates import choose_view, choose_wording, noise_seeds
 from modules.steering.locks import Locks
 from modules.steering.plan import Origin, Plan
 from modules.steering.planned_story import PlannedStory, before, codes_of, render, with_log_probs
@@ -73,8 +73,8 @@ def set_image(
     locks: Locks = NO_LOCKS,
     seed: int | None = None,
 ) -> PlannedStory:
-    """Give a page a new picture: its codes are read from it, and its text is written anew, in the whole plan or, where
-    this contradicts the picture, in the page's own codes alone: see `choose_telling`.
+    """Give a page a new picture: its codes are read from it, and its text is written anew from these alone: other pages
+    may tell of what the picture does not show.
 
     With the text locked, the codes are read from text and picture together. Raises UserError if the picture is locked.
     """
@@ -84,8 +84,8 @@ def set_image(
     wanted = codes_of(pipeline.encode([StoryStep(text=text, image=image)]))[0]
     codes = _with_page(story.plan.codes, page, locks.merge(story.plan.codes[page], wanted, page))
     story = _take(story, page, image=fit_image(image, pipeline.config.autoencoder.image_size))
-    view = None if text else codes_of(choose_telling(pipeline, torch.tensor(codes), page, story.plan.settings))
-    return _rerender(pipeline, story, codes, {page: "encoded"}, {page: ("text",)}, locks, seed, view=view)
+    alone = (codes[page],) * len(codes)
+    return _rerender(pipeline, story, codes, {page: "encoded"}, {page: ("text",)}, locks, seed, view=alone)
 
 
 def set_codes(

@@ -162,12 +162,10 @@ def test_contradicting_pages_are_drawn_in_their_own_codes(tiny_pipeline, story, 
     check_edit(tiny_pipeline, story, edited, {PAGE})
 
 
-@pytest.mark.parametrize(("margin", "alone"), [(-1e9, True), (1e9, False)])
-def test_contradicting_pages_leave_the_words_of_a_picture(tiny_pipeline, story, monkeypatch, margin, alone):
-    monkeypatch.setattr(candidates, "VIEW_NATS", margin)
+def test_the_words_of_a_picture_are_those_of_its_own_codes(tiny_pipeline, story):
     edited = CHANGES["image"](tiny_pipeline, story)
     (written,) = [rendering for rendering in edited.plan.renderings if rendering.parts == "text"]
-    assert written.codes == ((edited.plan.codes[PAGE],) * 4 if alone else edited.plan.codes)
+    assert written.codes == (edited.plan.codes[PAGE],) * 4
     check_edit(tiny_pipeline, story, edited, {PAGE})
 
 
