@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from modules.commands.generating import generation_flags, load_pipeline, print_notes, print_story, story_output
 from modules.commands.steering import told_pages, told_pages_flags, typed, write_planned
 from modules.common.arguments import from_flags, positive_int
 from modules.common.errors import UserError
 from modules.generation.settings import MAX_LONG_STORY, GenerationSettings, check_story
+
+if TYPE_CHECKING:
+    from modules.generation.pipeline import StoryPipeline
+    from modules.steering.planned_story import PlannedStory
 
 NUM_TOLD = 16  # Plans drawn for a page told in words: the prior may not know of it before it comes.
 
@@ -65,6 +71,7 @@ def generate(args: argparse.Namespace) -> int:
             else:
                 story = tell(pipeline, args.prompt, args.num_steps, settings)
             print_story(story.texts, write_planned(args.output, story), time.perf_counter() - started)
+            print_short(pipeline, story)
         elif num_plans > 1 or told:
             flag = typed(args) or "--best_of"
             raise UserError(f"{flag}: this needs a model that plans in codes, and this one has none: leave it out")
@@ -75,16 +82,26 @@ def generate(args: argparse.Namespace) -> int:
     return 0
 
 
+def print_short(pipeline: StoryPipeline, story: PlannedStory) -> None:
+    """Print, to stderr, the short text of a story's plan if it has one."""
+    from modules.steering.short import ShortTexts
+
+    if text := ShortTexts(pipeline).write(story.plan):
+        print(f"the same story again: generate --from {text}", file=sys.stderr)
+
+
 def replay_story(args: argparse.Namespace) -> int:
     """Make the story of `--from` again."""
     from modules.presentation.story.files import read_plan
     from modules.steering.plan import Plan
     from modules.steering.planned_story import replay
+    from modules.steering.short import ShortTexts, is_short
 
     text, given = read_plan(args.source)
-    plan = Plan.from_string(text)
+    plan = None if is_short(text) else Plan.from_string(text)
     with story_output(args.output):
         pipeline = load_pipeline(args)
+        plan = ShortTexts(pipeline).read(text) if plan is None else plan
         started = time.perf_counter()
         story = replay(pipeline, plan, [] if given is None else [step.image for step in given.steps])
         print_notes(story.notes)

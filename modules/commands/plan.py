@@ -20,6 +20,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num_plans", type=integer(1, 100_000), default=64, metavar="N", help="plans to draw (default 64)"
     )
+    parser.add_argument(
+        "--beam",
+        type=positive_int,
+        default=0,
+        metavar="N",
+        help="draw the plans page by page, each page from the N likeliest beginnings (default: every plan as a whole)",
+    )
     parser.add_argument("--keep", type=positive_int, default=5, metavar="N", help="plans to show (default 5)")
     parser.add_argument(
         "--must", action="append", default=[], metavar="WORD", help="a word that the texts must have; repeatable"
@@ -55,7 +62,9 @@ def run(args: argparse.Namespace) -> int:
     constraints = Constraints(tuple(args.must), tuple(args.avoid), codes, told)
     print_notes(pipeline.notes(args.prompt, [StoryStep(text) for text in told.values()]))
     started = time.perf_counter()
-    plans = search(pipeline, args.prompt, args.num_steps, args.num_plans, args.keep, constraints, settings)
+    plans = search(
+        pipeline, args.prompt, args.num_steps, args.num_plans, args.keep, constraints, settings, beam=args.beam
+    )
     seconds = time.perf_counter() - started
     for number, ranked in enumerate(plans, 1):
         drafts = f"drafts fit {ranked.fit:.3f}, texts {ranked.text_nats:.1f} nats a page"

@@ -67,14 +67,26 @@ def batch_of_steps(steps: Sequence[StoryStep], model: StoryModel, tokenizer: Voc
     if has_image.any():
         latents[has_image] = model.autoencoder.encode(pixels[has_image].to(model.device)).cpu()
     tokens = tokenize_steps([step.text for step in steps], model, tokenizer)
+    return _one_story(tokens, latents, has_image, pixels if model.reads_pixels else None).to(model.device)
+
+
+def batch_of_latents(latents: Tensor, model: StoryModel, tokenizer: Vocabulary) -> StoryBatch:
+    """Return pictures by their latents (T,c,h,w), without texts, as a batch of one story, on the model's device."""
+    pixels = model.autoencoder.decode(latents.to(model.device)) if model.reads_pixels else None
+    tokens = tokenize_steps([None] * len(latents), model, tokenizer)
+    is_there = torch.ones(len(latents), dtype=torch.bool)
+    return _one_story(tokens, latents, is_there, pixels).to(model.device)
+
+
+def _one_story(tokens: dict[str, Tensor], latents: Tensor, has_image: Tensor, pixels: Tensor | None) -> StoryBatch:
     fields: dict[str, Any] = {name: ids[None] for name, ids in tokens.items()}
     return StoryBatch(
         **fields,
         latents=latents[None],
         image_mask=has_image[None],
         step_mask=torch.ones_like(has_image)[None],
-        pixels=pixels[None] if model.reads_pixels else None,
-    ).to(model.device)
+        pixels=None if pixels is None else pixels[None],
+    )
 
 
 class EncodedStories:

@@ -29,7 +29,7 @@ from modules.evaluation.metrics.pages import Graders
 from modules.evaluation.metrics.statistics import rows_of_other_stories, to_dicts
 from modules.evaluation.metrics.text import compare_texts
 from modules.evaluation.ranking import rank_next_steps
-from modules.evaluation.steering import measure_steering
+from modules.evaluation.steering import measure_infill_bits, measure_steering
 from modules.generation.pipeline import StoryPipeline
 from modules.layers.seeding import make_generator
 from modules.story import StoryDataset
@@ -91,7 +91,10 @@ def _steering_report(
     """Measure the operations of `modules/steering` on stories of the first `count` prompts."""
     prompts = [prompt.strip() or "a story" for prompt in held_out.encoded.prompts[:count]]
     judge = None if held_out.attributes is None else graders.judge
-    return to_dicts(measure_steering(pipeline, prompts, seed, judge))
+    stories, num = held_out.encoded, len(prompts)
+    pictures = [held_out.images[stories.rows((index + 1) % num)[0]] for index in range(num)]
+    metrics = measure_steering(pipeline, prompts, seed, judge, pictures)
+    return to_dicts(metrics | measure_infill_bits(pipeline, stories, held_out.own_codes, num, seed))
 
 
 def _text_report(pipeline: StoryPipeline, held_out: HeldOutStories, seed: int) -> dict[str, Any]:

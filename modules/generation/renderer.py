@@ -47,12 +47,15 @@ class StoryRenderer(StoryReader):
         codes: Tensor | None = None,
         num_plans: int = 1,
         fixed: Tensor | None = None,
+        num_drawn: int | None = None,
         **options: Any,
     ) -> PriorSample:
-        """Sample plans from the prior: codes (num_plans, num_steps, S) and log-probabilities of the same shape.
+        """Sample plans from the prior: codes (num_plans, num_steps, S) and log-probabilities of the same shape; of the
+        first `num_drawn` steps alone, if it is given.
 
-        `codes` (T0,S) are those of given steps; in `fixed` (num_steps,S) codes that are not to be drawn, negative
-        numbers elsewhere. Raises UserError on an empty prompt or a number out of range.
+        `codes` (T0,S) are those of given steps; of W such beginnings, (W,T0,S), each goes on num_plans // W times. In
+        `fixed` (num_steps,S) are codes that are not to be drawn, negative numbers elsewhere. Raises UserError on an
+        empty prompt or a number out of range.
 
         >>> pipeline.plan("a fox wants a kite", 3, seed=1, num_plans=4).codes.shape
         torch.Size([4, 3, 8])
@@ -67,18 +70,19 @@ class StoryRenderer(StoryReader):
                 " prompts (prior.null_prompt is 0)"
             )
         generator = make_generator(settings.seed, self.device)
-        history = None if codes is None else codes[None]
-        prompt_tokens, fixed = self.prompt_tokens(prompt), None if fixed is None else fixed.to(self.device)
+        history = codes[None] if codes is not None and codes.ndim == 2 else codes
+        fixed, num_rows = None if fixed is None else fixed.to(self.device), 1 if history is None else len(history)
         return prior.sample(
-            *prompt_tokens,
+            *(tokens.expand(num_rows, -1) for tokens in self.prompt_tokens(prompt)),
             num_steps,
             settings.temperature,
             settings.top_p,
             generator,
             history,
-            num_plans,
+            num_plans // num_rows,
             fixed,
             guidance,
+            num_drawn,
         )
 
     def plan_next(self, prompt: str, num_steps: int, steps: Sequence[StoryStep]) -> Tensor:

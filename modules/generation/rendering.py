@@ -24,6 +24,7 @@ from modules.story_model.story_model import StoryModel
 from modules.text_decoder.tokenizers import Vocabulary
 
 RENDER_BATCH = 32  # Steps decoded at once, so that longer stories need no more memory.
+TEXT_BATCH = 64
 Watcher = Callable[[Tensor, Tensor], None]  # Called with latents (N,c,h,w), and the clean ones predicted from them.
 _WATCHER: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
 _READER: ContextVar[Callable[[list[str]], None] | None] = ContextVar("reader", default=None)
@@ -94,8 +95,8 @@ def render_texts(
         assert reader is not None
         reader(texts + [tokenizer.decode(row) for row in ids])
 
-    for start in range(0, len(code_embeds), RENDER_BATCH):
-        rows = slice(start, start + RENDER_BATCH)
+    for start in range(0, len(code_embeds), TEXT_BATCH):
+        rows = slice(start, start + TEXT_BATCH)
         ids = model.text_decoder.generate(
             code_embeds[rows],
             "greedy" if is_limit else settings.decoding,
@@ -136,23 +137,61 @@ def render_images(
         rows = slice(start, start + size)
         first = encode_images(model, images[-1:]) if settings.strength < 1 and images else None
         with inference_autocast(settings.precision, model.device):
-            latents = model.image_decoder.sample(
-                code_embeds[rows],
-                settings.num_inference_steps,
-                settings.guidance_scale,
-                settings.scheduler,
-                generator,
-                init_latents=first,
-                strength=settings.strength,
-                on_step=_watched(on_step and _numbered(on_step, model, settings, first is not None)),
-                encoder_hidden_states=encode_captions(model, texts[rows]),
-                window=None if window is None else window[rows],
-                guidance_interval=settings.guidance_interval,
-                noise=None if noise is None else noise[rows],
-            )
-            pixels = model.autoencoder.decode(latents)
+            part = code_embeds[rows], texts[rows], None if window is None else window[rows]
+            begin = generator, first, None if noise is None else noise[rows]
+            pixels = model.autoencoder.decode(_denoise(model, *part, settings, *begin, on_step))
         images += to_pictures(pixels.float())
     return images[-len(texts) :]
+
+
+@one_at_a_time
+@torch.no_grad()
+def draw_latents(
+    model: StoryModel,
+    code_embeds: Tensor,
+    texts: Sequence[str | None],
+    settings: GenerationSettings,
+    window: PlanWindow | None,
+    noise: Tensor,
+) -> Tensor:
+    """Return the latents (T,c,h,w) of the images that `render_images` draws, from `noise` (T,c,h,w) alone."""
+    parts = []
+    for start in range(0, len(texts), RENDER_BATCH):
+        rows = slice(start, start + RENDER_BATCH)
+        with inference_autocast(settings.precision, model.device):
+            part = code_embeds[rows], texts[rows], None if window is None else window[rows]
+            parts.append(_denoise(model, *part, settings, None, None, noise[rows], None).float())
+    return torch.cat(parts)
+
+
+def _denoise(
+    model: StoryModel,
+    code_embeds: Tensor,
+    texts: Sequence[str | None],
+    window: PlanWindow | None,
+    settings: GenerationSettings,
+    generator: torch.Generator | None,
+    first: Tensor | None,
+    noise: Tensor | None,
+    on_step: OnStep | None,
+) -> Tensor:
+    """Return the latents (N,c,h,w) of a batch of images, from `noise` or drawn by `generator`; `first` (1,c,h,w) are
+    those of an image to start from.
+    """
+    return model.image_decoder.sample(
+        code_embeds,
+        settings.num_inference_steps,
+        settings.guidance_scale,
+        settings.scheduler,
+        generator,
+        init_latents=first,
+        strength=settings.strength,
+        on_step=_watched(on_step and _numbered(on_step, model, settings, first is not None)),
+        encoder_hidden_states=encode_captions(model, texts),
+        window=window,
+        guidance_interval=settings.guidance_interval,
+        noise=noise,
+    )
 
 
 def _watched(on_step: Callable[[Tensor], Tensor] | None) -> Callable[[Tensor, Tensor], Tensor] | None:

@@ -46,7 +46,7 @@ class Attention(nn.Module):
         )
         query, key = self.query_norm(query).to(value.dtype), self.key_norm(key).to(value.dtype)
         if positions is not None:
-            angles = rotary_angles(positions[-x.shape[1] :], key.shape[-1])
+            angles = rotary_angles(positions[-x.shape[1] :], key.shape[-1], dtype=key.dtype)
             query, key = rotate(query, angles), rotate(key, angles)
         if cache is not None:
             key, value = cache.append(key, value)

@@ -6,10 +6,16 @@ import torch
 from torch import Tensor
 
 
-def rotary_angles(positions: Tensor, head_dim: int, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
-    """Return cosines and sines, each (L, head_dim/2), of integer positions (L,), which may be negative."""
-    frequencies = base ** (-torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim)
-    angles = positions.float()[:, None] * frequencies
+def rotary_angles(
+    positions: Tensor, head_dim: int, base: float = 10_000.0, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """Return cosines and sines, each (L, head_dim/2), of integer positions (L,), which may be negative.
+
+    They are computed in float32, or in float64 for a `dtype` of that precision.
+    """
+    precise = torch.promote_types(dtype, torch.float32)
+    frequencies = base ** (-torch.arange(0, head_dim, 2, device=positions.device, dtype=precise) / head_dim)
+    angles = positions.to(precise)[:, None] * frequencies
     return angles.cos(), angles.sin()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import asdict, dataclass
 
 import torch
@@ -164,11 +165,12 @@ class Prior(nn.Module):
         num_samples: int = 1,
         fixed: Tensor | None = None,
         guidance_scale: float = 1.0,
+        num_drawn: int | None = None,
     ) -> PriorSample:
         """Draw `num_steps` steps after the given ones: prompt (B,Lp), codes (B,T0,S) or None -> new codes
-        (B,num_steps,S).
+        (B,num_steps,S), or the first `num_drawn` of these steps alone.
 
-        With `num_samples` > 1 the batch must be one story: its prompt is read once and that many plans are returned.
+        With `num_samples` > 1 that many plans of each story are returned, one after the other; its prompt is read once.
         Codes of `fixed` (num_steps,S) that are not negative are taken instead of drawn ones, in every plan; a prior
         with `given_share` knows the pages among them from the start, and writes towards them. With a `guidance_scale`
         above 1 codes are drawn that the prompt makes likelier; it needs a prior with `null_prompt`.
@@ -185,7 +187,7 @@ class Prior(nn.Module):
         reading.repeat_interleave(num_samples)
         flat = flat.repeat_interleave(num_samples, dim=0)
         log_probs: list[Tensor] = []
-        for place in range(num_steps * self.num_slots):
+        for place in range((num_drawn or num_steps) * self.num_slots):
             hidden = reading.read_next(flat) if place else hidden
             own = logits = self._to_logits(hidden[:, 0]).float()
             if is_guided:
@@ -197,9 +199,23 @@ class Prior(nn.Module):
             log_probs.append(own.log_softmax(-1).gather(-1, drawn))
             flat = torch.cat([flat, drawn.repeat(len(flat) // num_stories, 1)], dim=1)
         return PriorSample(
-            codes=flat[:num_stories, num_given * self.num_slots :].unflatten(1, (num_steps, -1)).contiguous(),
-            log_probs=torch.cat(log_probs, dim=1).unflatten(1, (num_steps, -1)),
+            codes=self._steps(flat[:num_stories, num_given * self.num_slots :]).contiguous(),
+            log_probs=self._steps(torch.cat(log_probs, dim=1)),
         )
+
+    @torch.no_grad()
+    def read_on(self, prompt_ids: Tensor, prompt_mask: Tensor, num_steps: int) -> Generator[Tensor, int, None]:
+        """Yield the logits (K,) of the first code of a story of `num_steps` steps after a prompt (1,Lp), and then those
+        of the code after each that is sent; zeros after the last.
+        """
+        flat, total = prompt_ids.new_zeros(1, 0), prompt_ids.new_tensor([num_steps])
+        reading = PlanReading(self, *self._prefix(prompt_ids, prompt_mask), total, num_steps)
+        hidden = reading.read(flat)[:, -1:]
+        for place in range(num_steps * self.num_slots):
+            hidden = reading.read_next(flat) if place else hidden
+            code = yield self._to_logits(hidden[0, 0])
+            flat = torch.cat([flat, flat.new_tensor([[code]])], dim=1)
+        yield self.code_embed.weight.new_zeros(self.code_embed.num_embeddings - 1)
 
     def _beside_null(
         self, prompt_ids: Tensor, prompt_mask: Tensor, codes: Tensor | None
@@ -216,6 +232,10 @@ class Prior(nn.Module):
     def _split_steps(self, flat: Tensor) -> Tensor:
         """Reshape (B,T*S,K) -> (B,T,S,K)."""
         return rearrange(flat, "b (t s) k -> b t s k", s=self.num_slots)
+
+    def _steps(self, flat: Tensor) -> Tensor:
+        """Reshape (B,T*S) -> (B,T,S)."""
+        return flat.unflatten(1, (-1, self.num_slots))
 
     def _prefix(
         self, prompt_ids: Tensor, prompt_mask: Tensor, given: tuple[Tensor, Tensor] | None = None

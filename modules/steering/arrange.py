@@ -11,10 +11,13 @@ from dataclasses import replace
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from modules.common.errors import UserError
 from modules.generation.pipeline import StoryPipeline
+from modules.generation.rendering import render_texts
 from modules.generation.scoring import plan_nats
+from modules.generation.settings import GenerationSettings
 from modules.layers.seeding import derive_seed
 from modules.steering.plan import Origin
 from modules.steering.planned_story import PlannedStory, before, codes_of, render, with_log_probs
@@ -60,8 +63,9 @@ def insert(
 ) -> PlannedStory:
     """Return the story with `num_pages` new pages at `place`, from 0; at the end it goes on.
 
-    Of `NUM_DRAWS` plans the one is taken with which all pages from `place` on are likeliest. They are drawn from the
-    pages before and, by a prior with `given_share`, towards those after.
+    Of `NUM_DRAWS` plans the one is taken with which all pages from `place` on are likeliest, of those whose new pages
+    repeat no page if there are any. They are drawn from the pages before and, by a prior with `given_share`, towards
+    those after.
     """
     plan, new_places = story.plan, tuple(range(place, place + num_pages))
     own = derive_seed(plan.settings.seed, "insert", place, plan.num_pages) if seed is None else seed
@@ -74,17 +78,18 @@ def insert(
     ).codes.cpu()
     earlier = torch.tensor(plan.codes[:place], dtype=torch.long).view(place, plan.num_slots)
     plans = torch.cat([earlier.expand(NUM_DRAWS, -1, -1), drawn], dim=1)
-    best = int(plan_nats(pipeline, plan.prompt, plans)[:, place:].sum((1, 2)).argmin())
-    codes = codes_of(plans[best])
+    order = plan_nats(pipeline, plan.prompt, plans)[:, place:].sum((1, 2)).argsort(stable=True).tolist()
+    fresh = (row for row in order if _is_fresh(pipeline, plans[row], new_places, settings, story.texts))
+    codes = codes_of(plans[next(fresh, order[0])])
     rendering = Rendering(codes, new_places, settings)
     texts, images = render(pipeline, rendering, before(story.images, new_places))
-    order = [*range(place), *[0] * num_pages, *range(place, plan.num_pages)]
-    moved = arrange(pipeline, story, order).plan
+    kept = [*range(place), *[0] * num_pages, *range(place, plan.num_pages)]
+    moved = arrange(pipeline, story, kept).plan
     drawn_one: Origin = "drawn"
     origins = (*moved.origins[:place], *[drawn_one] * num_pages, *moved.origins[place + num_pages :])
     new = replace(moved, codes=codes, origins=origins, log_probs=None).rendered(rendering)
     new = with_log_probs(pipeline, new)
-    stamps = [story.stamps[page] if index < place else None for index, page in enumerate(order)]
+    stamps = [story.stamps[page] if index < place else None for index, page in enumerate(kept)]
     stamps[place : place + num_pages] = [new.to_string()] * num_pages
     return PlannedStory(
         new,
@@ -93,6 +98,17 @@ def insert(
         tuple(stamps),
         story.notes,
     )
+
+
+def _is_fresh(
+    pipeline: StoryPipeline, codes: Tensor, pages: Sequence[int], settings: GenerationSettings, told: Sequence[str]
+) -> bool:
+    """Return whether the words of some pages of the plan `codes` (T,S) are new: neither told before nor told twice."""
+    code_embeds, rows = pipeline.embed(codes), torch.tensor(pages, device=pipeline.device)
+    window = pipeline.model.window(code_embeds, [len(codes)])
+    around = None if window is None else window[rows]
+    texts = render_texts(pipeline.model, pipeline.tokenizer, code_embeds[rows], settings, around)
+    return len({*texts, *told}) == len(texts) + len(set(told))
 
 
 def take_page(pipeline: StoryPipeline, story: PlannedStory, page: int, other: PlannedStory) -> PlannedStory:

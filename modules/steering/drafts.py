@@ -11,14 +11,14 @@ from torch import Tensor
 
 from modules.common.precision import inference_autocast
 from modules.common.progress import track
-from modules.encoded.stories import batch_of_steps
+from modules.encoded.stories import batch_of_latents
 from modules.generation.pipeline import StoryPipeline
-from modules.generation.rendering import render_images
+from modules.generation.rendering import draw_latents
 from modules.generation.settings import GenerationSettings
 from modules.layers.seeding import make_generator
-from modules.story import StoryStep
 
 DRAFTED_AT_ONCE = 16  # Plans.
+DRAFT_STEPS = 2  # More rank no better: assets/notes.md.
 NATS_PER_UNIT = 50.0  # Of a text, that count as much as a fit of 1: benchmarks/search_curve.py, assets/notes.md.
 
 
@@ -39,16 +39,16 @@ class DraftReading:
         return self.fit - self.text_nats / NATS_PER_UNIT
 
 
-def drafting(settings: GenerationSettings) -> GenerationSettings:
-    """Return the settings of a quick draft: four unguided steps."""
-    return replace(settings, scheduler="dpmsolver++", num_inference_steps=4, guidance_scale=1.0, strength=1.0)
+def drafting(settings: GenerationSettings, num_steps: int = 4) -> GenerationSettings:
+    """Return the settings of a quick draft: a few unguided steps."""
+    return replace(settings, scheduler="dpmsolver++", num_inference_steps=num_steps, guidance_scale=1.0, strength=1.0)
 
 
 @torch.no_grad()
 def read_drafts(
     pipeline: StoryPipeline, codes: Tensor, texts: Sequence[Sequence[str]], settings: GenerationSettings
 ) -> DraftReading:
-    """Draw every page of R plans (R,T,S) in four unguided steps, from the noise of the story itself, and read them.
+    """Draw every page of R plans (R,T,S) in two unguided steps, from the noise of the story itself, and read them.
 
     `texts` (R,T) are those decoded from the plans. A draft begins with the noise that the picture will begin with, so
     that it shows what this picture will show, and not only what the plan could.
@@ -70,10 +70,10 @@ def _read(
     model, own = pipeline.model, pipeline.embed(codes.flatten(0, 1))
     window, lengths = model.window(own, [num_pages] * count), [num_pages] * count
     noise = torch.randn(num_pages, *model.image_decoder.latent_shape, generator=make_generator(settings.seed))
-    images = render_images(model, own, texts, drafting(settings), None, window, noise.repeat(count, 1, 1, 1))
-    steps = [StoryStep(None, image) for image in images]
+    quick = drafting(settings, DRAFT_STEPS)
+    latents = draw_latents(model, own, texts, quick, window, noise.repeat(count, 1, 1, 1))
     with inference_autocast(settings.precision, pipeline.device):
-        read = model.encode(batch_of_steps(steps, model, pipeline.tokenizer))
+        read = model.encode(batch_of_latents(latents, model, pipeline.tokenizer))
     assert read.codes is not None  # The codebook is ready.
     if read.slots is None:
         fit = (read.codes.cpu() == codes.flatten(0, 1)).double().mean(1)

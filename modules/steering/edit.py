@@ -73,7 +73,8 @@ def set_image(
     locks: Locks = NO_LOCKS,
     seed: int | None = None,
 ) -> PlannedStory:
-    """Give a page a new picture: its codes are read from it, and its text is written anew.
+    """Give a page a new picture: its codes are read from it, and its text is written anew from these alone: other pages
+    may tell of what the picture does not show.
 
     With the text locked, the codes are read from text and picture together. Raises UserError if the picture is locked.
     """
@@ -83,7 +84,8 @@ def set_image(
     wanted = codes_of(pipeline.encode([StoryStep(text=text, image=image)]))[0]
     codes = _with_page(story.plan.codes, page, locks.merge(story.plan.codes[page], wanted, page))
     story = _take(story, page, image=fit_image(image, pipeline.config.autoencoder.image_size))
-    return _rerender(pipeline, story, codes, {page: "encoded"}, {page: ("text",)}, locks, seed)
+    alone = (codes[page],) * len(codes)
+    return _rerender(pipeline, story, codes, {page: "encoded"}, {page: ("text",)}, locks, seed, view=alone)
 
 
 def set_codes(

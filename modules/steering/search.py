@@ -15,6 +15,7 @@ from modules.common.progress import track
 from modules.generation.pipeline import StoryPipeline
 from modules.generation.rendering import render_texts
 from modules.generation.settings import GenerationSettings
+from modules.steering.beam import different, draw_beam
 from modules.steering.drafts import read_drafts
 from modules.steering.plan import Plan, drawn_plan, with_given_texts
 from modules.steering.planned_story import codebook_size, codes_of
@@ -75,15 +76,21 @@ def search(
     constraints: Constraints | None = None,
     settings: GenerationSettings | None = None,
     num_drafted: int = NUM_DRAFTED,
+    beam: int = 0,
 ) -> list[RankedPlan]:
     """Draw `num_plans` plans and return up to `keep` of them that differ, in the order of their scores.
 
+    With a `beam` they are drawn page by page, each page from the `beam` likeliest beginnings: see `draw_beam`.
     Only the `num_drafted` likeliest of those that meet the constraints, or `keep` if that is more, get a score. A page
     told in words has the codes that the encoder reads in them, and keeps the words: plans are likeliest whose other
     pages lead to it. Raises UserError if no plan meets the constraints.
     """
     settings, constraints = settings or GenerationSettings(), constraints or Constraints()
-    codes, log_probs = _draw(pipeline, prompt, num_steps, num_plans, constraints, settings)
+    fixed = _fixed(pipeline, num_steps, constraints)
+    if beam:
+        codes, log_probs = draw_beam(pipeline, prompt, fixed, num_plans, beam, settings)
+    else:
+        codes, log_probs = _draw(pipeline, prompt, fixed, num_plans, settings)
     order = log_probs.sum((1, 2)).argsort(descending=True)
     codes, log_probs, count = codes[order], log_probs[order], max(num_drafted, keep)
     if constraints.must or constraints.avoid:
@@ -123,31 +130,29 @@ def _rank(
     return ranked
 
 
-def _draw(
-    pipeline: StoryPipeline,
-    prompt: str,
-    num_steps: int,
-    num_plans: int,
-    constraints: Constraints,
-    settings: GenerationSettings,
-) -> tuple[Tensor, Tensor]:
-    """Return the different plans among those drawn, (R,T,S), and their log-probabilities."""
+def _fixed(pipeline: StoryPipeline, num_steps: int, constraints: Constraints) -> Tensor:
+    """Return the codes (T,S) that every plan must have, -1 where any will do."""
     fixed = torch.full((num_steps, pipeline.config.storyboard.num_slots), -1)
     for place, code in constraints.codes.items():
         fixed[place] = code
     if constraints.pages:
         told = pipeline.encode([StoryStep(text) for text in constraints.pages.values()])
         fixed[list(constraints.pages)] = told.cpu()
+    return fixed
+
+
+def _draw(
+    pipeline: StoryPipeline, prompt: str, fixed: Tensor, num_plans: int, settings: GenerationSettings
+) -> tuple[Tensor, Tensor]:
+    """Return the different plans among those drawn, (R,T,S), and their log-probabilities."""
     parts = []
     starts = range(0, num_plans, PLANS_PER_DRAW)
     for start in track("plans drawn", starts, visible=len(starts) > 1):
         own = replace(settings, seed=(settings.seed + start) % 2**63)
         count = min(PLANS_PER_DRAW, num_plans - start)
-        parts.append(pipeline.plan(prompt, num_steps, num_plans=count, fixed=fixed, settings=own))
-    codes = torch.cat([part.codes for part in parts]).cpu()
-    rows = list({row: index for index, row in reversed([*enumerate(map(codes_of, codes))])}.values())
-    rows.sort()
-    return codes[rows], torch.cat([part.log_probs for part in parts]).cpu()[rows]
+        parts.append(pipeline.plan(prompt, len(fixed), num_plans=count, fixed=fixed, settings=own))
+    codes, rows = different(torch.cat([part.codes for part in parts]).cpu())
+    return codes, torch.cat([part.log_probs for part in parts]).cpu()[rows]
 
 
 def _decode(

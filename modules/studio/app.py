@@ -197,9 +197,12 @@ def find_by_picture(here: Here, body: schema.Sought) -> schema.JobRecord:
 def restore(here: Here, body: schema.Recipe) -> schema.JobRecord:
     """Queue a story that is made again from its string."""
     from modules.steering.plan import Plan
+    from modules.steering.short import ShortTexts, is_short
 
-    Plan.from_string(body.plan.strip()).check_weights(here.operations.fingerprint)
-    return schema.JobRecord(**here.worker.submit({"kind": "import", "plan": body.plan.strip()}).record())
+    text = body.plan.strip()
+    plan = ShortTexts(here.operations.pipeline).read(text) if is_short(text) else Plan.from_string(text)
+    plan.check_weights(here.operations.fingerprint)
+    return schema.JobRecord(**here.worker.submit({"kind": "import", "plan": plan.to_string()}).record())
 
 
 @api.post("/import/picture")

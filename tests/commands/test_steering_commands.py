@@ -40,6 +40,17 @@ def test_a_story_is_made_again_to_the_byte(told, tiny_checkpoint, tmp_path, sour
     assert files(tmp_path) == files(told)
 
 
+def test_a_story_is_made_again_from_its_short_text(tiny_checkpoint, tmp_path, capsys):
+    flags = ("--prompt", PROMPT, "--num_steps", 2, "--seed", 4, "--ckpt", tiny_checkpoint)
+    assert run("generate", *flags, "--output", tmp_path / "a") == 0
+    source = capsys.readouterr().err.split("generate --from ")[1].strip()
+    assert source.startswith("plan2.") and len(source) < len(plan_of(tmp_path / "a"))
+    assert run("generate", "--from", source, "--ckpt", tiny_checkpoint, "--output", tmp_path / "b") == 0
+    assert files(tmp_path / "b") == files(tmp_path / "a")
+    capsys.readouterr()
+    assert "the short plan is damaged" in fails(capsys, "generate", "--from", source[:-2], "--ckpt", tiny_checkpoint)
+
+
 def test_every_page_carries_the_plan(told):
     for name in ("page_01.png", "page_02.png", "raw/page_01.png", "raw/page_02.png"):
         assert read_png_text(told / name, "storyboard-plan") == plan_of(told)
@@ -150,7 +161,7 @@ BAD = {
     "damaged": (("generate", "--from", "plan1.abc"), "the plan is damaged"),
     "absent page": (("generate", "--from", "absent.png"), "absent.png"),
     "absent story": (("generate", "--from", "absent"), "absent is no file, and no plan either"),
-    "cut in front": (("generate", "--from", "lan1." + "A" * 5000), "begins with plan1."),
+    "cut in front": (("generate", "--from", "lan1." + "A" * 5000), "begins with plan1. or plan2."),
     "no change": (("edit", "STORY", "--page", 1), "give one of --text, --image"),
     "two changes": (("edit", "STORY", "--page", 1, "--redraw", "--rewrite"), "exactly one change"),
     "and after": (("edit", "STORY", "--page", 1, "--redraw", "--and_after"), "--and_after belongs to --replan"),

@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 
 from modules.common.errors import UserError
 from modules.config import StoryConfig
+from modules.data.pixels import to_pictures
 from modules.data.read_ahead import ReadAhead
 from modules.encoded import cache as encoded_cache
 from modules.encoded.cache import EncodedCache, cache_key, write_cache
 from modules.encoded.rows import ShardedRows
-from modules.encoded.stories import EncodedStories
+from modules.encoded.stories import EncodedStories, batch_of_latents, batch_of_steps
 from modules.presets import TINY
 from modules.story import Story, StoryStep
 from modules.story_model.story_model import StoryModel
@@ -200,3 +201,18 @@ def test_what_is_read_ahead_is_what_is_read(workers):
         stories[13]
     ahead = [index for index, thread in source.read if thread.startswith("read_ahead")]
     assert (len(ahead) == len(set(ahead)) and {9, 2, 13} <= set(ahead)) if workers else ahead == []
+
+
+@pytest.mark.parametrize("name", ["latents", "pixels", "frozen"])
+def test_pictures_that_are_latents_are_read_as_they_would_be_drawn(configs, world, name):
+    model = make_model(configs[name])
+    tokenizer = StoryTokenizer.train(world.texts(), TINY.vocab_size)
+    latents = torch.randn(3, *model.config.autoencoder.latent_shape, generator=torch.Generator().manual_seed(0))
+    batch = batch_of_latents(latents, model, tokenizer)
+    drawn = [StoryStep(None, image) for image in to_pictures(model.autoencoder.decode(latents))]
+    wanted = batch_of_steps(drawn, model, tokenizer)
+    assert torch.equal(batch.latents[0], latents) and batch.image_mask.all() and not batch.text_mask.any()
+    assert torch.equal(batch.input_ids, wanted.input_ids) and (batch.pixels is None) == (name == "latents")
+    if batch.pixels is not None:
+        assert torch.allclose(batch.pixels, wanted.pixels, atol=1 / 255 + 1e-6)
+        assert torch.allclose(model.encode(batch).slots, model.encode(wanted).slots, atol=0.1)

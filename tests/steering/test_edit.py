@@ -162,6 +162,13 @@ def test_contradicting_pages_are_drawn_in_their_own_codes(tiny_pipeline, story, 
     check_edit(tiny_pipeline, story, edited, {PAGE})
 
 
+def test_the_words_of_a_picture_are_those_of_its_own_codes(tiny_pipeline, story):
+    edited = CHANGES["image"](tiny_pipeline, story)
+    (written,) = [rendering for rendering in edited.plan.renderings if rendering.parts == "text"]
+    assert written.codes == (edited.plan.codes[PAGE],) * 4
+    check_edit(tiny_pipeline, story, edited, {PAGE})
+
+
 def test_words_are_chosen_in_which_the_codes_are_read(tiny_pipeline, story):
     codes, settings = torch.tensor(story.plan.codes), story.plan.settings
     for code in range(0, 32, 5):

@@ -13,6 +13,7 @@ from modules.evaluation.bound import plan_nats as bound_plan_nats
 from modules.generation.scoring import other_orders, text_nats
 from modules.generation.settings import GenerationSettings
 from modules.steering.alternatives import alternatives, code_probabilities, distinct_codes
+from modules.steering.beam import draw_beam
 from modules.steering.drafts import read_drafts
 from modules.steering.plan import Plan
 from modules.steering.planned_story import open_story, replay
@@ -75,6 +76,28 @@ def test_plans_are_ranked_and_can_be_replayed(tiny_pipeline):
     assert search(tiny_pipeline, PROMPT, 3, num_plans=24, keep=4, settings=SETTINGS) == plans
     assert replay(tiny_pipeline, plans[1].plan).texts == plans[1].texts
     assert plans[0].bits == pytest.approx(sum(replay(tiny_pipeline, plans[0].plan).to_output().bits), rel=1e-3)
+
+
+def test_a_beam_goes_on_from_the_likeliest_beginnings(tiny_pipeline):
+    fixed = torch.full((3, 8), -1)
+    fixed[1, 4] = 30
+    codes, log_probs = draw_beam(tiny_pipeline, PROMPT, fixed, 12, 3, SETTINGS)
+    assert 3 < len(codes) == len(codes.flatten(1).unique(dim=0)) <= 12 and (codes[:, 1, 4] == 30).all()
+    assert len(codes[:, :2].flatten(1).unique(dim=0)) <= 3
+    first = tiny_pipeline.plan(
+        PROMPT, 3, num_plans=12, fixed=fixed, settings=SETTINGS
+    )  # Its pages 2 and 3 are dropped.
+    likeliest = first.log_probs[:, 0].sum(1).topk(3).indices
+    kept = {tuple(row) for row in first.codes[likeliest, 0].tolist()}
+    assert {tuple(row) for row in codes[:, 0].tolist()} <= kept
+    again = tiny_pipeline.model.prior.score(
+        codes,
+        *(row.expand(len(codes), -1) for row in tiny_pipeline.prompt_tokens(PROMPT)),
+        torch.ones(len(codes), 3) > 0,
+    )
+    assert torch.allclose(log_probs, -again.nll, atol=1e-3)
+    plans = search(tiny_pipeline, PROMPT, 3, num_plans=12, keep=2, settings=SETTINGS, beam=3)
+    assert replay(tiny_pipeline, plans[0].plan).texts == plans[0].texts
 
 
 def test_constraints_are_met(tiny_pipeline):

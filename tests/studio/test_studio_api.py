@@ -12,6 +12,7 @@ from PIL import Image
 from modules.common.errors import UserError
 from modules.generation.settings import GenerationSettings
 from modules.steering.planned_story import tell
+from modules.steering.short import ShortTexts
 from tests.studio.conftest import PROMPT, wait
 
 
@@ -155,7 +156,16 @@ def test_a_page_or_a_string_restores_the_story(client, story, finish):
     again = head(client, job["result"]["story"])
     assert job["result"]["story"] != story and again["pictures"] == made["pictures"] and again["texts"] == made["texts"]
     assert client.post("/api/import/picture", content=png()).status_code == 400
-    assert client.post("/api/import", json={"plan": "plan1.damaged"}).status_code == 400
+    for text in ("plan1.damaged", "plan2.damaged"):
+        assert client.post("/api/import", json={"plan": text}).status_code == 400
+
+
+def test_a_short_text_restores_the_story(client):
+    pipeline = client.app.state.studio.operations.pipeline
+    told = tell(pipeline, "a fox", 2, GenerationSettings(seed=5))
+    text = ShortTexts(pipeline).write(told.plan)
+    job = wait(client, client.post("/api/import", json={"plan": text}).json()["id"])
+    assert head(client, job["result"]["story"])["texts"] == list(told.texts)
 
 
 def test_a_picture_is_encoded_again_before_it_is_used(client, story, finish):

@@ -14,7 +14,8 @@ from modules.data.images import load_image
 from modules.presentation.images import read_png_text
 
 PLAN_KEYWORD = "storyboard-plan"  # Of the text chunk in a page's PNG.
-PLAN_PREFIX = "plan1."  # Of the text form of a plan.
+PLAN_PREFIX = "plan1."  # Of the text form of a plan,
+SHORT_PREFIX = "plan2."  # and of the short one, which no file carries.
 CARRIERS = (".png", ".pdf", ".epub", ".cbz", ".gif", ".webp", ".mp4", ".txt")
 LARGEST_FILE = 2_000_000_000  # Bytes.
 _PLAN = re.compile(rb"plan1\.[A-Za-z0-9_-]+")

@@ -24,7 +24,7 @@ from modules.data.images import fit_image, load_image
 from modules.data.records import MAX_LINE_BYTES, RecordError, decode_line, parse_record, read_lines
 from modules.presentation.images import read_png_text, write_png
 from modules.presentation.story.book import BookPage, page_names, plan_texts, write_book, write_pages, write_story_json
-from modules.presentation.story.embedded import CARRIERS, PLAN_KEYWORD, PLAN_PREFIX, embedded_plan
+from modules.presentation.story.embedded import CARRIERS, PLAN_KEYWORD, PLAN_PREFIX, SHORT_PREFIX, embedded_plan
 from modules.presentation.story.sheet import contact_sheet
 from modules.story import Story
 
@@ -131,14 +131,14 @@ def read_plan(source: str) -> tuple[str, Story | None]:
     `source` is a page's PNG, an exported book, a `story.json` or its folder, or the text itself. Raises UserError if
     there is no plan.
     """
-    if source.strip().startswith(PLAN_PREFIX):
+    if source.strip().startswith((PLAN_PREFIX, SHORT_PREFIX)):
         return source.strip(), None
     path = Path(source)
     if not _exists(path):
         shown = source if len(source) <= 60 else f"{source[:60]}..."
         raise UserError(
-            f"{shown} is no file, and no plan either, which begins with {PLAN_PREFIX}: give a page's PNG, a story.json"
-            " or the whole text of a plan"
+            f"{shown} is no file, and no plan either, which begins with {PLAN_PREFIX} or {SHORT_PREFIX}: give a page's"
+            " PNG, a story.json or the whole text of a plan"
         )
     if path.suffix.lower() in CARRIERS and path.is_file():
         text = embedded_plan(path)

@@ -105,7 +105,7 @@ async function movePage(app, from, target) {
 
 async function drop(app, file, text, onPicture) {
   if (!file) {
-    if (text.startsWith("plan1.")) await app.restore(text);
+    if (/^plan[12]\./.test(text)) await app.restore(text);
   } else if (!file.type.startsWith("image/")) await app.restore(await file.text());
   else if (app.state.ui.view === "codes") await app.seekPicture(file);
   else if (onPicture && app.state.story) await restoreOrReplace(app, file);
@@ -121,5 +121,5 @@ async function restoreOrReplace(app, file) {
 
 async function paste(app, file, text) {
   if (file && app.state.story) await app.replacePicture(file);
-  else if (text.startsWith("plan1.")) await app.restore(text);
+  else if (/^plan[12]\./.test(text)) await app.restore(text);
 }
