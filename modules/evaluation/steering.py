@@ -183,7 +183,7 @@ def _infill(pipeline: StoryPipeline, story: PlannedStory) -> tuple[set[str], set
 def _cast_kept(filled: Sequence[tuple[set[str], set[str]]], seed: int) -> Estimate:
     """Return the share of those named on new pages who are named in their stories; the floor is by other stories."""
     owners = np.arange(len(filled))
-    casts = [[cast for _, cast in filled], [filled[index - 1][1] for index in owners]]
+    casts = [[cast for _, cast in filled], [filled[index - 1][1] for index in range(len(filled))]]
     own, others = (
         [len(new & cast) / len(new) if new else math.nan for (new, _), cast in zip(filled, each, strict=True)]
         for each in casts

@@ -72,8 +72,10 @@ class StoryRenderer(StoryReader):
         generator = make_generator(settings.seed, self.device)
         history = codes[None] if codes is not None and codes.ndim == 2 else codes
         fixed, num_rows = None if fixed is None else fixed.to(self.device), 1 if history is None else len(history)
+        ids, mask = self.prompt_tokens(prompt)
         return prior.sample(
-            *(tokens.expand(num_rows, -1) for tokens in self.prompt_tokens(prompt)),
+            ids.expand(num_rows, -1),
+            mask.expand(num_rows, -1),
             num_steps,
             settings.temperature,
             settings.top_p,

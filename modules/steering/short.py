@@ -89,7 +89,8 @@ class ShortTexts:
         num_pages = 1 + coder.number(0 if known is None else known.num_pages - 1, MAX_SHORT_PAGES)
         prompt = self._prompt(coder, None if known is None else known.prompt)
         codes = [code for row in known.codes for code in row] if known else []
-        reading = self._prior.read_on(*(part.cpu() for part in self.pipeline.prompt_tokens(prompt)), num_pages)
+        ids, mask = self.pipeline.prompt_tokens(prompt)
+        reading = self._prior.read_on(ids.cpu(), mask.cpu(), num_pages)
         logits, found = next(reading), list[int]()
         while len(found) < num_pages * self._prior.num_slots:
             found.append(coder.symbol(codes[len(found)] if codes else 0, frequencies(logits.softmax(-1))))
