@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from modules.downloads.collect import Staging
 from modules.downloads.splits import assign_splits
 from tests.support.downloads import collected, files, paint, run
 
@@ -104,11 +105,16 @@ def test_a_run_that_ends_while_it_moves_is_completed(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full is Linux's")
-def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path, capsys):
-    table = many(tmp_path / "in", 3)
-    (tmp_path / "out/.download-jsonl").mkdir(parents=True)
-    (tmp_path / "out/.download-jsonl/records.jsonl").symlink_to("/dev/full")
-    assert run("jsonl", table, "--output", tmp_path / "out") == 2
+def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path, capsys, monkeypatch):
+    table, begin = many(tmp_path / "in", 3), Staging._begin
+
+    def begin_on_a_full_disk(staging: Staging) -> None:
+        begin(staging)
+        (staging.folder / "records.jsonl").symlink_to("/dev/full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Staging, "_begin", begin_on_a_full_disk)
+        assert run("jsonl", table, "--output", tmp_path / "out") == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert "No space left on device" in error and "the same command goes on from there" in error
     assert len(collected(tmp_path / "out", "jsonl", table)) == 3

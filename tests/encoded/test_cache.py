@@ -204,7 +204,7 @@ def test_what_is_read_ahead_is_what_is_read(workers):
 
 
 @pytest.mark.parametrize("name", ["latents", "pixels", "frozen"])
-def test_pictures_that_are_latents_are_read_as_they_would_be_drawn(configs, world, name):
+def test_pictures_that_are_latents_are_read_as_drawn(configs, world, name):
     model = make_model(configs[name])
     tokenizer = StoryTokenizer.train(world.texts(), TINY.vocab_size)
     latents = torch.randn(3, *model.config.autoencoder.latent_shape, generator=torch.Generator().manual_seed(0))

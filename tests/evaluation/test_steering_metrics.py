@@ -39,5 +39,5 @@ def test_bits_of_pages_between_others(tiny_pipeline, monkeypatch):
         nats = plan_nats(tiny_pipeline, stories.prompts[index], codes[None, list(stories.rows(index))])[0]
         costs += (nats.sum(-1)[:-1] / math.log(2)).tolist()
     assert found.ceiling == pytest.approx(np.mean(costs), rel=1e-3) and math.isfinite(found.value)
-    monkeypatch.setattr(tiny_pipeline.model.prior, "given_pages", None)
+    monkeypatch.setitem(tiny_pipeline.model.prior._parameters, "given_pages", None)
     assert measure_infill_bits(tiny_pipeline, stories, codes, 3) == {} and "infill_bits_saved" in LABELS
