@@ -63,12 +63,12 @@ class Recording:
     def label(self, text: str) -> None:
         self.page.evaluate(LABEL, text)
 
-    def until(self, selector: str, seconds: float = 120) -> None:
-        """Record until an element is there; of a long wait only some frames."""
+    def until(self, *selectors: str, seconds: float = 120) -> None:
+        """Record until one of some elements is there; of a long wait only some frames."""
         end, start = time.monotonic() + seconds, len(self.frames)
-        while not self.page.locator(selector).count():
+        while not any(self.page.locator(selector).count() for selector in selectors):
             if time.monotonic() > end:
-                raise UserError(f"the studio never showed {selector}")
+                raise UserError(f"the studio never showed {' or '.join(selectors)}")
             self.frame()
             self.page.wait_for_timeout(SHORT)
         waited = len(self.frames) - start
@@ -78,12 +78,12 @@ class Recording:
             self.durations = [duration for index, duration in enumerate(self.durations) if index in kept]
         self.page.wait_for_timeout(400)  # Pictures load, pages finish turning.
 
-    def press(self, key: str, label: str, selector: str, reading: int = LONG) -> None:
-        """Press a key under a label, and record what follows until an element is there."""
+    def press(self, key: str, label: str, *selectors: str, reading: int = LONG) -> None:
+        """Press a key under a label, and record what follows until one of some elements is there."""
         self.label(label)
         self.frame(SHORT * 4)
         self.page.keyboard.press(key)
-        self.until(selector)
+        self.until(*selectors)
         self.frame(reading)
 
     def encode(self, quality: int) -> bytes:
@@ -123,7 +123,8 @@ def record(page: Any, address: str) -> Recording:
     for end in range(0, len(PROMPT) + 6, 6):
         page.fill("[data-field=prompt]", PROMPT[:end])
         film.frame()
-    film.press("Control+Enter", "… a story", ".drafts p", SHORT * 6)
+    # A small model may have finished before its drafts are seen: the sample story has fewer pages.
+    film.press("Control+Enter", "… a story", ".drafts p", ".film [data-do=toPage] >> nth=5", reading=SHORT * 6)
     film.until(".leaf img")
     film.frame(LONG)
     page.click(".film [data-do=toPage] >> nth=2")
@@ -135,7 +136,7 @@ def record(page: Any, address: str) -> Recording:
     film.press("b", "B: let the story fork", ".card.fork")
     page.keyboard.press("Escape")
     page.click(".film [data-do=toPage] >> nth=0")
-    film.press("f", "F: read", ".told.cover", SHORT * 6)
+    film.press("f", "F: read", ".told.cover", reading=SHORT * 6)
     for _ in range(3):
         page.keyboard.press("ArrowRight")
         for _ in range(3):
