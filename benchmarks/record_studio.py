@@ -123,8 +123,8 @@ def record(page: Any, address: str) -> Recording:
     for end in range(0, len(PROMPT) + 6, 6):
         page.fill("[data-field=prompt]", PROMPT[:end])
         film.frame()
-    # A small model may have finished before its drafts are seen: the sample story has fewer pages.
-    film.press("Control+Enter", "… a story", ".drafts p", ".film [data-do=toPage] >> nth=5", reading=SHORT * 6)
+    # A small model may have finished before its drafts are seen.
+    film.press("Control+Enter", "… a story", ".drafts p", f"h1:text-is('{PROMPT}')", reading=SHORT * 6)
     film.until(".leaf img")
     film.frame(LONG)
     page.click(".film [data-do=toPage] >> nth=2")

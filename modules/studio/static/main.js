@@ -44,7 +44,12 @@ function moveFocus() {
   }
 }
 
-const ui = (change) => dispatch({ type: "ui", change });
+/** Change what is shown. A story that is waited for may be there before the answer that it will be made. */
+function ui(change) {
+  dispatch({ type: "ui", change });
+  const job = change.waiting && state.jobs[change.waiting];
+  if (job?.status === "done") attempt(() => open(job.result.story));
+}
 
 /** Show a message for a while, and tell it to screen readers. */
 function say(text) {
