@@ -24,7 +24,7 @@ from modules.story_model.story_model import StoryModel
 from modules.text_decoder.tokenizers import Vocabulary
 
 RENDER_BATCH = 32  # Steps decoded at once, so that longer stories need no more memory.
-TEXT_BATCH = 64
+TEXT_BATCH = 64  # A text needs less memory.
 Watcher = Callable[[Tensor, Tensor], None]  # Called with latents (N,c,h,w), and the clean ones predicted from them.
 _WATCHER: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
 _READER: ContextVar[Callable[[list[str]], None] | None] = ContextVar("reader", default=None)
@@ -137,9 +137,8 @@ def render_images(
         rows = slice(start, start + size)
         first = encode_images(model, images[-1:]) if settings.strength < 1 and images else None
         with inference_autocast(settings.precision, model.device):
-            part = code_embeds[rows], texts[rows], None if window is None else window[rows]
-            begin = generator, first, None if noise is None else noise[rows]
-            pixels = model.autoencoder.decode(_denoise(model, *part, settings, *begin, on_step))
+            latents = _denoise(model, rows, code_embeds, texts, settings, window, noise, generator, first, on_step)
+            pixels = model.autoencoder.decode(latents)
         images += to_pictures(pixels.float())
     return images[-len(texts) :]
 
@@ -159,27 +158,27 @@ def draw_latents(
     for start in range(0, len(texts), RENDER_BATCH):
         rows = slice(start, start + RENDER_BATCH)
         with inference_autocast(settings.precision, model.device):
-            part = code_embeds[rows], texts[rows], None if window is None else window[rows]
-            parts.append(_denoise(model, *part, settings, None, None, noise[rows], None).float())
+            parts.append(_denoise(model, rows, code_embeds, texts, settings, window, noise).float())
     return torch.cat(parts)
 
 
 def _denoise(
     model: StoryModel,
+    rows: slice,
     code_embeds: Tensor,
     texts: Sequence[str | None],
-    window: PlanWindow | None,
     settings: GenerationSettings,
-    generator: torch.Generator | None,
-    first: Tensor | None,
+    window: PlanWindow | None,
     noise: Tensor | None,
-    on_step: OnStep | None,
+    generator: torch.Generator | None = None,
+    first: Tensor | None = None,
+    on_step: OnStep | None = None,
 ) -> Tensor:
-    """Return the latents (N,c,h,w) of a batch of images, from `noise` or drawn by `generator`; `first` (1,c,h,w) are
-    those of an image to start from.
+    """Return the latents (N,c,h,w) of some rows of T images, from `noise` (T,c,h,w) or drawn by `generator`; `first`
+    (1,c,h,w) are those of an image to start from.
     """
     return model.image_decoder.sample(
-        code_embeds,
+        code_embeds[rows],
         settings.num_inference_steps,
         settings.guidance_scale,
         settings.scheduler,
@@ -187,10 +186,10 @@ def _denoise(
         init_latents=first,
         strength=settings.strength,
         on_step=_watched(on_step and _numbered(on_step, model, settings, first is not None)),
-        encoder_hidden_states=encode_captions(model, texts),
-        window=window,
+        encoder_hidden_states=encode_captions(model, texts[rows]),
+        window=None if window is None else window[rows],
         guidance_interval=settings.guidance_interval,
-        noise=noise,
+        noise=None if noise is None else noise[rows],
     )
 
 

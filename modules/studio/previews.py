@@ -80,8 +80,7 @@ class Watcher:
     def _reads(self, settings: GenerationSettings) -> list[int]:
         """Return for each denoising step of a picture how often the UNet reads it: twice where it is guided."""
         decoder, (low, high) = self.pipeline.model.image_decoder, settings.guidance_interval
-        taken = max(1, int(settings.num_inference_steps * settings.strength))
-        timesteps = decoder.schedule(settings.scheduler, settings.num_inference_steps)[1].tolist()[-taken:]
+        timesteps = decoder.schedule(settings.scheduler, settings.num_inference_steps, settings.strength)[1].tolist()
         levels = [timestep / decoder.config.num_train_timesteps for timestep in timesteps]
         return [2 if settings.guidance_scale != 1.0 and low <= level <= high else 1 for level in levels]
 
