@@ -71,6 +71,19 @@ def test_every_ending_is_reached_and_left_by_keys(book, branched):
     assert ends == set(branched.endings) and len(ends) == 4
 
 
+def test_pages_turned_faster_than_they_are_shown_are_gone_back_to(book, branched):
+    path = [branched.start[0]]
+    while following := branched.pages[path[-1]].next:
+        path.append(following[0])
+    keys = ["1" if len(branched.pages[name].next) > 1 else "ArrowRight" for name in path[:-1]]
+    press_all = "keys => keys.forEach((key) => dispatchEvent(new KeyboardEvent('keydown', {key})))"
+    press(book, "ArrowRight", f"page-{path[0]}")
+    book.evaluate(press_all, keys)
+    until(book, f"page => {SHOWN} === page && document.activeElement.id === page", f"page-{path[-1]}")
+    for name in reversed(path[:-1]):
+        press(book, "ArrowLeft", f"page-{name}")
+
+
 def test_choices_are_reached_by_tab_and_taken_by_enter(book, branched):
     press(book, "Home", "start")
     press(book, "PageDown", f"page-{branched.start[0]}")
