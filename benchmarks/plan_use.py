@@ -16,6 +16,7 @@ import torch
 from common import Goal, make_parser, print_table, start
 
 from modules.common.arguments import positive_int
+from modules.common.precision import inference_autocast
 from modules.common.progress import track
 from modules.config import StoryConfig
 from modules.data.folder import StoryFolder, split_folders
@@ -37,6 +38,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "keys and values in every layer, rate 1e-3": {"training": {"word_dropout": 0.0}},
     "+ a side reader of the last hidden states": {"training": {"word_dropout": 0.0}},
+    "+ no text hidden from the encoder": {"training": {"word_dropout": 0.0, "modality_dropout": 0.0}},
     "+ word dropout .3": {"training": {"word_dropout": 0.3}},
 }
 WITHOUT_SIDE_READER = tuple(VARIANTS)[:2]  # In these the plan is read through the gated prefix alone.
@@ -98,6 +100,11 @@ def encode(model: StoryModel, data: Path, count: int, max_steps: int) -> Encoded
     return stories
 
 
+def precision() -> torch.autocast:
+    """Return a context that computes in bf16 where this machine has it."""
+    return inference_autocast("auto", torch.device("cpu"))
+
+
 def train_parts(model: StoryModel, has_side_reader: bool) -> None:
     """Set what trains, with or without the side reader, which adds nothing where it does not train."""
     model.train_parts(TextPhase.trains)
@@ -112,7 +119,7 @@ def train(model: StoryModel, phase: TextPhase, num_updates: range) -> float:
         for group in phase.optimizer.param_groups:
             group["lr"] = rate * group["share"]
         phase.before_update(step)
-        with torch.autocast("cpu", torch.bfloat16):
+        with precision():
             output = phase.loss(model, step, 0, 1)
         output.loss.backward()
         torch.nn.utils.clip_grad_norm_(
@@ -134,7 +141,7 @@ def measure_gaps(model: StoryModel, stories: EncodedStories) -> dict[str, Any]:
     for index in range(0, len(stories), 2):
         pair = list(range(index, min(index + 2, len(stories))))
         batch = stories.batch(pair)
-        with torch.autocast("cpu", torch.bfloat16):
+        with precision():
             board = model.condition(batch)
             real = batch.step_mask.flatten().nonzero()[:, 0]
             swap = torch.arange(batch.step_mask.numel())
@@ -179,9 +186,9 @@ def run(variant: str, args: argparse.Namespace) -> dict[str, Any]:
     held_out = encoded(folders["val"], args.num_held_out)
     stories = encoded(folders["train"], args.num_stories)
     options = {"num_steps": args.num_updates, "learning_rate": config.training.learning_rate, "seed": args.seed}
-    autocast = partial(torch.autocast, "cpu", torch.bfloat16)
-    phase = TextPhase(model, lambda: stories, global_batch=args.batch_size, autocast=autocast, **options)
+    phase = TextPhase(model, lambda: stories, global_batch=args.batch_size, autocast=precision, **options)
     phase.start()
+    model.aids.fit_words(stories.input_ids, stories.text_mask)
     set_modes()
     groups = parameter_groups(model.named_parameters(), model.pretrained, model.gates, config.training)
     phase.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=config.training.adam_betas)

@@ -9,7 +9,6 @@ sentences): a plan must encode what steps share, and the other steps share nothi
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +23,7 @@ from modules.layers.seeding import seeded
 from modules.storyboard.config import AidsConfig
 
 PATCH = 2  # Cells a side of the patch that a visual word represents.
-WORDS_A_TEXT = 20  # A rough guess, for the initial bias.
+UNSEEN = 0.01  # What counts for a word in addition to the texts that contain it.
 IMAGE_AIDS = ("bag_of_visual_words_loss", "draft_loss")  # Means over steps with an image; the others: over all steps.
 
 
@@ -57,8 +56,6 @@ class EncoderAids(nn.Module):
         super().__init__()
         width, (channels, height, length) = num_slots * code_dim, latent_shape
         self.bag_of_words, self.other_words = nn.Linear(width, vocab_size), nn.Linear(width, vocab_size)
-        for predictor in (self.bag_of_words, self.other_words):
-            nn.init.constant_(predictor.bias, math.log(WORDS_A_TEXT / vocab_size))
         self.bag_of_visual_words = nn.Linear(width, config.num_visual_words)
         self.other_visual_words = nn.Linear(width, config.num_visual_words)
         self.draft = nn.Sequential(
@@ -95,6 +92,18 @@ class EncoderAids(nn.Module):
             distances = self.visual_words.square().sum(1) - 2 * _patches(latents.float()) @ self.visual_words.T
         bag = torch.zeros(len(latents), len(self.visual_words), device=latents.device)
         return bag.scatter_(1, distances.argmin(-1), 1.0)
+
+    @torch.no_grad()
+    def fit_words(self, input_ids: Tensor, text_mask: Tensor) -> None:
+        """Initialise the biases of both predictions of words by their frequencies in texts, for input_ids and text_mask
+        (N,L): with a large vocabulary these take long to learn, and hide what differs between texts.
+        """
+        texts = text_mask[:, 1:].any(1)
+        words = input_ids[texts, 1:].masked_fill(~text_mask[texts, 1:], -1).sort(1).values
+        is_first = F.pad(words[:, 1:] != words[:, :-1], (1, 0), value=True) & (words >= 0)  # Each word once a text.
+        counts = torch.bincount(words[is_first], minlength=self.bag_of_words.out_features)
+        for predictor in (self.bag_of_words, self.other_words):
+            predictor.bias.copy_(torch.logit((counts + UNSEEN) / (texts.sum() + 1)))
 
     @torch.no_grad()
     def fit_visual_words(self, latents: Tensor, seed: int, num_patches: int = 60_000, num_iters: int = 12) -> None:

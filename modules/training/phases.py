@@ -108,6 +108,7 @@ class OpeningPhase(StoryPhase):
     trains = ("storyboard", "predictor", "text_decoder", "aids")
 
     def begin(self) -> None:
+        self.model.aids.fit_words(self.stories.input_ids.to(self.device), self.stories.text_mask.to(self.device))
         rows = self.stories.image_mask.nonzero()[:VISUAL_WORD_PICTURES, 0]
         if len(rows):
             self.model.aids.fit_visual_words(

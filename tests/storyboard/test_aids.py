@@ -62,6 +62,15 @@ def test_bag_of_words_is_whether_each_word_occurs(aids):
     assert loss[2] == 0
 
 
+def test_words_begin_with_the_share_of_texts_that_contain_them(aids):
+    ids = torch.tensor([[1, 5, 5, 7], [1, 7, 9, 2], [1, 7, 0, 0], [1, 8, 8, 8]])  # 5 twice in one text; 8 in none.
+    aids.fit_words(ids, torch.arange(4) < torch.tensor([4, 4, 2, 1])[:, None])
+    for predictor in (aids.bag_of_words, aids.other_words):
+        share = predictor.bias.sigmoid()
+        torch.testing.assert_close(share[[5, 7, 9, 2]], torch.tensor([1, 3, 1, 1]) / 4, atol=0.01, rtol=0)
+        assert (share[[0, 1, 8, 29]] < 0.01).all()
+
+
 def test_visual_words_are_found_and_a_bag_tells_where_none_is(aids):
     latents = mosaics(64)
     aids.fit_visual_words(latents, seed=0)
