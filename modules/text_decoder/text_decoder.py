@@ -206,6 +206,8 @@ class TextDecoder(PretrainedPart):
             read, read_mask = self.plan_reader.read(code_embeds, window, null)
             plan, mask = torch.cat([read.to(plan.dtype), plan], dim=1), torch.cat([read_mask, mask], dim=1)
         vectors = self.to_prefix(plan) if of_all_layers else plan
+        if self.config.is_gated and not self.prefix_gate.requires_grad:
+            vectors = vectors.detach()  # Gates that stay as they are: see train_side_reader.
         # A code has the position of its slot, on whatever page: the text starts at the same position with any plan.
         positions = slots.repeat(plan.shape[1] // self.num_slots)
         return Prefix(vectors, mask, positions, codes)
@@ -280,6 +282,15 @@ class TextDecoder(PretrainedPart):
                 if isinstance(layer, GradientCheckpointingLayer):
                     layer.training = mode  # Only layers in training mode are checkpointed; this adds no dropout.
         return self
+
+    def train_side_reader(self) -> None:
+        """Freeze all but the side reader and the null codes, where there is a side reader: no gradient crosses the
+        language model, so an update costs less than half, and the encoder learns through a few layers.
+        """
+        if self.config.is_gated:
+            self.requires_grad_(False)
+            self.side_reader.requires_grad_(True)
+            self.null_codes.requires_grad_(True)
 
     def save_lora(self, folder: str | Path) -> None:
         """Write the low-rank updates alone, as files that `peft.PeftModel.from_pretrained` reads.

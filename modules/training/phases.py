@@ -101,11 +101,16 @@ class StoryPhase(Phase):
 class OpeningPhase(StoryPhase):
     """Trains q, its auxiliary losses and p(s|z) with continuous slots.
 
-    The slots learn the content of text and image at half the cost of an update with the UNet.
+    The slots learn the content of text and image at half the cost of an update with the UNet. Beside a pretrained
+    language model only the side reader trains.
     """
 
     name = "opening"
     trains = ("storyboard", "predictor", "text_decoder", "aids")
+
+    def set_modes(self) -> None:
+        super().set_modes()
+        self.model.text_decoder.train_side_reader()
 
     def begin(self) -> None:
         self.model.aids.fit_words(self.stories.input_ids.to(self.device), self.stories.text_mask.to(self.device))

@@ -37,6 +37,25 @@ def test_codes_are_read_from_the_first_updates_on(folders, family, prefix):
     assert gap > 0.05 and gap > 4 * swap_gap_after(ignoring, text)
 
 
+@pytest.mark.parametrize("tuning", ("lora", "full"))
+@pytest.mark.parametrize("prefix", ("embeds", "key_values"))
+def test_no_gradient_crosses_the_model_while_the_side_reader_alone_trains(folders, prefix, tuning):
+    decoder, text = build_decoder(folders, "gpt2", prefix, gate=0.5, tuning=tuning).train(), text_batch()
+    decoder.train_side_reader()
+    trained = {name for name, value in decoder.named_parameters() if value.requires_grad}
+    assert trained == {"null_codes", *(f"side_reader.{name}" for name, _ in decoder.side_reader.named_parameters())}
+    reached: list[bool] = []
+    decoder.language_model.get_input_embeddings().register_forward_hook(lambda *args: reached.append(False))
+    decoder.language_model.get_output_embeddings().register_forward_pre_hook(
+        lambda _, args: reached.append(args[0].requires_grad), prepend=True
+    )
+    codes = text["code_embeds"].requires_grad_()
+    gap = swap_gap_after(decoder, text)
+    assert reached and not any(reached)
+    assert codes.grad is not None and codes.grad.abs().sum() > 0
+    assert gap > 0.05
+
+
 def test_models_from_before_the_side_reader_load_without_one(folders):
     decoder, text = build_decoder(folders, "gpt2", gate=0.5), text_batch()
     before = decoder(**text).nll
