@@ -129,12 +129,21 @@ with suppress(AttributeError, ImportError, RuntimeError), ExitStack() as stand_i
 from diffusers.models.attention_processor import Attention  # noqa: E402
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL  # noqa: E402
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution  # noqa: E402
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel  # noqa: E402
+from diffusers.models.unets import unet_2d_condition  # noqa: E402
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler  # noqa: E402
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler  # noqa: E402
 from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: E402
 from transformers.models.gpt2.configuration_gpt2 import GPT2Config  # noqa: E402
 from transformers.models.gpt2.modeling_gpt2 import GPT2LMHeadModel  # noqa: E402
+
+
+class UNet2DConditionModel(unet_2d_condition.UNet2DConditionModel):
+    """The UNet of diffusers, called without the wrapper that imports peft, for half a second, to scale a LoRA by 1."""
+
+    forward = getattr(
+        unet_2d_condition.UNet2DConditionModel.forward, "__wrapped__", unet_2d_condition.UNet2DConditionModel.forward
+    )
+
 
 __all__ = [
     "Attention",

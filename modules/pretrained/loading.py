@@ -134,7 +134,7 @@ def check_kind(model_class: Any, settings: dict[str, Any], source: SourceFiles) 
 
 
 def _is_diffusers(model_class: type) -> bool:
-    return model_class.__module__.startswith("diffusers.")
+    return any(base.__module__.startswith("diffusers.") for base in model_class.__mro__)
 
 
 def _is_auto(model_class: Any) -> bool:
