@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 import torch
 
 from modules.saving.model_folder import load_model
@@ -12,6 +13,7 @@ from tests.support.benchmarks import load
 null_prompts = load("null_prompts")
 
 
+@pytest.mark.slow
 def test_a_prior_learns_stories_without_a_prompt_from_its_own_draws(tiny_checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(null_prompts, "HELD_OUT", 64)
     out, record = tmp_path / "guided", tmp_path / "guided.json"
