@@ -64,7 +64,6 @@ class StoryRenderer(StoryReader):
         check_story(prompt, num_steps, self.longest_story)
         self.check_codebook()
         prior, guidance = self.model.prior, settings.plan_guidance_scale
-        guidance = prior.config.guidance_scale if guidance is None else guidance
         if guidance != 1 and not prior.config.null_prompt:
             raise UserError(
                 f"plan_guidance_scale must be 1 with this model, got {guidance}: its prior was not trained without"

@@ -44,10 +44,10 @@ class GenerationSettings:
         high=1,
         metavar="X",
     )
-    plan_guidance_scale: float | None = setting(
-        None,
+    plan_guidance_scale: float = setting(
+        1.0,
         "classifier-free guidance of the plan: above 1, plans follow the prompt more closely; for models whose prior"
-        " was trained for it (default: what suits the model, prior.guidance_scale of its config)",
+        " was trained for it (prior.null_prompt)",
         low=0,
         high=100,
         metavar="X",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from modules.common.errors import UserError
 from modules.common.limits import COUNT, DECAY, LAYERS, MULTIPLE, SHARE, SIZE, WEIGHT, Limit, check_settings, limited
 
 
@@ -58,13 +57,9 @@ class PriorConfig:
     given_share: float = limited(0.0, SHARE)
     # The share of the stories in training whose prompt the prior does not see; above 0 its plans can be guided.
     null_prompt: float = limited(0.0, SHARE)
-    # Of plans, unless the user says otherwise. Training ignores it.
-    guidance_scale: float = limited(1.0, Limit(0, 100))
 
     def __post_init__(self) -> None:
         check_settings(self, "prior")
-        if self.guidance_scale != 1 and not self.null_prompt:
-            raise UserError("prior.guidance_scale must be 1 unless prior.null_prompt is above 0")
 
 
 def check_heads(dim: int, num_heads: int) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -74,19 +72,6 @@ def test_scale_0_forgets_the_prompt():
         for ids in (PROMPT[1:], PROMPT[1:] + 1)
     )
     assert torch.equal(one.codes, other.codes) and not torch.equal(one.log_probs, other.log_probs)
-
-
-def test_a_model_says_what_scale_suits_it(tiny_pipeline, monkeypatch):
-    def plan(**options: float) -> torch.Tensor:
-        return tiny_pipeline.plan("a fox wants a kite", 2, seed=3, **options).codes
-
-    plain, guided = plan(plan_guidance_scale=1.0), plan(plan_guidance_scale=30.0)
-    assert torch.equal(plan(), plain) and not torch.equal(guided, plain)
-    config = replace(tiny_pipeline.config.prior, guidance_scale=30.0)
-    monkeypatch.setattr(tiny_pipeline.model.prior, "config", config)
-    assert torch.equal(plan(), guided) and torch.equal(plan(plan_guidance_scale=1.0), plain)
-    with pytest.raises(UserError, match="guidance_scale must be 1 unless prior.null_prompt is above 0"):
-        replace(config, null_prompt=0.0)
 
 
 def test_a_prior_that_always_saw_a_prompt_is_refused(tiny_pipeline, monkeypatch):
