@@ -256,6 +256,6 @@ def test_the_contrastive_loss_lets_pictures_find_their_texts(config):
         return sum(encoded.texts[one] == encoded.texts[other] for other, one in enumerate(best)) / len(best)
 
     before = found()
-    losses = [line["contrastive_loss"] for line in updates(Contrasting, model, encoded, 160)]
+    losses = [line["contrastive_loss"] for line in updates(Contrasting, model, encoded, 240)]
     assert before < 0.3 and found() > 0.9, (before, found())
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
