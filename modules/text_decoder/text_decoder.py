@@ -285,7 +285,7 @@ class TextDecoder(PretrainedPart):
 
     def train_side_reader(self) -> None:
         """Freeze all but the side reader and the null codes, where there is a side reader: no gradient crosses the
-        language model, so an update costs less than half, and the encoder learns through a few layers.
+        language model, so an update costs half as much, and the encoder learns through a few layers.
         """
         if self.config.is_gated:
             self.requires_grad_(False)
