@@ -9,6 +9,7 @@ sentences): a plan must encode what steps share, and the other steps share nothi
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,7 @@ from modules.layers.seeding import seeded
 from modules.storyboard.config import AidsConfig
 
 PATCH = 2  # Cells a side of the patch that a visual word represents.
+WORDS_A_TEXT = 20  # A rough guess, for the bias until `fit_words`.
 UNSEEN = 0.01  # What counts for a word in addition to the texts that contain it.
 IMAGE_AIDS = ("bag_of_visual_words_loss", "draft_loss")  # Means over steps with an image; the others: over all steps.
 
@@ -56,6 +58,8 @@ class EncoderAids(nn.Module):
         super().__init__()
         width, (channels, height, length) = num_slots * code_dim, latent_shape
         self.bag_of_words, self.other_words = nn.Linear(width, vocab_size), nn.Linear(width, vocab_size)
+        for predictor in (self.bag_of_words, self.other_words):
+            nn.init.constant_(predictor.bias, math.log(WORDS_A_TEXT / vocab_size))
         self.bag_of_visual_words = nn.Linear(width, config.num_visual_words)
         self.other_visual_words = nn.Linear(width, config.num_visual_words)
         self.draft = nn.Sequential(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
@@ -108,3 +109,9 @@ def vocabulary_of(source: PretrainedSource) -> int:
     from transformers import AutoModelForCausalLM
 
     return source.config_for(AutoModelForCausalLM).vocab_size
+
+
+def without_words(input_ids: Tensor, hidden: Tensor, pad_id: int) -> Tensor:
+    """Return the ids (N,L) with padding in place of the hidden ones (N,L), except <bos>."""
+    is_first = torch.arange(input_ids.shape[1], device=input_ids.device) == 0
+    return input_ids.masked_fill(hidden & ~is_first, pad_id)

@@ -38,6 +38,7 @@ from modules.text_decoder.language_model import (
     load_language_model,
     scratch_config,
     special_ids_of,
+    without_words,
 )
 from modules.text_decoder.side_reader import SideReader
 
@@ -78,9 +79,7 @@ class TextDecoder(PretrainedPart):
             special_ids = special_ids_of(source.tokenizer)
         self.special_ids = special_ids
         self.pad_id, self.bos_id, self.eos_id = special_ids
-        pretrained = None
-        if source is not None:
-            pretrained = load_language_model(source, vocab_size, config.max_length, special_ids)
+        pretrained = None if source is None else load_language_model(source, vocab_size, config.max_length, special_ids)
         architecture = (
             scratch_config(config, vocab_size, num_slots, special_ids) if pretrained is None else pretrained.config
         )
@@ -288,9 +287,8 @@ class TextDecoder(PretrainedPart):
         language model, so an update costs half as much, and the encoder learns through a few layers.
         """
         if self.config.is_gated:
-            self.requires_grad_(False)
-            self.side_reader.requires_grad_(True)
-            self.null_codes.requires_grad_(True)
+            for name, parameter in self.named_parameters():
+                parameter.requires_grad_(name.startswith(("side_reader.", "null_codes")))
 
     def save_lora(self, folder: str | Path) -> None:
         """Write the low-rank updates alone, as files that `peft.PeftModel.from_pretrained` reads.
@@ -300,9 +298,3 @@ class TextDecoder(PretrainedPart):
         if self.config.tuning != "lora":
             raise UserError(f'there is no LoRA to save: text_decoder.tuning is {self.config.tuning!r}, not "lora"')
         self.language_model.save_pretrained(folder)
-
-
-def without_words(input_ids: Tensor, hidden: Tensor, pad_id: int) -> Tensor:
-    """Return the ids (N,L) with padding in place of the hidden ones (N,L), except <bos>."""
-    is_first = torch.arange(input_ids.shape[1], device=input_ids.device) == 0
-    return input_ids.masked_fill(hidden & ~is_first, pad_id)

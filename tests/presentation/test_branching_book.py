@@ -71,7 +71,7 @@ def test_every_ending_is_reached_and_left_by_keys(book, branched):
     assert ends == set(branched.endings) and len(ends) == 4
 
 
-def test_pages_turned_faster_than_they_are_shown_are_gone_back_to(book, branched):
+def test_pages_turned_fast_are_gone_back_to(book, branched):
     path = [branched.start[0]]
     while following := branched.pages[path[-1]].next:
         path.append(following[0])

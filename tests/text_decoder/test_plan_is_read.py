@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.text_decoder.text_decoder import without_words
+from modules.text_decoder.language_model import without_words
 from tests.support.language_models import build_decoder, text_batch
 
 UPDATES = 12
@@ -39,7 +39,7 @@ def test_codes_are_read_from_the_first_updates_on(folders, family, prefix):
 
 @pytest.mark.parametrize("tuning", ("lora", "full"))
 @pytest.mark.parametrize("prefix", ("embeds", "key_values"))
-def test_no_gradient_crosses_the_model_while_the_side_reader_alone_trains(folders, prefix, tuning):
+def test_the_side_reader_trains_alone(folders, prefix, tuning):
     decoder, text = build_decoder(folders, "gpt2", prefix, gate=0.5, tuning=tuning).train(), text_batch()
     decoder.train_side_reader()
     trained = {name for name, value in decoder.named_parameters() if value.requires_grad}
