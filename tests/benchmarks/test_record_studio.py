@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_session_is_recorded(tiny_checkpoint, tmp_path):
     for name in ("playwright", "fastapi"):
         pytest.importorskip(name, reason=f"{name} is not installed")
