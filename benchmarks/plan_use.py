@@ -31,6 +31,7 @@ from modules.training.optimizer import learning_rate_at, parameter_groups
 from modules.training.phases import JointPhase
 from modules.training.reliance import plan_conditions, swap_rows
 
+SIDE_READER_FIRST = "+ at first the side reader alone"  # Until the slots become codes.
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "before: gated soft prompt, rate 2e-4": {
         "text_decoder": {"prefix": "embeds"},
@@ -39,11 +40,10 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "keys and values in every layer, rate 1e-3": {"training": {"word_dropout": 0.0}},
     "+ a side reader of the last hidden states": {"training": {"word_dropout": 0.0}},
     "+ no text hidden from the encoder": {"training": {"word_dropout": 0.0, "modality_dropout": 0.0}},
-    "+ at first the side reader alone": {"training": {"word_dropout": 0.0, "modality_dropout": 0.0}},
-    "+ word dropout .3": {"training": {"word_dropout": 0.3}},
+    SIDE_READER_FIRST: {"training": {"word_dropout": 0.0, "modality_dropout": 0.0}},
+    "no text hidden, word dropout .3": {"training": {"word_dropout": 0.3, "modality_dropout": 0.0}},
 }
 WITHOUT_SIDE_READER = tuple(VARIANTS)[:2]  # In these the plan is read through the gated prefix alone.
-SIDE_READER_FIRST = "+ at first the side reader alone"  # Until the slots become codes.
 
 
 class TextPhase(JointPhase):

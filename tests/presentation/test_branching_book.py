@@ -82,6 +82,7 @@ def test_pages_turned_fast_are_gone_back_to(book, branched):
     until(book, f"page => {SHOWN} === page && document.activeElement.id === page", f"page-{path[-1]}")
     for name in reversed(path[:-1]):
         press(book, "ArrowLeft", f"page-{name}")
+    assert book.evaluate("visited") == ["#start", f"#page-{path[0]}"]
 
 
 def test_choices_are_reached_by_tab_and_taken_by_enter(book, branched):
