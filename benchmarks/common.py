@@ -63,10 +63,10 @@ def ratios(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
 # -- memory
 
 
-def _status_mib(field: str) -> float | None:
-    """Return a field of Linux's /proc/self/status in MiB, None on other systems."""
+def _status_mib(field: str, process: int | str = "self") -> float | None:
+    """Return a field of Linux's /proc/PROCESS/status in MiB, None on other systems."""
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except OSError:
         return None
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(field + ":")), None)
@@ -84,9 +84,9 @@ def peak_rss_mib() -> float:
     return maximum / MIB if sys.platform == "darwin" else maximum / 1024
 
 
-def rss_mib() -> float:
-    """Return this process's memory in MiB; its peak where the system does not report the current value."""
-    now = _status_mib("VmRSS")
+def rss_mib(process: int | str = "self") -> float:
+    """Return a process's memory in MiB; this one's peak where the system does not report the current value."""
+    now = _status_mib("VmRSS", process)
     return peak_rss_mib() if now is None else now
 
 

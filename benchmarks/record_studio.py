@@ -9,31 +9,23 @@ from __future__ import annotations
 
 import argparse
 import io
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import common  # noqa: F401 - makes `modules` importable.
 from PIL import Image, ImageChops
+from studio_session import PROMPT, open_browser, running_studio
 
-from modules.commands.studio import listen
 from modules.common.arguments import a_path
 from modules.common.errors import UserError
 from modules.common.files import write_whole
 
-ROOT = Path(__file__).parents[1]
 WIDTH, HEIGHT = 1280, 800  # Pixels of the window, and of the animation.
 SHORT, LONG = 160, 1500  # Milliseconds that a frame is shown: while something changes, and to be read.
 DRAFT = 10  # A quality up to which the animation is encoded fast.
 LONGEST_WAIT = 14  # Frames of a wait that are kept.
-PROMPT = "Mia the girl looks for her lost crown on the beach"
 LABEL = """text => {
     const box = document.getElementById("label") ?? document.body.appendChild(document.createElement("div"));
     box.id = "label";
@@ -95,24 +87,6 @@ class Recording:
         return buffer.getvalue()
 
 
-@contextmanager
-def running_studio(checkpoint: str, project: Path) -> Iterator[str]:
-    """Start the studio on an empty project, and yield its address once its sample is finished."""
-    with listen("127.0.0.1", 0) as free:
-        port = free.getsockname()[1]
-    command = [sys.executable, ROOT / "story_generative_model.py", "studio", "--ckpt", checkpoint, "--port", str(port)]
-    process = subprocess.Popen([*command, "--project", project], stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        if "studio is at" not in process.stdout.readline():
-            raise UserError("the studio did not start: its message is above")
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/api/project").close()
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
-
-
 def record(page: Any, address: str) -> Recording:
     """Make a story, change it, let it fork and read it."""
     film = Recording(page)
@@ -154,15 +128,10 @@ def main() -> int:
         "--quality", type=int, default=60, metavar="N", help="quality of the pictures, up to 10 a draft (default 60)"
     )
     args = parser.parse_args()
-    from playwright.sync_api import sync_playwright
-
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    with tempfile.TemporaryDirectory() as folder, running_studio(args.ckpt, Path(folder) / "project") as address:
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    with tempfile.TemporaryDirectory() as folder, running_studio(args.ckpt, Path(folder) / "project") as studio:
+        with open_browser() as browser:
             page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
-            film = record(page, address)
-            browser.close()
+            film = record(page, studio.address)
     content = film.encode(args.quality)
     write_whole(args.output, content)
     seconds, size = sum(film.durations) / 1000, len(content) / 2**20
