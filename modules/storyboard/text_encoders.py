@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.common.errors import UserError
+from modules.layers.row_groups import rows_of_like_length
 from modules.pretrained.freezing import prepare_training, set_modes
 from modules.pretrained.part import PretrainedPart
 from modules.pretrained.source import PretrainedSource
@@ -53,8 +54,16 @@ class PretrainedTextEncoder(PretrainedPart):
         # gradient.
         seen = text_mask.clone()
         seen[:, 0] |= ~text_mask.any(1)
+        groups = list(rows_of_like_length(seen))
         with torch.set_grad_enabled(torch.is_grad_enabled() and bool(self.trained)):
-            return self.model(input_ids=input_ids, attention_mask=seen.long()).last_hidden_state
+            encoded = [
+                self.model(input_ids=input_ids[rows, :length], attention_mask=seen[rows, :length].long())
+                for rows, length in groups
+            ]
+            vectors = encoded[0].last_hidden_state.new_zeros(*input_ids.shape, self.width)
+            for (rows, length), output in zip(groups, encoded, strict=True):
+                vectors[rows, :length] = output.last_hidden_state
+        return vectors
 
     def train(self, mode: bool = True) -> PretrainedTextEncoder:
         super().train(mode)

@@ -51,6 +51,17 @@ class ContrastiveLogitsProcessor(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter(1, tokens, values)
 
 
+def next_inputs(
+    decoder: Any, code_embeds: Tensor, window: PlanWindow | None, ids: Tensor, null: bool = False
+) -> dict[str, Any]:
+    """Return the language model's arguments for tokens (R,t) without <bos>; R is N times the number of beams."""
+    tokens, count = F.pad(ids, (1, 0), value=decoder.bos_id), len(ids) // len(code_embeds)
+    codes = code_embeds.repeat_interleave(count, dim=0)
+    around = None if window is None else window.repeat_interleave(count)
+    is_null = ids.new_ones(len(ids), dtype=torch.bool) if null else None
+    return decoder.inputs(decoder.prefix(codes, is_null, around), tokens, torch.ones_like(tokens, dtype=torch.bool))
+
+
 def logits_processors(
     decoder: Any,
     code_embeds: Tensor,
@@ -62,11 +73,11 @@ def logits_processors(
     """Return what changes the logits of N steps' next tokens, as `generate` of the TextDecoder `decoder` describes."""
 
     def unconditional(ids: Tensor) -> Tensor:
-        inputs = decoder.next_inputs(code_embeds, window, ids, null=True)
+        inputs = next_inputs(decoder, code_embeds, window, ids, null=True)
         return decoder.language_model(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1]
 
     def hidden_states(ids: Tensor) -> Tensor:
-        inputs = decoder.next_inputs(code_embeds, window, ids)
+        inputs = next_inputs(decoder, code_embeds, window, ids)
         states = decoder.language_model.base_model(**inputs, use_cache=False).last_hidden_state
         return states[:, -ids.shape[1] - 1 :]
 

@@ -7,6 +7,7 @@ were no prefix, and its attention to the prefix is added, times the tanh of one 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -33,24 +34,24 @@ class Prefix(NamedTuple):
 
 class GatedPrefix(NamedTuple):
     """`gate` (layers, heads) before tanh, and either the `length` P of a prefix at the start of the sequence, hidden by
-    the attention mask, or the `keys_values` (N, layers, 2, key-value heads, P, head_dim) of a prefix outside it.
+    the attention mask, or the `keys_values` of each layer (N, P, 2, key-value heads, head_dim) of a prefix outside it.
 
     Vectors of the prefix where `mask` (N,P) is False are not read. The side reader reads the page's `codes` (N,S,d).
     """
 
     gate: Tensor
     length: int = 0
-    keys_values: Tensor | None = None
+    keys_values: Sequence[Tensor] | None = None
     mask: Tensor | None = None
     codes: Tensor | None = None
 
     def repeat_interleave(self, count: int) -> GatedPrefix:
         """Repeat each row of the prefix `count` times in a row."""
-        keys_values, mask, codes = (
-            None if value is None else value.repeat_interleave(count, dim=0)
-            for value in (self.keys_values, self.mask, self.codes)
+        mask, codes = (
+            None if value is None else value.repeat_interleave(count, dim=0) for value in (self.mask, self.codes)
         )
-        return self._replace(keys_values=keys_values, mask=mask, codes=codes)
+        layers = self.keys_values and [layer.repeat_interleave(count, dim=0) for layer in self.keys_values]
+        return self._replace(keys_values=layers, mask=mask, codes=codes)
 
 
 class GatedPrefixCache(DynamicCache):
@@ -78,8 +79,8 @@ def gated_prefix_attention(
         prefix = key[:, :, :length], value[:, :, :length]
         key, value = key[:, :, length:], value[:, :, length:]
     else:
-        both = keys_values[:, module.layer_idx].to(query.dtype)
-        prefix = both[:, 0], both[:, 1]
+        both = keys_values[module.layer_idx].to(query.dtype)
+        prefix = tuple(part.transpose(1, 2) for part in both.unbind(2))
     start = max(0, query.shape[2] - key.shape[2])  # The prefix has queries only in the first pass.
     if attention_mask is not None:
         attention_mask = attention_mask[..., start:, length:]

@@ -23,6 +23,7 @@ from transformers.utils import ModelOutput
 from modules.common.errors import UserError
 from modules.common.outputs import REQUIRED
 from modules.layers.plan_window import PlanReader, PlanWindow
+from modules.layers.row_groups import rows_of_like_length
 from modules.layers.seeding import seeded
 from modules.pretrained.freezing import enable_checkpointing
 from modules.pretrained.libraries import GPT2Config, GPT2LMHeadModel
@@ -146,9 +147,14 @@ class TextDecoder(PretrainedPart):
         (N,L) is True, a token is predicted but not read (word dropout, arXiv 1511.06349).
         """
         read = input_ids if hidden is None else without_words(input_ids, hidden, self.pad_id)
-        logits = self.logits(code_embeds, read[:, :-1], text_mask[:, :-1], null, window)
         mask = text_mask[:, 1:]
-        nll = F.cross_entropy(logits.flatten(0, 1).float(), input_ids[:, 1:].flatten(), reduction="none").view_as(mask)
+        nll = torch.zeros(mask.shape, device=mask.device)
+        for rows, length in rows_of_like_length(text_mask):
+            is_null, around = None if null is None else null[rows], None if window is None else window[rows]
+            ids, seen, targets = read[rows, : length - 1], text_mask[rows, : length - 1], input_ids[rows, 1:length]
+            logits = self.logits(code_embeds[rows], ids, seen, is_null, around)
+            nats = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
+            nll[rows, : length - 1] = nats.view_as(targets)
         return TextDecoderOutput(nll=nll * mask, mask=mask)
 
     def logits(
@@ -171,7 +177,8 @@ class TextDecoder(PretrainedPart):
         if is_gated:  # <bos> always counts: attention over nothing would be NaN.
             text_mask = text_mask | (text_positions == 0)
         if self.config.prefix == "key_values":
-            keys_values = vectors.unflatten(-1, self.keys_values_shape).permute(0, 2, 3, 4, 1, 5)
+            # Not an index for each layer: the gradient of each would be as large as all of them.
+            keys_values = vectors.unflatten(-1, self.keys_values_shape).unbind(2)
             outside = GatedPrefix(self.prefix_gate, keys_values=keys_values, mask=prefix_mask, codes=codes)
             return {"inputs_embeds": tokens, "attention_mask": text_mask.long(), "gated_prefix": outside}
         # To a pretrained model the prefix is padding on the left: the positions of the text start at 0.
@@ -261,16 +268,6 @@ class TextDecoder(PretrainedPart):
         is_eos = ids == self.eos_id
         # Beam search of transformers takes a padding id of 0 for none, and pads with <eos>.
         return ids.masked_fill(is_eos.cumsum(1) > is_eos, self.pad_id)
-
-    def next_inputs(
-        self, code_embeds: Tensor, window: PlanWindow | None, ids: Tensor, null: bool = False
-    ) -> dict[str, Any]:
-        """Return the language model's arguments for tokens (R,t) without <bos>; R is N times the number of beams."""
-        tokens, count = F.pad(ids, (1, 0), value=self.bos_id), len(ids) // len(code_embeds)
-        codes = code_embeds.repeat_interleave(count, dim=0)
-        around = None if window is None else window.repeat_interleave(count)
-        is_null = ids.new_ones(len(ids), dtype=torch.bool) if null else None
-        return self.inputs(self.prefix(codes, is_null, around), tokens, torch.ones_like(tokens, dtype=torch.bool))
 
     def train(self, mode: bool = True) -> TextDecoder:
         """Set training mode; a frozen language model stays in evaluation mode."""
