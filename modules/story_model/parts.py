@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from modules.batch import StoryBatch
 from modules.common.errors import UserError
 from modules.config import StoryConfig
 from modules.image_decoder.autoencoder import PictureAutoencoder, PretrainedAutoencoder
@@ -156,6 +157,19 @@ class StoryParts(nn.Module):
     def frozen_encoders(self) -> dict[str, nn.Module]:
         """Return the pretrained encoders of steps that are wholly frozen, by the name of their config."""
         return dict(self.storyboard.frozen_encoders())
+
+    @torch.no_grad()
+    def with_features(self, batch: StoryBatch) -> StoryBatch:
+        """Return a batch with what the frozen encoders make of it: the storyboard reads it more than once an update."""
+        if batch.codes is not None:
+            return batch
+        steps, features, encoders = batch.steps(), dict[str, Tensor](), self.frozen_encoders()
+        if "text_encoder" in encoders and batch.text_features is None:
+            features["text_features"] = encoders["text_encoder"](steps.encoder_ids, steps.encoder_mask)
+        if "image_encoder" in encoders and batch.image_features is None:
+            features["image_features"] = encoders["image_encoder"](steps.pixels)
+        shape = batch.step_mask.shape
+        return StoryBatch(**batch, **{name: value.unflatten(0, shape) for name, value in features.items()})
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Return the tokens that the encoder reads of N texts beside the text decoder's, by field of `StoryBatch`."""

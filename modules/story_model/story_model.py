@@ -73,6 +73,7 @@ class StoryModel(StoryParts):
 
         The terms of parts that are not in `parts` are left out.
         """
+        batch = self.with_features(batch)
         board = self.condition(batch, noise)  # z ~ q(z | s, x)
         window = self.batch_window(board, batch, noise)  # What a step's decoders see of the other steps' codes.
         losses: dict[str, Tensor] = {}

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from modules.batch import draw_noise
 from modules.common.errors import UserError
 from modules.config import StoryConfig
 from modules.data.pixels import to_pictures
@@ -216,3 +217,18 @@ def test_pictures_that_are_latents_are_read_as_drawn(configs, world, name):
     if batch.pixels is not None:
         assert torch.allclose(batch.pixels, wanted.pixels, atol=1 / 255 + 1e-6)
         assert torch.allclose(model.encode(batch).slots, model.encode(wanted).slots, atol=0.1)
+
+
+@pytest.mark.parametrize(("name", "num_reads"), [("frozen", [1, 1]), ("last layer", [2])])
+def test_frozen_encoders_read_once_an_update(configs, world, monkeypatch, name, num_reads):
+    model = make_model(configs[name])
+    batch = EncodedStories(world, model, StoryTokenizer.train(world.texts(), TINY.vocab_size)).batch([3, 5])
+    noise = draw_noise(batch.step_mask.numel(), TINY.autoencoder.latent_shape, 1000, torch.Generator())
+    encoders = [model.storyboard.image_encoder, model.storyboard.text_encoder][: len(num_reads)]
+    reads = [0] * len(encoders)
+    for index, encoder in enumerate(encoders):
+        encoder.register_forward_hook(lambda *_, index=index: reads.__setitem__(index, reads[index] + 1))
+    loss = model(batch, noise).loss
+    assert reads == num_reads
+    monkeypatch.setattr(model, "with_features", lambda batch: batch)
+    assert torch.equal(model(batch, noise).loss, loss) and reads == [count + 2 for count in num_reads]
