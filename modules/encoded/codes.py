@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,7 @@ from modules.encoded.stories import EncodedStories
 from modules.story_model.story_model import StoryModel
 
 BATCH_SIZE = 128  # Steps of one call; on a GPU that reads latents, eight times as many.
-VARIANTS = (("both", True, True), ("the text", False, True), ("the picture", True, False))
+VARIANTS = ((True, True), (True, False), (False, True))  # Whether the encoder reads texts, and pictures.
 
 
 @torch.no_grad()
@@ -26,9 +28,10 @@ def cache_codes(
     size = BATCH_SIZE if model.device.type == "cpu" or model.pictures != "latents" else 8 * BATCH_SIZE
     # One tensor for all: small ones, kept among the large ones of every batch, would fragment the memory.
     codes = torch.empty(num_variants, num_rows, num_slots, dtype=torch.long)
-    for variant, (name, keep_image, keep_text) in zip(codes, VARIANTS, strict=False):
-        for start in track(f"codes from {name}", range(0, num_rows, size), visible):
-            rows = slice(start, start + size)
-            steps = stories.steps(rows).to(model.device).keep(text=keep_text, image=keep_image)
-            variant[rows] = model.storyboard(steps).codes
+    for start in track("codes", range(0, num_rows, size), visible):
+        rows = slice(start, start + size)
+        steps = stories.steps(rows).to(model.device)
+        steps = replace(steps, **model.frozen_features(steps))
+        for variant, (keep_text, keep_image) in zip(codes, VARIANTS, strict=False):
+            variant[rows] = model.storyboard(steps.keep(text=keep_text, image=keep_image)).codes
     return codes

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from modules.batch import StoryBatch
+from modules.batch import StepInputs, StoryBatch
 from modules.common.errors import UserError
 from modules.config import StoryConfig
 from modules.image_decoder.autoencoder import PictureAutoencoder, PretrainedAutoencoder
@@ -159,16 +159,20 @@ class StoryParts(nn.Module):
         return dict(self.storyboard.frozen_encoders())
 
     @torch.no_grad()
+    def frozen_features(self, steps: StepInputs) -> dict[str, Tensor]:
+        """Return what the frozen encoders make of N steps, by field of `StepInputs`, but for what is given already."""
+        features, encoders = dict[str, Tensor](), self.frozen_encoders()
+        if "text_encoder" in encoders and steps.text_features is None:
+            features["text_features"] = encoders["text_encoder"](steps.encoder_ids, steps.encoder_mask)
+        if "image_encoder" in encoders and steps.image_features is None:
+            features["image_features"] = encoders["image_encoder"](steps.pixels)
+        return features
+
     def with_features(self, batch: StoryBatch) -> StoryBatch:
-        """Return a batch with what the frozen encoders make of it: the storyboard reads it more than once an update."""
+        """Return a batch with its frozen features: the storyboard reads it more than once an update."""
         if batch.codes is not None:
             return batch
-        steps, features, encoders = batch.steps(), dict[str, Tensor](), self.frozen_encoders()
-        if "text_encoder" in encoders and batch.text_features is None:
-            features["text_features"] = encoders["text_encoder"](steps.encoder_ids, steps.encoder_mask)
-        if "image_encoder" in encoders and batch.image_features is None:
-            features["image_features"] = encoders["image_encoder"](steps.pixels)
-        shape = batch.step_mask.shape
+        features, shape = self.frozen_features(batch.steps()), batch.step_mask.shape
         return StoryBatch(**batch, **{name: value.unflatten(0, shape) for name, value in features.items()})
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:

@@ -26,6 +26,7 @@ from modules.training.trainer import Forward, Trainer
 SURVEY_STORIES = 48  # At least: stories that are encoded to measure how long a story takes.
 REPEATS = 3  # Updates measured, after one to warm up.
 CANDIDATES = 24  # Updates of which those measured are chosen: a short one, a typical one and a long one.
+SLOW = 8.0  # Seconds of an update, of which one is then enough.
 CONTINUOUS = ("autoencoder", "opening")  # Phases before there are codes.
 T = TypeVar("T")
 
@@ -134,7 +135,9 @@ class PacedTrainer(Trainer):
         by_size = sorted(range(CANDIDATES), key=phase.relative_size)
         steps = [by_size[CANDIDATES * (2 * number + 1) // (2 * REPEATS)] for number in range(REPEATS)]
         with self._codes_assumed(phase.name not in CONTINUOUS):
-            self._pass(phase, forward, optimizer, steps[-1])
+            first, _ = seconds_of(lambda: self._pass(phase, forward, optimizer, steps[-1]))
+            if first > SLOW:
+                return first / phase.relative_size(steps[-1])
             started = time.monotonic()
             for step in steps:
                 self._pass(phase, forward, optimizer, step)

@@ -17,8 +17,9 @@ from modules.config import load_config
 from modules.data.writing import write_stories
 from modules.presets import TINY
 from modules.storyworld import StoryWorld
+from modules.training import paced_trainer
 from modules.training.pace import RESERVE, Pace, later_work
-from modules.training.paced_trainer import REPEATS
+from modules.training.paced_trainer import REPEATS, PacedTrainer
 from modules.training.phases import JointPhase
 from tests.support.runs import state_of, trace
 
@@ -108,8 +109,17 @@ def test_a_timed_run_is_repeated_by_its_config(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_a_timed_run_on_a_folder_reads_all_its_stories(tmp_path):
-    """More of them than are measured before the first phase."""
+@pytest.mark.parametrize(("slow", "num_passes"), [(8.0, 1 + REPEATS), (0.0, 1)])
+def test_a_timed_run_on_a_folder_reads_all_its_stories(tmp_path, monkeypatch, slow, num_passes):
+    """More of them than are measured before the first phase; slow updates are measured once."""
+    monkeypatch.setattr(paced_trainer, "SLOW", slow)
+    measured, make_pass = [], PacedTrainer._pass
+
+    def counted(trainer, phase, *args):
+        measured.append(phase.name)
+        return make_pass(trainer, phase, *args)
+
+    monkeypatch.setattr(PacedTrainer, "_pass", counted)
     world = StoryWorld(60, image_size=32)
     for split, indices in (("train", range(4, 60)), ("val", range(4))):
         write_stories(tmp_path / "data" / split, [world[index] for index in indices])
@@ -117,6 +127,7 @@ def test_a_timed_run_on_a_folder_reads_all_its_stories(tmp_path):
     assert run(tmp_path / "run", *flags) == 0
     assert state_of(tmp_path / "run")["done"][-1] == "planning"
     assert state_of(tmp_path / "run")["pace"]["num_stories"] is None
+    assert measured.count("joint") == measured.count("planning") == 2 * num_passes
 
 
 def test_a_time_without_end_is_refused(tmp_path, capsys):
