@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from modules.batch import StepNoise, StoryBatch
 from modules.common.arguments import positive_int
+from modules.common.interrupts import StopSignals
 from modules.common.precision import resolve_precision
 from modules.config import StoryConfig
 from modules.layers.losses import masked_mean
@@ -175,7 +176,7 @@ def train_for_a_while(args: argparse.Namespace) -> TimedTrainer:
             phases=PHASE_NAMES[:3],
             keep_last=1,
         )
-        trainer = TimedTrainer(config, settings, dataset, held_out, make_accelerator(settings), [])
+        trainer = TimedTrainer(config, settings, dataset, held_out, make_accelerator(settings), StopSignals())
         trainer.watch(num_timed, args.warmups).run()
     return trainer
 

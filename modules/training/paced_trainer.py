@@ -26,7 +26,7 @@ from modules.training.trainer import Forward, Trainer
 SURVEY_STORIES = 48  # At least: stories that are encoded to measure how long a story takes.
 REPEATS = 3  # Updates measured, after one to warm up.
 CANDIDATES = 24  # Updates of which those measured are chosen: a short one, a typical one and a long one.
-SLOW = 8.0  # Seconds of an update, of which one is then enough.
+MEASURING_SHARE = 0.1  # Of the time, for measuring updates.
 CONTINUOUS = ("autoencoder", "opening")  # Phases before there are codes.
 T = TypeVar("T")
 
@@ -119,7 +119,8 @@ class PacedTrainer(Trainer):
         pace, name = self.pace, phase.name
         self._phase_started = None
         if name not in pace.updates:
-            pace.seconds_per_update[name] = self._measure(phase, forward, optimizer)
+            if pace.seconds_per_update[name] < self._patience:
+                pace.seconds_per_update[name] = self._measure(phase, forward, optimizer)
             left = 60 * pace.minutes - self._elapsed()
             pace.updates[name] = pace.fit(self.phases[self.phases.index(name) :], self.config.training, left)
             self.state.pace = pace = self._agree(pace)
@@ -130,13 +131,18 @@ class PacedTrainer(Trainer):
         if self._phase_started is not None:  # A resumed phase was not timed from its start.
             self.pace.observe(phase.name, phase.num_steps, time.monotonic() - self._phase_started)
 
+    @property
+    def _patience(self) -> float:
+        """Seconds for one measurement: every phase is measured twice."""
+        return MEASURING_SHARE * 60 * self.pace.minutes / (2 * len(self.phases))
+
     def _measure(self, phase: Phase, forward: Forward, optimizer: Optimizer) -> float:
         """Return the seconds of an average update of `phase`, measured without changing a weight."""
         by_size = sorted(range(CANDIDATES), key=phase.relative_size)
         steps = [by_size[CANDIDATES * (2 * number + 1) // (2 * REPEATS)] for number in range(REPEATS)]
         with self._codes_assumed(phase.name not in CONTINUOUS):
             first, _ = seconds_of(lambda: self._pass(phase, forward, optimizer, steps[-1]))
-            if first > SLOW:
+            if first * (1 + REPEATS) > self._patience:
                 return first / phase.relative_size(steps[-1])
             started = time.monotonic()
             for step in steps:
