@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from common import Goal, make_parser, print_table, start
-from text_training import cell, train_texts, without_pictures
+from text_training import Texts, cell, train_texts, without_pictures
 
 from modules.common.arguments import positive_int
 from modules.config import StoryConfig
@@ -24,10 +24,10 @@ WIDTH, NUM_LAYERS = 128, 2
 MAX_EPOCHS = 30  # The prior overfits little data.
 
 
-def config_of(codebook_size: int, args: argparse.Namespace) -> StoryConfig:
+def config_of(codebook_size: int, num_stories: int, args: argparse.Namespace) -> StoryConfig:
     """Return the small config with a codebook of this size."""
     config = without_pictures(PRESETS["storyworld"])
-    epochs = MAX_EPOCHS * args.num_stories // args.batch_size
+    epochs = MAX_EPOCHS * num_stories // args.batch_size
     small: dict[str, Any] = {"dim": WIDTH, "num_layers": NUM_LAYERS}
     return replace(
         config,
@@ -46,9 +46,10 @@ def config_of(codebook_size: int, args: argparse.Namespace) -> StoryConfig:
 
 def run(num_pages: int, codebook_size: int, args: argparse.Namespace) -> dict[str, Any]:
     """Train on about `num_pages` pages with one size of the codebook; return what its codes cost and save."""
-    args.num_stories = max(1, round(num_pages / PAGES_PER_STORY))
-    sources = StoryWorld(args.num_stories, args.seed), StoryWorld(args.num_held_out, args.seed, "val")
-    return train_texts(config_of(codebook_size, args), *sources, args)
+    num_stories = max(1, round(num_pages / PAGES_PER_STORY))
+    counts = {"train": num_stories, "val": args.num_held_out}
+    texts = [Texts(StoryWorld(count, args.seed, split), count) for split, count in counts.items()]
+    return train_texts(config_of(codebook_size, num_stories, args), *texts, args.seed)
 
 
 def measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[Goal]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from common import Goal, make_parser, print_table, start
-from text_training import TextPhase, cell, train_texts, without_pictures
+from text_training import TextPhase, Texts, cell, train_texts, without_pictures
 
 from modules.common.arguments import positive_int
 from modules.config import StoryConfig
@@ -63,8 +63,9 @@ def run(variant: str, args: argparse.Namespace) -> dict[str, Any]:
     """Train one variant; return its gaps before the quantiser and after it, and its seconds an update."""
     config = config_of(variant, args)
     folders = split_folders(args.data)
-    sources = [StoryFolder(folders[split], "skip", config.max_steps) for split in ("train", "val")]
-    found = train_texts(config, *sources, args, partial(train_parts, variant))
+    counts = {"train": args.num_stories, "val": args.num_held_out}
+    texts = [Texts(StoryFolder(folders[split], "skip", config.max_steps), count) for split, count in counts.items()]
+    found = train_texts(config, *texts, args.seed, partial(train_parts, variant))
     for name in ("continuous", "codes"):
         print(f"{variant}, {name}: swap gap {cell(found[name]['swap_gap'])}", flush=True)
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -55,9 +54,9 @@ def without_pictures(config: StoryConfig) -> StoryConfig:
     return replace(config, image_decoder=tiny.image_decoder, autoencoder=tiny.autoencoder, aids=tiny.aids)
 
 
-def encode(model: StoryModel, source: StoryDataset, count: int, vocabulary: Vocabulary) -> EncodedStories:
+def encode(model: StoryModel, texts: Texts, vocabulary: Vocabulary) -> EncodedStories:
     """Return stories as the model's inputs; what a frozen text encoder makes of the texts is computed once."""
-    stories = EncodedStories(Texts(source, count), model, vocabulary)
+    stories = EncodedStories(texts, model, vocabulary)
     encoder = model.frozen_encoders().get("text_encoder")
     if encoder is not None:
         ids, mask = stories.tokens["encoder_ids"].split(64), stories.tokens["encoder_mask"].split(64)
@@ -143,22 +142,22 @@ def train_all(model: StoryModel, has_codes: bool) -> None:  # noqa: ARG001
 
 def train_texts(
     config: StoryConfig,
-    train_source: StoryDataset,
-    held_out_source: StoryDataset,
-    args: argparse.Namespace,
+    training_texts: Texts,
+    held_out_texts: Texts,
+    seed: int,
     set_modes: Callable[[StoryModel, bool], None] = train_all,
 ) -> dict[str, Any]:
     """Train a model on texts; return what its plan is worth before the training, before the quantiser and after it.
 
-    `set_modes(model, has_codes)` sets what trains. Reads `num_stories`, `num_held_out` and `seed` of `args`.
+    `set_modes(model, has_codes)` sets what trains.
     """
-    torch.manual_seed(derive_seed(args.seed, "weights"))
-    vocabulary = make_vocabulary(config.text_decoder, config.vocab_size, train_source.texts())
+    torch.manual_seed(derive_seed(seed, "weights"))
+    vocabulary = make_vocabulary(config.text_decoder, config.vocab_size, training_texts.source.texts())
     model = build_model(config, "this benchmark", offline=True)
-    held_out = encode(model, held_out_source, args.num_held_out, vocabulary)
-    stories = encode(model, train_source, args.num_stories, vocabulary)
+    held_out = encode(model, held_out_texts, vocabulary)
+    stories = encode(model, training_texts, vocabulary)
     num_updates, rate = config.training.max_steps, config.training.learning_rate
-    options = {"num_steps": num_updates, "learning_rate": rate, "seed": args.seed}
+    options = {"num_steps": num_updates, "learning_rate": rate, "seed": seed}
     phase = TextPhase(model, lambda: stories, global_batch=config.training.batch_size, autocast=precision, **options)
     phase.start()
     model.aids.fit_words(stories.input_ids, stories.text_mask)

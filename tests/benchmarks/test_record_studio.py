@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,16 +10,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.support.browsers import needs_chromium
+
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
 @pytest.mark.exhaustive
 def test_a_session_is_recorded(tiny_checkpoint, tmp_path):
-    for name in ("playwright", "fastapi"):
-        pytest.importorskip(name, reason=f"{name} is not installed")
-    if shutil.which("chromium") is None and shutil.which("chromium-browser") is None:
-        pytest.skip("Chromium is not installed")
+    needs_chromium()
     file = tmp_path / "studio.webp"
     command = [sys.executable, ROOT / "benchmarks/record_studio.py", "--ckpt", tiny_checkpoint, "--output", file]
     subprocess.run([*command, "--quality", "5"], cwd=ROOT, env=os.environ | {"HF_HUB_OFFLINE": "1"}, check=True)

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.browsers import needs_chromium
+
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
 def test_seconds_and_memory_are_reported(tiny_checkpoint, tmp_path):
-    for name in ("playwright", "fastapi"):
-        pytest.importorskip(name, reason=f"{name} is not installed")
-    if shutil.which("chromium") is None and shutil.which("chromium-browser") is None:
-        pytest.skip("Chromium is not installed")
+    needs_chromium()
     report = tmp_path / "studio.json"
     flags = ["--repeats", "1", "--num_pages", "2", "--num_stories", "2", "--json", report]
     command = [sys.executable, ROOT / "benchmarks/studio.py", "--ckpt", tiny_checkpoint, *flags]
