@@ -18,6 +18,7 @@ import torch
 
 from modules.common import interrupts
 from modules.common.interrupts import stop_on_signals
+from modules.encoded import codes
 from modules.encoded.stories import EncodedStories
 from modules.saving.checkpoint import latest_checkpoint
 from modules.saving.model_folder import resolve_model_folder
@@ -133,6 +134,7 @@ def test_a_signal_stops_the_encoding_of_stories_at_once(reference, tmp_path, mon
 
     with monkeypatch.context() as patch:
         patch.setattr(EncodedStories, work, signalled)
+        patch.setattr(codes, "BATCH_SIZE", 8)  # The steps of the few stories here are otherwise one batch.
         assert train(tmp_path) == 143
     assert len(calls) == 3
     newest = latest_checkpoint(tmp_path)
