@@ -107,6 +107,8 @@ class TrainingConfig:
     # codes enter them, which start at zero and would take long at the others' rate.
     pretrained_rate: float = limited(0.05, MULTIPLE)
     gate_rate: float = limited(20.0, MULTIPLE)
+    # The phase in which a pretrained language model begins to train: until then its side reader alone reads the plan.
+    language_model_from: str = choice("joint", ("joint", "consolidation"))
     num_stories: int = limited(8000, UPDATES)  # Drawn from the story world, if that is the data.
     # Of these, the stories that the planning phase reads: the prior overfits first.
     plan_stories_ratio: float = limited(5.0, RATIO)

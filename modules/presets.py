@@ -196,7 +196,9 @@ PICTUREBOOKS = StoryConfig(
     storyboard=StoryboardConfig(text_encoder=TextEncoderConfig(source=MINILM, max_length=96), codebook_size=0),
     text_decoder=TextDecoderConfig(source=SMOLLM2, tuning="lora", prefix="key_values", max_length=96),
     autoencoder=AutoencoderConfig(image_size=128, layers_per_block=2, squared_weight=3.0),
-    training=TrainingConfig(batch_size=4),
+    training=TrainingConfig(
+        batch_size=4, opening_ratio=1.5, consolidation_ratio=0.2, language_model_from="consolidation"
+    ),
 )
 PRESETS = {
     config.preset: config

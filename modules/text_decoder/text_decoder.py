@@ -9,6 +9,7 @@ layer pass these gates in any model.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -33,6 +34,7 @@ from modules.pretrained.source import PretrainedSource
 from modules.text_decoder.config import Decoding, TextDecoderConfig
 from modules.text_decoder.decoding import logits_processors, watched
 from modules.text_decoder.gated_prefix import GatedPrefix, GatedPrefixCache, Prefix, admit_gated_prefix
+from modules.text_decoder.kept_states import KeptStates
 from modules.text_decoder.language_model import (
     SpecialIds,
     add_attention_lora,
@@ -119,6 +121,7 @@ class TextDecoder(PretrainedPart):
         self.prefix_gate = nn.Parameter(torch.zeros(shape))
         self.side_reader = SideReader(architecture.hidden_size, code_dim, self.num_slots, self.config.plan_dim)
         admit_gated_prefix(self.language_model, self.side_reader)
+        self.kept_states = KeptStates(self.language_model)
 
     def pretrained_names(self) -> Iterator[str]:
         """Yield the names of the language model's pretrained parameters."""
@@ -147,12 +150,13 @@ class TextDecoder(PretrainedPart):
         (N,L) is True, a token is predicted but not read (word dropout, arXiv 1511.06349).
         """
         read = input_ids if hidden is None else without_words(input_ids, hidden, self.pad_id)
-        mask = text_mask[:, 1:]
+        mask, may_keep = text_mask[:, 1:], self.training and self.config.is_gated and hidden is None
         nll = torch.zeros(mask.shape, device=mask.device)
         for rows, length in rows_of_like_length(text_mask):
             is_null, around = None if null is None else null[rows], None if window is None else window[rows]
             ids, seen, targets = read[rows, : length - 1], text_mask[rows, : length - 1], input_ids[rows, 1:length]
-            logits = self.logits(code_embeds[rows], ids, seen, is_null, around)
+            with self.kept_states.in_place_of_layers(ids, seen, self.prefix_gate) if may_keep else nullcontext():
+                logits = self.logits(code_embeds[rows], ids, seen, is_null, around)
             nats = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
             nll[rows, : length - 1] = nats.view_as(targets)
         return TextDecoderOutput(nll=nll * mask, mask=mask)
@@ -200,10 +204,8 @@ class TextDecoder(PretrainedPart):
         Without a window each step is a story of one page. Rows where `null` (N,) is True get the learned null codes,
         and no plan.
         """
-        slots = torch.arange(self.num_slots, device=code_embeds.device)
-        own = code_embeds
-        if null is not None:
-            own = torch.where(null[:, None, None], self.null_codes.to(own.dtype), own)
+        null_codes = self.null_codes.to(code_embeds.dtype)
+        own = code_embeds if null is None else torch.where(null[:, None, None], null_codes, code_embeds)
         codes = own if self.config.is_gated else None
         of_all_layers = self.config.prefix == "key_values"
         plan = own + self.slot_embeds.to(own.dtype) if of_all_layers else self.to_prefix(own)
@@ -215,8 +217,8 @@ class TextDecoder(PretrainedPart):
         if self.config.is_gated and not self.prefix_gate.requires_grad:
             vectors = vectors.detach()  # Gates that stay as they are: see train_side_reader.
         # A code has the position of its slot, on whatever page: the text starts at the same position with any plan.
-        positions = slots.repeat(plan.shape[1] // self.num_slots)
-        return Prefix(vectors, mask, positions, codes)
+        slots = torch.arange(self.num_slots, device=own.device)
+        return Prefix(vectors, mask, slots.repeat(plan.shape[1] // self.num_slots), codes)
 
     @torch.no_grad()
     def generate(
@@ -281,9 +283,10 @@ class TextDecoder(PretrainedPart):
 
     def train_side_reader(self) -> None:
         """Freeze all but the side reader and the null codes, where there is a side reader: no gradient crosses the
-        language model, so an update costs half as much, and the encoder learns through a few layers.
+        language model, whose states of a text stay the same, and the encoder learns through a few layers.
         """
         if self.config.is_gated:
+            self.language_model.eval()
             for name, parameter in self.named_parameters():
                 parameter.requires_grad_(name.startswith(("side_reader.", "null_codes")))
 

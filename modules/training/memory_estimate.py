@@ -46,7 +46,8 @@ def training_bytes(
     Under FSDP2 the peak may be elsewhere: between updates, when samples are drawn and at the ends of phases, a process
     has the whole weights, 4 (P + F), beside the pieces of weights, moments and averages. `total` is the larger one.
 
-    Not counted are temporary buffers of operations, the allocator's unused blocks, and a GPU's libraries (about 1 GiB).
+    Not counted are temporary buffers of operations, the allocator's unused blocks, a GPU's libraries (about 1 GiB), and
+    what a language model that does not train yet has read on a CPU (`text_decoder/kept_states.py`, 0.5 GiB).
     """
     everything, casts = trainable + frozen, 2 * (trainable + frozen) if mixed else 0
     cut = strategy == "fsdp2" and num_processes > 1
@@ -72,7 +73,7 @@ def story_activations(config: StoryConfig, mixed: bool, phase: str = "joint") ->
         batch = _with_codes(batch, config)
     has_experts = config.prior.experts.num_experts > 0
     with pretended(model):
-        model.train_parts(phase_class.trains)
+        phase_class.select(model)
         if phase != "opening":
             model.assume_ready()
         saved = saved_bytes(model, lambda: model(batch, noise, phase_class.trains).loss, mixed or has_experts)
@@ -84,7 +85,7 @@ def story_activations(config: StoryConfig, mixed: bool, phase: str = "joint") ->
 def trained_parameters(config: StoryConfig, phase: str) -> tuple[int, int]:
     """Return the numbers of parameters that a phase on stories trains, and that are frozen in it."""
     model = build_on_meta(config)
-    model.train_parts(story_phase(phase, config).trains)
+    story_phase(phase, config).select(model)
     return count_parameters(model)
 
 

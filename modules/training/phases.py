@@ -95,7 +95,12 @@ class StoryPhase(Phase):
             self.model.prior.update(gather(torch.stack(loads).sum(0)[None]).sum(0))
 
     def set_modes(self) -> None:
-        self.model.train_parts(self.trains)
+        self.select(self.model)
+
+    @classmethod
+    def select(cls, model: StoryModel) -> None:
+        """Train what the phase trains, and freeze all else."""
+        model.train_parts(cls.trains)
 
 
 class OpeningPhase(StoryPhase):
@@ -108,9 +113,10 @@ class OpeningPhase(StoryPhase):
     name = "opening"
     trains = ("storyboard", "predictor", "text_decoder", "aids")
 
-    def set_modes(self) -> None:
-        super().set_modes()
-        self.model.text_decoder.train_side_reader()
+    @classmethod
+    def select(cls, model: StoryModel) -> None:
+        super().select(model)
+        model.text_decoder.train_side_reader()
 
     def begin(self) -> None:
         self.model.aids.fit_words(self.stories.input_ids.to(self.device), self.stories.text_mask.to(self.device))
@@ -129,6 +135,12 @@ class JointPhase(StoryPhase):
 
     name = "joint"
     trains = PARTS
+
+    @classmethod
+    def select(cls, model: StoryModel) -> None:
+        super().select(model)
+        if cls.name == "joint" and model.config.training.language_model_from != "joint":
+            model.text_decoder.train_side_reader()
 
     @property
     def quantize_step(self) -> int:

@@ -97,6 +97,7 @@ def tiny_preset(name: str, hub: Path) -> StoryConfig:
             num_stories=6,
             learning_rate=config.training.learning_rate,
             own_codes=config.training.own_codes,
+            language_model_from=config.training.language_model_from,
             quantize_at=0.25,
         ),
     )
