@@ -21,6 +21,7 @@ from modules.presets import PRESETS
 from modules.story_model.story_model import StoryModel
 
 SIDE_READER_FIRST = "+ at first the side reader alone"  # Until the slots become codes.
+SIDE_READER_ALONE = "+ the side reader alone"
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "before: gated soft prompt, rate 2e-4": {
         "text_decoder": {"prefix": "embeds"},
@@ -30,6 +31,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "+ a side reader of the last hidden states": {"training": {"word_dropout": 0.0}},
     "+ no text hidden from the encoder": {"training": {"word_dropout": 0.0, "modality_dropout": 0.0}},
     SIDE_READER_FIRST: {"training": {"word_dropout": 0.0, "modality_dropout": 0.0}},
+    SIDE_READER_ALONE: {"training": {"word_dropout": 0.0, "modality_dropout": 0.0}},
     "no text hidden, word dropout .3": {"training": {"word_dropout": 0.3, "modality_dropout": 0.0}},
 }
 WITHOUT_SIDE_READER = tuple(VARIANTS)[:2]  # In these the plan is read through the gated prefix alone.
@@ -55,7 +57,7 @@ def train_parts(variant: str, model: StoryModel, has_codes: bool) -> None:
     model.train_parts(TextPhase.trains)
     if variant in WITHOUT_SIDE_READER:
         model.text_decoder.side_reader.requires_grad_(False)
-    elif variant == SIDE_READER_FIRST and not has_codes:
+    elif variant == SIDE_READER_ALONE or (variant == SIDE_READER_FIRST and not has_codes):
         model.text_decoder.train_side_reader()
 
 

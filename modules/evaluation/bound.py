@@ -70,7 +70,8 @@ def measure_bound(
     autoencoder's standardised latents, not of pixels: it may be negative, and compares only models with the same
     autoencoder; its ceiling is the cost of the same latents under a unit Gaussian. It is measured on up to
     `max_vlb_steps` pages spread over the stories, each with one timestep from each of `num_timesteps` strata.
-    `code_charged_nats_per_token` is the cost of text and codes together (ceiling: the text without codes).
+    `code_charged_nats_per_token` is the cost of text and codes together (ceiling: the text without codes). The costs a
+    *character* of what is read also compare models with different tokenizers.
     `net_code_value_*` is NLL(null) - NLL(own) - prior NLL in nats a step: below 0 the codes cost more than they save.
     `bound_nats_per_step` is the whole bound on the drawn pages. `velocity_mse` (`noise_mse` if the UNet predicts noise)
     is the training loss at one random timestep a page, not a likelihood.
@@ -86,6 +87,7 @@ def measure_bound(
     has_plans, config = not codes.is_floating_point(), pipeline.config
     conditions = conditions_of(pipeline, stories, codes)
     values = decoder_nats(pipeline, stories, conditions, seed)
+    values["characters"] = count_characters(pipeline, stories)
     values["prior"] = story_nats(pipeline, stories, codes).numpy() if has_plans else np.zeros(len(codes))
     pages = choose_pages(stories, max_vlb_steps, seed)
     values |= page_nats(pipeline, stories, conditions, pages, seed, num_timesteps)
@@ -129,6 +131,13 @@ def decoder_nats(
     values = {name: torch.cat(parts) for name, parts in scores.items()}
     values |= {"tokens": stories.text_mask[:, 1:].sum(1), "pictures": stories.image_mask}
     return {name: value.double().numpy() for name, value in values.items()}
+
+
+def count_characters(pipeline: StoryPipeline, stories: EncodedStories) -> Values:
+    """Return the characters of each step's text, without the end that a text of too many tokens loses."""
+    rows = zip(stories.texts, stories.input_ids, stories.text_mask.all(1).tolist(), strict=True)
+    read = [pipeline.tokenizer.decode(ids) if is_full and text else text or "" for text, ids, is_full in rows]
+    return np.array([len(text) for text in read], dtype=np.float64)
 
 
 def story_nats(pipeline: StoryPipeline, stories: EncodedStories, codes: Tensor) -> Tensor:
@@ -246,8 +255,12 @@ class _BoundTerms:
         picture_own, text_saved = self.values["vlb_own"], text_null - text_own
         saved = text_saved + self.values["vlb_null"] - picture_own
         ceiling = self.mean(text_null, tokens)["value"]
+        characters, charged = self.values["characters"], text_own + prior * has_text
+        without_codes = self.mean(text_null, characters)["value"]
         return {
-            "code_charged_nats_per_token": self.mean(text_own + prior * has_text, tokens, 0.0, ceiling),
+            "text_nats_per_character_own": self.mean(text_own, characters, 0.0),
+            "code_charged_nats_per_character": self.mean(charged, characters, 0.0, without_codes),
+            "code_charged_nats_per_token": self.mean(charged, tokens, 0.0, ceiling),
             "net_code_value_text": self.mean(text_saved - prior * has_text, has_text, 0.0),
             "net_code_value_text_and_picture": self.mean((saved - prior) * pages, pages, 0.0),
             "bound_nats_per_step": self.mean((text_own + prior + picture_own) * pages, pages),

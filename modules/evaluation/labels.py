@@ -28,6 +28,8 @@ LABELS = {
     "prior_bits_per_step": "codes (bits/page)",
     "prior_bits_first_step": "codes of a first page (bits/page)",
     "prior_bits_later_steps": "codes of a later page (bits/page)",
+    "text_nats_per_character_own": "text (nats/character), own codes",
+    "code_charged_nats_per_character": "text and codes (nats/character)",
     "code_charged_nats_per_token": "text and codes (nats/token)",
     "net_code_value_text": "saved on text - cost of codes (nats/page)",
     "net_code_value_text_and_picture": "saved on text and picture - cost of codes (nats/page)",

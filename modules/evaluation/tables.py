@@ -12,7 +12,8 @@ from modules.evaluation.labels import KINDS, label
 
 MIN_WIDTH = 110  # Columns of a table, also if the terminal is narrower or a file.
 Metrics = Mapping[str, Mapping[str, Any]]
-COMPARABLE = ("code_charged_nats_per_token", "bound_nats_per_step")  # Of the bound, those that need no codes.
+# Of the bound, those that need no codes.
+COMPARABLE = ("code_charged_nats_per_token", "code_charged_nats_per_character", "bound_nats_per_step")
 
 
 def print_report(report: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ from modules.common.errors import UserError
 from modules.config import StoryConfig
 from modules.encoded.codes import cache_codes
 from modules.encoded.stories import EncodedStories
-from modules.evaluation.bound import measure_bound, num_vlb_steps, plan_nats
+from modules.evaluation.bound import count_characters, measure_bound, num_vlb_steps, plan_nats
 from modules.evaluation.diffusion_bound import choose_pages
 from modules.generation.pipeline import StoryPipeline
 from modules.presets import TINY
@@ -173,6 +173,10 @@ def test_parts_add_up(tiny_pipeline, stories, codes):
     tokens, has_text, has_image = stories.text_mask[:, 1:].sum().item(), stories.text_mask.any(1), stories.image_mask
     charged = value["text_nats_per_token_own"] + nats[has_text].sum().item() / tokens
     assert value["code_charged_nats_per_token"] == pytest.approx(charged)
+    characters = count_characters(tiny_pipeline, stories).sum()
+    assert value["code_charged_nats_per_character"] == pytest.approx(charged * tokens / characters)
+    own = value["text_nats_per_token_own"] * tokens
+    assert value["text_nats_per_character_own"] == pytest.approx(own / characters)
     saved = value["text_nats_per_token_null_gap"] * tokens
     assert value["net_code_value_text"] == pytest.approx((saved - nats[has_text].sum().item()) / 8, rel=1e-5)
     dims = math.prod(tiny_pipeline.config.autoencoder.latent_shape)
@@ -187,6 +191,15 @@ def test_parts_add_up(tiny_pipeline, stories, codes):
     assert value["bound_nats_per_step"] == pytest.approx(
         nats_without_pictures / 8 + value["latent_bits_per_dim_own"] * dims * BIT, rel=1e-5
     )
+
+
+def test_characters_are_those_that_are_read(tiny_pipeline, stories):
+    whole = ~stories.text_mask.all(1)
+    counts = zip(count_characters(tiny_pipeline, stories).tolist(), stories.texts, whole.tolist(), strict=True)
+    for count, text, is_whole in counts:
+        length = len(text or "")
+        assert count == length if is_whole else 20 < count <= length
+    assert 0 < whole.sum() < len(whole) and count_characters(tiny_pipeline, stories)[0] < len(stories.texts[0])
 
 
 def test_decoders_that_ignore_codes_have_no_gaps(tiny_pipeline, stories, codes):
