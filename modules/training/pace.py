@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,9 @@ from modules.config import StoryConfig, TrainingConfig
 STORIES_SHARE = 0.08  # Of the time, for encoding stories of the story world.
 PLAN_STORIES_SHARE = 0.08  # Of the time, for encoding more of them for the prior, at most.
 RESERVE = 0.01  # Of the time, for what follows the last update.
-SLOWDOWNS = (0.8, 1.25)  # Limits: a phase that was an outlier must not decide about the others.
+FEW_UPDATES = 100  # Of the joint phase: rather than fewer, batches are smaller.
+SMALLEST_BATCH = 2  # Stories.
+SLOWDOWNS = (1.0, 1.25)  # Limits: one phase, which may have become faster, must not decide about the others.
 
 # Of an update of the preset storyworld on a CPU, see README.md.
 RELATIVE_SECONDS = {
@@ -37,10 +40,12 @@ class Pace:
     spent: float = 0.0  # Seconds up to the checkpoint that was resumed.
     num_stories: int | None = None  # Of the story world.
     num_plan_stories: int | None = None
+    batch_size: int | None = None  # Stories in a batch of one process; None: as the config has it.
     seconds_per_update: dict[str, float] = field(default_factory=dict)  # Of all phases, measured before the first.
     seconds_before: dict[str, float] = field(default_factory=dict)  # A phase's work before its first update.
     updates: dict[str, int] = field(default_factory=dict)
     slowdown: float = 1.05  # Time of a phase's updates, checkpoints and samples included, over what was measured.
+    between: float = 0.0  # Seconds from the last update of a phase to the first of the next, encoding aside.
 
     def stories_within(self, share: float, seconds_per_story: float) -> int:
         """Return how many stories can be encoded in a share of the time."""
@@ -59,22 +64,41 @@ class Pace:
 
     def fit(self, phases: Sequence[str], training: TrainingConfig, left: float) -> int:
         """Return the updates of the first of `phases`, if these fill `left` seconds in the config's proportions."""
-        later = sum(self.seconds_before.get(name, 0.0) for name in phases[1:])
+        later = sum(self.between + self.seconds_before.get(name, 0.0) for name in phases[1:])
         weights = {name: training.num_updates(name) for name in phases}
         cost = self.slowdown * sum(self.seconds_per_update[name] * weight for name, weight in weights.items())
         usable = max(0.0, left - later - RESERVE * 60 * self.minutes)
         return max(1, int(weights[phases[0]] * usable / cost))
+
+    def fit_batch(self, phases: Sequence[str], training: TrainingConfig, left: float) -> None:
+        """Choose smaller batches where there is time, in `left` seconds, for few updates of the joint phase only: at
+        the start of a training, many small updates are worth more than few large ones.
+        """
+        if "joint" not in phases:
+            return
+        first = self.fit(phases, training, left - self.seconds_before.get(phases[0], 0.0))
+        joint = first * training.max_steps / training.num_updates(phases[0])
+        size = max(SMALLEST_BATCH, math.ceil(training.batch_size * joint / FEW_UPDATES))
+        if size < training.batch_size:
+            share, self.batch_size = size / training.batch_size, size
+            self.seconds_per_update = {name: share * value for name, value in self.seconds_per_update.items()}
 
     def observe(self, phase: str, num_updates: int, seconds: float) -> None:
         """Note how long a phase's updates took, from its first one to its last."""
         slowdown = seconds / (num_updates * self.seconds_per_update[phase])
         self.slowdown = min(max(slowdown, SLOWDOWNS[0]), SLOWDOWNS[1])
 
+    def observe_pause(self, phase: str, seconds: float) -> None:
+        """Note how long it took from the last update before `phase` to its first one."""
+        self.between = max(0.0, seconds - self.seconds_before.get(phase, 0.0))
+
     def resolved(self, config: StoryConfig) -> StoryConfig:
         """Return the config in which the stories and updates decided so far are written down: it repeats the run."""
         training, joint = config.training, self.updates.get("joint", config.training.max_steps)
         values: dict[str, Any] = {"max_steps": joint}
         values |= {f"{name}_ratio": count / joint for name, count in self.updates.items() if name != "joint"}
+        if self.batch_size is not None:
+            values["batch_size"] = self.batch_size
         if self.num_stories is not None:
             plan = self.num_plan_stories or self.num_stories
             values |= {"num_stories": self.num_stories, "plan_stories_ratio": plan / self.num_stories}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -47,6 +48,7 @@ class PacedTrainer(Trainer):
         self.state.pace = Pace(self.settings.max_minutes)
         self.started, self._spent_before = started, 0.0
         self._phase_started: float | None = None
+        self._phase_ended: float | None = None
 
     @property
     def pace(self) -> Pace:
@@ -85,10 +87,19 @@ class PacedTrainer(Trainer):
                 fitting = min(len(more), pace.stories_within(PLAN_STORIES_SHARE, latents))
                 pace.num_plan_stories = fitting if fitting > count else None
             pace.note_encoding(self.phases, latents * count, codes * count, latents * (pace.num_plan_stories or 0))
+            pace.fit_batch(self.phases, self.config.training, 60 * pace.minutes - self._elapsed())
             self.state.pace = pace = self._agree(pace)
+        if pace.batch_size is not None:
+            self._shrink_batch(pace.batch_size)
         self.dataset = whole.first(pace.num_stories) if isinstance(whole, StoryWorld) and pace.num_stories else whole
         if isinstance(more, StoryWorld):
             self.plan_dataset = more.first(pace.num_plan_stories) if pace.num_plan_stories else None
+
+    def _shrink_batch(self, size: int) -> None:
+        self.global_batch = size * self.num_parts
+        if self._is_first:
+            whole, minutes = self.config.training.batch_size, self.pace.minutes
+            print(f"training.batch_size: {size}, not {whole}: more updates in {minutes:g} minutes", file=sys.stderr)
 
     def _survey(self, pace: Pace) -> tuple[float, float]:
         """Measure on a few stories how long an update of each phase takes, and the latents and codes of a story."""
@@ -121,6 +132,8 @@ class PacedTrainer(Trainer):
         if name not in pace.updates:
             if pace.seconds_per_update[name] < self._patience:
                 pace.seconds_per_update[name] = self._measure(phase, forward, optimizer)
+            if self._phase_ended is not None:
+                pace.observe_pause(name, time.monotonic() - self._phase_ended)
             left = 60 * pace.minutes - self._elapsed()
             pace.updates[name] = pace.fit(self.phases[self.phases.index(name) :], self.config.training, left)
             self.state.pace = pace = self._agree(pace)
@@ -129,7 +142,8 @@ class PacedTrainer(Trainer):
 
     def _note_duration(self, phase: Phase) -> None:
         if self._phase_started is not None:  # A resumed phase was not timed from its start.
-            self.pace.observe(phase.name, phase.num_steps, time.monotonic() - self._phase_started)
+            self._phase_ended = time.monotonic()
+            self.pace.observe(phase.name, phase.num_steps, self._phase_ended - self._phase_started)
 
     @property
     def _patience(self) -> float:

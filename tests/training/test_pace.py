@@ -18,7 +18,7 @@ from modules.data.writing import write_stories
 from modules.presets import TINY
 from modules.storyworld import StoryWorld
 from modules.training import paced_trainer
-from modules.training.pace import RESERVE, Pace, later_work
+from modules.training.pace import RESERVE, SMALLEST_BATCH, Pace, later_work
 from modules.training.paced_trainer import REPEATS, PacedTrainer
 from modules.training.phases import JointPhase
 from tests.support.runs import state_of, trace
@@ -44,6 +44,11 @@ def test_waiting_and_a_slower_machine_shorten_a_phase():
     busy = new_pace(seconds_before={"opening": 50.0, "illustration": 100.0})  # The first one's is already spent.
     assert busy.fit(PHASES, TRAINING, 600.0) == int(5 * (usable - 100) / 35)
     assert new_pace(slowdown=1.2).fit(PHASES, TRAINING, 600.0) == int(5 * usable / 42)
+    pace = new_pace(seconds_before={"joint": 20.0})
+    pace.observe_pause("joint", 15.0)
+    assert pace.between == 0
+    pace.observe_pause("joint", 30.0)
+    assert pace.fit(PHASES[1:], TRAINING, 600.0) == int(10 * (usable - 10) / 30)
     assert new_pace().fit(PHASES, TRAINING, -3.0) == 1
 
 
@@ -56,7 +61,22 @@ def test_encoding_counts_where_it_is_first_needed():
     assert pace.seconds_before == {"planning": 10.0}
 
 
-@pytest.mark.parametrize(("seconds", "slowdown"), [(22.0, 1.1), (100.0, 1.25), (2.0, 0.8)])
+def test_batches_shrink_where_there_is_time_for_few_updates():
+    training = replace(TRAINING, batch_size=12)
+    for seconds, size in ((600.0, None), (120.0, 12 * 0.34), (20.0, SMALLEST_BATCH)):
+        pace = new_pace(minutes=seconds / 60, seconds_before={"illustration": 0.1})
+        pace.fit_batch(PHASES, training, seconds)
+        assert pace.batch_size == (None if size is None else pytest.approx(size, abs=1))
+        share = 1.0 if size is None else pace.batch_size / 12
+        assert pace.seconds_per_update == {name: pytest.approx(share * value) for name, value in SECONDS.items()}
+        config = pace.resolved(replace(TINY, training=training))
+        assert config.training.batch_size == (pace.batch_size or 12)
+    alone = new_pace(minutes=0.1)
+    alone.fit_batch(("illustration",), training, 6.0)
+    assert alone.batch_size is None
+
+
+@pytest.mark.parametrize(("seconds", "slowdown"), [(22.0, 1.1), (100.0, 1.25), (2.0, 1.0)])
 def test_a_phase_shows_how_long_updates_take_within_limits(seconds, slowdown):
     pace = new_pace()
     pace.observe("joint", 10, seconds)
@@ -70,7 +90,7 @@ def test_time_left_for_all_scales_with_the_current_phase():
 
 
 def run(folder, *flags: object) -> int:
-    flags = ("--batch_size", 4, "--save_every", 3, "--log_every", 1, "--output_dir", folder, *flags)
+    flags = ("--save_every", 3, "--log_every", 1, "--output_dir", folder, *flags)
     return story_generative_model.main(["train", *map(str, flags)])
 
 
@@ -78,7 +98,7 @@ def run(folder, *flags: object) -> int:
 def test_a_timed_run_is_repeated_by_its_config(tmp_path, monkeypatch, capsys):
     """Interrupted in the joint phase and resumed; the config that it leaves gives the same run without a limit."""
     timed, repeated = tmp_path / "timed", tmp_path / "repeated"
-    flags = ("--preset", "tiny", "--num_stories", 5000, "--max_minutes", "0.1")
+    flags = ("--preset", "tiny", "--batch_size", 4, "--num_stories", 5000, "--max_minutes", "0.1")
     loss, started = JointPhase.loss, time.monotonic()
     monkeypatch.setattr(paced_trainer, "MEASURING_SHARE", 100.0)
     passes = count(-2 * (1 + REPEATS))  # Those before the first update measure how long one takes.
@@ -92,6 +112,7 @@ def test_a_timed_run_is_repeated_by_its_config(tmp_path, monkeypatch, capsys):
         patch.setattr(JointPhase, "loss", stopped)
         assert run(timed, *flags) == 130
     lengths = state_of(timed)["pace"]["updates"]
+    assert capsys.readouterr().err.count("training.batch_size: 2, not 4: more updates in 0.1 minutes") == 1
     assert list(lengths) == ["autoencoder", "opening", "joint"]
     assert run(timed, *flags[:-1], "0.2") == 2
     assert "another max_minutes (0.1, now 0.2)" in capsys.readouterr().err
@@ -102,6 +123,7 @@ def test_a_timed_run_is_repeated_by_its_config(tmp_path, monkeypatch, capsys):
     assert {name: config.training.num_updates(name) for name in pace["updates"]} == pace["updates"]
     assert {name: pace["updates"][name] for name in lengths} == lengths
     assert config.training.num_stories == pace["num_stories"] < 5000
+    assert config.training.batch_size == pace["batch_size"] == 2
     assert run(repeated, "--config", timed / "model" / "config.json") == 0
     assert trace(repeated) == trace(timed)
     for path in (timed / "model").iterdir():
@@ -126,7 +148,7 @@ def test_a_timed_run_on_a_folder_reads_all_its_stories(tmp_path, monkeypatch, sh
     world = StoryWorld(60, image_size=32)
     for split, indices in (("train", range(4, 60)), ("val", range(4))):
         write_stories(tmp_path / "data" / split, [world[index] for index in indices])
-    flags = ("--preset", "tiny", "--max_minutes", "0.1", "--data", tmp_path / "data")
+    flags = ("--preset", "tiny", "--batch_size", 4, "--max_minutes", "0.1", "--data", tmp_path / "data")
     assert run(tmp_path / "run", *flags) == 0
     assert state_of(tmp_path / "run")["done"][-1] == "planning"
     assert state_of(tmp_path / "run")["pace"]["num_stories"] is None
