@@ -22,6 +22,7 @@ from modules.story_model.story_model import StoryModel
 
 SIDE_READER_FIRST = "+ at first the side reader alone"  # Until the slots become codes.
 SIDE_READER_ALONE = "+ the side reader alone"
+NO_TEXT_HIDDEN: dict[str, dict[str, Any]] = {"training": {"word_dropout": 0.0, "modality_dropout": 0.0}}
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "before: gated soft prompt, rate 2e-4": {
         "text_decoder": {"prefix": "embeds"},
@@ -29,9 +30,9 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "keys and values in every layer, rate 1e-3": {"training": {"word_dropout": 0.0}},
     "+ a side reader of the last hidden states": {"training": {"word_dropout": 0.0}},
-    "+ no text hidden from the encoder": {"training": {"word_dropout": 0.0, "modality_dropout": 0.0}},
-    SIDE_READER_FIRST: {"training": {"word_dropout": 0.0, "modality_dropout": 0.0}},
-    SIDE_READER_ALONE: {"training": {"word_dropout": 0.0, "modality_dropout": 0.0}},
+    "+ no text hidden from the encoder": NO_TEXT_HIDDEN,
+    SIDE_READER_FIRST: NO_TEXT_HIDDEN,
+    SIDE_READER_ALONE: NO_TEXT_HIDDEN,
     "no text hidden, word dropout .3": {"training": {"word_dropout": 0.3, "modality_dropout": 0.0}},
 }
 WITHOUT_SIDE_READER = tuple(VARIANTS)[:2]  # In these the plan is read through the gated prefix alone.
