@@ -27,3 +27,8 @@ def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
 def weighted_sum(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
     """Return sum_i weight_i * loss_i over the losses that are present. Raises KeyError for a loss without a weight."""
     return cast(Tensor, sum(weights[name] * value for name, value in losses.items()))
+
+
+def token_nats(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the cross-entropy (N,L) of logits (N,L,V) for targets (N,L), in nats, computed in float32."""
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none").view_as(targets)

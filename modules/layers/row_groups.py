@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -29,3 +29,17 @@ def rows_of_like_length(mask: Tensor) -> Iterator[tuple[slice | Tensor, int]]:
     for rows in order.tensor_split(count):
         longest = int(ends[rows[-1]])
         yield rows, min(width, max(2, -(-longest // LENGTH_STEP) * LENGTH_STEP))
+
+
+def pool_present(pool: Callable[[Tensor, Tensor], Tensor], vectors: Tensor, mask: Tensor) -> Tensor:
+    """Return pool(vectors, mask) (N,...) of vectors (N,V,D), present where `mask` (N,V) is True, whose places `pool`
+    does not look at: in groups of rows of like length, what is present first.
+    """
+    first = mask.long().argsort(dim=1, descending=True, stable=True)
+    present = mask.gather(1, first)
+    groups = list(rows_of_like_length(present))
+    if len(groups) == 1:
+        return pool(vectors, mask)
+    vectors = vectors.gather(1, first[..., None].expand_as(vectors))
+    pooled = torch.cat([pool(vectors[rows, :length], present[rows, :length]) for rows, length in groups])
+    return pooled[torch.cat([rows for rows, _ in groups]).argsort()]

@@ -30,9 +30,8 @@ class QFormerStoryboard(Storyboard):
             num_groups=config.qformer_groups,
         )
 
-    def encode(self, steps: StepInputs) -> Tensor:
-        """Return the slots (N,S,d) of N steps."""
-        vectors, mask = self.sequence(steps)
+    def pool(self, vectors: Tensor, mask: Tensor) -> Tensor:
+        """Return the slots (N,S,d) of vectors (N,V,D) that are present where `mask` (N,V) is True."""
         return self.to_slots(self.qformer(self.fusion(vectors, at_least_one(mask)[:, None, None, :]), mask))
 
 
@@ -44,9 +43,8 @@ class MeanStoryboard(Storyboard):
         self.queries = None
         self.to_slots = nn.Linear(config.dim, config.num_slots * config.codebook_dim)
 
-    def encode(self, steps: StepInputs) -> Tensor:
-        """Return the slots (N,S,d) of N steps."""
-        vectors, mask = self.sequence(steps)
+    def pool(self, vectors: Tensor, mask: Tensor) -> Tensor:
+        """Return the slots (N,S,d) of vectors (N,V,D) that are present where `mask` (N,V) is True."""
         mask = at_least_one(mask)
         weights = mask[..., None].to(vectors.dtype)
         mean = (self.fusion(vectors, mask[:, None, None, :]) * weights).sum(1) / weights.sum(1)

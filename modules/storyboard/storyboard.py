@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from modules.batch import StepInputs
+from modules.layers.row_groups import pool_present
 from modules.layers.transformer import Transformer
 from modules.pretrained.source import PretrainedSource
 from modules.storyboard.config import StoryboardConfig
@@ -122,7 +123,10 @@ class Storyboard(nn.Module):
 
     def encode(self, steps: StepInputs) -> Tensor:
         """Return the slots (N,S,d) of N steps. A masked modality is never looked at."""
-        vectors, mask = self.sequence(steps)
+        return pool_present(self.pool, *self.sequence(steps))
+
+    def pool(self, vectors: Tensor, mask: Tensor) -> Tensor:
+        """Return the slots (N,S,d) of vectors (N,V,D) that are present where `mask` (N,V) is True."""
         assert self.queries is not None
         queries = self.queries.expand(len(vectors), -1, -1)
         mask = torch.cat([mask.new_ones(queries.shape[:2]), mask], dim=1)

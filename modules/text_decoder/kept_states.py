@@ -1,52 +1,82 @@
-"""Hidden states of texts that a language model reads without a plan, kept while the model does not change."""
+"""What a language model makes of texts without a plan, kept while the model does not change."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
+from modules.layers.losses import token_nats
 from modules.layers.row_groups import LENGTH_STEP
 
 KEPT_BYTES = 2**29  # Of 6,800 texts of 34 tokens by a model of width 576.
 
 
+class Kept(NamedTuple):
+    """Last hidden states (...,L,D) of texts, and the logarithm of what all words outside the vocabulary that is scored
+    have together in the softmax's sum (...,L).
+    """
+
+    states: Tensor
+    others: Tensor
+
+
 class KeptStates:
     """The last hidden states of texts, on a CPU: training beside a language model of 135 million weights spends three
-    quarters of its time on them.
+    quarters of its time on them, and most of the rest on scoring 49,000 words.
 
+    So with a plan only the words of the training texts are scored (a limited vocabulary, arXiv 1412.2007); all others
+    keep what they have in the softmax's sum without a plan. Before the plan changes anything the loss is exact.
     Every text is read by itself, so its states do not depend on the batch that it was first met in: a run that resumes
     finds the same numbers.
     """
 
     def __init__(self, language_model: PreTrainedModel) -> None:
+        self._model: Any = language_model
         self._trunk: Any = language_model.get_decoder()
-        self._states: dict[bytes, Tensor] = {}
+        self._words: Tensor | None = None
+        self._texts: dict[bytes, Kept] = {}
         self._version: tuple[Any, ...] = ()
 
+    def fit_words(self, input_ids: Tensor, text_mask: Tensor) -> None:
+        """Score the words of texts (N,L): all that are trained on. Before this nothing is kept."""
+        self._words = input_ids[text_mask].unique()
+        self._version = ()
+
     @contextmanager
-    def in_place_of_layers(self, input_ids: Tensor, text_mask: Tensor, gate: Tensor) -> Iterator[None]:
-        """Inside, the model's layers return the states of these texts (N,L), where closed gates hide the prefix from
-        layers that do not train.
+    def in_place_of_layers(
+        self, input_ids: Tensor, text_mask: Tensor, gate: Tensor
+    ) -> Iterator[Callable[[Tensor, Tensor], Tensor] | None]:
+        """Inside, the model's layers return the kept states of these texts (N,L), and its head the logits (N,L,W) of
+        the words that are scored, where closed gates hide the prefix from layers that do not train.
+
+        Yields the function from such logits and the tokens (N,L) that follow to nats (N,L); None where nothing is kept.
         """
         if not self._may_keep(input_ids) or gate.requires_grad or gate.any():
-            self._states.clear()
-            yield
+            self._version = ()
+            self._texts.clear()
+            yield None
             return
-        states = self.read(input_ids, text_mask)
-        self._trunk.forward = lambda *_args, **_options: BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=states
-        )
-        try:
-            yield
-        finally:
-            del self._trunk.forward
+        kept, words, head = self.read(input_ids, text_mask), self._words, self._model.get_output_embeddings()
+        assert words is not None
+
+        def nats(logits: Tensor, targets: Tensor) -> Tensor:
+            scores = torch.cat([logits.float(), kept.others[..., None]], dim=-1)
+            return token_nats(scores, torch.searchsorted(words, targets.contiguous()))
+
+        weight, bias = self._rows
+        with (
+            _replaced(self._trunk, lambda *_args, **_options: _as_output(kept.states)),
+            _replaced(head, lambda hidden: F.linear(hidden, weight, bias)),
+        ):
+            yield nats
 
     def _may_keep(self, input_ids: Tensor) -> bool:
         """Whether states may be kept: on a CPU, of a model that does not train and has no dropout.
@@ -55,39 +85,62 @@ class KeptStates:
         and tensors that only pretend, as of a memory estimate, have no values.
         """
         return (
-            type(input_ids) is Tensor
+            self._words is not None
+            and type(input_ids) is Tensor
             and input_ids.device.type == "cpu"
             and not self._trunk.training
-            and not any(value.requires_grad or isinstance(value, DTensor) for value in self._trunk.parameters())
+            and not any(value.requires_grad or isinstance(value, DTensor) for value in self._model.parameters())
         )
 
     @torch.no_grad()
-    def read(self, input_ids: Tensor, text_mask: Tensor) -> Tensor:
-        """Return the states (N,L,D) of texts whose first tokens are those in `text_mask`, both (N,L); 0 elsewhere."""
+    def read(self, input_ids: Tensor, text_mask: Tensor) -> Kept:
+        """Return what is kept of texts (N,L) whose first tokens are those in `text_mask` (N,L); 0 elsewhere."""
         self._forget_what_changed()
         counts = text_mask.sum(1).clamp(min=1).tolist()
-        rows = [self._of_text(ids[:count]) for ids, count in zip(input_ids, counts, strict=True)]
-        states = rows[0].new_zeros(*input_ids.shape, rows[0].shape[-1])
-        for state, row in zip(states, rows, strict=True):
-            state[: len(row)] = row
-        return states
+        texts = [self._of_text(ids[:count]) for ids, count in zip(input_ids, counts, strict=True)]
+        states = texts[0].states.new_zeros(*input_ids.shape, texts[0].states.shape[-1])
+        others = texts[0].others.new_zeros(input_ids.shape)
+        for row, text in enumerate(texts):
+            states[row, : len(text.states)], others[row, : len(text.others)] = text
+        return Kept(states, others)
 
-    def _of_text(self, ids: Tensor) -> Tensor:
-        """Return the states (L,D) of one text (L,)."""
+    def _of_text(self, ids: Tensor) -> Kept:
+        """Return what is kept of one text (L,)."""
         key = ids.numpy().tobytes()
-        if key in self._states:
-            return self._states[key]
+        if key in self._texts:
+            return self._texts[key]
         padded = ids.new_zeros(1, -(-len(ids) // LENGTH_STEP) * LENGTH_STEP)  # Causal: what follows changes nothing.
         padded[0, : len(ids)] = ids
-        states = self._trunk(input_ids=padded, use_cache=False).last_hidden_state[0, : len(ids)].clone()
-        if states.nbytes + sum(kept.nbytes for kept in self._states.values()) <= KEPT_BYTES:
-            self._states[key] = states
-        return states
+        states = self._trunk(input_ids=padded, use_cache=False).last_hidden_state
+        with _replaced(self._trunk, lambda *_args, **_options: _as_output(states)):
+            logits = self._model(input_ids=padded, use_cache=False).logits[0, : len(ids)]
+        others = logits.float().index_fill(1, self._words, -torch.inf).logsumexp(1)
+        text = Kept(states[0, : len(ids)].clone(), others)
+        if text.states.nbytes + sum(kept.states.nbytes for kept in self._texts.values()) <= KEPT_BYTES:
+            self._texts[key] = text
+        return text
 
     def _forget_what_changed(self) -> None:
-        """Forget all states where the weights are not those that they were computed by."""
-        weights = tuple((value.data_ptr(), value._version) for value in self._trunk.parameters())
+        """Forget all where the weights are not those that it was computed by, or other words are scored."""
+        weights = tuple((value.data_ptr(), value._version) for value in self._model.parameters())
         version = (torch.is_autocast_enabled("cpu"), weights)
         if version != self._version:
-            self._states.clear()
+            self._texts.clear()
             self._version = version
+            head = self._model.get_output_embeddings()
+            bias = getattr(head, "bias", None)
+            self._rows = head.weight[self._words], None if bias is None else bias[self._words]
+
+
+@contextmanager
+def _replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Let a module compute something else inside; its hooks stay."""
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+
+
+def _as_output(states: Tensor) -> BaseModelOutputWithPastAndCrossAttentions:
+    return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=states)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -23,6 +22,7 @@ from transformers.utils import ModelOutput
 
 from modules.common.errors import UserError
 from modules.common.outputs import REQUIRED
+from modules.layers.losses import token_nats
 from modules.layers.plan_window import PlanReader, PlanWindow
 from modules.layers.row_groups import rows_of_like_length
 from modules.layers.seeding import seeded
@@ -92,6 +92,7 @@ class TextDecoder(PretrainedPart):
         read_dim = code_dim if config.prefix == "key_values" else width
         self.plan_reader = PlanReader(num_slots, code_dim, read_dim, config.plan_dim) if reads_plan else None
         self.language_model: Any = GPT2LMHeadModel(cast(GPT2Config, architecture)) if pretrained is None else pretrained
+        self.kept_states = KeptStates(self.language_model)
         if config.is_gated:
             self._add_gates(architecture, code_dim)
         if config.tuning == "frozen":
@@ -121,7 +122,6 @@ class TextDecoder(PretrainedPart):
         self.prefix_gate = nn.Parameter(torch.zeros(shape))
         self.side_reader = SideReader(architecture.hidden_size, code_dim, self.num_slots, self.config.plan_dim)
         admit_gated_prefix(self.language_model, self.side_reader)
-        self.kept_states = KeptStates(self.language_model)
 
     def pretrained_names(self) -> Iterator[str]:
         """Yield the names of the language model's pretrained parameters."""
@@ -155,10 +155,10 @@ class TextDecoder(PretrainedPart):
         for rows, length in rows_of_like_length(text_mask):
             is_null, around = None if null is None else null[rows], None if window is None else window[rows]
             ids, seen, targets = read[rows, : length - 1], text_mask[rows, : length - 1], input_ids[rows, 1:length]
-            with self.kept_states.in_place_of_layers(ids, seen, self.prefix_gate) if may_keep else nullcontext():
+            kept = self.kept_states.in_place_of_layers(ids, seen, self.prefix_gate) if may_keep else nullcontext()
+            with kept as nats:
                 logits = self.logits(code_embeds[rows], ids, seen, is_null, around)
-            nats = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
-            nll[rows, : length - 1] = nats.view_as(targets)
+            nll[rows, : length - 1] = (nats or token_nats)(logits, targets)
         return TextDecoderOutput(nll=nll * mask, mask=mask)
 
     def logits(

@@ -63,6 +63,7 @@ class StoryPhase(Phase):
     def start(self) -> None:
         self.stories = self._encode_stories()
         self.order = BatchOrder(self.stories.lengths, self.global_batch, derive_seed(self.seed, "order", self.name))
+        self.model.text_decoder.kept_states.fit_words(self.stories.input_ids, self.stories.text_mask)
 
     def expect(self, step: int, parts: Sequence[int], num_parts: int) -> None:
         self.stories.expect(self.order.stories(range(step, min(step + 2, self.num_steps)), parts, num_parts))

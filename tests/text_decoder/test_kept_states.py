@@ -10,7 +10,7 @@ import torch
 from modules.story_model.story_model import StoryModel
 from modules.text_decoder import kept_states
 from modules.training.phases import ConsolidationPhase, JointPhase, OpeningPhase, SettlingPhase
-from tests.support.language_models import build_decoder, text_batch
+from tests.support.language_models import VOCABULARY, build_decoder, text_batch
 from tests.support.tiny_presets import tiny_preset
 
 
@@ -21,6 +21,7 @@ def decoder(folders, request):
     with torch.no_grad():
         decoder.side_reader.to_hidden.weight.normal_(std=0.5)
     decoder.train().train_side_reader()
+    decoder.kept_states.fit_words(torch.arange(VOCABULARY)[None], torch.ones(1, VOCABULARY, dtype=torch.bool))
     return decoder
 
 
@@ -57,8 +58,38 @@ def test_a_text_is_read_once_whatever_its_batch(decoder, passes):
     torch.testing.assert_close(decoder(**alone).nll, both[[1]])
     assert len(passes) == 4
     fresh = kept_states.KeptStates(decoder.language_model)
-    states = fresh.read(alone["input_ids"], alone["text_mask"])
-    assert torch.equal(states, decoder.kept_states.read(text["input_ids"], text["text_mask"])[[1]])
+    fresh.fit_words(text["input_ids"], text["text_mask"])
+    decoder.kept_states.fit_words(text["input_ids"], text["text_mask"])
+    for one, all_texts in zip(
+        fresh.read(alone["input_ids"], alone["text_mask"]),
+        decoder.kept_states.read(text["input_ids"], text["text_mask"]),
+        strict=True,
+    ):
+        assert torch.equal(one, all_texts[[1]])
+
+
+@torch.no_grad()
+def test_words_of_no_training_text_keep_their_mass(decoder):
+    text = text_batch()
+    to_hidden = decoder.side_reader.to_hidden
+    weight, everything = to_hidden.weight.clone(), decoder(**text).nll
+    decoder.kept_states.fit_words(text["input_ids"], text["text_mask"])
+    assert decoder(**text).nll.shape == everything.shape
+    assert not torch.allclose(decoder(**text).nll, everything)
+    to_hidden.weight.zero_()  # Nothing changes what the model predicts without a plan, so its loss is exact.
+    torch.testing.assert_close(decoder(**text).nll, decoder.eval()(**text).nll, rtol=1e-4, atol=1e-5)
+    # A plan that makes the other words likelier: they are not scored, so the loss sees only what it does to the rest.
+    to_hidden.weight.copy_(weight)
+    decoder.train().train_side_reader()
+    kept = decoder.kept_states
+    with kept.in_place_of_layers(text["input_ids"], text["text_mask"], decoder.prefix_gate) as nats:
+        logits = decoder.logits(**text)
+        num_words = text["input_ids"][text["text_mask"]].unique().numel()
+        assert logits.shape[-1] == num_words < VOCABULARY
+        others = kept.read(text["input_ids"], text["text_mask"]).others
+        expected = torch.logaddexp(logits.logsumexp(-1), others) - logits.amax(-1)
+        likeliest = text["input_ids"][text["text_mask"]].unique()[logits.argmax(-1)]
+        torch.testing.assert_close(nats(logits, likeliest), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_changed_weights_read_all_texts_anew(decoder, passes):
@@ -78,12 +109,14 @@ def test_no_more_is_kept_than_the_limit(decoder, passes, monkeypatch):
     assert len(passes) == 8
 
 
-@pytest.mark.parametrize("reason", ("evaluation", "open gates", "a language model that trains"))
+@pytest.mark.parametrize("reason", ("evaluation", "open gates", "a language model that trains", "words unknown"))
 def test_layers_read_where_states_would_be_wrong(decoder, passes, reason):
     if reason == "evaluation":
         decoder.eval()
     elif reason == "open gates":
         decoder.prefix_gate.data.fill_(0.5)
+    elif reason == "words unknown":
+        decoder.kept_states = kept_states.KeptStates(decoder.language_model)
     else:
         decoder.language_model.requires_grad_(True)
     decoder(**text_batch())
