@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
@@ -17,6 +18,8 @@ from modules.storyboard.config import StoryboardConfig
 from modules.storyboard.image_encoders import LatentPatchEncoder, PretrainedImageEncoder, ScratchImageEncoder
 from modules.storyboard.quantizer import VectorQuantizer
 from modules.storyboard.text_encoders import PretrainedTextEncoder, TokenEncoder
+
+SENTENCE_SCALE = 1.5  # At first a slot tells the sentence; what `to_slots` adds is 0.6 in size.
 
 
 @dataclass
@@ -56,6 +59,7 @@ class Storyboard(nn.Module):
         self.text_encoder: TokenEncoder | PretrainedTextEncoder
         self.from_image: nn.Module = nn.Identity()
         self.from_text: nn.Module = nn.Identity()
+        self.from_sentence: nn.Linear | None = None
         if config.pictures == "latents":
             self.image_encoder = LatentPatchEncoder(latent_shape, config.patch_size, config.dim)
         else:
@@ -68,7 +72,10 @@ class Storyboard(nn.Module):
             self.from_image = nn.Linear(self.image_encoder.width, config.dim)
         if config.text_encoder.source:
             self.text_encoder = PretrainedTextEncoder(config.text_encoder, sources.get("storyboard.text_encoder"))
-            self.from_text = nn.Linear(self.text_encoder.width, config.dim)
+            width = self.text_encoder.width
+            self.from_text = nn.Linear(width + self.text_encoder.word_width, config.dim)
+            self.from_sentence = nn.Linear(width, config.num_slots * config.codebook_dim, bias=False)
+            nn.init.orthogonal_(self.from_sentence.weight, SENTENCE_SCALE)
         else:
             self.text_encoder = TokenEncoder(vocab_size, max_text_length, config.dim)
         # Small queries: a large one drowns what its slot reads, and all steps look alike to the codebook.
@@ -108,11 +115,12 @@ class Storyboard(nn.Module):
         """Return the text's vectors (N,L,D) and their mask; a frozen encoder's output may have been computed before."""
         if not isinstance(self.text_encoder, PretrainedTextEncoder):
             return self.text_encoder(steps.input_ids), steps.text_mask
-        assert steps.encoder_mask is not None
-        features = steps.text_features
-        if features is None:
-            features = self.text_encoder(steps.encoder_ids, steps.encoder_mask)
-        return self.from_text(features), steps.encoder_mask & steps.text_mask.any(1, keepdim=True)
+        features = self.with_text_features(steps).text_features
+        assert features is not None and steps.encoder_ids is not None and steps.encoder_mask is not None
+        # A sentence encoder's last states tell the sentence better than the word.
+        both = (features, self.text_encoder.words(steps.encoder_ids))
+        vectors = torch.cat([F.layer_norm(part, part.shape[-1:]) for part in both], dim=-1)
+        return self.from_text(vectors), steps.encoder_mask & steps.text_mask.any(1, keepdim=True)
 
     def _patches(self, steps: StepInputs) -> Tensor:
         """Return the image's vectors (N,P,D); a frozen encoder's output may have been computed before."""
@@ -123,7 +131,26 @@ class Storyboard(nn.Module):
 
     def encode(self, steps: StepInputs) -> Tensor:
         """Return the slots (N,S,d) of N steps. A masked modality is never looked at."""
-        return pool_present(self.pool, *self.sequence(steps))
+        steps = self.with_text_features(steps)
+        slots = pool_present(self.pool, *self.sequence(steps))
+        return slots if self.from_sentence is None else slots + self._of_sentence(steps).view_as(slots)
+
+    def with_text_features(self, steps: StepInputs) -> StepInputs:
+        """Return the steps with the output of the pretrained text encoder, if there is one."""
+        if not isinstance(self.text_encoder, PretrainedTextEncoder) or steps.text_features is not None:
+            return steps
+        return replace(steps, text_features=self.text_encoder(steps.encoder_ids, steps.encoder_mask))
+
+    def _of_sentence(self, steps: StepInputs) -> Tensor:
+        """Return a linear view of each text's meaning (N,S*d), the mean of its vectors; zeros without a text.
+
+        Slots begin as views of it: what a sentence encoder knows to be alike begins alike in the plan.
+        """
+        features, words = steps.text_features, steps.encoder_mask
+        assert self.from_sentence is not None and features is not None and words is not None
+        weights = (words & steps.text_mask.any(1, keepdim=True))[..., None].to(features.dtype)
+        mean = (features * weights).sum(1) / weights.sum(1).clamp(min=1)
+        return self.from_sentence(F.normalize(mean.float(), dim=-1).to(mean.dtype) * mean.shape[-1] ** 0.5)
 
     def pool(self, vectors: Tensor, mask: Tensor) -> Tensor:
         """Return the slots (N,S,d) of vectors (N,V,D) that are present where `mask` (N,V) is True."""

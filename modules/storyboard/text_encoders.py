@@ -43,6 +43,15 @@ class PretrainedTextEncoder(PretrainedPart):
         """D', the width of the vectors that `forward` returns."""
         return self.model.config.hidden_size
 
+    def words(self, input_ids: Tensor) -> Tensor:
+        """Return the vectors of the tokens (N,L) without their context: (N,L,D'')."""
+        return self.model.get_input_embeddings()(input_ids)
+
+    @property
+    def word_width(self) -> int:
+        """D'', the width of the vectors that `words` returns."""
+        return self.model.get_input_embeddings().weight.shape[1]
+
     @cached_property
     def tokenizer(self) -> EncoderTokenizer:
         """The tokenizer of the same source. Raises UserError where it cannot be loaded."""
