@@ -73,5 +73,5 @@ def frozen_parts(config: StoryConfig, checkpoint: Path | None, offline: bool) ->
         raise UserError("this preset trains its own autoencoder: give a checkpoint with a trained one by --ckpt")
     model = build_model(config, "this config", offline=offline)
     if checkpoint is not None:
-        model.autoencoder.load_state_dict(load_autoencoder(checkpoint, config))
+        model.autoencoder.load_state_dict(load_autoencoder(checkpoint, model))
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")

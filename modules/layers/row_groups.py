@@ -42,4 +42,5 @@ def pool_present(pool: Callable[[Tensor, Tensor], Tensor], vectors: Tensor, mask
         return pool(vectors, mask)
     vectors = vectors.gather(1, first[..., None].expand_as(vectors))
     pooled = torch.cat([pool(vectors[rows, :length], present[rows, :length]) for rows, length in groups])
-    return pooled[torch.cat([rows for rows, _ in groups]).argsort()]
+    places = torch.arange(len(mask))
+    return pooled[torch.cat([places[rows] for rows, _ in groups]).argsort()]

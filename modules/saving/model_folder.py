@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -116,16 +117,23 @@ def load_model(path: str | Path, *, offline: bool = False) -> tuple[StoryModel, 
     check_model_folder(folder)
     config = load_config(folder / CONFIG)
     model = _build(config, folder, offline)
-    try:
+    with _fitting(folder):
         state = load_file(folder / WEIGHTS)  # Mapped; loading copies it into the model, and float16 to float32.
         fresh = model.state_dict()
         model.load_own_state({name: fresh[name] for name in _left_out(fresh)} | state)
+    return model, load_vocabulary(folder, config.text_decoder)
+
+
+@contextmanager
+def _fitting(folder: Path) -> Iterator[None]:
+    """Raise UserError where weights that are loaded inside cannot be read or do not fit."""
+    try:
+        yield
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{folder / WEIGHTS} does not contain this model's weights ({reason}): copy the folder anew"
         ) from error
-    return model, load_vocabulary(folder, config.text_decoder)
 
 
 def architectures_of(model: StoryModel) -> dict[str, str]:
@@ -168,19 +176,28 @@ def _unet_is_ours(config: StoryConfig) -> bool:
     return bool(decoder.source) and decoder.tuning == "full" and decoder.condition == "codes"
 
 
-def load_autoencoder(path: Path, config: StoryConfig, *, offline: bool = False) -> dict[str, Tensor]:
-    """Return the weights of a checkpoint's autoencoder, for a model of `config`.
+def load_autoencoder(path: Path, model: StoryModel, *, offline: bool = False) -> dict[str, Tensor]:
+    """Return the weights of a checkpoint's autoencoder, in float32, for `model`, whose other parts may differ.
 
     Raises UserError where they do not fit.
     """
-    if config.autoencoder.source:
-        raise UserError(f"this preset has the autoencoder of {config.autoencoder.source}: leave {path} out")
-    donor, _ = load_model(path, offline=offline)
-    if donor.config.autoencoder.architecture != config.autoencoder.architecture:
+    config = model.config.autoencoder
+    if config.source:
+        raise UserError(f"this preset has the autoencoder of {config.source}: leave {path} out")
+    folder, prefix = resolve_model_folder(path, offline=offline), "autoencoder."
+    check_model_folder(folder)
+    if load_config(folder / CONFIG).autoencoder.architecture != config.architecture:
         raise UserError(
             f"the autoencoder in {path} has another shape than this preset's: leave --autoencoder out to train one"
         )
-    return donor.autoencoder.state_dict()
+    fresh = model.autoencoder.state_dict()
+    with _fitting(folder):
+        found = {name: value for name, value in load_file(folder / WEIGHTS).items() if name.startswith(prefix)}
+        if {name: value.shape for name, value in found.items()} != {
+            prefix + name: value.shape for name, value in fresh.items()
+        }:
+            raise RuntimeError("its autoencoder has other tensors")
+    return {name: found[prefix + name].to(value.dtype) for name, value in fresh.items()}
 
 
 def _left_out(state: Mapping[str, Tensor]) -> set[str]:

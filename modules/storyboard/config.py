@@ -77,6 +77,7 @@ class TextEncoderConfig:
     source: str = ""  # A Hub id, a folder or package:NAME: BERT, RoBERTa, DistilBERT, T5, CLIP's text model, ...
     max_length: int = limited(64, TOKENS)  # Tokens, including the encoder's special tokens.
     trainable_layers: int = limited(0, LAST_LAYERS)  # The last n train; -1: all of them.
+    shortcuts: bool = False  # Slots also read words without their context, and begin as views of the sentence.
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:

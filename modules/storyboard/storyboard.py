@@ -72,10 +72,12 @@ class Storyboard(nn.Module):
             self.from_image = nn.Linear(self.image_encoder.width, config.dim)
         if config.text_encoder.source:
             self.text_encoder = PretrainedTextEncoder(config.text_encoder, sources.get("storyboard.text_encoder"))
-            width = self.text_encoder.width
-            self.from_text = nn.Linear(width + self.text_encoder.word_width, config.dim)
-            self.from_sentence = nn.Linear(width, config.num_slots * config.codebook_dim, bias=False)
-            nn.init.orthogonal_(self.from_sentence.weight, SENTENCE_SCALE)
+            width, word_width = self.text_encoder.width, 0
+            if config.text_encoder.shortcuts:
+                word_width = self.text_encoder.word_width
+                self.from_sentence = nn.Linear(width, config.num_slots * config.codebook_dim, bias=False)
+                nn.init.orthogonal_(self.from_sentence.weight, SENTENCE_SCALE)
+            self.from_text = nn.Linear(width + word_width, config.dim)
         else:
             self.text_encoder = TokenEncoder(vocab_size, max_text_length, config.dim)
         # Small queries: a large one drowns what its slot reads, and all steps look alike to the codebook.
@@ -116,11 +118,12 @@ class Storyboard(nn.Module):
         if not isinstance(self.text_encoder, PretrainedTextEncoder):
             return self.text_encoder(steps.input_ids), steps.text_mask
         features = self.with_text_features(steps).text_features
-        assert features is not None and steps.encoder_ids is not None and steps.encoder_mask is not None
-        # A sentence encoder's last states tell the sentence better than the word.
-        both = (features, self.text_encoder.words(steps.encoder_ids))
-        vectors = torch.cat([F.layer_norm(part, part.shape[-1:]) for part in both], dim=-1)
-        return self.from_text(vectors), steps.encoder_mask & steps.text_mask.any(1, keepdim=True)
+        assert features is not None and steps.encoder_mask is not None
+        if self.from_sentence is not None:  # A sentence encoder's last states tell the sentence better than the word.
+            assert steps.encoder_ids is not None
+            both = (features, self.text_encoder.words(steps.encoder_ids))
+            features = torch.cat([F.layer_norm(part, part.shape[-1:]) for part in both], dim=-1)
+        return self.from_text(features), steps.encoder_mask & steps.text_mask.any(1, keepdim=True)
 
     def _patches(self, steps: StepInputs) -> Tensor:
         """Return the image's vectors (N,P,D); a frozen encoder's output may have been computed before."""

@@ -50,7 +50,7 @@ class PretrainedTextEncoder(PretrainedPart):
     @property
     def word_width(self) -> int:
         """D'', the width of the vectors that `words` returns."""
-        return self.model.get_input_embeddings().weight.shape[1]
+        return cast(nn.Embedding, self.model.get_input_embeddings()).embedding_dim
 
     @cached_property
     def tokenizer(self) -> EncoderTokenizer:

@@ -124,7 +124,7 @@ class Trainer:
         return start_from(self.model, vocabulary, trained, offline=self.settings.offline, visible=self._is_first)
 
     def _reuse_autoencoder(self, path: Path, is_resumed: bool) -> None:
-        weights = load_autoencoder(path, self.config, offline=self.settings.offline)
+        weights = load_autoencoder(path, self.model, offline=self.settings.offline)
         current = self.model.autoencoder.state_dict()
         if is_resumed and any(not torch.equal(weights[name], value.cpu()) for name, value in current.items()):
             raise UserError(

@@ -121,6 +121,16 @@ def test_autoencoder_of_another_checkpoint_is_used_as_it_is(reference, tiny_chec
     )
 
 
+def test_autoencoder_of_a_model_with_other_parts_is_used(reference, tmp_path):
+    config = write_config(tmp_path / "config.json", storyboard={"codebook_dim": 16}, prior={"num_layers": 2})
+    flags = ("--config", config, "--phases", "opening", "--max_steps", 1, "--autoencoder", reference)
+    assert train(tmp_path / "run", *flags) == 0
+    given, used = (load_file(folder / "model/model.safetensors") for folder in (reference, tmp_path / "run"))
+    names = [name for name in given if name.startswith("autoencoder.")]
+    assert len(names) > 20 and all(torch.equal(given[name], used[name]) for name in names)
+    assert given["storyboard.to_slots.weight"].shape != used["storyboard.to_slots.weight"].shape
+
+
 def test_autoencoder_of_another_shape_is_refused(reference, tmp_path, capsys):
     config = write_config(tmp_path / "config.json", autoencoder={"image_size": 64})
     assert "has another shape" in fails(capsys, tmp_path / "run", "--config", config, "--autoencoder", reference)

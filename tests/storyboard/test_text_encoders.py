@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import BertModel
 
+from modules.batch import StepInputs
 from modules.common.errors import UserError
 from modules.config import config_from_dict
 from modules.pretrained.source import PretrainedSource
 from modules.storyboard.config import TextEncoderConfig
+from modules.storyboard.storyboard import Storyboard
 from modules.storyboard.text_encoders import EncoderTokenizer, PretrainedTextEncoder
 from tests.support.hub_folders import TEXTS, WIDTH, write_bert, write_gpt2, write_stable_diffusion
 from tests.support.tensors import CLOSE, differ
+from tests.support.tiny_presets import tiny_preset, write_hub
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +129,38 @@ def test_a_tokenizer_that_does_not_fit_is_refused(bert, tmp_path):
 def test_the_config_is_read_from_json(bert):
     values = {"source": str(bert), "max_length": 20, "trainable_layers": 2, "gradient_checkpointing": True}
     assert config_from_dict(TextEncoderConfig, values, "config.json") == TextEncoderConfig(**values)
+
+
+def shortcut_slots(hub: Path, shortcuts: bool, **changes: torch.Tensor) -> torch.Tensor:
+    """Slots of three steps of a new encoder, the last without a text, after `changes` of its inputs."""
+    board = tiny_preset("picturebooks", hub).storyboard
+    board = replace(board, text_encoder=replace(board.text_encoder, shortcuts=shortcuts, max_length=20))
+    torch.manual_seed(0)
+    storyboard = Storyboard(replace(board, codebook_size=16), 64, 12, (4, 4, 4)).eval()
+    ids, mask = storyboard.text_encoder.tokenizer.encode_batch(["A red fox.", "The blue boat sails.", ""])
+    steps = StepInputs(
+        input_ids=torch.ones(3, 12, dtype=torch.long),
+        text_mask=torch.tensor([[True], [True], [False]]).expand(3, 12),
+        latents=torch.zeros(3, 4, 4, 4),
+        image_mask=torch.tensor([False, False, True]),
+        encoder_ids=ids,
+        encoder_mask=mask,
+    )
+    return storyboard.encode(replace(steps, **changes))
+
+
+@torch.no_grad()
+def test_slots_begin_as_views_of_the_sentence_and_see_its_words(tmp_path):
+    hub = write_hub(tmp_path)
+    plain, both = (shortcut_slots(hub, shortcuts) for shortcuts in (False, True))
+    assert differ(plain[0], both[0]) and both.shape == plain.shape
+    # The same sentence vectors, other words: only the slots that see the words move, by less than by another sentence.
+    torch.manual_seed(1)
+    sentence, other = (torch.randn(3, 20, WIDTH) for _ in range(2))
+    ids = torch.randint(5, 40, (2, 3, 20))
+    here, words, meaning = (
+        shortcut_slots(hub, True, text_features=features, encoder_ids=tokens)
+        for features, tokens in ((sentence, ids[0]), (sentence, ids[1]), (other, ids[0]))
+    )
+    assert 0 < (here - words)[:2].norm() < 0.5 * (here - meaning)[:2].norm()
+    assert torch.equal(here[2], meaning[2]) and torch.equal(here[2], words[2])  # No text, nothing of it.
