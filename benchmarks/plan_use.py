@@ -20,20 +20,27 @@ from modules.data.folder import StoryFolder, split_folders
 from modules.presets import PRESETS
 from modules.story_model.story_model import StoryModel
 
+Settings = dict[str, dict[str, Any]]
 SIDE_READER_FIRST = "+ at first the side reader alone"  # Until the slots become codes.
 SIDE_READER_ALONE = "+ the side reader alone"
-NO_TEXT_HIDDEN: dict[str, dict[str, Any]] = {"training": {"word_dropout": 0.0, "modality_dropout": 0.0}}
-VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+SHORTCUTS = "+ shortcuts of the text encoder, smaller bags of words"
+HIDDEN: Settings = {"text_encoder": {"shortcuts": False}, "training": {"modality_dropout": 0.25}}
+NOT_HIDDEN: Settings = {"text_encoder": {"shortcuts": False}, "training": {"modality_dropout": 0.0}}
+BAGS = {"loss_weights": {"bag_of_words_loss": 0.1, "other_words_loss": 0.05}}
+VARIANTS: dict[str, Settings] = {
     "before: gated soft prompt, rate 2e-4": {
+        **BAGS,
+        **HIDDEN,
         "text_decoder": {"prefix": "embeds"},
-        "training": {"learning_rate": 2e-4, "word_dropout": 0.0},
+        "training": {"learning_rate": 2e-4, "modality_dropout": 0.25},
     },
-    "keys and values in every layer, rate 1e-3": {"training": {"word_dropout": 0.0}},
-    "+ a side reader of the last hidden states": {"training": {"word_dropout": 0.0}},
-    "+ no text hidden from the encoder": NO_TEXT_HIDDEN,
-    SIDE_READER_FIRST: NO_TEXT_HIDDEN,
-    SIDE_READER_ALONE: NO_TEXT_HIDDEN,
-    "no text hidden, word dropout .3": {"training": {"word_dropout": 0.3, "modality_dropout": 0.0}},
+    "keys and values in every layer, rate 1e-3": {**BAGS, **HIDDEN},
+    "+ a side reader of the last hidden states": {**BAGS, **HIDDEN},
+    "+ no text hidden from the encoder": {**BAGS, **NOT_HIDDEN},
+    SIDE_READER_FIRST: {**BAGS, **NOT_HIDDEN},
+    SIDE_READER_ALONE: {**BAGS, **NOT_HIDDEN},
+    SHORTCUTS: {"training": {"modality_dropout": 0.0}},
+    "no text hidden, word dropout .3": {**BAGS, **NOT_HIDDEN, "training": {"word_dropout": 0.3, "modality_dropout": 0}},
 }
 WITHOUT_SIDE_READER = tuple(VARIANTS)[:2]  # In these the plan is read through the gated prefix alone.
 
@@ -41,10 +48,11 @@ WITHOUT_SIDE_READER = tuple(VARIANTS)[:2]  # In these the plan is read through t
 def config_of(variant: str, args: argparse.Namespace) -> StoryConfig:
     """Return the preset `picturebooks`, its pictures tiny, with the settings of a variant."""
     config = without_pictures(PRESETS["picturebooks"])
-    changed = {name: replace(getattr(config, name), **values) for name, values in VARIANTS[variant].items()}
-    config = replace(config, **changed)
+    settings = dict(VARIANTS[variant])
+    of_encoder = settings.pop("text_encoder", {})
+    config = replace(config, **{name: replace(getattr(config, name), **values) for name, values in settings.items()})
     board = config.storyboard
-    encoder = replace(board.text_encoder, max_length=args.max_length + 8)
+    encoder = replace(board.text_encoder, max_length=args.max_length + 8, **of_encoder)
     return replace(
         config,
         storyboard=replace(board, codebook_size=args.codebook_size, text_encoder=encoder),
@@ -58,7 +66,7 @@ def train_parts(variant: str, model: StoryModel, has_codes: bool) -> None:
     model.train_parts(TextPhase.trains)
     if variant in WITHOUT_SIDE_READER:
         model.text_decoder.side_reader.requires_grad_(False)
-    elif variant == SIDE_READER_ALONE or (variant == SIDE_READER_FIRST and not has_codes):
+    elif variant in (SIDE_READER_ALONE, SHORTCUTS) or (variant == SIDE_READER_FIRST and not has_codes):
         model.text_decoder.train_side_reader()
 
 

@@ -43,6 +43,7 @@ class KeptStates:
         self._trunk: Any = language_model.get_decoder()
         self._words: Tensor | None = None
         self._texts: dict[bytes, Kept] = {}
+        self._rows: tuple[Tensor, Tensor | None]  # Of the head, for the words that are scored.
         self._version: tuple[Any, ...] = ()
 
     def fit_words(self, input_ids: Tensor, text_mask: Tensor) -> None:
