@@ -24,23 +24,24 @@ Settings = dict[str, dict[str, Any]]
 SIDE_READER_FIRST = "+ at first the side reader alone"  # Until the slots become codes.
 SIDE_READER_ALONE = "+ the side reader alone"
 SHORTCUTS = "+ shortcuts of the text encoder, smaller bags of words"
-HIDDEN: Settings = {"text_encoder": {"shortcuts": False}, "training": {"modality_dropout": 0.25}}
-NOT_HIDDEN: Settings = {"text_encoder": {"shortcuts": False}, "training": {"modality_dropout": 0.0}}
-BAGS = {"loss_weights": {"bag_of_words_loss": 0.1, "other_words_loss": 0.05}}
+BEFORE: Settings = {
+    "text_encoder": {"shortcuts": False},
+    "loss_weights": {"bag_of_words_loss": 0.1, "other_words_loss": 0.05},
+}
+NOT_HIDDEN: Settings = {"training": {"modality_dropout": 0.0}}
 VARIANTS: dict[str, Settings] = {
     "before: gated soft prompt, rate 2e-4": {
-        **BAGS,
-        **HIDDEN,
+        **BEFORE,
         "text_decoder": {"prefix": "embeds"},
-        "training": {"learning_rate": 2e-4, "modality_dropout": 0.25},
+        "training": {"learning_rate": 2e-4},
     },
-    "keys and values in every layer, rate 1e-3": {**BAGS, **HIDDEN},
-    "+ a side reader of the last hidden states": {**BAGS, **HIDDEN},
-    "+ no text hidden from the encoder": {**BAGS, **NOT_HIDDEN},
-    SIDE_READER_FIRST: {**BAGS, **NOT_HIDDEN},
-    SIDE_READER_ALONE: {**BAGS, **NOT_HIDDEN},
-    SHORTCUTS: {"training": {"modality_dropout": 0.0}},
-    "no text hidden, word dropout .3": {**BAGS, **NOT_HIDDEN, "training": {"word_dropout": 0.3, "modality_dropout": 0}},
+    "keys and values in every layer, rate 1e-3": BEFORE,
+    "+ a side reader of the last hidden states": BEFORE,
+    "+ no text hidden from the encoder": {**BEFORE, **NOT_HIDDEN},
+    SIDE_READER_FIRST: {**BEFORE, **NOT_HIDDEN},
+    SIDE_READER_ALONE: {**BEFORE, **NOT_HIDDEN},
+    SHORTCUTS: NOT_HIDDEN,
+    "no text hidden, word dropout .3": {**BEFORE, "training": {"word_dropout": 0.3, "modality_dropout": 0.0}},
 }
 WITHOUT_SIDE_READER = tuple(VARIANTS)[:2]  # In these the plan is read through the gated prefix alone.
 

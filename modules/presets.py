@@ -190,9 +190,8 @@ CAPTIONER = StoryConfig(
 )
 
 
-# Picture books of one's own, on any machine and without the Hub: SmolLM2 with LoRA, MiniLM, own pictures. The opening
-# is long: it is when the plan comes to be read, and an update costs a fifth of a joint one. Two bags of 49,000 words
-# would outweigh the text's own loss.
+# Picture books of one's own, on any machine and without the Hub: SmolLM2 with LoRA, MiniLM, own pictures. Bags of
+# 49,000 words weigh less than elsewhere: they would outweigh the text's own loss.
 PICTUREBOOKS = StoryConfig(
     preset="picturebooks",
     storyboard=StoryboardConfig(
@@ -202,12 +201,7 @@ PICTUREBOOKS = StoryConfig(
     autoencoder=AutoencoderConfig(image_size=128, layers_per_block=2, squared_weight=3.0),
     loss_weights=LossWeights(bag_of_words_loss=0.02, other_words_loss=0.0),
     training=TrainingConfig(
-        batch_size=4,
-        opening_ratio=4.0,
-        quantize_at=0.25,
-        modality_dropout=0.1,
-        consolidation_ratio=0.2,
-        language_model_from="consolidation",
+        batch_size=4, opening_ratio=1.5, consolidation_ratio=0.2, language_model_from="consolidation"
     ),
 )
 PRESETS = {

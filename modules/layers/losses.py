@@ -1,4 +1,4 @@
-"""Loss functions: masked mean, cosine distance, weighted sum."""
+"""Loss functions: masked mean, cosine distance, weighted sum, nats of tokens."""
 
 from __future__ import annotations
 
@@ -30,5 +30,5 @@ def weighted_sum(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> 
 
 
 def token_nats(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the cross-entropy (N,L) of logits (N,L,V) for targets (N,L), in nats, computed in float32."""
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none").view_as(targets)
+    """Return the cross-entropy (...) of logits (...,V) for targets (...), in nats, computed in float32."""
+    return F.cross_entropy(logits.flatten(0, -2).float(), targets.flatten(), reduction="none").view(targets.shape)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from modules.common.outputs import REQUIRED
+from modules.layers.losses import token_nats
 from modules.layers.prefix import padding_left, prefix_attention
 from modules.layers.temporal import TemporalTransformer
 from modules.layers.transformer import Transformer, TransformerOutput
@@ -142,9 +143,8 @@ class Prior(nn.Module):
         lengths = step_mask.sum(1)
         prefix, prefix_mask = self._prefix(prompt_ids, prompt_mask, self._given(codes, given, lengths))
         hidden = PlanReading(self, prefix, prefix_mask, lengths, codes.shape[1]).read(codes.flatten(1)[:, :-1])
-        logits = self._to_logits(hidden[:, prefix_mask.shape[1] :])
-        nll = F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten(), reduction="none")
-        return PriorOutput(nll=nll.view(codes.shape), logits=self._split_steps(logits))
+        logits = self._split_steps(self._to_logits(hidden[:, prefix_mask.shape[1] :]))
+        return PriorOutput(nll=token_nats(logits, codes), logits=logits)
 
     def update(self, loads: Tensor) -> None:
         """Balance the experts by a batch's `loads` (layers,E), after the weights' update: see

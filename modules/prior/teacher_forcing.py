@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers.utils import ModelOutput
 
 from modules.common.outputs import REQUIRED
+from modules.layers.losses import token_nats
 from modules.prior.sampling import draw_index
 
 
@@ -47,8 +47,7 @@ def two_pass_nll(
         # weight through them.
         torch.clear_autocast_cache()
     logits = predict(history)
-    nll = F.cross_entropy(logits.flatten(0, 2).float(), codes.flatten(), reduction="none")
-    return TwoPassOutput(nll=nll.view_as(codes), logits=logits, history=history)
+    return TwoPassOutput(nll=token_nats(logits, codes), logits=logits, history=history)
 
 
 def mix_history(logits: Tensor, codes: Tensor, probability: float, draws: Tensor) -> Tensor:

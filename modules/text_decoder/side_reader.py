@@ -52,7 +52,7 @@ class SideReader(nn.Module):
         return (self.to_hidden(self.norms[-1](x)) + shift).to(hidden.dtype)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Load; in models from before there was a side reader, nothing is added to the hidden states."""
+        """Load; in models from before there was a side reader or its shift, that adds nothing to the hidden states."""
         for name, value in self.named_parameters():
             missing = torch.zeros_like(value) if name.startswith(("to_hidden.", "shift.")) else value
             state_dict.setdefault(prefix + name, missing)
