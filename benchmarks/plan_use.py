@@ -1,6 +1,7 @@
 """Whether a pretrained language model reads the plan: levers of its training compared, on texts of held-out stories.
 
-Every variant is the same number of updates of texts alone (no pictures, no UNet): continuous slots first, then codes.
+Every variant is the same number of updates without the UNet: continuous slots first, then codes. The encoder reads
+texts alone, or with `--autoencoder` pictures too.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from common import Goal, make_parser, print_table, start
-from text_training import TextPhase, Texts, cell, train_texts, without_pictures
+from text_training import Pages, TextPhase, Texts, cell, train_texts, without_image_decoder, without_pictures
 
 from modules.common.arguments import positive_int
 from modules.config import StoryConfig
@@ -24,9 +25,18 @@ Settings = dict[str, dict[str, Any]]
 SIDE_READER_FIRST = "+ at first the side reader alone"  # Until the slots become codes.
 SIDE_READER_ALONE = "+ the side reader alone"
 SHORTCUTS = "+ shortcuts of the text encoder, smaller bags of words"
+FOLLOWED = "+ codes that follow their slots sooner"
+NOW = "+ smaller losses of pictures"
+LARGE_PICTURES = {"bag_of_visual_words_loss": 0.005, "draft_loss": 0.5, "other_visual_words_loss": 0.03}
+SLOW_CODES: Settings = {
+    "storyboard": {"codebook_decay": 0.99},
+    "prior": {"cache": False},
+    "loss_weights": {"commitment_loss": 1.0, **LARGE_PICTURES},
+}
 BEFORE: Settings = {
+    **SLOW_CODES,
     "text_encoder": {"shortcuts": False},
-    "loss_weights": {"bag_of_words_loss": 0.1, "other_words_loss": 0.05},
+    "loss_weights": {**SLOW_CODES["loss_weights"], "bag_of_words_loss": 0.1, "other_words_loss": 0.05},
 }
 NOT_HIDDEN: Settings = {"training": {"modality_dropout": 0.0}}
 VARIANTS: dict[str, Settings] = {
@@ -40,25 +50,29 @@ VARIANTS: dict[str, Settings] = {
     "+ no text hidden from the encoder": {**BEFORE, **NOT_HIDDEN},
     SIDE_READER_FIRST: {**BEFORE, **NOT_HIDDEN},
     SIDE_READER_ALONE: {**BEFORE, **NOT_HIDDEN},
-    SHORTCUTS: NOT_HIDDEN,
+    SHORTCUTS: {**SLOW_CODES, **NOT_HIDDEN},
+    FOLLOWED: {"loss_weights": LARGE_PICTURES, **NOT_HIDDEN},
+    NOW: NOT_HIDDEN,
     "no text hidden, word dropout .3": {**BEFORE, "training": {"word_dropout": 0.3, "modality_dropout": 0.0}},
 }
 WITHOUT_SIDE_READER = tuple(VARIANTS)[:2]  # In these the plan is read through the gated prefix alone.
 
 
 def config_of(variant: str, args: argparse.Namespace) -> StoryConfig:
-    """Return the preset `picturebooks`, its pictures tiny, with the settings of a variant."""
-    config = without_pictures(PRESETS["picturebooks"])
+    """Return the preset `picturebooks`, what reads no text as small as it can be, with the settings of a variant."""
+    preset = PRESETS["picturebooks"]
+    config = without_pictures(preset) if args.autoencoder is None else without_image_decoder(preset)
     settings = dict(VARIANTS[variant])
     of_encoder = settings.pop("text_encoder", {})
     config = replace(config, **{name: replace(getattr(config, name), **values) for name, values in settings.items()})
     board = config.storyboard
     encoder = replace(board.text_encoder, max_length=args.max_length + 8, **of_encoder)
+    training = config.training if args.autoencoder is None else replace(config.training, modality_dropout=0.25)
     return replace(
         config,
         storyboard=replace(board, codebook_size=args.codebook_size, text_encoder=encoder),
         text_decoder=replace(config.text_decoder, max_length=args.max_length),
-        training=replace(config.training, max_steps=args.num_updates, batch_size=args.batch_size, quantize_at=0.7),
+        training=replace(training, max_steps=args.num_updates, batch_size=args.batch_size, quantize_at=0.7),
     )
 
 
@@ -67,7 +81,7 @@ def train_parts(variant: str, model: StoryModel, has_codes: bool) -> None:
     model.train_parts(TextPhase.trains)
     if variant in WITHOUT_SIDE_READER:
         model.text_decoder.side_reader.requires_grad_(False)
-    elif variant in (SIDE_READER_ALONE, SHORTCUTS) or (variant == SIDE_READER_FIRST and not has_codes):
+    elif variant in (SIDE_READER_ALONE, SHORTCUTS, FOLLOWED, NOW) or (variant == SIDE_READER_FIRST and not has_codes):
         model.text_decoder.train_side_reader()
 
 
@@ -76,8 +90,9 @@ def run(variant: str, args: argparse.Namespace) -> dict[str, Any]:
     config = config_of(variant, args)
     folders = split_folders(args.data)
     counts = {"train": args.num_stories, "val": args.num_held_out}
-    texts = [Texts(StoryFolder(folders[split], "skip", config.max_steps), count) for split, count in counts.items()]
-    found = train_texts(config, *texts, args.seed, partial(train_parts, variant))
+    kind = Texts if args.autoencoder is None else Pages
+    texts = [kind(StoryFolder(folders[split], "skip", config.max_steps), count) for split, count in counts.items()]
+    found = train_texts(config, *texts, args.seed, partial(train_parts, variant), args.autoencoder)
     for name in ("continuous", "codes"):
         print(f"{variant}, {name}: swap gap {cell(found[name]['swap_gap'])}", flush=True)
     return found
@@ -105,6 +120,7 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[Goal]]:
 def main() -> None:
     parser = make_parser(__doc__, repeats=1)
     parser.add_argument("--data", type=Path, required=True, help="stories, with train and val")
+    parser.add_argument("--autoencoder", type=Path, help="a run or model whose autoencoder encodes the pictures")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, help="these only (default: all)")
     parser.add_argument("--num_updates", type=positive_int, default=200)
     parser.add_argument("--batch_size", type=positive_int, default=2, help="stories (default 2)")

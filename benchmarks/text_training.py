@@ -1,10 +1,11 @@
-"""Training of the plan and the text decoder alone, without pictures, and what the plan is worth to held-out texts."""
+"""Training of the plan and the text decoder alone, without the UNet, and what the plan is worth to held-out texts."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,18 +17,20 @@ from modules.encoded.stories import EncodedStories
 from modules.evaluation.metrics.statistics import bootstrap_mean
 from modules.layers.seeding import derive_seed
 from modules.presets import PRESETS
+from modules.saving.model_folder import load_autoencoder
 from modules.story import Story, StoryDataset
 from modules.story_model.story_model import StoryModel, build_model
 from modules.text_decoder.tokenizers import Vocabulary, make_vocabulary
 from modules.training.optimizer import learning_rate_at, parameter_groups
-from modules.training.phases import JointPhase
+from modules.training.phases import JointPhase, OpeningPhase
 from modules.training.reliance import plan_conditions, swap_rows
 
 
 class TextPhase(JointPhase):
-    """The joint phase without pictures."""
+    """The joint phase without the image decoder."""
 
     trains = ("storyboard", "prior", "text_decoder", "aids")
+    begin = OpeningPhase.begin  # It comes without an opening.
 
 
 class Texts:
@@ -48,10 +51,26 @@ class Texts:
         return replace(story, steps=tuple(replace(step, image_path=None) for step in story.steps))
 
 
+class Pages(Texts):
+    """The first stories of a data set, with their pictures."""
+
+    def __getitem__(self, index: int) -> Story:
+        return self.source[index]
+
+    def outline(self, index: int) -> Story:
+        """Return one story without opening its pictures."""
+        return self.source.outline(index)
+
+
+def without_image_decoder(config: StoryConfig) -> StoryConfig:
+    """Return the config with an image decoder as small as it can be."""
+    return replace(config, image_decoder=PRESETS["tiny"].image_decoder)
+
+
 def without_pictures(config: StoryConfig) -> StoryConfig:
     """Return the config with the parts that see pictures as small as they can be."""
     tiny = PRESETS["tiny"]
-    return replace(config, image_decoder=tiny.image_decoder, autoencoder=tiny.autoencoder, aids=tiny.aids)
+    return replace(without_image_decoder(config), autoencoder=tiny.autoencoder, aids=tiny.aids)
 
 
 def encode(model: StoryModel, texts: Texts, vocabulary: Vocabulary) -> EncodedStories:
@@ -146,21 +165,25 @@ def train_texts(
     held_out_texts: Texts,
     seed: int,
     set_modes: Callable[[StoryModel, bool], None] = train_all,
+    autoencoder: Path | None = None,
 ) -> dict[str, Any]:
     """Train a model on texts; return what its plan is worth before the training, before the quantiser and after it.
 
-    `set_modes(model, has_codes)` sets what trains.
+    `set_modes(model, has_codes)` sets what trains. `Pages` also need a model whose autoencoder encodes their pictures.
     """
     torch.manual_seed(derive_seed(seed, "weights"))
     vocabulary = make_vocabulary(config.text_decoder, config.vocab_size, training_texts.source.texts())
     model = build_model(config, "this benchmark", offline=True)
+    if autoencoder is not None:
+        model.autoencoder.load_state_dict(load_autoencoder(autoencoder, model, offline=True))
+    model.eval()
     held_out = encode(model, held_out_texts, vocabulary)
     stories = encode(model, training_texts, vocabulary)
     num_updates, rate = config.training.max_steps, config.training.learning_rate
     options = {"num_steps": num_updates, "learning_rate": rate, "seed": seed}
     phase = TextPhase(model, lambda: stories, global_batch=config.training.batch_size, autocast=precision, **options)
     phase.start()
-    model.aids.fit_words(stories.input_ids, stories.text_mask)
+    phase.begin()
     set_modes(model, True)
     groups = parameter_groups(model.named_parameters(), model.pretrained, model.gates, config.training)
     phase.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=config.training.adam_betas)

@@ -109,6 +109,9 @@ class TrainingConfig:
     gate_rate: float = limited(20.0, MULTIPLE)
     # The phase in which a pretrained language model begins to train: until then its side reader alone reads the plan.
     language_model_from: str = choice("joint", ("joint", "consolidation"))
+    # The phase in which the image decoder begins to train: without it a joint update is much cheaper, and pictures
+    # reach the codes by the auxiliary losses alone.
+    image_decoder_from: str = choice("joint", ("joint", "consolidation"))
     num_stories: int = limited(8000, UPDATES)  # Drawn from the story world, if that is the data.
     # Of these, the stories that the planning phase reads: the prior overfits first.
     plan_stories_ratio: float = limited(5.0, RATIO)

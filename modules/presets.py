@@ -195,13 +195,32 @@ CAPTIONER = StoryConfig(
 PICTUREBOOKS = StoryConfig(
     preset="picturebooks",
     storyboard=StoryboardConfig(
-        text_encoder=TextEncoderConfig(source=MINILM, max_length=96, shortcuts=True), codebook_size=0
+        text_encoder=TextEncoderConfig(source=MINILM, max_length=96, shortcuts=True),
+        codebook_size=0,
+        codebook_decay=0.9,
     ),
+    prior=PriorConfig(cache=True),
     text_decoder=TextDecoderConfig(source=SMOLLM2, tuning="lora", prefix="key_values", max_length=96),
     autoencoder=AutoencoderConfig(image_size=128, layers_per_block=2, squared_weight=3.0),
-    loss_weights=LossWeights(bag_of_words_loss=0.02, other_words_loss=0.0),
+    # What a picture looks like is soon learnt, and would fill the slots before what a text says.
+    loss_weights=LossWeights(
+        commitment_loss=0.1,
+        bag_of_words_loss=0.02,
+        bag_of_visual_words_loss=0.002,
+        draft_loss=0.2,
+        other_words_loss=0.0,
+        other_visual_words_loss=0.0,
+    ),
     training=TrainingConfig(
-        batch_size=4, opening_ratio=1.5, consolidation_ratio=0.2, language_model_from="consolidation"
+        autoencoder_ratio=0.6,
+        opening_ratio=1.0,
+        consolidation_ratio=0.15,
+        illustration_ratio=1.0,
+        planning_ratio=1.5,
+        batch_size=4,
+        quantize_at=0.25,
+        language_model_from="consolidation",
+        image_decoder_from="consolidation",
     ),
 )
 PRESETS = {

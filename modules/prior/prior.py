@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
@@ -19,7 +18,8 @@ from modules.layers.transformer import Transformer, TransformerOutput
 from modules.prior.config import PriorConfig, check_heads
 from modules.prior.given import flatten_given, given_among
 from modules.prior.reading import PlanReading
-from modules.prior.sampling import guide, sample_logits
+from modules.prior.sampling import beside_null, guide, sample_logits
+from modules.prior.slot_cache import SlotCache
 from modules.prior.teacher_forcing import two_pass_nll
 
 
@@ -54,7 +54,15 @@ class Prior(nn.Module):
     thousands of codes stay a small part of the weights.
     """
 
-    def __init__(self, config: PriorConfig, vocab_size: int, codebook_size: int, num_slots: int) -> None:
+    def __init__(
+        self,
+        config: PriorConfig,
+        vocab_size: int,
+        codebook_size: int,
+        num_slots: int,
+        codebook: nn.Module | None = None,
+    ) -> None:
+        """`codebook` is the quantiser, for a `config.cache`."""
         super().__init__()
         check_heads(config.dim, config.num_heads)
         if config.attention_window % num_slots:
@@ -74,6 +82,7 @@ class Prior(nn.Module):
         self.transformer = Transformer(dim, config.num_layers, num_heads, dropout, num_kv_heads, experts)
         # Zeros: weights that were trained without given pages start as they were.
         self.given_pages = nn.Parameter(torch.zeros(dim)) if config.given_share else None
+        self.cache = SlotCache(num_slots, codebook) if config.cache else None
         self.temporal: TemporalTransformer | None = None
         self.temporal_scale: nn.Parameter | None = None
         if config.temporal_layers:
@@ -107,7 +116,7 @@ class Prior(nn.Module):
 
         def predict(history: Tensor) -> Tensor:
             passes.append(self._transform(history, prefix, prefix_mask, step_mask))
-            return self._split_steps(self._to_logits(passes[-1].hidden))
+            return self._logits(passes[-1].hidden, history)
 
         scored = two_pass_nll(predict, codes, own_share, own_draws)
         last = passes[-1]
@@ -143,7 +152,7 @@ class Prior(nn.Module):
         lengths = step_mask.sum(1)
         prefix, prefix_mask = self._prefix(prompt_ids, prompt_mask, self._given(codes, given, lengths))
         hidden = PlanReading(self, prefix, prefix_mask, lengths, codes.shape[1]).read(codes.flatten(1)[:, :-1])
-        logits = self._split_steps(self._to_logits(hidden[:, prefix_mask.shape[1] :]))
+        logits = self._logits(hidden[:, prefix_mask.shape[1] :], codes)
         return PriorOutput(nll=token_nats(logits, codes), logits=logits)
 
     def update(self, loads: Tensor) -> None:
@@ -177,7 +186,7 @@ class Prior(nn.Module):
         """
         num_stories, num_given = len(prompt_ids) * num_samples, 0 if codes is None else codes.shape[1]
         if is_guided := guidance_scale != 1:
-            prompt_ids, prompt_mask, codes = self._beside_null(prompt_ids, prompt_mask, codes)
+            prompt_ids, prompt_mask, codes = beside_null(self.config, prompt_ids, prompt_mask, codes)
         flat = prompt_ids.new_zeros(len(prompt_ids), 0) if codes is None else codes.flatten(1)
         total = prompt_ids.new_full((len(prompt_ids),), num_given + num_steps)
         known = given_among(fixed, num_given, len(total)) if self.given_pages is not None else None
@@ -189,7 +198,7 @@ class Prior(nn.Module):
         log_probs: list[Tensor] = []
         for place in range((num_drawn or num_steps) * self.num_slots):
             hidden = reading.read_next(flat) if place else hidden
-            own = logits = self._to_logits(hidden[:, 0]).float()
+            own = logits = self._next_logits(hidden, flat).float()
             if is_guided:
                 logits, own = guide(logits, guidance_scale)
             drawn = sample_logits(logits, temperature, top_p, generator)[:, None]
@@ -198,9 +207,9 @@ class Prior(nn.Module):
                 drawn = torch.where(wanted >= 0, wanted, drawn)
             log_probs.append(own.log_softmax(-1).gather(-1, drawn))
             flat = torch.cat([flat, drawn.repeat(len(flat) // num_stories, 1)], dim=1)
+        steps, new = (-1, self.num_slots), flat[:num_stories, num_given * self.num_slots :]
         return PriorSample(
-            codes=self._steps(flat[:num_stories, num_given * self.num_slots :]).contiguous(),
-            log_probs=self._steps(torch.cat(log_probs, dim=1)),
+            codes=new.unflatten(1, steps).contiguous(), log_probs=torch.cat(log_probs, dim=1).unflatten(1, steps)
         )
 
     @torch.no_grad()
@@ -213,29 +222,9 @@ class Prior(nn.Module):
         hidden = reading.read(flat)[:, -1:]
         for place in range(num_steps * self.num_slots):
             hidden = reading.read_next(flat) if place else hidden
-            code = yield self._to_logits(hidden[0, 0])
+            code = yield self._next_logits(hidden, flat)[0]
             flat = torch.cat([flat, flat.new_tensor([[code]])], dim=1)
         yield self.code_embed.weight.new_zeros(self.code_embed.num_embeddings - 1)
-
-    def _beside_null(
-        self, prompt_ids: Tensor, prompt_mask: Tensor, codes: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return prompts (2B,Lp), their mask and codes (2B,T,S): the stories, followed by the same without a prompt.
-
-        Raises ValueError where the prior has never seen a story without a prompt.
-        """
-        if not self.config.null_prompt:
-            raise ValueError("this prior was not trained without prompts: its null_prompt is 0")
-        mask = torch.cat([prompt_mask, torch.zeros_like(prompt_mask)])
-        return prompt_ids.repeat(2, 1), mask, None if codes is None else codes.repeat(2, 1, 1)
-
-    def _split_steps(self, flat: Tensor) -> Tensor:
-        """Reshape (B,T*S,K) -> (B,T,S,K)."""
-        return rearrange(flat, "b (t s) k -> b t s k", s=self.num_slots)
-
-    def _steps(self, flat: Tensor) -> Tensor:
-        """Reshape (B,T*S) -> (B,T,S)."""
-        return flat.unflatten(1, (-1, self.num_slots))
 
     def _prefix(
         self, prompt_ids: Tensor, prompt_mask: Tensor, given: tuple[Tensor, Tensor] | None = None
@@ -258,9 +247,15 @@ class Prior(nn.Module):
         flat, index, mask = flatten_given(codes, given)
         return self.given_pages + self.code_input(flat, index, num_steps), mask
 
-    def _to_logits(self, hidden: Tensor) -> Tensor:
-        """Project (...,D) -> (...,K)."""
-        return F.linear(self.to_code(hidden), self.code_embed.weight[:-1])
+    def _logits(self, hidden: Tensor, codes: Tensor) -> Tensor:
+        """Return the logits (B,T,S,K) of codes (B,T,S) by the transformer's output before each (B,T*S,D)."""
+        logits = F.linear(self.to_code(hidden), self.code_embed.weight[:-1]).unflatten(1, codes.shape[1:])
+        return logits if self.cache is None else logits + self.cache(codes)
+
+    def _next_logits(self, hidden: Tensor, flat: Tensor) -> Tensor:
+        """Return the logits (B,K) of the code after M flattened ones (B,M), by the output there (B,1,D)."""
+        logits = F.linear(self.to_code(hidden[:, 0]), self.code_embed.weight[:-1])
+        return logits if self.cache is None else logits + self.cache.next(flat)
 
     def code_inputs(self, flat: Tensor, num_steps: Tensor) -> Tensor:
         """Return the inputs at BOS and after each of M flattened codes (B,M): (B,M+1,D).

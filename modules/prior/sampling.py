@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from modules.prior.config import PriorConfig
+
 LIKELIEST = 64  # A nucleus nearly always lies within these, which are much cheaper to find than a full sort.
 
 
@@ -18,6 +20,19 @@ def sample_logits(logits: Tensor, temperature: float, top_p: float, generator: t
     uniform = torch.rand(len(probabilities), generator=generator, device=probabilities.device)
     drawn = draw_index(probabilities, uniform)
     return drawn if index is None else index.gather(-1, drawn[:, None])[:, 0]
+
+
+def beside_null(
+    config: PriorConfig, prompt_ids: Tensor, prompt_mask: Tensor, codes: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return prompts (2B,Lp), their mask and codes (2B,T,S): the stories, followed by the same without a prompt.
+
+    Raises ValueError where the prior has never seen a story without a prompt.
+    """
+    if not config.null_prompt:
+        raise ValueError("this prior was not trained without prompts: its null_prompt is 0")
+    mask = torch.cat([prompt_mask, torch.zeros_like(prompt_mask)])
+    return prompt_ids.repeat(2, 1), mask, None if codes is None else codes.repeat(2, 1, 1)
 
 
 def guide(logits: Tensor, scale: float) -> tuple[Tensor, Tensor]:

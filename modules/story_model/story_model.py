@@ -66,7 +66,8 @@ class StoryModel(StoryParts):
         """Build the parts that differ between plans: here the storyboard and its prior."""
         self._build_storyboard(config)
         board = config.storyboard
-        self.prior = Prior(config.prior, self.vocab_size, board.codebook_size, board.num_slots)
+        quantizer = self.storyboard.quantizer
+        self.prior = Prior(config.prior, self.vocab_size, board.codebook_size, board.num_slots, quantizer)
 
     def forward(self, batch: StoryBatch, noise: StepNoise, parts: Collection[str] = PARTS) -> StoryModelOutput:
         """Return the training loss of a batch: a pure function of weights, batch and noise (but for dropout). N = B*T.

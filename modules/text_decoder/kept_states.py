@@ -48,8 +48,9 @@ class KeptStates:
 
     def fit_words(self, input_ids: Tensor, text_mask: Tensor) -> None:
         """Score the words of texts (N,L): all that are trained on. Before this nothing is kept."""
-        self._words = input_ids[text_mask].unique()
-        self._version = ()
+        words = input_ids[text_mask].unique()
+        if self._words is None or not torch.equal(words, self._words):  # Phases of one run have the same.
+            self._words, self._version = words, ()
 
     @contextmanager
     def in_place_of_layers(

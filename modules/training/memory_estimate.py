@@ -76,7 +76,8 @@ def story_activations(config: StoryConfig, mixed: bool, phase: str = "joint") ->
         phase_class.select(model)
         if phase != "opening":
             model.assume_ready()
-        saved = saved_bytes(model, lambda: model(batch, noise, phase_class.trains).loss, mixed or has_experts)
+        parts = phase_class.trained_parts(config.training)
+        saved = saved_bytes(model, lambda: model(batch, noise, parts).loss, mixed or has_experts)
     # torch infers the shapes of the experts' products in bfloat16 only.
     return saved if mixed or not has_experts else 2 * saved
 

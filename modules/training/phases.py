@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from modules.batch import PlanBatch, StepNoise, StoryBatch, draw_noise
-from modules.config import StoryConfig
+from modules.config import StoryConfig, TrainingConfig
 from modules.data.order import BatchOrder, rows_of_part
 from modules.encoded.codes import cache_codes
 from modules.encoded.stories import EncodedStories
@@ -80,7 +80,7 @@ class StoryPhase(Phase):
         )
         self.images_seen += int(batch.image_mask.sum())
         self.tokens_seen += int(batch.text_mask[..., 1:].sum())
-        return module(batch.to(self.device), noise.to(self.device), self.trains)
+        return module(batch.to(self.device), noise.to(self.device), self.trained_parts(self.training))
 
     def _noise(self, step: int, num_rows: int) -> StepNoise:
         # On the device: a CPU would take as long to draw it as a GPU to train on it.
@@ -101,7 +101,12 @@ class StoryPhase(Phase):
     @classmethod
     def select(cls, model: StoryModel) -> None:
         """Train what the phase trains, and freeze all else."""
-        model.train_parts(cls.trains)
+        model.train_parts(cls.trained_parts(model.config.training))
+
+    @classmethod
+    def trained_parts(cls, _training: TrainingConfig) -> tuple[str, ...]:
+        """Return what the phase trains under a config's settings."""
+        return cls.trains
 
 
 class OpeningPhase(StoryPhase):
@@ -143,6 +148,12 @@ class JointPhase(StoryPhase):
         if cls.name == "joint" and model.config.training.language_model_from != "joint":
             model.text_decoder.train_side_reader()
 
+    @classmethod
+    def trained_parts(cls, training: TrainingConfig) -> tuple[str, ...]:
+        """Return all parts, without the image decoder if it begins later."""
+        is_later = cls.name == "joint" and training.image_decoder_from != "joint"
+        return tuple(part for part in cls.trains if not (is_later and part == "image_decoder"))
+
     @property
     def quantize_step(self) -> int:
         return int(self.training.quantize_at * self.num_steps)
@@ -166,9 +177,8 @@ class JointPhase(StoryPhase):
         """
         config, order, vectors = self.model.config.storyboard, self.order[step], []
         in_batch = config.num_slots * sum(self.stories.lengths[index] for index in order)
-        # A run of few updates is not worth a codebook from more vectors than it has trained on.
-        per_code = min(KMEANS_VECTORS_PER_CODE, max(2, step * in_batch // config.codebook_size))
-        batches = max(1, per_code * config.codebook_size // in_batch)
+        fewest, wanted = (-(-count * config.codebook_size // in_batch) for count in (2, KMEANS_VECTORS_PER_CODE))
+        batches = max(fewest, min(wanted, self.num_steps))  # No more than the phase reads: a short run waits less.
         for offset in range(1, batches + 2):
             batch = self.stories.batch(self.order[step + offset]).to(self.device)
             noise = self._noise(step + offset, batch.step_mask.numel())

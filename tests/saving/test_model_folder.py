@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from modules.common.errors import UserError
 from modules.presets import TINY
 from modules.pretrained.source import PretrainedSource
 from modules.saving.checkpoint import save_checkpoint
-from modules.saving.model_folder import architectures_of, load_model, resolve_model_folder, save_model
+from modules.saving.model_folder import architectures_of, load_autoencoder, load_model, resolve_model_folder, save_model
 from modules.story_model.story_model import StoryModel
 from modules.text_decoder.tokenizers import PretrainedVocabulary
 from tests.support.hub_folders import write_gpt2, write_stable_diffusion
@@ -107,3 +108,19 @@ def test_a_folder_whose_parts_trained_in_full_needs_no_source(tmp_path):
     (folder / "manifest.json").unlink()
     with pytest.raises(UserError, match=r"config\.json, image_decoder\.source: there is no folder"):
         load_model(folder, offline=True)
+
+
+def test_an_autoencoder_is_taken_from_another_model(tiny_checkpoint, tmp_path):
+    other = StoryModel(replace(TINY, text_decoder=replace(TINY.text_decoder, dim=48)))
+    found, donor = load_autoencoder(tiny_checkpoint, other), load_model(tiny_checkpoint)[0].autoencoder.state_dict()
+    assert found.keys() == donor.keys() and all(torch.equal(found[name], donor[name]) for name in found)
+    shutil.copytree(tiny_checkpoint, tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    state = load_file(weights)
+    save_file({name: value for name, value in state.items() if name != f"autoencoder.{min(donor)}"}, weights)
+    (tmp_path / "model" / "manifest.json").unlink()
+    with pytest.raises(UserError, match="its autoencoder has other tensors"):
+        load_autoencoder(tmp_path / "model", other)
+    wide = StoryModel(replace(TINY, autoencoder=replace(TINY.autoencoder, latent_channels=6)))
+    with pytest.raises(UserError, match="has another shape"):
+        load_autoencoder(tiny_checkpoint, wide)

@@ -98,6 +98,7 @@ def tiny_preset(name: str, hub: Path) -> StoryConfig:
             learning_rate=config.training.learning_rate,
             own_codes=config.training.own_codes,
             language_model_from=config.training.language_model_from,
+            image_decoder_from=config.training.image_decoder_from,
             quantize_at=0.25,
         ),
     )

@@ -101,6 +101,18 @@ def test_changed_weights_read_all_texts_anew(decoder, passes):
     assert len(passes) == 8
 
 
+def test_the_next_phase_finds_what_was_read(decoder, passes):
+    text = text_batch()
+    words = torch.arange(VOCABULARY)[None], torch.ones(1, VOCABULARY, dtype=torch.bool)
+    decoder(**text)
+    decoder.kept_states.fit_words(*words)
+    decoder(**text)
+    assert len(passes) == 4
+    decoder.kept_states.fit_words(words[0][:, 1:], words[1][:, 1:])
+    decoder(**text)
+    assert len(passes) == 8
+
+
 def test_no_more_is_kept_than_the_limit(decoder, passes, monkeypatch):
     text = text_batch()
     monkeypatch.setattr(kept_states, "KEPT_BYTES", 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import os
+from dataclasses import replace
 from itertools import accumulate, pairwise
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from modules.story_model.story_model import StoryModel
 from modules.storyworld import StoryWorld
 from modules.training.autoencoder_phase import AutoencoderPhase
 from modules.training.monitor import Monitor
+from modules.training.phases import ConsolidationPhase, IllustrationPhase, JointPhase, OpeningPhase, SettlingPhase
 from tests.support.runs import (
     END,
     JOINT_END,
@@ -196,3 +198,14 @@ def test_memory_does_not_grow(tmp_path, monkeypatch):
     )
     assert counts[44] <= counts[30] <= counts[15] + 10
     assert sizes[44] < sizes[15] + 24
+
+
+@pytest.mark.parametrize("begins", ("joint", "consolidation"))
+def test_the_image_decoder_trains_from_the_phase_named(tiny_config, begins):
+    config = replace(tiny_config, training=replace(tiny_config.training, image_decoder_from=begins))
+    model = StoryModel(config)
+    for phase in (OpeningPhase, JointPhase, ConsolidationPhase, SettlingPhase, IllustrationPhase):
+        phase.select(model)
+        expected = phase is not OpeningPhase and not (phase is JointPhase and begins == "consolidation")
+        assert all(value.requires_grad == expected for value in model.image_decoder.parameters()), phase
+        assert ("image_decoder" in phase.trained_parts(config.training)) == expected
