@@ -85,7 +85,7 @@ GPT2_SD15 = StoryConfig(
         text_encoder=TextEncoderConfig(source=BERT),
     ),
     prior=PriorConfig(dim=512, num_layers=8, num_heads=8),
-    text_decoder=TextDecoderConfig(source=GPT2, tuning="lora", max_length=96),
+    text_decoder=TextDecoderConfig(source=GPT2, tuning="lora", max_length=96, no_repeat_ngram_size=4),
     image_decoder=stable_diffusion_unet("lora"),
     autoencoder=stable_diffusion_latents(256),
     training=TrainingConfig(max_steps=10_000, batch_size=4, learning_rate=2e-4, consolidation_learning_rate=1e-4),
@@ -101,7 +101,9 @@ STORYDIFFUSION = StoryConfig(
         dim=512, num_layers=6, num_heads=8, patch_size=8, pooling="majority_vote", codebook_size=4096
     ),
     prior=PriorConfig(dim=512, num_layers=6, num_heads=8),
-    text_decoder=TextDecoderConfig(source=GPT2_XL, tuning="frozen", max_length=96, gradient_checkpointing=True),
+    text_decoder=TextDecoderConfig(
+        source=GPT2_XL, tuning="frozen", max_length=96, no_repeat_ngram_size=4, gradient_checkpointing=True
+    ),
     image_decoder=stable_diffusion_unet("frozen"),
     autoencoder=stable_diffusion_latents(512),
     training=TrainingConfig(max_steps=10_000, batch_size=1, learning_rate=2e-4, consolidation_learning_rate=1e-4),
@@ -124,7 +126,7 @@ NEXT_STEP = StoryConfig(
     ),
     prior=PriorConfig(dim=512, num_layers=4, num_heads=8, temporal_layers=4),
     predictor=PredictorConfig(dim=512, num_layers=4, num_heads=8),
-    text_decoder=TextDecoderConfig(source=GPT2, max_length=96),
+    text_decoder=TextDecoderConfig(source=GPT2, max_length=96, no_repeat_ngram_size=4),
     image_decoder=ImageDecoderConfig(
         block_out_channels=(192, 384, 576),
         attention_levels=(False, True, True),
@@ -153,7 +155,9 @@ SEED_STORY = StoryConfig(
         image_encoder=ImageEncoderConfig(source=VIT, trainable_layers=4),
     ),
     prior=PriorConfig(dim=512, num_layers=8, num_heads=8, num_kv_heads=2, attention_window=64, num_sink_steps=1),
-    text_decoder=TextDecoderConfig(source=LLAMA, tuning="lora", max_length=96, gradient_checkpointing=True),
+    text_decoder=TextDecoderConfig(
+        source=LLAMA, tuning="lora", max_length=96, no_repeat_ngram_size=4, gradient_checkpointing=True
+    ),
     image_decoder=stable_diffusion_unet("lora"),
     autoencoder=stable_diffusion_latents(256),
     training=TrainingConfig(max_steps=10_000, batch_size=2, learning_rate=2e-4, consolidation_learning_rate=1e-4),
@@ -170,7 +174,7 @@ MULTIMODAL_GPT2 = StoryConfig(
         dim=512, num_heads=8, pictures="pretrained", image_encoder=ImageEncoderConfig(source=CLIP)
     ),
     prior=PriorConfig(dim=512, num_layers=4, num_heads=8),
-    text_decoder=TextDecoderConfig(source=GPT2, tuning="lora", max_length=64),
+    text_decoder=TextDecoderConfig(source=GPT2, tuning="lora", max_length=64, no_repeat_ngram_size=4),
     image_decoder=stable_diffusion_unet("lora", "codes"),
     autoencoder=stable_diffusion_latents(256),
     training=TrainingConfig(
@@ -200,7 +204,9 @@ PICTUREBOOKS = StoryConfig(
         codebook_decay=0.9,
     ),
     prior=PriorConfig(cache=True),
-    text_decoder=TextDecoderConfig(source=SMOLLM2, tuning="lora", prefix="key_values", max_length=96),
+    text_decoder=TextDecoderConfig(
+        source=SMOLLM2, tuning="lora", prefix="key_values", max_length=96, no_repeat_ngram_size=4
+    ),
     autoencoder=AutoencoderConfig(image_size=128, layers_per_block=2, squared_weight=3.0),
     # What a picture looks like is soon learnt, and would fill the slots before what a text says.
     loss_weights=LossWeights(

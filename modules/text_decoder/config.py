@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from modules.common.limits import DECAY, LAYERS, MULTIPLE, SIZE, TOKENS, check_settings, choice, limited
+from modules.common.limits import COUNT, DECAY, LAYERS, MULTIPLE, SIZE, TOKENS, check_settings, choice, limited
 
 Decoding = Literal["greedy", "beam", "top_p"]
 TUNINGS = ("full", "lora", "frozen")
@@ -28,6 +28,9 @@ class TextDecoderConfig:
     lora_alpha: float = limited(16.0, MULTIPLE)
     lora_dropout: float = limited(0.0, DECAY)
     gradient_checkpointing: bool = False
+    # No text contains an n-gram of so many tokens twice (arXiv 1705.04304); 0: it may. A language model that is tuned
+    # little loops.
+    no_repeat_ngram_size: int = limited(0, COUNT)
 
     def __post_init__(self) -> None:
         check_settings(self, "text_decoder")

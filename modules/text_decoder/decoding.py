@@ -11,7 +11,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    NoRepeatNGramLogitsProcessor,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from modules.layers.plan_window import PlanWindow
 
@@ -84,6 +90,8 @@ def logits_processors(
     processors = LogitsProcessorList()
     if guidance_scale != 1:
         processors.append(GuidanceLogitsProcessor(unconditional, guidance_scale))
+    if decoder.config.no_repeat_ngram_size:
+        processors.append(NoRepeatNGramLogitsProcessor(decoder.config.no_repeat_ngram_size))
     if penalty_alpha:
         processors.append(ContrastiveLogitsProcessor(hidden_states, penalty_alpha, top_k))
     return processors

@@ -253,9 +253,8 @@ class TextDecoder(PretrainedPart):
             "beam": {"do_sample": False, "num_beams": num_beams},
             "top_p": {"do_sample": True, "top_p": top_p, "top_k": 0, "temperature": temperature},
         }
-        options = choices[decoding]
         if self.config.is_gated:
-            gated, beams = inputs.pop("gated_prefix"), options.get("num_beams", 1)
+            gated, beams = inputs.pop("gated_prefix"), choices[decoding].get("num_beams", 1)
             inputs["past_key_values"] = GatedPrefixCache(self.language_model.config, gated, beams)
         with seeded(seed):  # `generate` of transformers takes no generator.
             ids = self.language_model.generate(
@@ -265,7 +264,7 @@ class TextDecoder(PretrainedPart):
                 eos_token_id=self.eos_id,
                 logits_processor=logits_processors(self, code_embeds, window, guidance_scale, penalty_alpha, top_k),
                 stopping_criteria=watched(on_token if decoding != "beam" else None),
-                **options,
+                **choices[decoding],
             )
         is_eos = ids == self.eos_id
         # Beam search of transformers takes a padding id of 0 for none, and pads with <eos>.

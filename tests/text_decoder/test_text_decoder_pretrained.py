@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import product
+from dataclasses import replace
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -125,6 +126,18 @@ def test_every_beam_reads_its_own_row(folders, family, prefix, guidance_scale):
     ]
     assert told == [rows_of(ids, decoder.eos_id)[0] for ids in alone]
     assert len(set(map(tuple, told))) > 1
+
+
+@pytest.mark.parametrize("decoding", ["greedy", "beam"])
+def test_no_ngram_occurs_twice_where_the_config_says_so(folders, decoding):
+    decoder, codes = build(folders, "gpt2", tuning="lora"), batch()["code_embeds"]
+    pairs = []
+    for size in (0, 2):
+        decoder.config = replace(decoder.config, no_repeat_ngram_size=size)
+        rows = rows_of(decoder.generate(codes, decoding=decoding, num_beams=2), decoder.eos_id)
+        pairs.append([list(pairwise(row)) for row in rows])
+    looping, free = ([len(set(found)) < len(found) for found in texts] for texts in pairs)
+    assert any(looping) and not any(free)
 
 
 @pytest.mark.parametrize("penalty_alpha", [0.0, 0.7])
