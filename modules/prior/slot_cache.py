@@ -9,10 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 FIRST_SCALE = 4.0  # From 1 it would take long to become as large as it has to be.
+DECAY = 0.6  # Neighbouring pages are most alike: with all earlier ones alike, the order of pages would hardly count.
 
 
 class SlotCache(nn.Module):
-    """A continuous cache (arXiv 1612.04426): codes like those that a slot has had in the story become likelier.
+    """A continuous cache (arXiv 1612.04426): codes like those that a slot has had become likelier,
+    above all those of its latest steps.
 
     The likeness of two codes is the cosine of their vectors in the codebook: the encoder has learnt it, and a
     transformer would have to learn it anew, for which a few hundred stories are too few.
@@ -28,16 +30,16 @@ class SlotCache(nn.Module):
 
     def forward(self, codes: Tensor) -> Tensor:
         """Return what is added to the logits of codes (B,T,S) by those of the steps before: (B,T,S,K)."""
-        vectors = F.embedding(codes, self._vectors())
-        past = vectors.cumsum(1) - vectors
-        count = torch.arange(codes.shape[1], device=codes.device).clamp(min=1)
-        return self._bias(past / count[:, None, None], self.scale)
+        step = torch.arange(codes.shape[1], device=codes.device)
+        weights = _recency(step[:, None] - 1 - step)
+        return self._bias(torch.einsum("tu,busd->btsd", weights, F.embedding(codes, self._vectors())), self.scale)
 
     def next(self, flat: Tensor) -> Tensor:
         """Return what is added to the logits of the code after M flattened ones (B,M): (B,K)."""
         slot = flat.shape[1] % self.num_slots
         past = F.embedding(flat[:, slot :: self.num_slots], self._vectors())
-        return self._bias(past.sum(1) / max(1, past.shape[1]), self.scale[slot])
+        weights = _recency(torch.arange(past.shape[1] - 1, -1, -1, device=flat.device))
+        return self._bias(weights @ past, self.scale[slot])
 
     def _vectors(self) -> Tensor:
         """Return the codebook as unit vectors (K,d)."""
@@ -47,3 +49,9 @@ class SlotCache(nn.Module):
     def _bias(self, mean: Tensor, scale: Tensor) -> Tensor:
         """Return the scaled likeness to means (...,d) of each code: (...,K)."""
         return scale[..., None] * F.linear(mean, self._vectors())
+
+
+def _recency(age: Tensor) -> Tensor:
+    """Return the weights (...,T) of steps of an age (...,T), 0 for the latest: they sum to 1, those not there yet 0."""
+    weights = torch.where(age < 0, 0.0, DECAY ** age.clamp(min=0))
+    return weights / weights.sum(-1, keepdim=True).clamp(min=1)

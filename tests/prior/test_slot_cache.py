@@ -10,6 +10,7 @@ import torch
 
 from modules.prior.config import PriorConfig
 from modules.prior.prior import Prior
+from modules.prior.slot_cache import DECAY
 from modules.story_model.story_model import StoryModel
 from modules.storyboard.quantizer import VectorQuantizer
 
@@ -38,7 +39,7 @@ def test_bias_is_the_likeness_to_what_the_slot_has_had(prior, quantizer):
     prior.cache.scale.copy_(torch.tensor([2.0, 3.0]))
     bias, book = prior.cache(codes), torch.nn.functional.normalize(quantizer.codebook, dim=-1)
     assert bias.shape == (2, STEPS, SLOTS, CODES) and not bias[:, 0].any()
-    expected = 3.0 * (book[codes[1, 0, 1]] + book[codes[1, 1, 1]]) / 2 @ book.t()
+    expected = 3.0 * (DECAY * book[codes[1, 0, 1]] + book[codes[1, 1, 1]]) / (1 + DECAY) @ book.t()
     torch.testing.assert_close(bias[1, 2, 1], expected)
     for place in range(STEPS * SLOTS):
         following = prior.cache.next(codes.flatten(1)[:, :place])
