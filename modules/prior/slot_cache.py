@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FIRST_SCALE = 4.0  # From 1 it would take long to become as large as it has to be.
+FIRST_SCALE = 6.0  # From 1 it would take long to become as large as it has to be.
 DECAY = 0.6  # Neighbouring pages are most alike: with all earlier ones alike, the order of pages would hardly count.
 
 
