@@ -85,7 +85,7 @@ GPT2_SD15 = StoryConfig(
         text_encoder=TextEncoderConfig(source=BERT),
     ),
     prior=PriorConfig(dim=512, num_layers=8, num_heads=8),
-    text_decoder=TextDecoderConfig(source=GPT2, tuning="lora", max_length=96, no_repeat_ngram_size=4),
+    text_decoder=TextDecoderConfig(source=GPT2, tuning="lora", max_length=96, no_repeat_ngram_size=3),
     image_decoder=stable_diffusion_unet("lora"),
     autoencoder=stable_diffusion_latents(256),
     training=TrainingConfig(max_steps=10_000, batch_size=4, learning_rate=2e-4, consolidation_learning_rate=1e-4),
@@ -102,7 +102,7 @@ STORYDIFFUSION = StoryConfig(
     ),
     prior=PriorConfig(dim=512, num_layers=6, num_heads=8),
     text_decoder=TextDecoderConfig(
-        source=GPT2_XL, tuning="frozen", max_length=96, no_repeat_ngram_size=4, gradient_checkpointing=True
+        source=GPT2_XL, tuning="frozen", max_length=96, no_repeat_ngram_size=3, gradient_checkpointing=True
     ),
     image_decoder=stable_diffusion_unet("frozen"),
     autoencoder=stable_diffusion_latents(512),
@@ -126,7 +126,7 @@ NEXT_STEP = StoryConfig(
     ),
     prior=PriorConfig(dim=512, num_layers=4, num_heads=8, temporal_layers=4),
     predictor=PredictorConfig(dim=512, num_layers=4, num_heads=8),
-    text_decoder=TextDecoderConfig(source=GPT2, max_length=96, no_repeat_ngram_size=4),
+    text_decoder=TextDecoderConfig(source=GPT2, max_length=96, no_repeat_ngram_size=3),
     image_decoder=ImageDecoderConfig(
         block_out_channels=(192, 384, 576),
         attention_levels=(False, True, True),
@@ -156,7 +156,7 @@ SEED_STORY = StoryConfig(
     ),
     prior=PriorConfig(dim=512, num_layers=8, num_heads=8, num_kv_heads=2, attention_window=64, num_sink_steps=1),
     text_decoder=TextDecoderConfig(
-        source=LLAMA, tuning="lora", max_length=96, no_repeat_ngram_size=4, gradient_checkpointing=True
+        source=LLAMA, tuning="lora", max_length=96, no_repeat_ngram_size=3, gradient_checkpointing=True
     ),
     image_decoder=stable_diffusion_unet("lora"),
     autoencoder=stable_diffusion_latents(256),
@@ -174,7 +174,7 @@ MULTIMODAL_GPT2 = StoryConfig(
         dim=512, num_heads=8, pictures="pretrained", image_encoder=ImageEncoderConfig(source=CLIP)
     ),
     prior=PriorConfig(dim=512, num_layers=4, num_heads=8),
-    text_decoder=TextDecoderConfig(source=GPT2, tuning="lora", max_length=64, no_repeat_ngram_size=4),
+    text_decoder=TextDecoderConfig(source=GPT2, tuning="lora", max_length=64, no_repeat_ngram_size=3),
     image_decoder=stable_diffusion_unet("lora", "codes"),
     autoencoder=stable_diffusion_latents(256),
     training=TrainingConfig(
@@ -205,7 +205,7 @@ PICTUREBOOKS = StoryConfig(
     ),
     prior=PriorConfig(cache=True),
     text_decoder=TextDecoderConfig(
-        source=SMOLLM2, tuning="lora", prefix="key_values", max_length=96, no_repeat_ngram_size=4
+        source=SMOLLM2, tuning="lora", prefix="key_values", max_length=96, no_repeat_ngram_size=3
     ),
     autoencoder=AutoencoderConfig(image_size=128, layers_per_block=2, squared_weight=3.0),
     # What a picture looks like is soon learnt, and would fill the slots before what a text says.
