@@ -67,12 +67,18 @@ def config_of(variant: str, args: argparse.Namespace) -> StoryConfig:
     config = replace(config, **{name: replace(getattr(config, name), **values) for name, values in settings.items()})
     board = config.storyboard
     encoder = replace(board.text_encoder, max_length=args.max_length + 8, **of_encoder)
-    training = config.training if args.autoencoder is None else replace(config.training, modality_dropout=0.25)
+    hidden = config.training if args.autoencoder is None else preset.training  # With pictures texts may be hidden.
     return replace(
         config,
         storyboard=replace(board, codebook_size=args.codebook_size, text_encoder=encoder),
         text_decoder=replace(config.text_decoder, max_length=args.max_length),
-        training=replace(training, max_steps=args.num_updates, batch_size=args.batch_size, quantize_at=0.7),
+        training=replace(
+            config.training,
+            modality_dropout=hidden.modality_dropout,
+            max_steps=args.num_updates,
+            batch_size=args.batch_size,
+            quantize_at=0.7,
+        ),
     )
 
 

@@ -60,9 +60,9 @@ class Prior(nn.Module):
         vocab_size: int,
         codebook_size: int,
         num_slots: int,
-        codebook: nn.Module | None = None,
+        quantizer: nn.Module | None = None,
     ) -> None:
-        """`codebook` is the quantiser, for a `config.cache`."""
+        """`quantizer` has the codebook, which a `config.cache` reads."""
         super().__init__()
         check_heads(config.dim, config.num_heads)
         if config.attention_window % num_slots:
@@ -82,7 +82,7 @@ class Prior(nn.Module):
         self.transformer = Transformer(dim, config.num_layers, num_heads, dropout, num_kv_heads, experts)
         # Zeros: weights that were trained without given pages start as they were.
         self.given_pages = nn.Parameter(torch.zeros(dim)) if config.given_share else None
-        self.cache = SlotCache(num_slots, codebook) if config.cache else None
+        self.cache = SlotCache(num_slots, quantizer) if config.cache else None
         self.temporal: TemporalTransformer | None = None
         self.temporal_scale: nn.Parameter | None = None
         if config.temporal_layers:
