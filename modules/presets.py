@@ -203,7 +203,8 @@ PICTUREBOOKS = StoryConfig(
         codebook_size=0,
         codebook_decay=0.9,
     ),
-    prior=PriorConfig(cache=True),
+    # Small: one of the default size learns a few hundred stories by heart.
+    prior=PriorConfig(dim=64, num_layers=2, dropout=0.3, cache=True),
     text_decoder=TextDecoderConfig(
         source=SMOLLM2, tuning="lora", prefix="key_values", max_length=96, no_repeat_ngram_size=3
     ),
@@ -220,9 +221,7 @@ PICTUREBOOKS = StoryConfig(
     training=TrainingConfig(
         autoencoder_ratio=0.6,
         opening_ratio=1.0,
-        consolidation_ratio=0.15,
         illustration_ratio=1.0,
-        planning_ratio=1.5,
         batch_size=4,
         quantize_at=0.25,
         language_model_from="consolidation",

@@ -116,7 +116,7 @@ class EncodedStories:
         self.latents, self.image_mask = (
             self._read_cached(progress) if cached else self._read(model.autoencoder, progress)
         )
-        self.prompt_ids, self.prompt_mask = tokenizer.encode_batch(self.prompts, self.config.max_prompt_length)
+        self.prompt_ids, self.prompt_mask = model.tokenize_prompts(self.prompts, tokenizer)
         self.tokens = tokenize_steps(self.texts, model, tokenizer)
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)[:-1]])
         self.codes: Tensor | None = None  # (variants, N, S): both modalities, text only, picture only.

@@ -114,7 +114,7 @@ class LoadedModel:
 
     def prompt_tokens(self, prompt: str) -> tuple[Tensor, Tensor]:
         """Return the tokens (1,Lp) of a prompt as the model reads it and their mask, on the model's device."""
-        ids, mask = self.tokenizer.encode_batch([self.tokenizer.read(prompt).text], self.config.max_prompt_length)
+        ids, mask = self.model.tokenize_prompts([self.tokenizer.read(prompt).text], self.tokenizer)
         return ids[:, : mask.sum()].to(self.device), mask[:, : mask.sum()].to(self.device)
 
 

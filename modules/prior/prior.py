@@ -19,7 +19,7 @@ from modules.prior.config import PriorConfig, check_heads
 from modules.prior.given import flatten_given, given_among
 from modules.prior.reading import PlanReading
 from modules.prior.sampling import beside_null, guide, sample_logits
-from modules.prior.slot_cache import SlotCache
+from modules.prior.slot_cache import Reader, SlotCache
 from modules.prior.teacher_forcing import two_pass_nll
 
 
@@ -55,14 +55,9 @@ class Prior(nn.Module):
     """
 
     def __init__(
-        self,
-        config: PriorConfig,
-        vocab_size: int,
-        codebook_size: int,
-        num_slots: int,
-        quantizer: nn.Module | None = None,
+        self, config: PriorConfig, vocab_size: int, codebook_size: int, num_slots: int, storyboard: Reader | None = None
     ) -> None:
-        """`quantizer` has the codebook, which a `config.cache` reads."""
+        """A `config.cache` reads the codebook of the `storyboard`, and the prompt by it."""
         super().__init__()
         check_heads(config.dim, config.num_heads)
         if config.attention_window % num_slots:
@@ -82,7 +77,7 @@ class Prior(nn.Module):
         self.transformer = Transformer(dim, config.num_layers, num_heads, dropout, num_kv_heads, experts)
         # Zeros: weights that were trained without given pages start as they were.
         self.given_pages = nn.Parameter(torch.zeros(dim)) if config.given_share else None
-        self.cache = SlotCache(num_slots, quantizer) if config.cache else None
+        self.cache = SlotCache(num_slots, storyboard) if config.cache else None
         self.temporal: TemporalTransformer | None = None
         self.temporal_scale: nn.Parameter | None = None
         if config.temporal_layers:
@@ -112,11 +107,12 @@ class Prior(nn.Module):
         codes means nothing.
         """
         prefix, prefix_mask = self._prefix(prompt_ids, prompt_mask, self._given(codes, given, step_mask.sum(1)))
+        asked = self._asked(prompt_ids, prompt_mask)
         passes: list[TransformerOutput] = []
 
         def predict(history: Tensor) -> Tensor:
             passes.append(self._transform(history, prefix, prefix_mask, step_mask))
-            return self._logits(passes[-1].hidden, history)
+            return self._logits(passes[-1].hidden, history, asked)
 
         scored = two_pass_nll(predict, codes, own_share, own_draws)
         last = passes[-1]
@@ -152,7 +148,7 @@ class Prior(nn.Module):
         lengths = step_mask.sum(1)
         prefix, prefix_mask = self._prefix(prompt_ids, prompt_mask, self._given(codes, given, lengths))
         hidden = PlanReading(self, prefix, prefix_mask, lengths, codes.shape[1]).read(codes.flatten(1)[:, :-1])
-        logits = self._logits(hidden[:, prefix_mask.shape[1] :], codes)
+        logits = self._logits(hidden[:, prefix_mask.shape[1] :], codes, self._asked(prompt_ids, prompt_mask))
         return PriorOutput(nll=token_nats(logits, codes), logits=logits)
 
     def update(self, loads: Tensor) -> None:
@@ -194,11 +190,12 @@ class Prior(nn.Module):
         reading = PlanReading(self, *prefix, total, num_given + num_steps)
         hidden = reading.read(flat)[:, -1:].repeat_interleave(num_samples, dim=0)
         reading.repeat_interleave(num_samples)
+        asked = self._asked(prompt_ids, prompt_mask, num_samples)
         flat = flat.repeat_interleave(num_samples, dim=0)
         log_probs: list[Tensor] = []
         for place in range((num_drawn or num_steps) * self.num_slots):
             hidden = reading.read_next(flat) if place else hidden
-            own = logits = self._next_logits(hidden, flat).float()
+            own = logits = self._next_logits(hidden, flat, asked).float()
             if is_guided:
                 logits, own = guide(logits, guidance_scale)
             drawn = sample_logits(logits, temperature, top_p, generator)[:, None]
@@ -219,10 +216,10 @@ class Prior(nn.Module):
         """
         flat, total = prompt_ids.new_zeros(1, 0), prompt_ids.new_tensor([num_steps])
         reading = PlanReading(self, *self._prefix(prompt_ids, prompt_mask), total, num_steps)
-        hidden = reading.read(flat)[:, -1:]
+        hidden, asked = reading.read(flat)[:, -1:], self._asked(prompt_ids, prompt_mask)
         for place in range(num_steps * self.num_slots):
             hidden = reading.read_next(flat) if place else hidden
-            code = yield self._next_logits(hidden, flat)[0]
+            code = yield self._next_logits(hidden, flat, asked)[0]
             flat = torch.cat([flat, flat.new_tensor([[code]])], dim=1)
         yield self.code_embed.weight.new_zeros(self.code_embed.num_embeddings - 1)
 
@@ -247,15 +244,21 @@ class Prior(nn.Module):
         flat, index, mask = flatten_given(codes, given)
         return self.given_pages + self.code_input(flat, index, num_steps), mask
 
-    def _logits(self, hidden: Tensor, codes: Tensor) -> Tensor:
+    def _asked(self, prompt_ids: Tensor, prompt_mask: Tensor, num_samples: int = 1) -> Tensor | None:
+        """Return what prompts (B,Lp) ask for, (B*num_samples,S,d) as the cache reads it; None without one."""
+        return (
+            None if self.cache is None else self.cache.read(prompt_ids, prompt_mask).repeat_interleave(num_samples, 0)
+        )
+
+    def _logits(self, hidden: Tensor, codes: Tensor, asked: Tensor | None) -> Tensor:
         """Return the logits (B,T,S,K) of codes (B,T,S) by the transformer's output before each (B,T*S,D)."""
         logits = F.linear(self.to_code(hidden), self.code_embed.weight[:-1]).unflatten(1, codes.shape[1:])
-        return logits if self.cache is None else logits + self.cache(codes)
+        return logits if self.cache is None or asked is None else logits + self.cache(codes, asked)
 
-    def _next_logits(self, hidden: Tensor, flat: Tensor) -> Tensor:
+    def _next_logits(self, hidden: Tensor, flat: Tensor, asked: Tensor | None) -> Tensor:
         """Return the logits (B,K) of the code after M flattened ones (B,M), by the output there (B,1,D)."""
         logits = F.linear(self.to_code(hidden[:, 0]), self.code_embed.weight[:-1])
-        return logits if self.cache is None else logits + self.cache.next(flat)
+        return logits if self.cache is None or asked is None else logits + self.cache.next(flat, asked)
 
     def code_inputs(self, flat: Tensor, num_steps: Tensor) -> Tensor:
         """Return the inputs at BOS and after each of M flattened codes (B,M): (B,M+1,D).

@@ -22,8 +22,10 @@ from modules.storyboard.aids import EncoderAids
 from modules.storyboard.contrastive import ContrastiveLoss
 from modules.storyboard.pooling import MajorityVoteStoryboard, MeanStoryboard, QFormerStoryboard
 from modules.storyboard.storyboard import Storyboard
+from modules.storyboard.text_encoders import PretrainedTextEncoder
 from modules.text_decoder.language_model import vocabulary_of
 from modules.text_decoder.text_decoder import TextDecoder
+from modules.text_decoder.tokenizers import Vocabulary
 
 FACTORS = ("storyboard", "prior", "predictor", "text_decoder", "image_decoder")
 PARTS = (*FACTORS, "aids", "contrastive")  # All parts that are trained jointly.
@@ -178,6 +180,18 @@ class StoryParts(nn.Module):
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Return the tokens that the encoder reads of N texts beside the text decoder's, by field of `StoryBatch`."""
         return self.storyboard.tokenize(texts)
+
+    @property
+    def prompt_encoder(self) -> PretrainedTextEncoder | None:
+        """The pretrained text encoder that reads prompts, as a prior with a cache has them read; None without one."""
+        encoder = self.storyboard.text_encoder if self.has_codes and self.config.prior.cache else None
+        return encoder if isinstance(encoder, PretrainedTextEncoder) else None
+
+    def tokenize_prompts(self, prompts: Sequence[str], tokenizer: Vocabulary) -> tuple[Tensor, Tensor]:
+        """Return the tokens (N,Lp) of prompts and their mask, by the text decoder's `tokenizer` or the encoder's."""
+        if self.prompt_encoder is not None:
+            return self.prompt_encoder.tokenizer.encode_batch(prompts)
+        return tokenizer.encode_batch(prompts, self.config.max_prompt_length)
 
 
 def pretrained_sources(config: StoryConfig, offline: bool = False, random: bool = False) -> dict[str, PretrainedSource]:

@@ -65,9 +65,9 @@ class StoryModel(StoryParts):
     def _build_plan(self, config: StoryConfig) -> None:
         """Build the parts that differ between plans: here the storyboard and its prior."""
         self._build_storyboard(config)
-        board = config.storyboard
-        quantizer = self.storyboard.quantizer
-        self.prior = Prior(config.prior, self.vocab_size, board.codebook_size, board.num_slots, quantizer)
+        board, reads = config.storyboard, self.prompt_encoder
+        vocab_size = self.vocab_size if reads is None else reads.vocab_size
+        self.prior = Prior(config.prior, vocab_size, board.codebook_size, board.num_slots, self.storyboard)
 
     def forward(self, batch: StoryBatch, noise: StepNoise, parts: Collection[str] = PARTS) -> StoryModelOutput:
         """Return the training loss of a batch: a pure function of weights, batch and noise (but for dropout). N = B*T.

@@ -138,6 +138,16 @@ class Storyboard(nn.Module):
         slots = pool_present(self.pool, *self.sequence(steps))
         return slots if self.from_sentence is None else slots + self._of_sentence(steps).view_as(slots)
 
+    def encode_texts(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Return the slots (N,S,d) of texts (N,L), by the tokens that this encoder reads, without pictures."""
+        if isinstance(self.text_encoder, TokenEncoder):
+            longest = len(self.text_encoder.position)
+            ids, mask = ids[:, :longest], mask[:, :longest]
+        width = self.config.dim if isinstance(self.image_encoder, LatentPatchEncoder) else self.image_encoder.width
+        blank = self.to_slots.weight.new_zeros(len(ids), 1, width)
+        absent = torch.zeros_like(mask[:, 0])
+        return self.encode(StepInputs(blank, absent, ids, mask, None, ids, mask, image_features=blank))
+
     def with_text_features(self, steps: StepInputs) -> StepInputs:
         """Return the steps with the output of the pretrained text encoder, if there is one."""
         if not isinstance(self.text_encoder, PretrainedTextEncoder) or steps.text_features is not None:

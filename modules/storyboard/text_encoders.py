@@ -48,6 +48,11 @@ class PretrainedTextEncoder(PretrainedPart):
         return self.model.get_input_embeddings()(input_ids)
 
     @property
+    def vocab_size(self) -> int:
+        """The number of tokens that it has vectors of."""
+        return self.model.config.vocab_size
+
+    @property
     def word_width(self) -> int:
         """D'', the width of the vectors that `words` returns."""
         return cast(nn.Embedding, self.model.get_input_embeddings()).embedding_dim

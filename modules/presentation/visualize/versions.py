@@ -89,7 +89,7 @@ class _Planned:
         self.pipeline, self.story = pipeline, story
         self.seed, self.num_inference_steps = seed, num_inference_steps
         self.codes = pipeline.encode(story.steps)
-        ids, mask = pipeline.tokenizer.encode_batch([story.prompt], pipeline.config.max_prompt_length)
+        ids, mask = pipeline.model.tokenize_prompts([story.prompt], pipeline.tokenizer)
         self.prompt = ids[:, : mask.sum()].to(pipeline.device), mask[:, : mask.sum()].to(pipeline.device)
 
     def compare(self, num_given: int) -> Comparison:
