@@ -38,6 +38,7 @@ def test_a_folder_without_a_run_is_reported(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_kit_is_rehearsed_and_goes_on_from_its_weights(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     options = {"PYTHON": sys.executable, "PRESET": "tiny", "MINUTES": "0.1", "BATCH": "4"}

@@ -19,7 +19,7 @@ from modules.generation.pipeline import StoryPipeline
 from tests.support.runs import events, fails, state_of, tensors_at, trace, train
 from tests.support.sharded_ranks import FLAGS, KILLED, MIXED
 
-pytestmark = pytest.mark.slow  # Two processes on two cores: a minute.
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]  # Two processes on two cores: two minutes.
 ROOT = Path(__file__).parents[2]
 LENGTHS = {"autoencoder": 1, "opening": 1, "joint": 4, "consolidation": 1}
 JOINT_START, END = 2, sum(LENGTHS.values())
