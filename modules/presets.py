@@ -84,7 +84,7 @@ GPT2_SD15 = StoryConfig(
         image_encoder=ImageEncoderConfig(source=CLIP),
         text_encoder=TextEncoderConfig(source=BERT),
     ),
-    prior=PriorConfig(dim=512, num_layers=8, num_heads=8),
+    prior=PriorConfig(dim=512, num_layers=8, num_heads=8, cache=True),
     text_decoder=TextDecoderConfig(source=GPT2, tuning="lora", max_length=96, no_repeat_ngram_size=3),
     image_decoder=stable_diffusion_unet("lora"),
     autoencoder=stable_diffusion_latents(256),
@@ -100,7 +100,7 @@ STORYDIFFUSION = StoryConfig(
     storyboard=StoryboardConfig(
         dim=512, num_layers=6, num_heads=8, patch_size=8, pooling="majority_vote", codebook_size=4096
     ),
-    prior=PriorConfig(dim=512, num_layers=6, num_heads=8),
+    prior=PriorConfig(dim=512, num_layers=6, num_heads=8, cache=True),
     text_decoder=TextDecoderConfig(
         source=GPT2_XL, tuning="frozen", max_length=96, no_repeat_ngram_size=3, gradient_checkpointing=True
     ),
@@ -124,7 +124,7 @@ NEXT_STEP = StoryConfig(
         image_encoder=ImageEncoderConfig(source=RESNET, trainable_layers=1),
         text_encoder=TextEncoderConfig(source=BERT),
     ),
-    prior=PriorConfig(dim=512, num_layers=4, num_heads=8, temporal_layers=4),
+    prior=PriorConfig(dim=512, num_layers=4, num_heads=8, temporal_layers=4, cache=True),
     predictor=PredictorConfig(dim=512, num_layers=4, num_heads=8),
     text_decoder=TextDecoderConfig(source=GPT2, max_length=96, no_repeat_ngram_size=3),
     image_decoder=ImageDecoderConfig(
@@ -154,7 +154,9 @@ SEED_STORY = StoryConfig(
         pictures="pretrained",
         image_encoder=ImageEncoderConfig(source=VIT, trainable_layers=4),
     ),
-    prior=PriorConfig(dim=512, num_layers=8, num_heads=8, num_kv_heads=2, attention_window=64, num_sink_steps=1),
+    prior=PriorConfig(
+        dim=512, num_layers=8, num_heads=8, num_kv_heads=2, attention_window=64, num_sink_steps=1, cache=True
+    ),
     text_decoder=TextDecoderConfig(
         source=LLAMA, tuning="lora", max_length=96, no_repeat_ngram_size=3, gradient_checkpointing=True
     ),
@@ -173,7 +175,7 @@ MULTIMODAL_GPT2 = StoryConfig(
     storyboard=StoryboardConfig(
         dim=512, num_heads=8, pictures="pretrained", image_encoder=ImageEncoderConfig(source=CLIP)
     ),
-    prior=PriorConfig(dim=512, num_layers=4, num_heads=8),
+    prior=PriorConfig(dim=512, num_layers=4, num_heads=8, cache=True),
     text_decoder=TextDecoderConfig(source=GPT2, tuning="lora", max_length=64, no_repeat_ngram_size=3),
     image_decoder=stable_diffusion_unet("lora", "codes"),
     autoencoder=stable_diffusion_latents(256),

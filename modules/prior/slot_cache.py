@@ -11,6 +11,7 @@ from torch import Tensor, nn
 FIRST_SCALE = 4.0  # From 1 it would take long to become as large as it has to be.
 FIRST_PROMPT_SCALE = 3.0  # A page is less like its prompt than like the page before.
 DECAY = 0.6  # Neighbouring pages are most alike: with all earlier ones alike, the order of pages would hardly count.
+RECENT = 16  # Steps: older ones, of a weight below .001, would only make long stories slow.
 
 
 class Codebook(Protocol):
@@ -71,6 +72,7 @@ class SlotCache(nn.Module):
     def next(self, flat: Tensor, asked: Tensor) -> Tensor:
         """Return what is added to the logits of the code after M flattened ones (B,M): (B,K)."""
         slot = flat.shape[1] % self.num_slots
+        flat = flat[:, max(0, flat.shape[1] - slot - RECENT * self.num_slots) :]
         vectors = F.embedding(flat, self._vectors())
         past = vectors[:, slot :: self.num_slots]
         weights = _recency(torch.arange(past.shape[1] - 1, -1, -1, device=flat.device))
@@ -93,6 +95,6 @@ class SlotCache(nn.Module):
 
 
 def _recency(age: Tensor) -> Tensor:
-    """Return the weights (...,T) of steps of an age (...,T), 0 for the latest: they sum to 1, those not there yet 0."""
-    weights = torch.where(age < 0, 0.0, DECAY ** age.clamp(min=0))
+    """Return the weights (...,T) of steps of an age (...,T), 0 for the latest: they sum to 1, or to 0 without any."""
+    weights = torch.where((age >= 0) & (age < RECENT), DECAY ** age.clamp(min=0), 0.0)
     return weights / weights.sum(-1, keepdim=True).clamp(min=1)

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from modules.prior.config import PriorConfig
 from modules.prior.prior import Prior
-from modules.prior.slot_cache import DECAY
+from modules.prior.slot_cache import DECAY, RECENT
 from modules.story_model.parts import STORYBOARDS
 from modules.story_model.story_model import StoryModel
 from modules.storyboard.config import StoryboardConfig, TextEncoderConfig
@@ -51,6 +51,19 @@ def test_bias_is_the_likeness_to_what_was_said_before(prior, storyboard):
     for place in range(STEPS * SLOTS):
         following = prior.cache.next(codes.flatten(1)[:, :place], asked)
         torch.testing.assert_close(following, bias[:, place // SLOTS, place % SLOTS])
+
+
+@torch.no_grad()
+def test_what_is_long_ago_is_forgotten(prior):
+    codes = torch.randint(CODES, (1, RECENT + 3, SLOTS), generator=torch.Generator().manual_seed(4))
+    asked = prior.cache.read(PROMPT[1:], PROMPT_MASK[1:])
+    others = codes.clone()
+    others[:, 0] = (others[:, 0] + 1) % CODES
+    same = (prior.cache(codes, asked) == prior.cache(others, asked)).flatten(2).all(-1)[0]
+    assert same.tolist() == [False] * (RECENT + 1) + [True] * 2
+    for place in range((RECENT + 1) * SLOTS, (RECENT + 3) * SLOTS):
+        following = prior.cache.next(codes.flatten(1)[:, :place], asked)
+        torch.testing.assert_close(following, prior.cache(codes, asked)[:, place // SLOTS, place % SLOTS])
 
 
 @torch.no_grad()
