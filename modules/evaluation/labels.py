@@ -50,6 +50,8 @@ LABELS = {
     "self-BLEU": "self-BLEU, 0 to 100 (similarity)",
     "repeated 4-grams": "texts that repeat a 4-gram",
     "length ratio": "decoded words / true words",
+    "cosine": "cosine with the true text",
+    "own_prompt_of_4": "a story's texts are nearest to its own prompt, of 4",
     "character_f1": "picture: characters, F1",
     "frame_accuracy": "picture: exactly the true characters",
     "colour": "picture: colour of every character",

@@ -25,6 +25,7 @@ from modules.evaluation.decoded import (
 from modules.evaluation.grading import grade_decoded
 from modules.evaluation.held_out import VARIANTS, HeldOutStories
 from modules.evaluation.judge.attributes import score_texts
+from modules.evaluation.meaning import measure_meaning
 from modules.evaluation.metrics.pages import Graders
 from modules.evaluation.metrics.statistics import rows_of_other_stories, to_dicts
 from modules.evaluation.metrics.text import compare_texts
@@ -101,9 +102,11 @@ def _text_report(pipeline: StoryPipeline, held_out: HeldOutStories, seed: int) -
     """Compare the texts decoded from every step's codes with the true texts."""
     stories = held_out.encoded
     decoded = {name: decode_texts(pipeline, codes, stories.lengths, name) for name, codes in held_out.codes.items()}
-    report: dict[str, Any] = {
-        "texts": compare_texts(stories.texts, next(iter(decoded.values())), stories.lengths, seed)
-    }
+    own = next(iter(decoded.values()))
+    report: dict[str, Any] = {"texts": compare_texts(stories.texts, own, stories.lengths, seed)}
+    meaning = measure_meaning(pipeline, held_out, own, seed)
+    if meaning:
+        report["meaning"] = to_dicts(meaning)
     if held_out.attributes is not None:
         report["named_right"] = {
             name: to_dicts(score_texts(held_out.true_texts, texts, stories.lengths, seed))

@@ -29,6 +29,8 @@ def print_report(report: Mapping[str, Any]) -> None:
     origin = "the page's own codes" if "codebook" in report else "a prediction from the previous pages"
     if "texts" in report:
         print_metrics(f"Texts decoded from {origin}, against the true texts", report["texts"]["figures"])
+    if "meaning" in report:
+        print_metrics("What texts mean, by the model's own sentence encoder", report["meaning"])
     if "named_right" in report:
         console.print("Share of texts that name exactly what the true text names, by what they were decoded from.")
         _print_columns("the text names", report["named_right"], labels={})

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.common.errors import UserError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PART = "storyboard.text_encoder"
+BATCH = 64  # Texts that `sentences` reads at a time.
 
 
 class PretrainedTextEncoder(PretrainedPart):
@@ -78,6 +80,17 @@ class PretrainedTextEncoder(PretrainedPart):
             for (rows, length), output in zip(groups, encoded, strict=True):
                 vectors[rows, :length] = output.last_hidden_state
         return vectors
+
+    @torch.no_grad()
+    def sentences(self, texts: Sequence[str]) -> Tensor:
+        """Return the meaning of N texts, on the CPU: unit vectors (N,D'), the direction of the mean of the tokens'."""
+        device, vectors = self.model.device, list[Tensor]()
+        for ids, mask in zip(
+            *(part.to(device).split(BATCH) for part in self.tokenizer.encode_batch(texts)), strict=True
+        ):
+            mean = (self(ids, mask) * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+            vectors.append(F.normalize(mean.float(), dim=-1).cpu())
+        return torch.cat(vectors)
 
     def train(self, mode: bool = True) -> PretrainedTextEncoder:
         super().train(mode)

@@ -15,6 +15,8 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 from modules.common.errors import UserError
 from modules.presets import MINILM, SMOLLM2
 from modules.pretrained.source import PretrainedSource
+from modules.storyboard.config import TextEncoderConfig
+from modules.storyboard.text_encoders import PretrainedTextEncoder
 from tests.support.hub_folders import write_bert
 from tests.support.real_words import needs_real_words
 
@@ -109,3 +111,5 @@ def test_real_sentence_vectors_are_near_in_meaning():
     vectors = nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
     similar, *others = (vectors @ vectors.T)[0, 1], (vectors @ vectors.T)[0, 2], (vectors @ vectors.T)[1, 2]
     assert similar > 0.7 and max(others) < 0.4
+    encoder = PretrainedTextEncoder(TextEncoderConfig(source=MINILM, max_length=32))
+    torch.testing.assert_close(encoder.sentences(texts), vectors, atol=1e-5, rtol=1e-4)
