@@ -206,7 +206,7 @@ PICTUREBOOKS = StoryConfig(
         codebook_decay=0.9,
     ),
     # Small: one of the default size learns a few hundred stories by heart.
-    prior=PriorConfig(dim=64, num_layers=2, dropout=0.3, cache=True),
+    prior=PriorConfig(dim=64, num_layers=2, dropout=0.3, cache=True, null_prompt=0.1),
     text_decoder=TextDecoderConfig(
         source=SMOLLM2, tuning="lora", prefix="key_values", max_length=96, no_repeat_ngram_size=3
     ),

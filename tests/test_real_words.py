@@ -82,6 +82,7 @@ def books(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @needs_real_words
 def test_the_worked_example_tells_a_book(books):
     command = ["generate", "--ckpt", books / "checkpoints", "--prompt", "The hare and the drum"]
+    command += ["--temperature", "1", "--plan_guidance_scale", "3"]
     assert commands.run(*command, "--num_steps", 2, "--output", books / "out") == 0
     story = json.loads((books / "out" / "story.json").read_text())
     assert (books / "out" / "book.html").exists()
