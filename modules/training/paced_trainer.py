@@ -28,6 +28,7 @@ SURVEY_STORIES = 48  # At least: stories that are encoded to measure how long a 
 REPEATS = 3  # Updates measured, after one to warm up.
 CANDIDATES = 24  # Updates of which those measured are chosen: a short one, a typical one and a long one.
 MEASURING_SHARE = 0.1  # Of the time, for measuring updates.
+SAMPLES_SHARE = 0.05  # Of the time, for samples: beside a large language model one can take minutes.
 CONTINUOUS = ("autoencoder", "opening")  # Phases before there are codes.
 T = TypeVar("T")
 
@@ -47,6 +48,7 @@ class PacedTrainer(Trainer):
         assert self.settings.max_minutes is not None
         self.state.pace = Pace(self.settings.max_minutes)
         self.started, self._spent_before = started, 0.0
+        self._sampled, self._sampling = started, 0.0  # When samples were logged, and the seconds that it took.
         self._phase_started: float | None = None
         self._phase_ended: float | None = None
 
@@ -70,6 +72,14 @@ class PacedTrainer(Trainer):
     def _save(self) -> Path | None:
         self.pace.spent = self._elapsed()
         return super()._save()
+
+    def _sample(self, phase: Phase, weights: PhaseWeights) -> None:
+        """Log samples, unless the last ones took more than a small share of the time since."""
+        started = time.monotonic()
+        if self._agree(self._sampling <= SAMPLES_SHARE * (started - self._sampled)):
+            super()._sample(phase, weights)
+            self._sampled = time.monotonic()
+            self._sampling = self._sampled - started
 
     # -- before the first phase
 

@@ -217,8 +217,11 @@ class Trainer:
             phase.after_update(step, outputs, self.accelerator.gather)
         self.monitor.update(phase, self.state, losses, norm_values, rate)
         if (step + 1) % self.settings.sample_every == 0:
-            with weights.average.applied(), self.copies.whole():
-                self.monitor.sample(phase, self.state.global_step)
+            self._sample(phase, weights)
+
+    def _sample(self, phase: Phase, weights: PhaseWeights) -> None:
+        with weights.average.applied(), self.copies.whole():
+            self.monitor.sample(phase, self.state.global_step)
 
     def _accumulate_gradients(self, phase: Phase, forward: Forward, step: int) -> list[Loss]:
         """Run this process's parts of the global batch of update `step` forward and backward; return their outputs."""

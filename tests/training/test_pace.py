@@ -18,6 +18,7 @@ from modules.data.writing import write_stories
 from modules.presets import TINY
 from modules.storyworld import StoryWorld
 from modules.training import paced_trainer
+from modules.training.monitor import Monitor
 from modules.training.pace import RESERVE, SMALLEST_BATCH, Pace, later_work
 from modules.training.paced_trainer import REPEATS, PacedTrainer
 from modules.training.phases import JointPhase
@@ -153,6 +154,21 @@ def test_a_timed_run_on_a_folder_reads_all_its_stories(tmp_path, monkeypatch, sh
     assert state_of(tmp_path / "run")["done"][-1] == "planning"
     assert state_of(tmp_path / "run")["pace"]["num_stories"] is None
     assert measured.count("joint") == measured.count("planning") == num_passes
+
+
+@pytest.mark.slow
+def test_samples_take_little_of_a_timed_run(tmp_path, monkeypatch):
+    """One that takes half a second is not made again within ten."""
+    sampled = []
+
+    def slow(_monitor, phase, global_step):
+        sampled.append((phase.name, global_step))
+        time.sleep(0.5)
+
+    monkeypatch.setattr(Monitor, "sample", slow)
+    assert run(tmp_path, "--preset", "tiny", "--batch_size", 4, "--max_minutes", "0.1", "--sample_every", 1) == 0
+    assert len(sampled) == 1
+    assert state_of(tmp_path)["done"][-1] == "planning"
 
 
 def test_a_time_without_end_is_refused(tmp_path, capsys):
