@@ -53,8 +53,8 @@ class PriorConfig:
     experts: ExpertsConfig = field(default_factory=ExpertsConfig)
     # Of a transformer over whole steps, whose outputs condition every code of the next step.
     temporal_layers: int = limited(0, Limit(0, 1024))
-    # Whether codes become likelier that are like those before, of the same slot or the same step: a transformer does
-    # not learn that from a few hundred stories.
+    # Whether codes become likelier that are like those before, of the same slot or the same step, and like the prompt
+    # read as a step's text: a transformer does not learn that from a few hundred stories.
     cache: bool = False
     # The share of the stories in training whose prior sees some pages before it writes; above 0 it can infill.
     given_share: float = limited(0.0, SHARE)

@@ -17,7 +17,7 @@ from modules.pretrained.source import PretrainedSource
 from modules.storyboard.config import StoryboardConfig
 from modules.storyboard.image_encoders import LatentPatchEncoder, PretrainedImageEncoder, ScratchImageEncoder
 from modules.storyboard.quantizer import VectorQuantizer
-from modules.storyboard.text_encoders import PretrainedTextEncoder, TokenEncoder
+from modules.storyboard.text_encoders import PretrainedTextEncoder, TokenEncoder, sentence_vectors
 
 SENTENCE_SCALE = 1.5  # At first a slot tells the sentence; what `to_slots` adds is 0.6 in size.
 
@@ -146,7 +146,8 @@ class Storyboard(nn.Module):
         width = self.config.dim if isinstance(self.image_encoder, LatentPatchEncoder) else self.image_encoder.width
         blank = self.to_slots.weight.new_zeros(len(ids), 1, width)
         absent = torch.zeros_like(mask[:, 0])
-        return self.encode(StepInputs(blank, absent, ids, mask, None, ids, mask, image_features=blank))
+        steps = StepInputs(latents=blank, image_features=blank, image_mask=absent, input_ids=ids, text_mask=mask)
+        return self.encode(replace(steps, encoder_ids=ids, encoder_mask=mask))
 
     def with_text_features(self, steps: StepInputs) -> StepInputs:
         """Return the steps with the output of the pretrained text encoder, if there is one."""
@@ -161,9 +162,8 @@ class Storyboard(nn.Module):
         """
         features, words = steps.text_features, steps.encoder_mask
         assert self.from_sentence is not None and features is not None and words is not None
-        weights = (words & steps.text_mask.any(1, keepdim=True))[..., None].to(features.dtype)
-        mean = (features * weights).sum(1) / weights.sum(1).clamp(min=1)
-        return self.from_sentence(F.normalize(mean.float(), dim=-1).to(mean.dtype) * mean.shape[-1] ** 0.5)
+        sentences = sentence_vectors(features, words & steps.text_mask.any(1, keepdim=True))
+        return self.from_sentence(sentences * sentences.shape[-1] ** 0.5)
 
     def pool(self, vectors: Tensor, mask: Tensor) -> Tensor:
         """Return the slots (N,S,d) of vectors (N,V,D) that are present where `mask` (N,V) is True."""

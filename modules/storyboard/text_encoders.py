@@ -88,14 +88,22 @@ class PretrainedTextEncoder(PretrainedPart):
         for ids, mask in zip(
             *(part.to(device).split(BATCH) for part in self.tokenizer.encode_batch(texts)), strict=True
         ):
-            mean = (self(ids, mask) * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-            vectors.append(F.normalize(mean.float(), dim=-1).cpu())
+            vectors.append(sentence_vectors(self(ids, mask), mask).cpu())
         return torch.cat(vectors)
 
     def train(self, mode: bool = True) -> PretrainedTextEncoder:
         super().train(mode)
         set_modes(self.model, self.trained, mode)
         return self
+
+
+def sentence_vectors(features: Tensor, mask: Tensor) -> Tensor:
+    """Return the direction of the mean of each text's vectors (N,L,D), of those in `mask` (N,L): unit vectors (N,D), or
+    zeros for a text without any.
+    """
+    weights = mask[..., None].to(features.dtype)
+    mean = (features * weights).sum(1) / weights.sum(1).clamp(min=1)
+    return F.normalize(mean.float(), dim=-1).to(mean.dtype)
 
 
 class EncoderTokenizer:

@@ -89,8 +89,7 @@ class _Planned:
         self.pipeline, self.story = pipeline, story
         self.seed, self.num_inference_steps = seed, num_inference_steps
         self.codes = pipeline.encode(story.steps)
-        ids, mask = pipeline.model.tokenize_prompts([story.prompt], pipeline.tokenizer)
-        self.prompt = ids[:, : mask.sum()].to(pipeline.device), mask[:, : mask.sum()].to(pipeline.device)
+        self.prompt = pipeline.prompt_tokens(story.prompt)
 
     def compare(self, num_given: int) -> Comparison:
         true, num_pages = self._true_pages(), len(self.codes)
