@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -45,6 +46,20 @@ class KeptStates:
         self._texts: dict[bytes, Kept] = {}
         self._rows: tuple[Tensor, Tensor | None]  # Of the head, for the words that are scored.
         self._version: tuple[Any, ...] = ()
+        self.num_read, self.seconds = 0, 0.0  # Texts that the model has read, and how long that took.
+
+    def seconds_to_read(self, num_texts: int) -> float:
+        """Return how long it takes to read those of so many texts that are not kept yet; 0 if nothing is kept, or if
+        not all of them can be.
+        """
+        return self.seconds / self.num_read * max(0, num_texts - len(self._texts)) if self.keeps(num_texts) else 0.0
+
+    def keeps(self, num_texts: int) -> bool:
+        """Return whether texts are kept at present, and so many would be."""
+        return bool(self._texts) and num_texts * self._nbytes() <= KEPT_BYTES * len(self._texts)
+
+    def _nbytes(self) -> int:
+        return sum(kept.states.nbytes for kept in self._texts.values())
 
     def fit_words(self, input_ids: Tensor, text_mask: Tensor) -> None:
         """Score the words of texts (N,L): all that are trained on. Before this nothing is kept."""
@@ -111,6 +126,7 @@ class KeptStates:
         key = ids.numpy().tobytes()
         if key in self._texts:
             return self._texts[key]
+        started = time.monotonic()
         padded = ids.new_zeros(1, -(-len(ids) // LENGTH_STEP) * LENGTH_STEP)  # Causal: what follows changes nothing.
         padded[0, : len(ids)] = ids
         states = self._trunk(input_ids=padded, use_cache=False).last_hidden_state
@@ -118,8 +134,9 @@ class KeptStates:
             logits = self._model(input_ids=padded, use_cache=False).logits[0, : len(ids)]
         others = logits.float().index_fill(1, self._words, -torch.inf).logsumexp(1)
         text = Kept(states[0, : len(ids)].clone(), others)
-        if text.states.nbytes + sum(kept.states.nbytes for kept in self._texts.values()) <= KEPT_BYTES:
+        if text.states.nbytes + self._nbytes() <= KEPT_BYTES:
             self._texts[key] = text
+        self.num_read, self.seconds = self.num_read + 1, self.seconds + time.monotonic() - started
         return text
 
     def _forget_what_changed(self) -> None:

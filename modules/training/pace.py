@@ -17,6 +17,8 @@ FEW_UPDATES = 100  # Of the joint phase: rather than fewer, batches are smaller.
 SMALLEST_BATCH = 2  # Stories.
 SLOWDOWNS = (1.0, 1.25)  # Limits: one phase, which may have become faster, must not decide about the others.
 
+BEFORE_CODES = ("autoencoder", "opening", "joint")  # Phases that read no cached codes.
+
 # Of an update of the preset storyworld on a CPU, see README.md.
 RELATIVE_SECONDS = {
     "autoencoder": 1.2,
@@ -43,6 +45,7 @@ class Pace:
     batch_size: int | None = None  # Stories in a batch of one process; None: as the config has it.
     seconds_per_update: dict[str, float] = field(default_factory=dict)  # Of all phases, measured before the first.
     seconds_before: dict[str, float] = field(default_factory=dict)  # A phase's work before its first update.
+    seconds_within: dict[str, float] = field(default_factory=dict)  # A phase's work among its updates, done once.
     updates: dict[str, int] = field(default_factory=dict)
     slowdown: float = 1.05  # Time of a phase's updates, checkpoints and samples included, over what was measured.
     between: float = 0.0  # Seconds from the last update of a phase to the first of the next, encoding aside.
@@ -56,7 +59,7 @@ class Pace:
         codes, and the latents of the prior's own stories.
         """
         stories = [name for name in phases if name != "autoencoder"]
-        on_codes = [name for name in stories if name not in ("opening", "joint")]
+        on_codes = [name for name in stories if name not in BEFORE_CODES]
         planning = [name for name in stories if name == "planning"]
         for names, seconds in ((stories, latents), (on_codes, codes), (planning, plan_latents)):
             for name in names[:1]:
@@ -64,10 +67,11 @@ class Pace:
 
     def fit(self, phases: Sequence[str], training: TrainingConfig, left: float) -> int:
         """Return the updates of the first of `phases`, if these fill `left` seconds in the config's proportions."""
-        later = sum(self.between + self.seconds_before.get(name, 0.0) for name in phases[1:])
+        once = sum(self.between + self.seconds_before.get(name, 0.0) for name in phases[1:])
+        once += sum(self.seconds_within.get(name, 0.0) for name in phases)
         weights = {name: training.num_updates(name) for name in phases}
         cost = self.slowdown * sum(self.seconds_per_update[name] * weight for name, weight in weights.items())
-        usable = max(0.0, left - later - RESERVE * 60 * self.minutes)
+        usable = max(0.0, left - once - RESERVE * 60 * self.minutes)
         return max(1, int(weights[phases[0]] * usable / cost))
 
     def fit_batch(self, phases: Sequence[str], training: TrainingConfig, left: float) -> None:
@@ -85,6 +89,7 @@ class Pace:
 
     def observe(self, phase: str, num_updates: int, seconds: float) -> None:
         """Note how long a phase's updates took, from its first one to its last."""
+        seconds -= self.seconds_within.get(phase, 0.0)
         slowdown = seconds / (num_updates * self.seconds_per_update[phase])
         self.slowdown = min(max(slowdown, SLOWDOWNS[0]), SLOWDOWNS[1])
 

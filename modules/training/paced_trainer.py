@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ from modules.encoded.codes import cache_codes
 from modules.encoded.stories import EncodedStories
 from modules.storyworld import StoryWorld
 from modules.text_decoder.tokenizers import make_vocabulary
-from modules.training.pace import PLAN_STORIES_SHARE, STORIES_SHARE, Pace
+from modules.training.pace import BEFORE_CODES, PLAN_STORIES_SHARE, STORIES_SHARE, Pace
 from modules.training.phase import Phase
 from modules.training.sharding import full
 from modules.training.state import PhaseWeights
@@ -88,7 +88,7 @@ class PacedTrainer(Trainer):
         self._spent_before = pace.spent
         if not pace.seconds_per_update:
             self.dataset = Head(whole, max(self.global_batch, SURVEY_STORIES))
-            latents, codes = self._survey(pace)
+            latents, codes = self._survey(pace, sum(whole.lengths))
             count = len(whole)
             if isinstance(whole, StoryWorld):
                 fitting = pace.stories_within(STORIES_SHARE, latents + codes)
@@ -111,22 +111,27 @@ class PacedTrainer(Trainer):
             whole, minutes = self.config.training.batch_size, self.pace.minutes
             print(f"training.batch_size: {size}, not {whole}: more updates in {minutes:g} minutes", file=sys.stderr)
 
-    def _survey(self, pace: Pace) -> tuple[float, float]:
-        """Measure on a few stories how long an update of each phase takes, and the latents and codes of a story."""
+    def _survey(self, pace: Pace, num_pages: int) -> tuple[float, float]:
+        """Measure on a few stories how long an update of each phase takes, and the latents and codes of a story; and
+        how long it will take a language model to read the texts of `num_pages` pages, if it reads them once.
+        """
         latents, stories = seconds_of(self._encode)
-        codes = 0.0
+        seconds, codes = 0.0, None
         if self.model.has_codes:
             with self._codes_assumed(), self.accelerator.autocast():
-                codes, stories.codes = seconds_of(lambda: cache_codes(self.model.eval(), stories, visible=False))
+                seconds, codes = seconds_of(lambda: cache_codes(self.model.eval(), stories, visible=False))
         for name in self.phases:
+            stories.codes = None if name in BEFORE_CODES else codes
             phase = self._make_phase(name, lambda: stories)
             phase.start()
             phase.set_modes()
             self.weights = PhaseWeights(phase, self.copies, self.config.training)
             forward, optimizer = self.copies.prepare(self.weights.optimizer)
-            pace.seconds_per_update[name] = self._measure(phase, forward, optimizer)
+            pace.seconds_per_update[name], reading = self._measure(phase, forward, optimizer, num_pages)
+            if reading and not pace.seconds_within:  # What one phase has read the next one knows.
+                pace.seconds_within = {name: reading}
             self.copies.finish()
-        return latents / len(stories), codes / len(stories)
+        return latents / len(stories), seconds / len(stories)
 
     def _encode(self) -> EncodedStories:
         """Return the stories, encoded by untrained weights, in a vocabulary of their own."""
@@ -141,7 +146,10 @@ class PacedTrainer(Trainer):
         self._phase_started = None
         if name not in pace.updates:
             if pace.seconds_per_update[name] < self._patience:
-                pace.seconds_per_update[name] = self._measure(phase, forward, optimizer)
+                num_pages = sum(self.dataset.lengths)
+                pace.seconds_per_update[name], reading = self._measure(phase, forward, optimizer, num_pages)
+                if reading:
+                    pace.seconds_within = {name: reading}
             if self._phase_ended is not None:
                 pace.observe_pause(name, time.monotonic() - self._phase_ended)
             left = 60 * pace.minutes - self._elapsed()
@@ -160,18 +168,30 @@ class PacedTrainer(Trainer):
         """Seconds for one measurement: every phase is measured twice."""
         return MEASURING_SHARE * 60 * self.pace.minutes / (2 * len(self.phases))
 
-    def _measure(self, phase: Phase, forward: Forward, optimizer: Optimizer) -> float:
-        """Return the seconds of an average update of `phase`, measured without changing a weight."""
+    def _measure(
+        self, phase: Phase, forward: Forward, optimizer: Optimizer, num_pages: int
+    ) -> tuple[float, float]:
+        """Return the seconds of an average update of `phase`, measured without changing a weight; and of those in which
+        a language model will read the texts of `num_pages` pages, if it reads them once: these are not in the former.
+        """
         by_size = sorted(range(CANDIDATES), key=phase.relative_size)
         steps = [by_size[CANDIDATES * (2 * number + 1) // (2 * REPEATS)] for number in range(REPEATS)]
+        kept = self.model.text_decoder.kept_states
+
+        def seconds_of_updates(steps: Sequence[int]) -> tuple[float, float]:
+            before = kept.seconds
+            seconds, _ = seconds_of(lambda: [self._pass(phase, forward, optimizer, step) for step in steps])
+            reading = kept.seconds - before if kept.keeps(num_pages) else 0.0
+            return seconds - reading, reading
+
         with self._codes_assumed(phase.name not in CONTINUOUS):
-            first, _ = seconds_of(lambda: self._pass(phase, forward, optimizer, steps[-1]))
-            if first * (1 + REPEATS) > self._patience:
-                return first / phase.relative_size(steps[-1])
-            started = time.monotonic()
-            for step in steps:
-                self._pass(phase, forward, optimizer, step)
-        return (time.monotonic() - started) / sum(map(phase.relative_size, steps))
+            seconds, reading = self._agree(seconds_of_updates(steps[-1:]))
+            if (seconds + reading) * (1 + REPEATS) > self._patience:
+                steps = steps[-1:]
+            else:
+                seconds, _ = seconds_of_updates(steps)
+        once = kept.seconds_to_read(num_pages) if reading else 0.0
+        return seconds / sum(map(phase.relative_size, steps)), once
 
     def _pass(self, phase: Phase, forward: Forward, optimizer: Optimizer, step: int) -> None:
         """Make the passes of update `step`, and forget the gradients."""
