@@ -140,6 +140,7 @@ def sweep_trainings(args: argparse.Namespace) -> int:
         dataset = open_dataset(args.data, "val", pipeline.config, args.seed, args.num_evaluated)
         return score_quickly(pipeline, dataset, min(args.num_evaluated, len(dataset)), args.seed)
 
+    open_dataset(args.data, "val", config, args.seed, args.num_evaluated)  # Before hours of training.
     run_sweep(sweeps, config, settings, open_data, score, table, identity={"num_evaluated": args.num_evaluated})
     print(f"wrote {table}, {write_sweep_plot(table, table.with_suffix('.png'), [sweep.setting for sweep in sweeps])}")
     return 0

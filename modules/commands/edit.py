@@ -22,7 +22,7 @@ CHANGES = ("text", "image", "set", "rewrite", "redraw", "replan")
 def add_flags(parser: argparse.ArgumentParser) -> None:
     story_argument(parser)
     page_flag(parser)
-    parser.add_argument("--text", metavar="TEXT", help="new words; the picture is drawn anew to them")
+    parser.add_argument("--text", metavar="TEXT", help="new words; the picture is redrawn to match")
     parser.add_argument("--image", type=a_path, metavar="FILE", help="a new picture; the text is written anew to it")
     parser.add_argument(
         "--set",
@@ -46,7 +46,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--seed",
         type=seed_number,
         metavar="N",
-        help="random seed of what is drawn anew (default: a new one every time)",
+        help="random seed of what is drawn anew (default: derived from the story's)",
     )
     output_flag(parser, "out", "the edited story, which may be the folder of the story itself")
 

@@ -50,7 +50,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=whole_number,
         default=0,
         metavar="N",
-        help="of these, how many to edit, replay, branch and search stories for (default 0)",
+        help="of these, for how many to edit, replay, branch and search for a story of the prompt (default 0)",
     )
     judge_flag(parser)
     clip_flags(parser)
@@ -155,7 +155,7 @@ def measure(
     dataset = open_held_out(pipeline, args)
     count = min(args.num_stories, len(dataset))
     if num_models and (seconds := forecast_evaluation(pipeline, dataset, count, args.num_drawn, args.seed)):
-        announce(num_models * seconds, " but for --num_steered" if args.num_steered else "")
+        announce(num_models * seconds, ", not counting --num_steered" if args.num_steered else "")
     return evaluate(pipeline, dataset, count, args.seed, args.num_drawn, graders, args.num_steered, report)
 
 
@@ -199,6 +199,8 @@ def compare_pictures(args: argparse.Namespace) -> int:
 
     if not (args.generated and args.reference):
         raise UserError("--generated and --reference belong together: give both folders")
+    if args.card or args.baselines:
+        raise UserError(f"--generated compares pictures alone: leave out {'--card' if args.card else '--baselines'}")
     check_json(args)
     results = compare_folders(args.generated, args.reference, load_extractor(args) or load_judge(args), args.seed)
     print_metrics(f"{args.generated} against {args.reference}", results)

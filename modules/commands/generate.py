@@ -29,7 +29,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="PLAN",
         help="make an earlier story again, from a page's PNG, a book of export_book, its story.json, or the text of its"
         " plan, in place of"
-        " --prompt; its own settings apply",
+        " --prompt; its own settings and number of pages apply",
     )
     parser.add_argument("--num_steps", type=positive_int, default=5, metavar="N", help="number of pages (default 5)")
     parser.add_argument(
@@ -46,8 +46,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if (args.prompt is None) == (args.source is None):
         raise UserError("exactly one of these flags is required: --prompt, or --from for the plan of an earlier story")
-    if args.source is not None and args.told_by:
-        raise UserError(f"--from makes an earlier story again: leave out {typed(args)}")
+    if args.source is not None and (args.told_by or args.best_of):
+        raise UserError(f"--from makes an earlier story again: leave out {typed(args) or '--best_of'}")
     return replay_story(args) if args.prompt is None else generate(args)
 
 

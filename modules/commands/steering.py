@@ -65,7 +65,7 @@ def told_pages(args: argparse.Namespace) -> dict[int, str]:
             raise UserError(f"{args.told_by[name]}: the text is empty: write a sentence")
     if args.num_steps == 1 and len(args.told_by) == 2:
         raise UserError(
-            f"{typed(args)} are the same page of a story of one page: give one of them, or --num_steps 2 or more"
+            f"{typed(args)} name the same page of a story of one page: give one of them, or --num_steps 2 or more"
         )
     return {page: text for page, text in told.values() if text is not None}
 

@@ -52,7 +52,7 @@ def check_report(path: Path, overwrite: bool = False) -> None:
     """
     if os.path.lexists(path) and not path.is_dir() and not overwrite and not _is_marked(path):
         raise UserError(
-            f"{path} exists and is no report of this program: choose another file, or replace it with --overwrite"
+            f"{path} exists and is not a report of this program: choose another file, or replace it with --overwrite"
         )
     check_writable(path)
 

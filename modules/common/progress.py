@@ -21,13 +21,20 @@ T = TypeVar("T")
 class ProgressLine:
     """Progress of one task of `total` units (None if unknown): description, units done, time left and a note.
 
-    With `later`, the work of the tasks that follow, in units of this one, the time until all are done is shown too.
+    With `later`, the work of the tasks that follow, in units of this one, the time until all are done is shown too: by
+    that work, or until `ends`, a time of `time.monotonic`.
     """
 
     def __init__(
-        self, description: str, total: int | None, done: int = 0, visible: bool = True, later: float = 0.0
+        self,
+        description: str,
+        total: int | None,
+        done: int = 0,
+        visible: bool = True,
+        later: float = 0.0,
+        ends: float | None = None,
     ) -> None:
-        self._later = later
+        self._later, self._ends = later, ends
         self.description, self.total, self.done, self.note = description, total, done, ""
         self._started, self._first, self._last_line = time.monotonic(), done, 0.0
         console = Console(stderr=True)
@@ -66,8 +73,8 @@ class ProgressLine:
         if not self.total or rate <= 0:
             return ""
         seconds = (self.total - done) / rate
-        left = f"{seconds:.0f} s left"
-        return f"{left} ({duration(seconds + self._later / rate)} for all)" if self._later else left
+        whole = seconds + self._later / rate if self._ends is None else max(seconds, self._ends - time.monotonic())
+        return f"{seconds:.0f} s left ({duration(whole)} for all)" if self._later else f"{seconds:.0f} s left"
 
     def close(self) -> None:
         """Remove the bar from the terminal."""

@@ -24,7 +24,7 @@ from modules.evaluation.resumable_csv import ResumableCsv
 from modules.evaluation.scorers import Scorer
 from modules.generation.pipeline import StoryPipeline
 from modules.generation.rendering import encode_captions, render_texts
-from modules.generation.settings import MAX_NUM_STEPS, GenerationSettings
+from modules.generation.settings import MAX_NUM_STEPS, GenerationSettings, nonempty_prompt
 from modules.layers.plan_window import PlanWindow
 from modules.layers.seeding import make_generator
 from modules.story import Story, StoryDataset
@@ -155,7 +155,7 @@ def _plan_next_page(pipeline: StoryPipeline, story: Story) -> Tensor:
     given = story.steps[:NUM_GIVEN]
     # All pages that are left, because the plan depends on their number.
     num_left = min(len(story.steps) - NUM_GIVEN, MAX_NUM_STEPS)
-    return pipeline.plan_next(story.prompt, num_left, given)
+    return pipeline.plan_next(nonempty_prompt(story.prompt), num_left, given)
 
 
 def _whole_stories(dataset: StoryDataset) -> Iterator[Story]:
@@ -170,7 +170,7 @@ def _whole_stories(dataset: StoryDataset) -> Iterator[Story]:
 
 @torch.no_grad()
 def draw_pages(pipeline: StoryPipeline, pages: NextPages, cell: GridCell, seed: int) -> list[Image.Image]:
-    """Draw all N pages with the settings of `cell`.
+    """Draw all N pages with the settings of `cell`, by DDIM (arXiv 2010.02502), guided at every step.
 
     The noise of a page depends only on the seed and the page's number, so all cells share it.
     """
@@ -186,7 +186,6 @@ def draw_pages(pipeline: StoryPipeline, pages: NextPages, cell: GridCell, seed: 
             strength=cell.strength,
             encoder_hidden_states=encode_captions(pipeline.model, pages.predicted_texts[rows]),
             window=None if pages.window is None else pages.window[rows],
-            guidance_interval=GenerationSettings.guidance_interval,
         )
         images += to_pictures(pipeline.model.autoencoder.decode(drawn))
     return images

@@ -15,6 +15,7 @@ from modules.common.progress import track
 from modules.encoded.stories import EncodedStories
 from modules.evaluation.metrics.statistics import first_rows, story_of_rows
 from modules.generation.pipeline import StoryPipeline
+from modules.generation.settings import nonempty_prompt
 
 NUM_GIVEN = 3  # True steps before a step that is predicted.
 TEXT_BATCH, PICTURE_BATCH = 128, 32
@@ -162,4 +163,4 @@ def generate_stories(pipeline: StoryPipeline, stories: EncodedStories, count: in
 
 
 def _prompt(stories: EncodedStories, index: int) -> str:
-    return stories.prompts[index].strip() or "a story"  # Some real stories have no prompt.
+    return nonempty_prompt(stories.prompts[index])

@@ -37,7 +37,7 @@ def refuse_same_folder(generated: Path, reference: Path) -> None:
     """Raise UserError unless these are two folders, none of which is, or contains, the other."""
     for folder in (generated, reference):
         if not folder.is_dir():
-            raise UserError(f"{folder} is no folder: give folders of pictures")
+            raise UserError(f"{folder} is not a folder: give folders of pictures")
     first, second = generated.resolve(), reference.resolve()
     same = first.samefile(second)
     if same or first in second.parents or second in first.parents:

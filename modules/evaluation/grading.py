@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from modules.evaluation.decoded import DecodedPages
 from modules.evaluation.held_out import HeldOutStories
 from modules.evaluation.metrics.pages import GradedPages, Graders, grade_pages
@@ -26,7 +28,7 @@ def grade_decoded(
         true_texts=[stories.texts[row] for row in pages.rows],
         true_images=[image for image in (held_out.images[row] for row in pages.rows) if image is not None],
         attributes=None if attributes is None else [attributes[row] for row in pages.rows],
-        prompts=stories.prompts[: len(pages.lengths)],
+        prompts=[stories.prompts[story] for story in np.unique(held_out.story[pages.rows])],
         lengths=pages.lengths,
         from_prompt=from_prompt,
         graders=graders,

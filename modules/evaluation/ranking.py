@@ -144,5 +144,7 @@ def _order(
 def _estimate(answers: list[list[float]], seed: int, num_candidates: int, chance: float) -> dict[str, Any]:
     """Return the mean over all answers (a list for each story), and their number."""
     counts = [len(values) for values in answers]
-    estimate = bootstrap_mean([sum(values) for values in answers], counts, seed, floor=chance, ceiling=1.0)
+    estimate = bootstrap_mean(
+        [sum(values) for values in answers], counts, seed, floor=chance, ceiling=1.0, is_share=True
+    )
     return {**estimate.to_dict(), "num_questions": sum(counts), "num_candidates": num_candidates}

@@ -32,6 +32,7 @@ from modules.evaluation.metrics.text import compare_texts
 from modules.evaluation.ranking import rank_next_steps
 from modules.evaluation.steering import measure_infill_bits, measure_steering
 from modules.generation.pipeline import StoryPipeline
+from modules.generation.settings import nonempty_prompt
 from modules.layers.seeding import make_generator
 from modules.story import StoryDataset
 
@@ -64,11 +65,13 @@ def evaluate(
     and stories of the first `num_steered` prompts are edited, replayed, branched and searched for.
 
     Every metric is a dict of value, low and high (the 95 % interval), floor and ceiling. Metrics of codes are absent
-    for a baseline without codes. `report`, if given, is filled part by part: who is stopped has what is
-    done. Raises UserError if the checkpoint's codebook is not initialised yet.
+    for a baseline without codes. `report`, if given, is filled part by part, so an interrupted
+    call leaves its finished parts. Raises UserError if the checkpoint's codebook is not initialised yet.
     """
     if not pipeline.model.is_ready:
-        raise UserError("this checkpoint is from before its codebook was placed: train on, or take a later one")
+        raise UserError(
+            "this checkpoint was saved before its codebook was initialised: train further or use a later one"
+        )
     held_out = HeldOutStories.read(pipeline, dataset, num_stories)
     stories, codes = held_out.encoded, held_out.own_codes
     report = {} if report is None else report
@@ -90,10 +93,11 @@ def _steering_report(
     pipeline: StoryPipeline, held_out: HeldOutStories, count: int, seed: int, graders: Graders
 ) -> Metrics:
     """Measure the operations of `modules/steering` on stories of the first `count` prompts."""
-    prompts = [prompt.strip() or "a story" for prompt in held_out.encoded.prompts[:count]]
+    prompts = [nonempty_prompt(prompt) for prompt in held_out.encoded.prompts[:count]]
     judge = None if held_out.attributes is None else graders.judge
     stories, num = held_out.encoded, len(prompts)
-    pictures = [held_out.images[stories.rows((index + 1) % num)[0]] for index in range(num)]
+    others = [(index + 1) % num for index in range(num)] if num > 1 else []
+    pictures = [held_out.images[stories.rows(other)[0]] for other in others]
     metrics = measure_steering(pipeline, prompts, seed, judge, pictures)
     return to_dicts(metrics | measure_infill_bits(pipeline, stories, held_out.own_codes, num, seed))
 

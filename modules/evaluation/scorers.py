@@ -215,7 +215,7 @@ def retrieval(
         for rank in RECALL_RANKS:
             chance = min(1.0, rank / len(pairs)) if pairs else None
             recalls = ((rank - num_nearer) / num_tied).clamp(0, 1).double().numpy()
-            estimates[f"{name} R@{rank}"] = mean_over_rows(recalls, stories, seed, chance, ceiling=1.0)
+            estimates[f"{name} R@{rank}"] = mean_over_rows(recalls, stories, seed, chance, ceiling=1.0, is_share=True)
     return estimates
 
 

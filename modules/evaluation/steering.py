@@ -188,7 +188,8 @@ def _cast_kept(filled: Sequence[tuple[set[str], set[str]]], seed: int) -> Estima
         [len(new & cast) / len(new) if new else math.nan for (new, _), cast in zip(filled, each, strict=True)]
         for each in casts
     )
-    return mean_over_rows(own, owners, seed, floor=mean_over_rows(others, owners, seed).value, ceiling=1.0)
+    floor = mean_over_rows(others, owners, seed).value if len(filled) > 1 else None
+    return mean_over_rows(own, owners, seed, floor=floor, ceiling=1.0, is_share=True)
 
 
 def _share_same(one: PlannedStory, other: PlannedStory, pages: Sequence[int]) -> float:
@@ -223,7 +224,8 @@ def _search_gain(stories: Sequence[tuple[PlannedStory, PlannedStory]], judge: Ju
 
 
 def _estimate(rows: Sequence[Row], name: str, seed: int, floor: float = 0.0, ceiling: float = 1.0) -> Estimate:
-    return mean_over_rows([row[name] for row in rows], np.arange(len(rows)), seed, floor=floor, ceiling=ceiling)
+    values = [row[name] for row in rows]
+    return mean_over_rows(values, np.arange(len(rows)), seed, floor=floor, ceiling=ceiling, is_share=True)
 
 
 def _mean(rows: Sequence[Row], name: str) -> float:

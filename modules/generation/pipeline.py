@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Sequence
-from typing import Any, Literal, cast, overload
+from typing import Any, Literal, overload
 
 import torch
 from PIL import Image
@@ -22,7 +22,7 @@ from modules.generation.endings import ENDED, ends_story, room_for_history
 from modules.generation.output import OutputType, StoryPipelineOutput, check_output_type
 from modules.generation.renderer import StoryRenderer
 from modules.generation.rendering import count_updates, render_pages
-from modules.generation.requests import Generators, StoryRequest, read_requests
+from modules.generation.requests import Generators, StoryRequest, check_texts, read_requests
 from modules.generation.scoring import StoryScore, score_story
 from modules.generation.settings import MAX_NUM_STEPS, GenerationSettings, check_story
 from modules.generation.watching import OnStep, StepCallback, watch
@@ -197,6 +197,7 @@ class StoryPipeline(StoryRenderer):
 
         >>> drawn = pipeline.illustrate(["A fox.", "A fox has a kite."], num_inference_steps=2)
         """
+        check_texts(texts)
         steps = [StoryStep(text=text) for text in texts]
         return self.complete(" ".join(texts), steps, seed, **options)
 
@@ -208,15 +209,11 @@ class StoryPipeline(StoryRenderer):
         >>> whole = pipeline.complete("a fox", [StoryStep("A fox."), StoryStep(None, story.images[0])])
         """
         settings = resolve_settings(self.complete, seed, options)
-        texts, images = [step.text for step in steps], [step.image for step in steps]
-        rows = [row for row, step in enumerate(steps) if step.text is None or step.image is None]
-        codes = self._codes(steps, bool(rows))
-        if codes is not None and rows:
-            drawn = self.render(codes, pages=rows, texts=[texts[row] for row in rows], settings=settings)
-            for row, text, image in zip(rows, *drawn, strict=True):
-                texts[row], images[row] = text, images[row] or image
-        pages = cast("list[Image.Image]", images), cast("list[str]", texts)
-        return StoryPipelineOutput(prompt, *pages, None if codes is None else codes.cpu(), None, self.notes("", steps))
+        codes = self._codes(steps, any(step.text is None or step.image is None for step in steps))
+        texts, images = self.fill(steps, codes, settings)
+        return StoryPipelineOutput(
+            prompt, images, texts, None if codes is None else codes.cpu(), None, self.notes("", steps)
+        )
 
     def _codes(self, steps: Sequence[StoryStep], _needed: bool) -> Tensor | None:
         """Return the codes of given steps (T,S), also if all of them are complete."""

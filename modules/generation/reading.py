@@ -27,12 +27,16 @@ class StoryReader(LoadedModel):
     def encode(self, steps: Sequence[StoryStep]) -> Tensor:
         """Encode pages, each with a text, an image or both -> their codes (T,S). Nothing is drawn at random.
 
+        Raises UserError if there is no page, or one without both.
+
         >>> from modules.story import StoryStep
         >>> codes = pipeline.encode([StoryStep("A fox wants a kite."), StoryStep(None, story.images[1])])
         >>> codes.shape
         torch.Size([2, 8])
         """
         self.check_codebook()
+        if not steps or any(step.text is None and step.image is None for step in steps):
+            raise UserError("give one or more pages to encode, each with a text, an image or both")
         codes = self.model.encode(batch_of_steps(steps, self.model, self.tokenizer)).codes
         assert codes is not None  # The codebook is ready.
         return codes
@@ -40,4 +44,6 @@ class StoryReader(LoadedModel):
     def check_codebook(self) -> None:
         """Raise UserError if the model has no codes: its codebook is not initialised yet, or it is a baseline."""
         if not self.model.is_ready:
-            raise UserError("this checkpoint is from before its codebook was placed: train on, or take a later one")
+            raise UserError(
+                "this checkpoint was saved before its codebook was initialised: train further or use a later one"
+            )

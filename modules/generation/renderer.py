@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast, get_args
 
 import torch
 from PIL import Image
@@ -15,9 +15,11 @@ from modules.common.threads import one_at_a_time
 from modules.generation.arguments import check_names, resolve_settings
 from modules.generation.output import StoryPipelineOutput
 from modules.generation.reading import StoryReader
-from modules.generation.rendering import render_pages
-from modules.generation.settings import check_story
+from modules.generation.rendering import render_pages, render_texts
+from modules.generation.requests import check_codes, check_pages
+from modules.generation.settings import GenerationSettings, check_story
 from modules.generation.watching import ProgressBar, StepCallback, watch
+from modules.layers.plan_window import PlanWindow
 from modules.layers.seeding import make_generator
 from modules.prior.prior import PriorSample
 from modules.story import StoryStep
@@ -120,13 +122,44 @@ class StoryRenderer(StoryReader):
         (1, 1)
         """
         settings = resolve_settings(self.render, seed, options)
-        code_embeds = self.embed(codes)
-        window = self.model.window(code_embeds, list(lengths or [len(codes)]))
-        if pages is not None:
-            rows = torch.tensor(list(pages), device=code_embeds.device)
-            code_embeds, window = code_embeds[rows], None if window is None else window[rows]
+        check_pages(range(len(codes)) if pages is None else pages, len(codes), texts)
+        code_embeds, window = self._pages(codes, lengths, pages)
         with watch(self, callback_on_step_end, ProgressBar(disable=True), 0) as on_step:
             return render_pages(self.model, self.tokenizer, code_embeds, window, texts, settings, previous, on_step)
+
+    @torch.no_grad()
+    def write(self, codes: Tensor, pages: Sequence[int], settings: GenerationSettings) -> list[str]:
+        """Decode the texts alone of some pages of a story with the codes (T,S)."""
+        code_embeds, window = self._pages(codes, None, pages)
+        return render_texts(self.model, self.tokenizer, code_embeds, settings, window)
+
+    def fill(
+        self, steps: Sequence[StoryStep], codes: Tensor | None, settings: GenerationSettings
+    ) -> tuple[list[str], list[Image.Image]]:
+        """Return the texts and images of T pages; those that are missing are decoded from the codes (T,S)."""
+        texts, images = [step.text for step in steps], [step.image for step in steps]
+        undrawn = [row for row, image in enumerate(images) if image is None]
+        untold = [row for row, text in enumerate(texts) if text is None and row not in undrawn]
+        if codes is not None and undrawn:
+            given, previous = [texts[row] for row in undrawn], images[undrawn[0] - 1] if undrawn[0] else None
+            drawn = self.render(codes, pages=undrawn, texts=given, previous=previous, settings=settings)
+            for row, text, image in zip(undrawn, *drawn, strict=True):
+                texts[row], images[row] = text, image
+        if codes is not None and untold:
+            for row, text in zip(untold, self.write(codes, untold, settings), strict=True):
+                texts[row] = text
+        return cast("list[str]", texts), cast("list[Image.Image]", images)
+
+    def _pages(
+        self, codes: Tensor, lengths: Sequence[int] | None, pages: Sequence[int] | None
+    ) -> tuple[Tensor, PlanWindow | None]:
+        """Return what `pages`, by default all, of stories with codes (T,S) are decoded from."""
+        code_embeds = self.embed(codes)
+        window = self.model.window(code_embeds, list(lengths or [len(codes)]))
+        if pages is None:
+            return code_embeds, window
+        rows = torch.tensor(list(pages), device=code_embeds.device)
+        return code_embeds[rows], None if window is None else window[rows]
 
     def decode(self, codes: Tensor, seed: int | None = None, **options: Any) -> StoryPipelineOutput:
         """Decode codes (T,S) to a story, as `render` does: the way back from `encode`.
@@ -135,15 +168,22 @@ class StoryRenderer(StoryReader):
         >>> len(story.texts), len(story.images)
         (2, 2)
         """
+        check_codes(codes, self.config.storyboard.num_slots, self.config.storyboard.codebook_size)
         texts, images = self.render(codes, seed, **options)
         return StoryPipelineOutput("", images, texts, codes.cpu(), None)
 
     @one_at_a_time
     def caption(self, image: Image.Image, decoding: Decoding = "greedy") -> tuple[str, Tensor]:
-        """Return the text of an image, and its codes (S,).
+        """Return the text of an image, and its codes (S,). Raises UserError unless it is a picture of Pillow.
 
         >>> text, codes = pipeline.caption(story.images[0])
         """
+        if not isinstance(image, Image.Image):
+            raise UserError(
+                f"an image must be a picture of Pillow, such as Image.open gives, got {type(image).__name__}"
+            )
+        if decoding not in get_args(Decoding):
+            raise UserError(f"decoding must be one of {', '.join(get_args(Decoding))}, got {decoding!r:.80}")
         codes = self.encode([StoryStep(text=None, image=image)])
         ids = self.model.text_decoder.generate(self.embed(codes), decoding)
         return self.tokenizer.decode(ids[0]), codes[0].cpu()

@@ -60,6 +60,34 @@ def draw_seeds(generator: Generators, count: int) -> list[int]:
     return [int(draw) for draw in draws]
 
 
+def check_texts(texts: Any) -> None:
+    """Raise UserError unless there are one or more texts."""
+    is_list = isinstance(texts, Sequence) and not isinstance(texts, (str, bytes))
+    if not is_list or not texts or not all(isinstance(text, str) for text in texts):
+        raise UserError(f"texts must be a list of texts, got {_kind(texts)}")
+
+
+def check_codes(codes: Any, num_slots: int, codebook_size: int) -> None:
+    """Raise UserError unless codes are those of one or more pages: whole numbers (T,S) from 0 to K-1."""
+    if not isinstance(codes, torch.Tensor) or codes.is_floating_point() or codes.ndim != 2 or not len(codes):
+        kind = f"one of shape {tuple(codes.shape)}" if isinstance(codes, torch.Tensor) else _kind(codes)
+        raise UserError(f"codes must be a tensor of whole numbers (pages, {num_slots}), got {kind}")
+    if codes.shape[1] != num_slots or codes.min() < 0 or codes.max() >= codebook_size:
+        raise UserError(
+            f"codes must be {num_slots} a page, each from 0 to {codebook_size - 1}; got {codes.shape[1]} a page, from"
+            f" {int(codes.min())} to {int(codes.max())}"
+        )
+
+
+def check_pages(pages: Sequence[int], num_pages: int, texts: Sequence[str | None]) -> None:
+    """Raise UserError unless `pages` are numbers of pages from 0, and `texts`, if given, one for each."""
+    wrong = [page for page in pages if not 0 <= page < num_pages]
+    if wrong:
+        raise UserError(f"pages must be from 0 to {num_pages - 1}, got {wrong[0]!r:.80}")
+    if texts and len(texts) != len(pages):
+        raise UserError(f"texts must be one for each page that is drawn, {len(pages)}, got {len(texts)}")
+
+
 def check_count(name: str, value: Any, high: int) -> None:
     """Raise UserError unless a number of things is a whole number from 1 to `high`."""
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= high:

@@ -127,6 +127,11 @@ class GenerationSettings:
         return dataclasses.replace(settings or cls(), **given)
 
 
+def nonempty_prompt(prompt: str) -> str:
+    """Return the prompt, or a general one where it is empty, as in some real stories."""
+    return prompt.strip() or "a story"
+
+
 def check_story(prompt: str, num_steps: int, longest: int = MAX_NUM_STEPS) -> None:
     """Raise UserError if `prompt` is empty or `num_steps` is not from 1 to `longest` pages."""
     if not prompt.strip():

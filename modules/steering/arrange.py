@@ -1,7 +1,7 @@
 """Pages moved, removed, inserted, or taken back from an earlier version of a story.
 
-A rendering names its pages by their places, so a page that changes its place becomes a given one: its text is in the
-plan, its picture is not.
+A rendering names its pages by their places in a plan of the whole story. So a page that moves becomes a given one, and
+all pages do where their number changes: the plan contains their texts, not their pictures.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from torch import Tensor
 
 from modules.common.errors import UserError
 from modules.generation.pipeline import StoryPipeline
-from modules.generation.rendering import render_texts
 from modules.generation.scoring import plan_nats
 from modules.generation.settings import GenerationSettings
 from modules.layers.seeding import derive_seed
@@ -104,10 +103,7 @@ def _is_fresh(
     pipeline: StoryPipeline, codes: Tensor, pages: Sequence[int], settings: GenerationSettings, told: Sequence[str]
 ) -> bool:
     """Return whether the words of some pages of the plan `codes` (T,S) are new: neither told before nor told twice."""
-    code_embeds, rows = pipeline.embed(codes), torch.tensor(pages, device=pipeline.device)
-    window = pipeline.model.window(code_embeds, [len(codes)])
-    around = None if window is None else window[rows]
-    texts = render_texts(pipeline.model, pipeline.tokenizer, code_embeds[rows], settings, around)
+    texts = pipeline.write(codes, pages, settings)
     return len({*texts, *told}) == len(texts) + len(set(told))
 
 

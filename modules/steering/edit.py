@@ -41,7 +41,7 @@ def set_text(
     if not text.strip():
         raise UserError("the new text is empty: write a sentence")
     if page in locks.texts:
-        raise UserError(f"page {page + 1}: its text is locked, and is to be replaced: leave one of the two out")
+        raise UserError(f"page {page + 1}: its text is locked and is to be replaced: drop the lock or the change")
     image, view = (story.images[page] if page in locks.pictures else None), None
     read = codes_of(pipeline.encode([StoryStep(text, image)]))[0]
     codes = _with_page(story.plan.codes, page, locks.merge(story.plan.codes[page], read, page))
@@ -79,7 +79,7 @@ def set_image(
     With the text locked, the codes are read from text and picture together. Raises UserError if the picture is locked.
     """
     if page in locks.pictures:
-        raise UserError(f"page {page + 1}: its picture is locked, and is to be replaced: leave one of the two out")
+        raise UserError(f"page {page + 1}: its picture is locked and is to be replaced: drop the lock or the change")
     text = story.texts[page] if page in locks.texts else None
     wanted = codes_of(pipeline.encode([StoryStep(text=text, image=image)]))[0]
     codes = _with_page(story.plan.codes, page, locks.merge(story.plan.codes[page], wanted, page))
@@ -109,7 +109,7 @@ def set_codes(
                 f" {plan.codebook_size - 1}"
             )
         if (page, slot) in locks.codes:
-            raise UserError(f"page {page + 1}: slot {slot + 1} is locked, and is to be set: leave one of the two out")
+            raise UserError(f"page {page + 1}: slot {slot + 1} is locked and is to be set: drop the lock or the change")
         row[slot] = code
     codes = _with_page(plan.codes, page, tuple(row))
     told = story.texts[page] if page in locks.texts else None
@@ -131,7 +131,7 @@ def rewrite(
     The codes leave few words open: the temperature rises until the words differ, at most `MAX_DRAWS` times.
     """
     if page in locks.texts:
-        raise UserError(f"page {page + 1}: its text is locked, and is to be rewritten: leave one of the two out")
+        raise UserError(f"page {page + 1}: its text is locked and is to be rewritten: drop the lock or the change")
     settings, edited = story.plan.settings, story
     for attempt in range(MAX_DRAWS):
         drawn = replace(
@@ -152,7 +152,7 @@ def redraw(
 ) -> PlannedStory:
     """Draw the picture of a page anew from the same codes and other noise."""
     if page in locks.pictures:
-        raise UserError(f"page {page + 1}: its picture is locked, and is to be redrawn: leave one of the two out")
+        raise UserError(f"page {page + 1}: its picture is locked and is to be redrawn: drop the lock or the change")
     return _rerender(pipeline, story, story.plan.codes, {}, {page: ("picture",)}, locks, seed)
 
 

@@ -15,7 +15,7 @@ from modules.common.progress import track
 from modules.data.images import fit_image
 from modules.generation.output import StoryPipelineOutput
 from modules.generation.pipeline import StoryPipeline
-from modules.generation.rendering import render_images, render_texts
+from modules.generation.rendering import render_images
 from modules.generation.settings import GenerationSettings
 from modules.steering.plan import Origin, Plan, drawn_plan
 from modules.steering.rendering import Codes, Parts, Rendering
@@ -109,7 +109,7 @@ def open_story(
     if plan is not None and plan.num_pages != len(story.steps):
         raise UserError(f"the plan of the story has {plan.num_pages} pages, and the story {len(story.steps)}")
     if plan is not None and plan.fingerprint != pipeline.fingerprint():
-        notes = (f"the story was made with the weights {plan.fingerprint}: its pages are taken as given ones",)
+        notes = (f"the story was made with the weights {plan.fingerprint}: its pages are treated as given",)
         plan = None
     if plan is None:
         return replace(adopt(pipeline, story, settings or GenerationSettings()), notes=notes)
@@ -169,11 +169,11 @@ def render(
         return pipeline.render(
             codes, pages=rendering.pages, texts=rendering.texts, previous=previous, settings=settings
         )
+    if rendering.parts == "text":
+        return pipeline.write(codes, rendering.pages, settings), []
     code_embeds, rows = pipeline.embed(codes), torch.tensor(rendering.pages, device=pipeline.device)
     window = pipeline.model.window(code_embeds, [len(codes)])
     code_embeds, window = code_embeds[rows], None if window is None else window[rows]
-    if rendering.parts == "text":
-        return render_texts(pipeline.model, pipeline.tokenizer, code_embeds, settings, window), []
     texts = rendering.texts or (None,) * len(rendering.pages)
     return [], render_images(pipeline.model, code_embeds, texts, settings, previous, window)
 

@@ -42,9 +42,7 @@ class Constraints:
             if not text.strip():
                 raise UserError(f"the text of page {page + 1} is empty: write a sentence")
             if any(place == page for place, _ in self.codes):
-                raise UserError(
-                    f"page {page + 1} is told in words, and a code of it is fixed: leave one of the two out"
-                )
+                raise UserError(f"page {page + 1} has both a text and a fixed code: leave one of the two out")
 
     def allow(self, texts: Sequence[str]) -> bool:
         """Return whether texts have all of the words that they must, as whole words, and none to be avoided."""
@@ -98,7 +96,8 @@ def search(
         allowed = [row for row, story in enumerate(told) if constraints.allow(story)][:count]
         if not allowed:
             raise UserError(
-                f"none of {num_plans} plans meets the wishes (must: {', '.join(constraints.must) or 'nothing'}; avoid:"
+                f"none of {num_plans} plans satisfies the wishes (must:"
+                f" {', '.join(constraints.must) or 'nothing'}; avoid:"
                 f" {', '.join(constraints.avoid) or 'nothing'}): ask for fewer, or draw more with --num_plans"
             )
         codes, log_probs, texts = codes[allowed], log_probs[allowed], [told[row] for row in allowed]

@@ -73,7 +73,9 @@ class ShortTexts:
             )
         plan = self._plan(*self._content(coder))
         if check != _check_of(plan):
-            raise UserError("the short plan is damaged, or this machine computes otherwise: use the plan in story.json")
+            raise UserError(
+                "the short plan is damaged, or this machine computes different numbers: use the plan in story.json"
+            )
         return plan
 
     def _plan(self, prompt: str, codes: Codes, seed: int) -> Plan:

@@ -74,11 +74,13 @@ class Monitor:
             with self.trace.open("ab") as file:
                 os.fsync(file.fileno())
 
-    def start_phase(self, name: str, step: int, num_steps: int, later: float) -> None:
-        """Show the progress of a phase; `later` is the work of the phases after it, in updates of this one."""
+    def start_phase(self, name: str, step: int, num_steps: int, later: float, ends: float | None = None) -> None:
+        """Show the progress of a phase; `later` is the work of the phases after it, in updates of this one, and `ends`
+        the time of `time.monotonic` at which a run of some minutes is to be done.
+        """
         if self._progress is not None:
             self._progress.close()
-        self._progress = ProgressLine(name, num_steps, step, self.active, later)
+        self._progress = ProgressLine(name, num_steps, step, self.active, later, ends)
         self._mark = (time.perf_counter(), 0, 0)
 
     def gradient_norms(self, phase: Phase, module: nn.Module, step: int) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -62,9 +62,6 @@ class PacedTrainer(Trainer):
     def saved_config(self) -> StoryConfig:
         return self.pace.resolved(self.config)
 
-    def _seconds_per_update(self) -> Mapping[str, float]:
-        return self.pace.seconds_per_update
-
     def _elapsed(self) -> float:
         """Return the seconds that the run has taken, up to the resumed checkpoint and since this process started."""
         return self._spent_before + time.monotonic() - self.started
@@ -86,6 +83,7 @@ class PacedTrainer(Trainer):
     def _choose_stories(self) -> None:
         pace, whole, more = self.pace, self.dataset, self.plan_dataset
         self._spent_before = pace.spent
+        self.ends = self.started + 60 * pace.minutes - pace.spent
         if not pace.seconds_per_update:
             self.dataset = Head(whole, max(self.global_batch, SURVEY_STORIES))
             latents, codes = self._survey(pace, sum(whole.lengths))
@@ -168,9 +166,7 @@ class PacedTrainer(Trainer):
         """Seconds for one measurement: every phase is measured twice."""
         return MEASURING_SHARE * 60 * self.pace.minutes / (2 * len(self.phases))
 
-    def _measure(
-        self, phase: Phase, forward: Forward, optimizer: Optimizer, num_pages: int
-    ) -> tuple[float, float]:
+    def _measure(self, phase: Phase, forward: Forward, optimizer: Optimizer, num_pages: int) -> tuple[float, float]:
         """Return the seconds of an average update of `phase`, measured without changing a weight; and of those in which
         a language model will read the texts of `num_pages` pages, if it reads them once: these are not in the former.
         """

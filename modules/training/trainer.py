@@ -43,6 +43,8 @@ Forward = Callable[..., Any]
 class Trainer:
     """One run: the model, the position (`state`), the weights that the current phase updates, and the loop."""
 
+    ends: float | None = None  # Of a run of some minutes: when it is to be done, as `time.monotonic` counts.
+
     def __init__(
         self,
         config: StoryConfig,
@@ -167,7 +169,7 @@ class Trainer:
             self._restore(tensors, saved)
         forward, optimizer = self.copies.prepare(self.weights.optimizer)
         self._choose_length(phase, forward, optimizer)
-        self.monitor.start_phase(phase.name, state.step, phase.num_steps, self._later_work(phase))
+        self.monitor.start_phase(phase.name, state.step, phase.num_steps, self._later_work(phase), self.ends)
         while state.step < phase.num_steps:
             self._update(phase, forward, optimizer)
             state.advance()
@@ -185,11 +187,7 @@ class Trainer:
     def _later_work(self, phase: Phase) -> float:
         """Return the work of the phases after this one, in updates of this one."""
         later = self.phases[self.phases.index(phase.name) + 1 :]
-        return later_work(phase.name, phase.num_steps, later, self.config.training, self._seconds_per_update())
-
-    def _seconds_per_update(self) -> Mapping[str, float]:
-        """Return the seconds of an update of each phase; only their ratios count."""
-        return RELATIVE_SECONDS
+        return later_work(phase.name, phase.num_steps, later, self.config.training, RELATIVE_SECONDS)
 
     def _choose_length(self, phase: Phase, forward: Forward, optimizer: Optimizer) -> None:
         """Set the number of updates of a phase that differs from the config's."""

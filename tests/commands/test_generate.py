@@ -168,6 +168,10 @@ def test_continue_completes_the_pages_of_a_data_folder(tiny_checkpoint, story_fo
     assert load_image(out / "page_03.png").size == (1024, 512)
     assert all(step.image.size == (32, 32) for step in story.steps)
     assert len(story.steps) == 5
+    assert run("generate", "--from", out, "--ckpt", tiny_checkpoint, "--output", tmp_path / "again") == 0
+    again = read_story(tmp_path / "again")
+    assert [step.text for step in again.steps] == [step.text for step in story.steps]
+    assert [step.image.tobytes() for step in again.steps] == [step.image.tobytes() for step in story.steps]
 
 
 def test_illustrate_draws_each_text(tiny_checkpoint, tmp_path):

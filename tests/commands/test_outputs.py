@@ -79,7 +79,7 @@ def test_a_report_replaces_only_reports(tmp_path, capsys, generate, tiny_checkpo
         file.write_bytes(b"mine")
         command = [str(word) for word in (*words, file)]
         capsys.readouterr()
-        assert main(command) == 2 and "is no report of this program" in capsys.readouterr().err
+        assert main(command) == 2 and "is not a report of this program" in capsys.readouterr().err
         assert file.read_bytes() == b"mine"
         assert main([*command, "--overwrite"]) == 0 and b"story-generative-model" in file.read_bytes()[:4096]
         assert main(command) == 0

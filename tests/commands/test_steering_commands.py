@@ -160,7 +160,7 @@ BAD = {
     "both": (("generate", "--prompt", "a", "--from", "b"), "exactly one of these flags"),
     "damaged": (("generate", "--from", "plan1.abc"), "the plan is damaged"),
     "absent page": (("generate", "--from", "absent.png"), "absent.png"),
-    "absent story": (("generate", "--from", "absent"), "absent is no file, and no plan either"),
+    "absent story": (("generate", "--from", "absent"), "absent is neither a file nor a plan"),
     "cut in front": (("generate", "--from", "lan1." + "A" * 5000), "begins with plan1. or plan2."),
     "no change": (("edit", "STORY", "--page", 1), "give one of --text, --image"),
     "two changes": (("edit", "STORY", "--page", 1, "--redraw", "--rewrite"), "exactly one change"),
@@ -184,7 +184,10 @@ BAD = {
     "told twice": (("plan", "--prompt", "a", "--first_page", "A fox.", "--codes", "1.2=3"), "leave one of the two out"),
     "told again": (("generate", "--from", "STORY", "--ending", "A fox."), "leave out --ending"),
     "fixed code": (("plan", "--prompt", "a", "--codes", "6.1=0"), "the page must be a number from 1 to 5"),
-    "wishes": (("plan", "--prompt", "a", "--must", "zebra", "--num_plans", 2, "--num_steps", 1), "meets the wishes"),
+    "wishes": (
+        ("plan", "--prompt", "a", "--must", "zebra", "--num_plans", 2, "--num_steps", 1),
+        "satisfies the wishes",
+    ),
 }
 
 

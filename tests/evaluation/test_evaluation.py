@@ -206,7 +206,9 @@ def test_checkpoint_without_initialised_codebook_is_refused(
         )
         captured = capsys.readouterr()
         assert captured.out == ""
-        assert captured.err.splitlines()[-1].startswith("error: this checkpoint is from before its codebook was placed")
+        assert captured.err.splitlines()[-1].startswith(
+            "error: this checkpoint was saved before its codebook was initialised"
+        )
         assert captured.err.count("error") == 1
 
 

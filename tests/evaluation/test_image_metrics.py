@@ -189,7 +189,7 @@ def test_pictures_are_not_compared_with_themselves(tmp_path):
     for first, second in (("out", "out/deep"), ("link/deep", "out")):
         with pytest.raises(UserError, match="lie one inside the other"):
             refuse_same_folder(tmp_path / first, tmp_path / second)
-    with pytest.raises(UserError, match="none is no folder"):
+    with pytest.raises(UserError, match="none is not a folder"):
         refuse_same_folder(tmp_path / "out", tmp_path / "none")
     refuse_same_folder(tmp_path / "out", tmp_path / "out2")
 

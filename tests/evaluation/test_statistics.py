@@ -71,3 +71,14 @@ def test_the_jackknife_of_a_mean_is_students_interval():
     assert (figure.floor, figure.ceiling) == (-1, 1)
     bounded = jackknife(0.1, [0.0, 0.2, np.nan], bounds=(0, 1))
     assert (bounded.low, bounded.high) == (0, 1)
+
+
+def test_a_share_without_a_failure_has_the_exact_interval():
+    """Resampling what never failed shows no spread, though 10 stories can hide a failure in four."""
+    figure = bootstrap_mean([2] * 10, [2] * 10, is_share=True)
+    assert (figure.value, figure.low, figure.high) == (1, pytest.approx(0.6915, abs=1e-4), 1)
+    figure = bootstrap_mean([0] * 10, [2] * 10, is_share=True)
+    assert (figure.value, figure.low, figure.high) == (0, 0, pytest.approx(0.3085, abs=1e-4))
+    assert bootstrap_mean([0] * 10, [2] * 10).high == 0  # A difference of 0 nats is one.
+    failed = bootstrap_mean([1] + [2] * 9, [2] * 10)
+    assert bootstrap_mean([1] + [2] * 9, [2] * 10, is_share=True) == failed

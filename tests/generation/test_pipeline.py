@@ -126,7 +126,7 @@ def test_bad_input_is_a_user_error_that_names_it(tiny_pipeline, name):
 def test_model_without_a_codebook_is_refused(tiny_pipeline, steps):
     young = StoryPipeline(StoryModel(PRESETS["tiny"]), tiny_pipeline.tokenizer)
     for tell in (lambda: young(PROMPT), lambda: young.encode(steps), lambda: young.illustrate(["A fox."])):
-        with pytest.raises(UserError, match="before its codebook was placed"):
+        with pytest.raises(UserError, match="before its codebook was initialised"):
             tell()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -161,6 +162,29 @@ WRONG_VALUES = {
 def test_a_wrong_value_is_named(tiny_pipeline, name, value):
     with pytest.raises(UserError, match=name):
         tiny_pipeline(**({"prompt": "a fox", **QUICK} | {name: value}))
+
+
+WRONG_CALLS = {
+    "texts must be a list of texts, got str": lambda pipeline, story: pipeline.illustrate("A fox."),
+    "texts must be a list of texts, got a list of nothing": lambda pipeline, story: pipeline.illustrate([]),
+    "texts must be one for each page that is drawn, 2, got 1": lambda pipeline, story: pipeline.render(
+        story.codes, texts=["A fox."]
+    ),
+    "pages must be from 0 to 1, got 5": lambda pipeline, story: pipeline.render(story.codes, pages=[5]),
+    "codes must be 8 a page, each from 0 to": lambda pipeline, story: pipeline.decode(story.codes + 9999),
+    "codes must be a tensor of whole numbers (pages, 8), got a list of list": lambda pipeline, story: pipeline.decode(
+        story.codes.tolist()
+    ),
+    "give one or more pages to encode": lambda pipeline, story: pipeline.complete("a fox", []),
+    "an image must be a picture of Pillow": lambda pipeline, story: pipeline.caption("page.png"),
+    "decoding must be one of greedy, beam, top_p": lambda pipeline, story: pipeline.caption(story.images[0], "best"),
+}
+
+
+@pytest.mark.parametrize("message", WRONG_CALLS)
+def test_what_a_method_cannot_use_is_told(tiny_pipeline, story, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        WRONG_CALLS[message](tiny_pipeline, story)
 
 
 def test_a_device_that_is_absent_is_told(tiny_pipeline):

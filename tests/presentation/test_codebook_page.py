@@ -206,7 +206,7 @@ def test_one_modality_is_enough(tiny_pipeline, tmp_path, keep):
 
 def test_unusable_input_or_output_fails_before_any_work(tiny_pipeline, tiny_config: StoryConfig, tmp_path, monkeypatch):
     untrained = StoryPipeline(StoryModel(tiny_config), tiny_pipeline.tokenizer)
-    with pytest.raises(UserError, match="before its codebook was placed"):
+    with pytest.raises(UserError, match="before its codebook was initialised"):
         analyze(untrained, TRAIN, HELD_OUT, 2, 0, tmp_path)
     (tmp_path / "file").write_text("mine")
     monkeypatch.setattr(codebook, "read_stories", None)  # Not reached.

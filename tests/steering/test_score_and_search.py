@@ -107,7 +107,7 @@ def test_constraints_are_met(tiny_pipeline):
     word = plans[0].texts[0].split()[0].strip(".,!")
     having = search(tiny_pipeline, PROMPT, 3, 12, 3, Constraints(must=(word,), codes=codes), SETTINGS)
     assert all(word.lower() in " ".join(ranked.texts).lower() for ranked in having)
-    with pytest.raises(UserError, match="none of 12 plans meets the wishes"):
+    with pytest.raises(UserError, match="none of 12 plans satisfies the wishes"):
         search(tiny_pipeline, PROMPT, 3, 12, 3, Constraints(must=("zebra",)), SETTINGS)
 
 

@@ -174,7 +174,8 @@ PICTURE_MEASURES: dict[str, Measure] = {
 
 def _agree(named: Labels, prediction: Labels) -> Score:
     shown = prediction["characters"] | {prediction["object"], prediction["place"]}
-    return float(named["characters"] | named["objects"] | named["places"] <= shown), 1.0
+    told = named["characters"] | named["objects"] | named["places"]
+    return (float(told <= shown), 1.0) if told else (0.0, 0.0)
 
 
 def _worn_as_told(named: Labels, prediction: Labels) -> Score:
@@ -210,7 +211,7 @@ def estimate_scores(
 ) -> Estimate:
     """Return the mean of the scores of N pages, with its interval over stories."""
     earned, possible = np.array(scores, dtype=float).T
-    return mean_over_steps(earned, possible, lengths, seed, floor, ceiling)
+    return mean_over_steps(earned, possible, lengths, seed, floor, ceiling, is_share=True)
 
 
 def mean_score(scores: Sequence[Score]) -> float | None:

@@ -37,12 +37,19 @@ def to_dicts(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, float | N
 
 
 def bootstrap_mean(
-    sums: ArrayLike, counts: ArrayLike, seed: int = 0, floor: float | None = None, ceiling: float | None = None
+    sums: ArrayLike,
+    counts: ArrayLike,
+    seed: int = 0,
+    floor: float | None = None,
+    ceiling: float | None = None,
+    is_share: bool = False,
 ) -> Estimate:
     """Return sum(sums) / sum(counts) with its 95 % percentile interval over stories resampled with replacement.
 
     `sums` (B,) and `counts` (B,) are each story's total and the number of items in it. With items of one story alone
-    the interval is NaN: nothing is known about others.
+    the interval is NaN: nothing is known about others. With `is_share`, where all items or none succeeded, resampling
+    shows no spread: the interval is the exact one of as many trials as there are stories (Clopper and Pearson, "The use
+    of confidence or fiducial limits illustrated in the case of the binomial", 1934).
     """
     totals, numbers = np.asarray(sums, dtype=np.float64), np.asarray(counts, dtype=np.float64)
     if numbers.sum() == 0:
@@ -53,6 +60,9 @@ def bootstrap_mean(
     drawn = numbers[draws].sum(1)
     means = totals[draws].sum(1)[drawn > 0] / drawn[drawn > 0]
     low, high = np.percentile(means, [2.5, 97.5])
+    if is_share and low == high and low in (0, 1):
+        surprise = 1 - 0.025 ** (1 / np.count_nonzero(numbers))
+        low, high = (1 - surprise, 1.0) if low else (0.0, surprise)
     return Estimate(float(totals.sum() / numbers.sum()), float(low), float(high), floor, ceiling)
 
 
@@ -63,21 +73,27 @@ def mean_over_steps(
     seed: int = 0,
     floor: float | None = None,
     ceiling: float | None = None,
+    is_share: bool = False,
 ) -> Estimate:
     """Return `bootstrap_mean` of sums (N,) and counts (N,) by step, for the steps of B stories of `lengths` steps."""
     starts = first_rows(lengths)
     by_story = [np.add.reduceat(np.asarray(values, dtype=np.float64), starts) for values in (sums, counts)]
-    return bootstrap_mean(by_story[0], by_story[1], seed, floor, ceiling)
+    return bootstrap_mean(by_story[0], by_story[1], seed, floor, ceiling, is_share)
 
 
 def mean_over_rows(
-    values: ArrayLike, stories: ArrayLike, seed: int = 0, floor: float | None = None, ceiling: float | None = None
+    values: ArrayLike,
+    stories: ArrayLike,
+    seed: int = 0,
+    floor: float | None = None,
+    ceiling: float | None = None,
+    is_share: bool = False,
 ) -> Estimate:
     """Return the mean of rows (N,), without those that are NaN; `stories` (N,) are the numbers of the rows' stories."""
     rows, owners = np.asarray(values, dtype=np.float64), np.asarray(stories, dtype=np.int64)
     present = np.isfinite(rows)
     sums = np.bincount(owners, weights=np.where(present, rows, 0.0))
-    return bootstrap_mean(sums, np.bincount(owners, weights=present), seed, floor, ceiling)
+    return bootstrap_mean(sums, np.bincount(owners, weights=present), seed, floor, ceiling, is_share)
 
 
 def first_rows(lengths: Sequence[int]) -> NDArray[np.int64]:

@@ -137,7 +137,7 @@ def read_plan(source: str) -> tuple[str, Story | None]:
     if not _exists(path):
         shown = source if len(source) <= 60 else f"{source[:60]}..."
         raise UserError(
-            f"{shown} is no file, and no plan either, which begins with {PLAN_PREFIX} or {SHORT_PREFIX}: give a page's"
+            f"{shown} is neither a file nor a plan, which begins with {PLAN_PREFIX} or {SHORT_PREFIX}: give a page's"
             " PNG, a story.json or the whole text of a plan"
         )
     if path.suffix.lower() in CARRIERS and path.is_file():

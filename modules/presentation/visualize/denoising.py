@@ -12,9 +12,9 @@ from torch import Tensor
 from modules.data.pixels import to_pictures
 from modules.generation.pipeline import StoryPipeline
 from modules.generation.rendering import encode_captions, render_texts
-from modules.generation.settings import GenerationSettings
+from modules.generation.settings import GenerationSettings, nonempty_prompt
 from modules.layers.seeding import make_generator
-from modules.presentation.visualize.versions import Comparison, PageView, nonempty_prompt
+from modules.presentation.visualize.versions import Comparison, PageView
 
 SHOWN_STEPS = 7
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from modules.data.images import fit_image
 from modules.generation.pipeline import StoryPipeline
-from modules.generation.settings import GenerationSettings
+from modules.generation.settings import GenerationSettings, nonempty_prompt
 from modules.layers.seeding import make_generator
 from modules.story import Story
 
@@ -168,11 +168,6 @@ class _Codeless:
         )
         pages = [PageView(image, text, []) for image, text in zip(output.images, output.texts, strict=True)]
         return [*(replace(page, is_given=True) for page in self.true[:given]), *pages]
-
-
-def nonempty_prompt(prompt: str) -> str:
-    """Return the prompt, or a general one where it is empty, as in some real stories."""
-    return prompt.strip() or "a story"
 
 
 def _after(given: int) -> str:
