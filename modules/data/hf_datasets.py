@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,6 +159,8 @@ class LibraryStories(WindowedStories):
                 raise UserError(f"{self.name} row {row}: it has {len(texts)} texts and {len(pictures)} pictures")
             if not all(text is None or isinstance(text, str) for text in texts):
                 raise UserError(f"{self.name} row {row}: the column {self._text} must contain texts")
+            if any(text is None and picture is None for text, picture in zip_longest(texts, pictures)):
+                raise UserError(f"{self.name} row {row}: a page has neither a text nor a picture")
             digest.update(json.dumps([texts, record.get("prompt"), str(record.get("id"))]).encode())
             for picture in pictures:
                 digest.update(hashlib.sha256(picture or b"").digest())
@@ -166,7 +169,8 @@ class LibraryStories(WindowedStories):
         return self._counts, digest.hexdigest()[:16]
 
     def _texts(self, record: Mapping[str, Any]) -> list[str | None]:
-        return _listed(record.get(self._text) if self._text else None)
+        texts = _listed(record.get(self._text) if self._text else None)
+        return [None if isinstance(text, str) and not text.strip() else text for text in texts]
 
     def _pictures(self, record: Mapping[str, Any]) -> list[bytes | None]:
         values = _listed(record.get(self._image) if self._image else None)

@@ -204,7 +204,7 @@ def _read_picture(source: Source, image: bytes | Path | str) -> tuple[bytes, str
         return image, "in the record"
     if isinstance(image, str):
         if not source.fetch:
-            raise RecordError(f"the picture {shown(without_password(image))} is an address: --fetch asks for it there")
+            raise RecordError(f"the picture {shown(without_password(image))} is an address: add --fetch to download it")
         return fetch_picture(image), shown(without_password(image))
     source.check_inside(image)
     try:

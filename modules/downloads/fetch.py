@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import re
 import time
 import urllib.error
@@ -22,6 +23,8 @@ def without_password(address: str) -> str:
 def fetch_picture(address: str) -> bytes:
     """Return the picture's bytes at an http(s) address. Raises DeadLink if there is none."""
     name = without_password(address)
+    if not address.lower().startswith(("http://", "https://")):
+        raise DeadLink(f"{name} is not an http(s) address")
     for attempt in range(2):
         try:
             request = urllib.request.Request(address, headers={"User-Agent": AGENT})
@@ -36,8 +39,8 @@ def fetch_picture(address: str) -> bytes:
             return content
         except urllib.error.HTTPError as error:
             problem, again = f"answers {error.code}", error.code in (429, 500, 502, 503, 504)
-        except (OSError, ValueError) as error:
-            problem, again = f"cannot be reached ({getattr(error, 'reason', error)})", not isinstance(error, ValueError)
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            problem, again = f"cannot be reached ({getattr(error, 'reason', error)})", isinstance(error, OSError)
         if not again or attempt:
             break
         time.sleep(PAUSE)

@@ -42,7 +42,7 @@ class Folder(Source):
        .txt files between them, which are pages without a picture; prompt.txt or title.txt is the prompt.
     4. Pictures with a .txt file of the same name, each a story of one step.
     If the folder contains train/ and val/ (or validation/, or else test/), these are the splits; otherwise a tenth is
-    held out for validation. All this may be in data/, as in a clone from the Hub. What is passed over is named; hidden
+    held out for validation. All this may be in data/, as in a clone from the Hub. What is ignored is named; hidden
     and system files are not. Pictures outside the folder are refused.
     Licence: `--license` for stories that do not state their own.
 
@@ -65,13 +65,13 @@ class Folder(Source):
             inner = {path: shown(path.relative_to(args.path).as_posix()) for path in layout.passed_over}
             names = [f"{name}/" if path.is_dir() else name for path, name in inner.items()]
             more = f" and {len(names) - MAX_NAMED:,} more" if len(names) > MAX_NAMED else ""
-            self.notes = (f"passed over {', '.join(names[:MAX_NAMED])}{more}: no stories of this folder's layout",)
+            self.notes = (f"ignored {', '.join(names[:MAX_NAMED])}{more}: not part of this folder's layout",)
         if self._splits and self._splits["val"].name.lower().startswith("test"):
             self.notes += (f"{self._splits['val'].name}/ is used for validation",)
 
     @staticmethod
     def _refuse_a_list_of_another_name(layout: Layout) -> None:
-        """Raise UserError if pictures without any text stand beside a table that is passed over: their texts."""
+        """Raise UserError if pictures without any text stand beside a table that is ignored: their texts."""
         tables = [path for path in layout.passed_over if path.suffix.lower() in TABLES and path.is_file()]
         roots = list(layout.splits.values()) or [layout.root]
         if not tables or any(has_list(root) for root in roots):
@@ -81,7 +81,7 @@ class Folder(Source):
             table, kind = tables[0], tables[0].suffix.lower()
             raise UserError(
                 f"no picture has a text, but {table} is a table: read it by download_data.py {kind[1:]} {table}, or"
-                f" call it metadata{kind}"
+                f" rename it to metadata{kind}"
             )
 
     @classmethod

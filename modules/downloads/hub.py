@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,7 +76,7 @@ class Hub(Table):
         found = super().picture(value, folder)
         if not isinstance(found, Path) or found.is_absolute() or Path(self.args.repo).is_dir():
             return found
-        return self._dataset.read(str(value))
+        return self._dataset.read(str(value["path"] if isinstance(value, Mapping) else value))
 
     @cached_property
     def _dataset(self) -> HubDataset:

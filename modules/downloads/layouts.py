@@ -20,7 +20,7 @@ TITLES = ("prompt.txt", "title.txt")
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the stories of a folder are: in the folders of its splits, or all in `root`; and what is passed over."""
+    """Where the stories of a folder are: in the folders of its splits, or all in `root`; and what is ignored."""
 
     root: Path
     splits: dict[str, Path] = field(default_factory=dict)

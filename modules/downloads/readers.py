@@ -54,7 +54,7 @@ def _table_rows(table: Any, columns: list[str] | None, name: str, index: int, do
         try:
             for batch in table.iter_batches(ROWS_A_BATCH, row_groups=[group], columns=columns):
                 if row + batch.num_rows > done:
-                    for number, value in enumerate(batch.to_pylist(), start=row + 1):
+                    for number, value in enumerate(_values(batch), start=row + 1):
                         if number > done:
                             last = number == table.metadata.num_rows  # A resumed run need not open this file again.
                             place = [index + 1, 0] if last else [index, number]
@@ -65,6 +65,16 @@ def _table_rows(table: Any, columns: list[str] | None, name: str, index: int, do
                 raise
             problem = RecordError(f"{start - row} rows are damaged ({first_line(error)})")
             yield Row(f"{name} rows {row + 1} to {start}", [index, start], problem, name)
+
+
+def _values(batch: Any) -> list[Any]:
+    """Return the rows of a batch as dicts; one with a text that is not UTF-8, or a date out of range, as an error."""
+    try:
+        return batch.to_pylist()
+    except (ValueError, OverflowError) as error:
+        if batch.num_rows == 1:
+            return [RecordError(f"it cannot be read ({first_line(error)})")]
+        return [value for row in range(batch.num_rows) for value in _values(batch.slice(row, 1))]
 
 
 def _is_damage(error: Exception) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 from abc import abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from modules.common.arguments import a_path
 from modules.common.errors import UserError, shown
 from modules.common.files import visible_files
 from modules.data.records import RecordError, decode_line
+from modules.downloads.grouping import joined_rows
 from modules.downloads.record import Row, Source, SourceStep, SourceStory, counted, first_sentence
 from modules.downloads.text_files import check_header, encoding_flag, encoding_of, local_lines, near_names, stripped
 
@@ -89,14 +90,12 @@ class Table(Source):
             for row in rows:
                 yield replace(row, value=row.value if isinstance(row.value, RecordError) else [row.value])
             return
-        group: list[Row] = []
-        for row in rows:
-            if group and (_key(row, column) is None or _key(row, column) != _key(group[0], column)):
-                yield _joined(group)
-                group = []
-            group.append(row)
-        if group:
-            yield _joined(group)
+
+        def key_of(value: Any) -> Any:
+            key = column_of(self.parse(value), column)
+            return None if key == "" else key
+
+        yield from joined_rows(rows, key_of)
 
     def stories(self, row: Row) -> Iterable[SourceStory]:
         args, records = self.args, [self.parse(value) for value in row.value]
@@ -265,20 +264,6 @@ def column_of(record: Mapping[str, Any], column: str | None) -> Any:
 def _near(name: str, record: Mapping[str, Any], asked: Collection[str]) -> list[str]:
     """Return up to three columns that may be meant by `name`, of those not asked for."""
     return [shown(other) for other in near_names(name, record) if other not in asked][:3]
-
-
-def _key(row: Row, column: str) -> Any:
-    """Return the key of a row's story, None if it has none."""
-    try:
-        return column_of(Table.parse(row.value), column)
-    except RecordError:
-        return None
-
-
-def _joined(group: Sequence[Row]) -> Row:
-    """Join the rows of a story into one, which is done when the last of them is."""
-    broken = next((row.value for row in group if isinstance(row.value, RecordError)), None)
-    return replace(group[0], place=group[-1].place, value=broken or [row.value for row in group])
 
 
 def _steps(record: Mapping[str, Any], text: str, image: str) -> list[tuple[str | None, Any]]:

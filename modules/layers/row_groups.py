@@ -19,7 +19,7 @@ def rows_of_like_length(mask: Tensor) -> Iterator[tuple[slice | Tensor, int]]:
     and nothing waits for the lengths.
     """
     num_rows, width = mask.shape
-    has_values = type(mask) is Tensor  # Tensors that only pretend, as of a memory estimate, are a subclass.
+    has_values = type(mask) is Tensor  # Fake tensors, as of a memory estimate, are a subclass.
     count = min(MAX_GROUPS, num_rows // MIN_ROWS)
     if count < 2 or mask.device.type != "cpu" or not has_values:
         yield slice(None), width

@@ -4,19 +4,35 @@ from __future__ import annotations
 
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 ELLIPSIS = "…"
 _LONGEST_LINE = 400  # Characters. Measuring very long strings is slow.
 
 
 def clean(text: str) -> str:
-    """Remove lone surrogates and control characters, which neither UTF-8 nor HTML can encode; keep white space."""
+    """Remove what UTF-8, HTML or XML cannot contain: lone surrogates, control characters, U+FFFE and U+FFFF. Of white
+    space among these, such as the vertical tab of slides, a space stays.
+    """
     if text.isprintable():  # As pictures in data URIs are: a hundred thousand characters at once.
         return text
-    return "".join(
-        character for character in text if character.isspace() or unicodedata.category(character) not in ("Cc", "Cs")
-    )
+    return "".join(map(_allowed, text))
+
+
+def _allowed(character: str) -> str:
+    if character in "\t\n\r":
+        return character
+    if unicodedata.category(character) not in ("Cc", "Cs") and character not in "\ufffe\uffff":
+        return character
+    return " " if character.isspace() else ""
+
+
+def split_after(text: str, lines: Sequence[str]) -> tuple[str, str]:
+    """Return the part of a text, with single spaces, that its first wrapped lines show, and the rest."""
+    rest = text
+    for line in lines:
+        rest = rest.removeprefix(line).removeprefix(" ")
+    return text[: len(text) - len(rest)].rstrip(), rest
 
 
 def wrap(text: str, width: float, measure: Callable[[str], float], max_lines: int | None = None) -> list[str]:

@@ -13,7 +13,8 @@ from torch import Tensor
 def draw_given(lengths: Sequence[int], share: float, generator: torch.Generator) -> Tensor:
     """Draw which pages are given to each of P stories of `lengths` steps: page numbers (P,G) in order, -1 for none.
 
-    A share of the stories has given pages: as often the last ones as any. At least one page is left to be written.
+    A share of the stories has given pages: half of them the last ones, the others any. At least one page is left to be
+    written.
     """
     chosen: list[list[int]] = []
     for length in lengths:

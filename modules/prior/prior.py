@@ -287,8 +287,8 @@ class Prior(nn.Module):
         return F.pad(self.temporal_scale * read, (0, 0, 1, 0))
 
     def code_input(self, previous: Tensor, index: Tensor, num_steps: Tensor) -> Tensor:
-        """Embed codes `previous` (B,M) with flat positions `index`, (M,) or (B,M): of the codes predicted from them, or
-        their own.
+        """Embed codes `previous` (B,M) with flat positions `index`, (M,) or (B,M): of the code that each
+        predicts or, for given pages, its own.
         """
         steps_left = (num_steps[:, None] - 1 - index // self.num_slots).clamp(0, self.config.max_steps - 1)
         return (

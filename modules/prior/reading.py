@@ -14,7 +14,7 @@ from modules.prior.config import PriorConfig
 
 
 class CodeTransformer(Protocol):
-    """What is read with of a prior: see there."""
+    """The parts of a `Prior` that `PlanReading` uses."""
 
     config: PriorConfig
     num_slots: int

@@ -37,8 +37,8 @@ class SlotCache(nn.Module):
     makes of the prompt, read as a page's text (`prompt_scale`).
 
     The likeness of two codes is the cosine of their vectors in the codebook: the encoder has learnt it, and a
-    transformer would have to learn it anew, for which a few hundred stories are too few. So are they for what the words
-    of a prompt mean, which a pretrained text encoder knows.
+    transformer would have to learn it anew, for which a few hundred stories are too few. They are also too few to learn
+    what a prompt's words mean, which a pretrained text encoder knows.
     """
 
     def __init__(self, num_slots: int, storyboard: Reader | None) -> None:

@@ -91,7 +91,7 @@ class StoryParts(nn.Module):
     def _build_storyboard(self, config: StoryConfig) -> None:
         board, max_text_length = config.storyboard, config.text_decoder.max_length
         if not board.codebook_size:
-            raise UserError("storyboard.codebook_size is 0, for train to choose: give a number here")
+            raise UserError("storyboard.codebook_size is 0, which only train resolves: set a number with --config")
         shape = config.autoencoder.latent_shape
         self.storyboard = STORYBOARDS[board.pooling](board, self.vocab_size, max_text_length, shape, self.sources)
 

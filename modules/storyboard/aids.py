@@ -25,7 +25,7 @@ from modules.storyboard.config import AidsConfig
 
 PATCH = 2  # Cells a side of the patch that a visual word represents.
 WORDS_A_TEXT = 20  # A rough guess, for the bias until `fit_words`.
-UNSEEN = 0.01  # What counts for a word in addition to the texts that contain it.
+UNSEEN = 0.01  # Pseudo-count of every word, in addition to the texts that contain it.
 IMAGE_AIDS = ("bag_of_visual_words_loss", "draft_loss")  # Means over steps with an image; the others: over all steps.
 
 

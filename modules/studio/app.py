@@ -209,7 +209,7 @@ def restore(here: Here, body: schema.Recipe) -> schema.JobRecord:
 async def restore_from_picture(here: Here, request: Request) -> schema.JobRecord:
     """Queue the story that a page's PNG carries."""
     plan = plan_of_png(await request.body())
-    if plan is None:
+    if plan is None or len(plan) > schema.LONGEST_PLAN:
         raise HTTPException(400, "this picture carries no story: use a page that this program wrote, as it was written")
     return restore(here, schema.Recipe(plan=plan))
 

@@ -106,10 +106,10 @@ class CodeReports:
             stamp = tuple(file.stat().st_mtime for file in files if file.exists() or file.name == REPORT)
             with self._lock:
                 if stamp != self._stamp:
-                    self._report, self._stamp = None, stamp
-                    self._report = self._read(*files)
+                    self._report = self._stamp = None
+                    self._report, self._stamp = self._read(*files), stamp
         except FileNotFoundError:
-            return None, f"What the codes mean was not analysed yet: {self.command}"
+            return None, f"What the codes mean has not been analysed yet: {self.command}"
         except UserError as error:
             return None, f"{error}: {self.command}"
         except (OSError, ValueError, KeyError, TypeError, AttributeError):

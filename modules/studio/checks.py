@@ -56,7 +56,7 @@ class Checker:
                 kind, color = member["kind"], picture["colors"].get(member["kind"])
                 usual = (held or {}).get(kind, member["color"])
                 if kind in words["characters"] and color not in (None, usual):
-                    why = f"and is locked in {usual}" if kind in (held or {}) else f"and {usual} on most pages"
+                    why = f"but is locked to {usual}" if kind in (held or {}) else f"and {usual} on most pages"
                     warnings[page].append(f"The {kind} wears {color} here, {why}.")
         for member in cast:
             member["name"] = name_of(member["kind"], story.texts)
@@ -170,4 +170,4 @@ def unusual(bits: Sequence[float], page: int) -> list[str]:
     others = [value for other, value in enumerate(bits) if other != page]
     if not others or bits[page] - sum(others) / len(others) < UNUSUAL:
         return []
-    return [f"Unusual: a page like this costs {bits[page]:.0f} bits here, the others {sum(others) / len(others):.0f}."]
+    return [f"Unusual: this page costs {bits[page]:.0f} bits, the others {sum(others) / len(others):.0f} on average."]

@@ -61,8 +61,9 @@ class EventLog:
         with self._lock:
             self._waiting.add(waiting)
         try:
+            count = self._count  # Before `since`: no event may fall between the two.
             events, known = self.since(last_id)
-            position = events[0][0] - 1 if events else self._count
+            position = events[0][0] - 1 if events else count
             yield "retry: 1000\n\n" if known else self._format(position, '{"type":"reset"}')
             while not self._is_closed:
                 waiting[1].clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 import traceback
@@ -160,7 +161,8 @@ class Worker:
     def _end(self, job: Job, status: Status, error: str | None = None) -> None:
         job.status, job.error, job.seconds_left = status, error, None
         if job.id in self.project.waiting:
-            self.project.append("job_end", id=job.id)
+            with contextlib.suppress(OSError):  # A full disk: the next server begins the job again.
+                self.project.append("job_end", id=job.id)
         job.draft, job.previews = None, {}
         self.events.add("job", job=job.record())
 

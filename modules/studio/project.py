@@ -9,6 +9,7 @@ Nothing is ever changed or removed, so a killed process loses at most a line tha
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -56,7 +57,7 @@ class Project:
     def __init__(self, folder: Path) -> None:
         self.folder, self.books = folder, dict[str, Book]()
         self.waiting = dict[str, dict[str, Any]]()  # Requests of jobs that have not ended, by id.
-        self._number, self._lock = 0, threading.RLock()
+        self._number, self._lock, self._removed = 0, threading.RLock(), set[str]()
         log = folder / LOG
         if folder.exists() and not folder.is_dir():
             raise UserError(f"the project {folder} is a file: give a folder, or move the file away")
@@ -96,6 +97,8 @@ class Project:
         kind = record["kind"]
         if "number" in record:
             self._number = max(self._number, record["number"])
+        if record.get("story") in self._removed:  # Of a job that ended after its story was removed.
+            return
         if kind == "story":
             self.books[record["id"]] = Book(record["id"], record["title"])
         elif kind == "state":
@@ -110,6 +113,7 @@ class Project:
                 branches.setdefault("captions", {})[record["page"]] = record["caption"]
         elif kind == "removed":
             del self.books[record["story"]]
+            self._removed.add(record["story"])
         elif kind == "job":
             self.waiting[record["id"]] = record["request"]
         elif kind == "job_end":
@@ -118,14 +122,32 @@ class Project:
     # -- writing
 
     def append(self, kind: str, **record: Any) -> dict[str, Any]:
-        """Add a record to the log, so that it is on disk, and take it over."""
+        """Add a record to the log, so that it is on disk, and take it over.
+
+        Raises UserError if its story was removed meanwhile, and OSError, with the log as before, if the disk is full.
+        """
         record = {"kind": kind, **record}
+        line = json.dumps(record, ensure_ascii=True, separators=(",", ":")).encode() + b"\n"
         with self._lock:
-            self._log.write(json.dumps(record, ensure_ascii=True, separators=(",", ":")).encode() + b"\n")
-            self._log.flush()
-            os.fsync(self._log.fileno())
+            if record.get("story") in self._removed:
+                raise UserError("the story was removed meanwhile")
+            size = self._log.tell()
+            try:
+                self._log.write(line)
+                self._log.flush()
+                os.fsync(self._log.fileno())
+            except OSError:
+                self._reopen(size)
+                raise
             self._apply(record)
         return record
+
+    def _reopen(self, size: int) -> None:
+        """Go back to the first `size` bytes of the log: half a line would damage the next one."""
+        with contextlib.suppress(OSError):
+            self._log.close()
+        os.truncate(self.folder / LOG, size)
+        self._log = open(self.folder / LOG, "ab")
 
     def new_id(self, prefix: Literal["story", "state", "job"]) -> dict[str, Any]:
         """Return the fields of a new record by which it is known."""

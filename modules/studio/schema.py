@@ -10,6 +10,7 @@ Operation = Literal[
     "redraw", "rewrite", "replan", "text", "words", "codes", "picture", "move", "remove", "insert", "restore"
 ]
 MAX_SEED = 2**53 - 1  # What JavaScript can count to.
+LONGEST_PLAN = 200_000  # Characters.
 
 
 class Body(BaseModel):
@@ -87,7 +88,7 @@ class LockSet(Body):
 class Recipe(Body):
     """The text form of a plan."""
 
-    plan: str = Field(min_length=1, max_length=200_000)
+    plan: str = Field(min_length=1, max_length=LONGEST_PLAN)
 
 
 class JobRecord(BaseModel):

@@ -36,7 +36,7 @@ class GatedPrefix(NamedTuple):
     """`gate` (layers, heads) before tanh, and either the `length` P of a prefix at the start of the sequence, hidden by
     the attention mask, or the `keys_values` of each layer (N, P, 2, key-value heads, head_dim) of a prefix outside it.
 
-    Vectors of the prefix where `mask` (N,P) is False are not read. The side reader reads the page's `codes` (N,S,d).
+    Vectors of the prefix where `mask` (N,P) is False are not read. The side `reader` reads the page's `codes` (N,S,d).
     """
 
     gate: Tensor
@@ -44,6 +44,7 @@ class GatedPrefix(NamedTuple):
     keys_values: Sequence[Tensor] | None = None
     mask: Tensor | None = None
     codes: Tensor | None = None
+    reader: SideReader | None = None
 
     def repeat_interleave(self, count: int) -> GatedPrefix:
         """Repeat each row of the prefix `count` times in a row."""
@@ -74,7 +75,7 @@ def gated_prefix_attention(
     """Attend with queries, keys and values (N, heads, L, head_dim); a function for transformers' AttentionInterface."""
     if gated_prefix is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    gate, length, keys_values, mask, _ = gated_prefix
+    gate, length, keys_values, mask = gated_prefix[:4]
     if keys_values is None:
         prefix = key[:, :, :length], value[:, :, :length]
         key, value = key[:, :, length:], value[:, :, length:]
@@ -97,9 +98,9 @@ AttentionInterface.register(ATTENTION, gated_prefix_attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
-def admit_gated_prefix(language_model: PreTrainedModel, side_reader: SideReader) -> None:
-    """Let the model be called with `gated_prefix`, or with a GatedPrefixCache; its last hidden states get what the side
-    reader adds to them.
+def admit_gated_prefix(language_model: PreTrainedModel) -> None:
+    """Let the model be called with `gated_prefix`, or with a GatedPrefixCache; its last hidden states get what the
+    prefix's side reader adds to them. A copy of the model, as FSDP trains one, is called with the copy's reader.
 
     Raises ValueError where its attention cannot be replaced.
     """
@@ -117,9 +118,9 @@ def admit_gated_prefix(language_model: PreTrainedModel, side_reader: SideReader)
 
     def add_what_is_read(_head: nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:
         prefix = current[0]
-        if prefix is None or prefix.codes is None:
+        if prefix is None or prefix.reader is None or prefix.codes is None:
             return None
-        return (args[0] + side_reader(args[0], prefix.codes),)
+        return (args[0] + prefix.reader(args[0], prefix.codes),)
 
     language_model.register_forward_pre_hook(take, with_kwargs=True)
     language_model.get_output_embeddings().register_forward_pre_hook(add_what_is_read)

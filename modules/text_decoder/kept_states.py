@@ -21,9 +21,7 @@ KEPT_BYTES = 2**29  # Of 6,800 texts of 34 tokens by a model of width 576.
 
 
 class Kept(NamedTuple):
-    """Last hidden states (...,L,D) of texts, and the logarithm of what all words outside the vocabulary that is scored
-    have together in the softmax's sum (...,L).
-    """
+    """Last hidden states (...,L,D) of texts, and the log-sum-exp (...,L) of the logits of words that are not scored."""
 
     states: Tensor
     others: Tensor
@@ -99,7 +97,7 @@ class KeptStates:
         """Whether states may be kept: on a CPU, of a model that does not train and has no dropout.
 
         A GPU computes them as fast as it reads them, and would wait for the texts to be looked up; shards of weights,
-        and tensors that only pretend, as of a memory estimate, have no values.
+        and the fake tensors of a memory estimate have no values.
         """
         return (
             self._words is not None

@@ -121,7 +121,7 @@ class TextDecoder(PretrainedPart):
         shape = architecture.num_hidden_layers, architecture.num_attention_heads
         self.prefix_gate = nn.Parameter(torch.zeros(shape))
         self.side_reader = SideReader(architecture.hidden_size, code_dim, self.num_slots, self.config.plan_dim)
-        admit_gated_prefix(self.language_model, self.side_reader)
+        admit_gated_prefix(self.language_model)
 
     def pretrained_names(self) -> Iterator[str]:
         """Yield the names of the language model's pretrained parameters."""
@@ -183,7 +183,7 @@ class TextDecoder(PretrainedPart):
         if self.config.prefix == "key_values":
             # Not an index for each layer: the gradient of each would be as large as all of them.
             keys_values = vectors.unflatten(-1, self.keys_values_shape).unbind(2)
-            outside = GatedPrefix(self.prefix_gate, keys_values=keys_values, mask=prefix_mask, codes=codes)
+            outside = GatedPrefix(self.prefix_gate, 0, keys_values, prefix_mask, codes, self.side_reader)
             return {"inputs_embeds": tokens, "attention_mask": text_mask.long(), "gated_prefix": outside}
         # To a pretrained model the prefix is padding on the left: the positions of the text start at 0.
         text_positions = text_positions + (0 if is_gated else self.num_slots)
@@ -195,7 +195,7 @@ class TextDecoder(PretrainedPart):
         }
         if not is_gated:
             return inputs
-        gated = GatedPrefix(self.prefix_gate, vectors.shape[1], mask=prefix_mask, codes=codes)
+        gated = GatedPrefix(self.prefix_gate, vectors.shape[1], mask=prefix_mask, codes=codes, reader=self.side_reader)
         return {**inputs, "gated_prefix": gated}
 
     def prefix(self, code_embeds: Tensor, null: Tensor | None = None, window: PlanWindow | None = None) -> Prefix:

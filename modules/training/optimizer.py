@@ -21,8 +21,8 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Return the optimizer's groups: learning-rate scale (`share`) and weight decay of all trained parameters.
 
-    `share` is `gate_rate` for the names in `gates`, `pretrained_rate` for those in `pretrained`, else 1. Only matrices
-    that are no gates decay.
+    `share` is `gate_rate` for the names in `gates`, `pretrained_rate` for those in `pretrained`, else 1. Only
+    matrices other than gates decay.
     """
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in named_parameters:

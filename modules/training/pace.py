@@ -15,7 +15,7 @@ PLAN_STORIES_SHARE = 0.08  # Of the time, for encoding more of them for the prio
 RESERVE = 0.01  # Of the time, for what follows the last update.
 FEW_UPDATES = 100  # Of the joint phase: rather than fewer, batches are smaller.
 SMALLEST_BATCH = 2  # Stories.
-SLOWDOWNS = (1.0, 1.25)  # Limits: one phase, which may have become faster, must not decide about the others.
+SLOWDOWNS = (1.0, 1.25)  # Limits: one phase, which may have become faster, must not distort the others.
 
 BEFORE_CODES = ("autoencoder", "opening", "joint")  # Phases that read no cached codes.
 

@@ -71,7 +71,7 @@ class PacedTrainer(Trainer):
         return super()._save()
 
     def _sample(self, phase: Phase, weights: PhaseWeights) -> None:
-        """Log samples, unless the last ones took more than a small share of the time since; the first always."""
+        """Log samples if the last ones took a small share of the time since at most; the first time always."""
         started = time.monotonic()
         if self._agree(self._sampling <= SAMPLES_SHARE * (started - self._sampled)):
             super()._sample(phase, weights)

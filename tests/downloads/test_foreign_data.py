@@ -186,7 +186,7 @@ def test_stories_may_have_the_names_of_splits(tmp_path, capsys):
         (tmp_path / f"in/{name}/0.txt").write_text(f"A {name}.")
     (tmp_path / "in/empty").mkdir()
     assert sorted(collected(tmp_path / "out", "folder", tmp_path / "in")) == ["plane", "ship", "train"]
-    assert "passed over empty/" in capsys.readouterr().err
+    assert "ignored empty/" in capsys.readouterr().err
 
 
 # --- pictures

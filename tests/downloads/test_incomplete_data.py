@@ -46,7 +46,7 @@ def test_texts_of_a_story_folder_are_pages_or_named(tmp_path, capsys):
         (story / name).write_text(f"{name[0]}.")
     found = pages(collected(tmp_path / "out", "folder", tmp_path / "in"))
     assert found == {"fox": [("1.", True), ("2.", False), ("3.", True)]}
-    assert "passed over fox/3.caption, fox/notes.txt:" in capsys.readouterr().err
+    assert "ignored fox/3.caption, fox/notes.txt:" in capsys.readouterr().err
 
 
 def test_pictures_beside_a_table_are_not_read_alone(tmp_path, capsys):

@@ -35,7 +35,7 @@ def serving(pipeline: StoryPipeline, folder: Path) -> Iterator[Any]:
     from modules.studio.project import Project
 
     project = Project(folder)
-    with TestClient(create_app(pipeline, project, sample=False)) as client:
+    with TestClient(create_app(pipeline, project, sample=False), "http://localhost") as client:
         yield client
     project.close()
 

@@ -41,7 +41,7 @@ def test_the_cast_is_who_the_pages_show(checker, drawn):
     assert {member["kind"]} == mentioned(drawn.texts[0])["characters"] and member["name"] in drawn.texts[0]
     other = next(color for color in ("red", "blue") if color != member["color"])
     warned = checker.check(drawn, [10.0] * 4, {member["kind"]: other})["warnings"]
-    assert any(f"locked in {other}" in sentence for page in warned for sentence in page)
+    assert any(f"locked to {other}" in sentence for page in warned for sentence in page)
 
 
 def test_changes_of_a_locked_character_are_counted(checker, drawn):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor
@@ -54,6 +56,15 @@ def test_the_side_reader_trains_alone(folders, prefix, tuning):
     assert reached and not any(reached)
     assert codes.grad is not None and codes.grad.abs().sum() > 0
     assert gap > 0.05
+
+
+@pytest.mark.parametrize("prefix", ("embeds", "key_values"))
+def test_a_copy_reads_by_its_own_side_reader(folders, prefix):
+    """FSDP trains a copy, and takes the weights of the original away."""
+    decoder, text = build_decoder(folders, "gpt2", prefix, gate=0.5), text_batch()
+    other, before = copy.deepcopy(decoder), decoder(**text).nll
+    torch.nn.init.normal_(other.side_reader.to_hidden.weight)
+    assert torch.equal(decoder(**text).nll, before) and not torch.allclose(other(**text).nll, before)
 
 
 def test_models_from_before_the_side_reader_load_without_one(folders):

@@ -27,7 +27,7 @@ def test_a_run_tells_it_writes_it_and_resumes_with_it(tmp_path, capsys):
     tiny = PRESETS["tiny"]
     config = replace(tiny, storyboard=replace(tiny.storyboard, codebook_size=0))
     config = replace(config, training=replace(tiny.training, max_steps=4, num_stories=60))
-    with pytest.raises(UserError, match=r"codebook_size is 0, for train to choose"):
+    with pytest.raises(UserError, match=r"codebook_size is 0, which only train resolves"):
         build_model(config, "this config")
     (tmp_path / "config.json").write_text(config.to_json())
     run = tmp_path / "run"

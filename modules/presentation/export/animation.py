@@ -18,10 +18,13 @@ from modules.presentation.export.layout import LANDSCAPE, lay_out
 from modules.presentation.export.settings import ExportSettings
 
 WIDTH, VIDEO_WIDTH, VIDEO_RATE = 960, 1920, 25
+LONGEST_GIF = 655  # Seconds: hundredths in 16 bits.
 
 
 def gif(book: Book, settings: ExportSettings) -> bytes:
-    """Return an endless GIF, with the plan as its comment."""
+    """Return an endless GIF, with the plan as its comment. Raises UserError if a page is to be shown for too long."""
+    if settings.seconds > LONGEST_GIF:
+        raise UserError(f"a gif shows a page for {LONGEST_GIF} seconds at most: lower --seconds, or choose webp or mp4")
     frames = [frame.quantize(256, Image.Quantize.MEDIANCUT) for frame in _frames(book, settings, WIDTH)]
     return _animation(frames, "GIF", settings, comment=(book.plan or "").encode(), disposal=1)
 

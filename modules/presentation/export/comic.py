@@ -12,7 +12,7 @@ from modules.presentation.export.settings import ExportSettings
 from modules.presentation.images import encode_image
 from modules.presentation.text import clean
 
-PAGE_WIDTH = 1275  # Pixels: 150 a inch.
+PAGE_WIDTH = 1275  # Pixels: 150 an inch.
 
 
 def cbz(book: Book, settings: ExportSettings) -> bytes:

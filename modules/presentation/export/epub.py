@@ -82,7 +82,7 @@ def _page(book: Book, leaf: Leaf, entry: dict[str, Any], family: str) -> str:
         tag="h1" if is_cover else "p",
         family=family,
         size=_px(leaf.size * 0.985),  # Room for readers whose widths differ a little.
-        text=" ".join(leaf.lines),
+        text=leaf.told,
         number=entry["number"],
     )
 

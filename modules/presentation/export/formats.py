@@ -67,7 +67,7 @@ def guess_format(path: Path) -> str:
         if kind.guessed and path.suffix.lower() == kind.suffix:
             return name
     known = ", ".join(kind.suffix for kind in FORMATS.values() if kind.guessed)
-    raise UserError(f"no format is known by the suffix of {shown(path)}: give --format, or one of {known}")
+    raise UserError(f"no known format has the suffix of {shown(path)}: give --format, or one of {known}")
 
 
 def export_book(book: Book, format: str, path: Path, settings: ExportSettings | None = None) -> Path:

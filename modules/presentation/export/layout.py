@@ -11,7 +11,7 @@ from PIL import Image
 from modules.presentation.export.book import Book
 from modules.presentation.export.fonts import choose_font, width_of
 from modules.presentation.export.settings import ExportSettings
-from modules.presentation.text import clean, wrap
+from modules.presentation.text import ELLIPSIS, clean, split_after, wrap
 
 LEADING = 1.42  # Distance of lines, in sizes of the font.
 Box = tuple[float, float, float, float]  # Left, top, width, height.
@@ -32,6 +32,12 @@ class Leaf:
     number: str = ""
     kind: str = "page"  # Or "cover".
     text: str = ""  # Of the lines; on the first leaf of a page, the whole text of the page.
+
+    @property
+    def told(self) -> str:
+        """The text of the lines: they break at spaces, but words wider than a line and scripts without spaces too."""
+        is_shortened = bool(self.lines) and self.lines[-1].endswith(ELLIPSIS) and not self.text.endswith(ELLIPSIS)
+        return " ".join(self.lines) if is_shortened else split_after(self.text, self.lines)[0]
 
     def baselines(self) -> list[float]:
         """Return the baselines of the lines, from the top of the page."""
@@ -75,7 +81,7 @@ SHARES = (1.0, 0.78, 0.6)
 
 
 def lay_out(book: Book, settings: ExportSettings, shape: Shape = PORTRAIT) -> list[Leaf]:
-    """Return the cover and the pages of a book; a text too long for its page goes on on the next leaf."""
+    """Return the cover and the pages of a book; a text too long for its page continues on the next leaf."""
     leaves = [_cover(book, settings, shape)]
     for number, page in enumerate(book.pages, 1):
         text = " ".join(clean(page.text).split())
@@ -126,14 +132,13 @@ def _page_leaves(image: Image.Image, text: str, font: Path, number: str, shape: 
         number,
         text=text,
     )
-    rest, leaves = lines[_room(words, size) :], [first]
+    rest, leaves = split_after(text, first.lines)[1], [first]
     pad = 0.1 * min(shape.width, shape.height)
     whole = (pad, pad, shape.width - 2 * pad, shape.height - 2 * pad)
-    if rest:
-        _, rest = _fit(" ".join(rest), whole, font, (size,))
     while rest:
-        part, rest = rest[: _room(whole, size)], rest[_room(whole, size) :]
-        leaves.append(replace(first, picture=None, words=whole, lines=tuple(part), text=" ".join(part)))
+        part = tuple(_fit(rest, whole, font, (size,))[1][: _room(whole, size)])
+        told, rest = split_after(rest, part)
+        leaves.append(replace(first, picture=None, words=whole, lines=part, text=told))
     return leaves
 
 

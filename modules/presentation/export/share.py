@@ -42,5 +42,7 @@ def qr(book: Book, settings: ExportSettings) -> bytes:  # noqa: ARG001
 
 def _plan(book: Book) -> str:
     if book.plan is None:
-        raise UserError("the story has no plan, which this format is: generate, edit and branch write stories with one")
+        raise UserError(
+            "the story has no plan, which is all that this format contains: generate, edit and branch write one"
+        )
     return book.plan

@@ -67,7 +67,7 @@ def book_html(
         "story/book.html",
         title=title,
         lang=lang,
-        notes=[f"{note[0].upper()}{note[1:]}." for note in notes],
+        notes=[f"{note[:1].upper()}{note[1:]}." for note in notes if note.strip()],
         cover=png_uri(pages[0].image) if pages else None,
         pages=[_leaf(page) for page in pages],
         details={name: _plain(value) for name, value in details.items()},

@@ -92,17 +92,22 @@ def twee(story: BranchedStory) -> str:
     data = json.dumps({"ifid": ifid, "start": "Start"}, indent=2)
     links = "\n".join(_link(story, name) for name in story.start)
     passages = [f":: StoryTitle\n{_plain(story.prompt)}", f":: StoryData\n{data}"]
-    passages.append(f":: Start\n{_plain(story.prompt)}\n\n{links}")
+    passages.append(f":: Start\n{_prose(story.prompt)}\n\n{links}")
     for page in story.pages.values():
         following = "\n".join(_link(story, name) for name in page.next) or "[[Begin again->Start]]"
         picture = f'<img src="{png_uri(page.image)}" width="384" alt="">'
-        passages.append(f":: Page {page.id}\n{picture}\n\n{_plain(page.text)}\n\n{following}")
+        passages.append(f":: Page {page.id}\n{picture}\n\n{_prose(page.text)}\n\n{following}")
     return "\n\n\n".join(passages) + "\n"
 
 
 def _link(story: BranchedStory, name: str) -> str:
     label = _plain(_label(story.pages[name])).replace("]", ")").replace("[", "(").replace("->", "-")
     return f"[[{label.replace('|', '/').replace('<-', '-')}->Page {name}]]"
+
+
+def _prose(text: str) -> str:
+    """Return a text of a passage, in which nothing is markup or a link."""
+    return _plain(text).replace("&", "&amp;").replace("<", "&lt;").replace("[[", "[&#91;")
 
 
 def _plain(text: str) -> str:

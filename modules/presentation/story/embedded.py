@@ -19,6 +19,7 @@ SHORT_PREFIX = "plan2."  # and of the short one, which no file carries.
 CARRIERS = (".png", ".pdf", ".epub", ".cbz", ".gif", ".webp", ".mp4", ".txt")
 LARGEST_FILE = 2_000_000_000  # Bytes.
 _PLAN = re.compile(rb"plan1\.[A-Za-z0-9_-]+")
+_BROKEN = (OSError, ValueError, zipfile.BadZipFile, zlib.error, SyntaxError, Image.DecompressionBombError)
 _MEMBERS = ("book/package.opf", "ComicInfo.xml")
 
 
@@ -34,7 +35,7 @@ def embedded_plan(file: Path) -> str | None:
         if file.stat().st_size > LARGEST_FILE:
             raise UserError(f"{file} is larger than {LARGEST_FILE // 10**9} GB: no export of this program is")
         found = _PLAN.search(_content(file))
-    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, SyntaxError, Image.DecompressionBombError) as error:
+    except (*_BROKEN, RuntimeError) as error:  # An encrypted archive is a RuntimeError.
         raise UserError(f"{file} cannot be read ({error})") from None
     return None if found is None else found[0].decode()
 

@@ -147,7 +147,7 @@ def read_plan(source: str) -> tuple[str, Story | None]:
         return text, None
     story = read_story(path)
     if "plan" not in story.extra:
-        raise UserError(f"{path} carries no plan: it was not written by generate, or by an older version")
+        raise UserError(f"{path} carries no plan: it was not written by generate, or was written by an older version")
     return str(story.extra["plan"]), story
 
 

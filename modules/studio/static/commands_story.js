@@ -94,8 +94,8 @@ export const STORY_COMMANDS = {
     when: hasStory,
     run: ({ state, arg }) => api.edit(state.story.id, { operation: "insert", page: Number(arg ?? state.ui.page + 1) }),
   },
-  moveLeft: { title: "Move the page forwards", group: "Pages", keys: ["Shift+ArrowLeft"], ...move(-1) },
-  moveRight: { title: "Move the page backwards", group: "Pages", keys: ["Shift+ArrowRight"], ...move(1) },
+  moveLeft: { title: "Move the page towards the start", group: "Pages", keys: ["Shift+ArrowLeft"], ...move(-1) },
+  moveRight: { title: "Move the page towards the end", group: "Pages", keys: ["Shift+ArrowRight"], ...move(1) },
   remove: {
     title: "Remove the page",
     group: "Pages",

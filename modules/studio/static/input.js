@@ -120,6 +120,6 @@ async function restoreOrReplace(app, file) {
 }
 
 async function paste(app, file, text) {
-  if (file && app.state.story) await app.replacePicture(file);
+  if (file && app.state.story) await restoreOrReplace(app, file);
   else if (/^plan[12]\./.test(text)) await app.restore(text);
 }

@@ -192,7 +192,7 @@ function share(state) {
       h(
         "label",
         { class: "recipe" },
-        h("span", {}, "Story string: whoever drops it on a studio with these weights has the same book"),
+        h("span", {}, "Story string: whoever drops it on a studio with these weights gets the same book"),
         h("textarea", { readonly: true, rows: "4" }, head.plan),
       ),
       button(state, "copyPlan", { look: "plain", image: "copy", text: "Copy" }),

@@ -47,7 +47,7 @@ export function candidates(state) {
 function caption(found, one, index, page) {
   const same = found.states.every((other) => other.texts[page] === found.base.texts[page]);
   const words = same ? (index ? "" : "As it was") : index ? one.texts[page] : `As it was: ${one.texts[page]}`;
-  return index && one.changes ? `Changes who is locked. ${words}` : words;
+  return index && one.changes ? `Changes a locked character. ${words}` : words;
 }
 
 export function film(state, head) {
