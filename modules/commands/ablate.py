@@ -124,6 +124,7 @@ def sweep_trainings(args: argparse.Namespace) -> int:
     from modules.evaluation.report import score_quickly
     from modules.evaluation.sweep import Sweep, run_sweep
     from modules.presentation.plots.heat_map import write_sweep_plot
+    from modules.training.codebook_size import with_codebook_size
 
     table = args.output / "sweep.csv"
     check_writable(table)
@@ -141,6 +142,7 @@ def sweep_trainings(args: argparse.Namespace) -> int:
         return score_quickly(pipeline, dataset, min(args.num_evaluated, len(dataset)), args.seed)
 
     open_dataset(args.data, "val", config, args.seed, args.num_evaluated)  # Before hours of training.
+    config = with_codebook_size(config, settings, open_data(config)[0])
     run_sweep(sweeps, config, settings, open_data, score, table, identity={"num_evaluated": args.num_evaluated})
     print(f"wrote {table}, {write_sweep_plot(table, table.with_suffix('.png'), [sweep.setting for sweep in sweeps])}")
     return 0

@@ -44,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
     from modules.common.progress import progress_line
     from modules.encoded.cache import write_cache
     from modules.saving.warm_start import with_autoencoder_of
+    from modules.training.codebook_size import with_codebook_size
+    from modules.training.settings import TrainSettings
 
     config = resolve_config(args)
     if args.ckpt is not None:
@@ -51,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
     if args.data != "storyworld" and Path(args.data).exists():
         refuse_overlap(args.output, [Path(args.data)])
     dataset = open_dataset(args.data, "train", config, args.seed, config.training.num_stories, args.on_bad_record)
+    config = with_codebook_size(config, TrainSettings(output_dir=args.output), dataset, visible=False)
     model = frozen_parts(config, args.ckpt, args.offline)
     with FolderLock(args.output), progress_line("encoding stories", len(dataset)) as progress:
         steps = write_cache(args.output, model, dataset, args.num_workers, progress.update)

@@ -88,5 +88,14 @@ class FolderLock:
             os.close(cls._held.pop())
 
 
+def is_locked(folder: Path) -> bool:
+    """Return whether another process has locked a folder."""
+    try:
+        with FolderLock(folder):
+            return False
+    except UserError:
+        return True
+
+
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=FolderLock._forget)

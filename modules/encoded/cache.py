@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -147,6 +148,15 @@ class EncodedCache:
     def rows(self) -> dict[str, ShardedRows]:
         """The cached tensors by name."""
         return {name: ShardedRows([part[name] for part in self._parts]) for name in self._parts[0]}
+
+
+def discard_other(folder: Path, key: dict[str, str]) -> None:
+    """Remove the cache in a folder of this program's own if it has another key."""
+    if (folder / ABOUT).exists():
+        try:
+            _check_key(folder, key, "")
+        except UserError:
+            shutil.rmtree(folder)
 
 
 def _check_key(folder: Path, key: dict[str, str], remedy: str) -> dict:

@@ -18,6 +18,7 @@ from modules.image_decoder.autoencoder import PictureAutoencoder, PretrainedAuto
 from modules.image_decoder.image_decoder import ImageDecoder
 from modules.story import Story, StoryDataset, StoryStep
 from modules.story_model.story_model import StoryModel
+from modules.storyboard.text_encoders import EncoderTokenizer
 from modules.text_decoder.tokenizers import Vocabulary
 
 ENCODE_BATCH = 64  # Images of one call: a fixed shape, so that oneDNN compiles its kernels once.
@@ -121,13 +122,17 @@ class EncodedStories:
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)[:-1]])
         self.codes: Tensor | None = None  # (variants, N, S): both modalities, text only, picture only.
 
-    def count_cut(self, tokenizer: Vocabulary) -> tuple[int, int]:
-        """Return how many texts of steps, and how many prompts, are longer than the model reads and lose their ends."""
+    def count_cut(self, tokenizer: Vocabulary, of_prompts: EncoderTokenizer | None = None) -> tuple[int, int]:
+        """Return how many texts of steps, and how many prompts, are longer than the model reads and lose their ends.
+
+        `of_prompts` is the tokenizer of prompts, if a text encoder reads them.
+        """
         cut = []
-        for texts, mask in ((self.texts, self.text_mask), (self.prompts, self.prompt_mask)):
+        for texts, mask, own in ((self.texts, self.text_mask, None), (self.prompts, self.prompt_mask, of_prompts)):
             full = [text for text, is_full in zip(texts, mask.all(-1).tolist(), strict=True) if is_full and text]
             length = mask.shape[-1]
-            cut.append(sum(len(tokenizer.encode(text, length + 1)) > length for text in full))
+            counts = (own.count(text) if own else len(tokenizer.encode(text, length + 1)) for text in full)
+            cut.append(sum(count > length for count in counts))
         return cut[0], cut[1]
 
     def _read_cached(self, progress: Callable[[int], None]) -> tuple[ShardedRows, Tensor]:

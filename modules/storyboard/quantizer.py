@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
-from vector_quantize_pytorch.vector_quantize_pytorch import Codebook, kmeans
+from vector_quantize_pytorch.vector_quantize_pytorch import Codebook
 
 from modules.layers.seeding import seeded
 
+KMEANS_ROWS = 8192  # Vectors compared with all codes at once.
 TRAINING_STATE = ("cluster_size", "embed_avg")  # Buffers that only `update` reads.
 _OLD_PREFIX = "library._codebook."  # Of the keys in checkpoints from before the buffers were the quantiser's own.
 
@@ -124,13 +125,11 @@ class VectorQuantizer(nn.Module):
         if len(z) < self.codebook_size:
             raise ValueError(f"{self.codebook_size} codes need at least as many vectors, got {len(z)}")
         with seeded(seed):
-            means, counts = kmeans(
-                F.normalize(z.float(), dim=-1)[None], self.codebook_size, num_iters, use_cosine_sim=True
-            )
-        cluster_size = counts[0].float() / counts.sum() * self.codebook_size
-        self.codebook.copy_(means[0])
+            means, counts = spherical_kmeans(F.normalize(z.float(), dim=-1), self.codebook_size, num_iters)
+        cluster_size = counts / counts.sum() * self.codebook_size
+        self.codebook.copy_(means)
         self.cluster_size.copy_(cluster_size)
-        self.embed_avg.copy_(means[0] * cluster_size[:, None])
+        self.embed_avg.copy_(means * cluster_size[:, None])
         self.is_active = True
 
     @torch.no_grad()
@@ -158,6 +157,21 @@ class VectorQuantizer(nn.Module):
         if revive:
             with seeded(seed):
                 book.train().expire_codes_(z[None])
+
+
+def spherical_kmeans(z: Tensor, num_clusters: int, num_iters: int) -> tuple[Tensor, Tensor]:
+    """Return unit means (K,d) of unit vectors (M,d), M >= K, and how many there are in each cluster (K,).
+
+    The means begin as random ones of the vectors; one without vectors stays. The library's k-means would hold the
+    cosines of all vectors with all means, 5 GB for 4,096 codes.
+    """
+    means = z[torch.randperm(len(z), device=z.device)[:num_clusters]]
+    for _ in range(num_iters):
+        nearest = torch.cat([(rows @ means.t()).argmax(-1) for rows in z.split(KMEANS_ROWS)])
+        counts = nearest.bincount(minlength=num_clusters).float()
+        sums = torch.zeros_like(means).index_add_(0, nearest, z)
+        means = torch.where(counts[:, None] > 0, F.normalize(sums, dim=-1), means)
+    return means, counts
 
 
 def rename_old_keys(state: dict[str, Any], prefix: str) -> None:

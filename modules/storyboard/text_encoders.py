@@ -132,6 +132,10 @@ class EncoderTokenizer:
                 " tokenizer has one"
             )
 
+    def count(self, text: str) -> int:
+        """Return the number of tokens of a text, none of which is cut."""
+        return len(self.tokenizer(text, truncation=False, verbose=False).input_ids)
+
     def encode_batch(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Tokenise N texts: ids (N,L) int64 and their mask (N,L) bool, padded and cut to L = max_length."""
         encoded = self.tokenizer(

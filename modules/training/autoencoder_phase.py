@@ -45,10 +45,10 @@ class AutoencoderPhase(Phase):
             self.autoencoder.train_decoder_only()
 
     def loss(self, module: Callable[..., Any], step: int, part: int, num_parts: int) -> AutoencoderOutput:
-        """Return the loss of one part, weighted by its share of the global batch's pictures.
+        """Return the loss of one part, weighted by its share of the global batch's pages; without pictures it is 0.
 
-        The noise is drawn for the global batch, so that the result does not depend on how it is cut; a part without
-        pictures counts nothing.
+        The noise is drawn for the global batch: where every page has a picture, the result does not depend on how the
+        batch is cut.
         """
         config, order = self.model.config.autoencoder, self.order[step]
         stories = rows_of_part(order, part, num_parts)

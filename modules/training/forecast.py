@@ -44,9 +44,11 @@ class _Surveyor(PacedTrainer):
         """Return the seconds of a training of `config`, if its updates are those of this one."""
         if not self.pace.seconds_per_update:
             self._measure_all()
-        updates, longest = self.pace.seconds_per_update, max(self.pace.seconds_per_update)
+        updates = self.pace.seconds_per_update
+        longest = max(updates, key=updates.__getitem__)
         unit = updates[longest] / RELATIVE_SECONDS[longest]
-        return self._encoding * len(self._whole) + self.pace.slowdown * sum(
+        once = self._encoding * len(self._whole) + sum(self.pace.seconds_within.values())
+        return once + self.pace.slowdown * sum(
             config.training.num_updates(name) * updates.get(name, unit * RELATIVE_SECONDS[name])
             for name in plan_phases(config, self.settings, self.state.done)
         )
@@ -58,4 +60,4 @@ class _Surveyor(PacedTrainer):
         self.model = build_model(self.config, "this config", offline=self.settings.offline)
         self.model.to(self.accelerator.device)
         self.copies = Replicated(self.model, self.accelerator)
-        self._encoding = sum(self._survey(self.pace))
+        self._encoding = sum(self._survey(self.pace, sum(self._whole.lengths)))

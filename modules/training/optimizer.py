@@ -89,7 +89,7 @@ def learning_rate_at(step: int, num_steps: int, peak: float, training: TrainingC
 
 
 def cosine_with_warmup(step: int, num_steps: int, warmup_steps: int, floor: float) -> float:
-    """Return a learning-rate factor: linear over the warm-up, then a cosine from 1 to `floor` at the last step."""
+    """Return a learning-rate factor: linear over the warm-up, then a cosine from 1 to `floor`, at `num_steps`."""
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     progress = min(1.0, (step - warmup_steps) / max(1, num_steps - warmup_steps))

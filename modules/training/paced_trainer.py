@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
+from modules.common.errors import UserError
+from modules.common.progress import duration
 from modules.config import StoryConfig
 from modules.data.read_ahead import Head
 from modules.encoded.codes import cache_codes
@@ -38,8 +40,8 @@ class PacedTrainer(Trainer):
 
     It times updates of every phase before the first one, and again at the start of each phase, by passes that change no
     weight. A phase's length is decided at its start from the time that is left then, in the proportions of the config.
-    What was decided is part of the state, so the run resumes exactly, and of the saved config, so that a run from that
-    config has the same result.
+    What was decided is part of the state, so the run resumes exactly, and of the saved config: a run from that config
+    has the same result, if its planning phase reads all stories that the prior has.
     """
 
     def __init__(self, *parts: Any, started: float) -> None:
@@ -84,17 +86,25 @@ class PacedTrainer(Trainer):
         pace, whole, more = self.pace, self.dataset, self.plan_dataset
         self._spent_before = pace.spent
         self.ends = self.started + 60 * pace.minutes - pace.spent
+        if missing := [name for name in self.phases if pace.seconds_per_update and name not in pace.seconds_per_update]:
+            raise UserError(
+                f"--phases: no time was set aside for {', '.join(missing)} when this run of {pace.minutes:g} minutes"
+                " began: leave it out, or go on from this model (--init_from) in another --output_dir"
+            )
         if not pace.seconds_per_update:
             self.dataset = Head(whole, max(self.global_batch, SURVEY_STORIES))
             latents, codes = self._survey(pace, sum(whole.lengths))
             count = len(whole)
-            if isinstance(whole, StoryWorld):
+            if self.settings.cache is not None:
+                latents = 0.0
+            elif isinstance(whole, StoryWorld):
                 fitting = pace.stories_within(STORIES_SHARE, latents + codes)
                 count = pace.num_stories = min(count, max(fitting, 2 * self.global_batch))
             if more is not None:
                 fitting = min(len(more), pace.stories_within(PLAN_STORIES_SHARE, latents))
                 pace.num_plan_stories = fitting if fitting > count else None
             pace.note_encoding(self.phases, latents * count, codes * count, latents * (pace.num_plan_stories or 0))
+            self._check_encoding(count)
             pace.fit_batch(self.phases, self.config.training, 60 * pace.minutes - self._elapsed())
             self.state.pace = pace = self._agree(pace)
         if pace.batch_size is not None:
@@ -102,6 +112,16 @@ class PacedTrainer(Trainer):
         self.dataset = whole.first(pace.num_stories) if isinstance(whole, StoryWorld) and pace.num_stories else whole
         if isinstance(more, StoryWorld):
             self.plan_dataset = more.first(pace.num_plan_stories) if pace.num_plan_stories else None
+
+    def _check_encoding(self, count: int) -> None:
+        """Raise UserError if encoding the stories leaves no time to train."""
+        pace = self.pace
+        seconds = sum(pace.seconds_before.values())
+        if seconds > 60 * pace.minutes - self._elapsed():
+            raise UserError(
+                f"--max_minutes {pace.minutes:g}: encoding {count:,} stories takes about {duration(seconds)} on this"
+                " machine: allow more, or encode them once with precompute and give --cache"
+            )
 
     def _shrink_batch(self, size: int) -> None:
         self.global_batch = size * self.num_parts

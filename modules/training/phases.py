@@ -175,16 +175,19 @@ class JointPhase(StoryPhase):
 
         They are recomputed from the weights, so a resumed run needs nothing stored.
         """
-        config, order, vectors = self.model.config.storyboard, self.order[step], []
+        config, order, vectors, count = self.model.config.storyboard, self.order[step], list[Tensor](), 0
         in_batch = config.num_slots * sum(self.stories.lengths[index] for index in order)
-        fewest, wanted = (-(-count * config.codebook_size // in_batch) for count in (2, KMEANS_VECTORS_PER_CODE))
+        fewest, wanted = (-(-each * config.codebook_size // in_batch) for each in (2, KMEANS_VECTORS_PER_CODE))
         batches = max(fewest, min(wanted, self.num_steps))  # No more than the phase reads: a short run waits less.
-        for offset in range(1, batches + 2):
+        for offset in range(1, batches + config.codebook_size):
+            if offset > batches + 1 and count >= config.codebook_size:
+                break
             batch = self.stories.batch(self.order[step + offset]).to(self.device)
             noise = self._noise(step + offset, batch.step_mask.numel())
             board = self.model.encode(batch, noise.to(self.device))
             assert board.vectors is not None and board.vector_mask is not None
             vectors.append(board.vectors[board.vector_mask & batch.step_mask.flatten()[:, None]].float())
+            count += len(vectors[-1])
         return torch.cat(vectors)
 
     def after_update(self, step: int, outputs: Sequence[StoryModelOutput], gather: Callable[[Tensor], Tensor]) -> None:

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from modules.common.errors import UserError
 from modules.common.files import write_whole
+from modules.common.folder_lock import is_locked
 from modules.common.progress import progress_line
 from modules.config import StoryConfig
-from modules.encoded.cache import EncodedCache
+from modules.encoded.cache import EncodedCache, cache_key, discard_other
 from modules.encoded.codes import cache_codes
 from modules.encoded.stories import EncodedStories
 from modules.saving.model_folder import CONFIG, architectures_of, save_model
@@ -54,16 +55,25 @@ class PlanStories:
 
     def start(self, model: StoryModel, tokenizer: Vocabulary) -> None:
         """Start to draw and encode the stories with the autoencoder of `model`."""
-        donor, log = self.folder / "model", self.folder / "log.txt"
+        donor = self.folder / "model"
         save_model(donor, model.config, model.own_state(), tokenizer, architectures_of(model))
         words = ["precompute", "--data", "storyworld", "--num_stories", len(self.dataset), "--seed", self.seed]
         words += ["--config", donor / CONFIG, "--ckpt", donor, "--output", self.folder / "latents", "--num_workers", 0]
-        command = [sys.executable, str(PROGRAM), *map(str, words)]
-        with log.open("ab") as file:
+        self.command = [sys.executable, str(PROGRAM), *map(str, words)]
+        discard_other(self.folder / "latents", cache_key(model, self.dataset))
+        self._launch()
+
+    def _launch(self) -> None:
+        with (self.folder / "log.txt").open("ab") as file:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env={**os.environ, "OMP_NUM_THREADS": "1"}
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
             )
-        os.setpriority(os.PRIO_PROCESS, self.process.pid, 19)
+        if hasattr(os, "setpriority"):  # Windows has none.
+            os.setpriority(os.PRIO_PROCESS, self.process.pid, 19)
 
     def stop(self) -> None:
         """Stop the process, if it still runs."""
@@ -72,16 +82,27 @@ class PlanStories:
             self.process.wait()
 
     def wait(self, visible: bool = True) -> None:
-        """Wait until all stories are encoded. Raises UserError where the process failed."""
-        assert self.process is not None, "the process has not been started"
-        if self.process.poll() is None and visible:
+        """Wait until all stories are encoded. Raises UserError where the process failed twice."""
+        if self._is_running() and visible:
             print("waiting for the stories of the planning phase to be encoded", file=sys.stderr)
-        while self.process.poll() is None:
-            time.sleep(0.2)
-        if self.process.returncode:
+        if self._failed():
+            while is_locked(self.folder / "latents"):  # By the process of a run that was killed.
+                time.sleep(1)
+            self._launch()
+        if self._failed():
             lines = (self.folder / "log.txt").read_text(errors="replace").split("\n")
             reason = next((line for line in reversed(lines) if line.strip()), "no output")
             raise UserError(f"the stories of the planning phase were not encoded ({reason.strip()[-200:]})")
+
+    def _is_running(self) -> bool:
+        assert self.process is not None, "the process has not been started"
+        return self.process.poll() is None
+
+    def _failed(self) -> bool:
+        """Wait for the end of the process, and return whether it failed."""
+        while self._is_running():
+            time.sleep(0.2)
+        return bool(self.process and self.process.returncode)
 
     def encoded(
         self,

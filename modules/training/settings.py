@@ -21,7 +21,7 @@ def parse_phases(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Settings of a training run; none of them changes the model, except `seed`.
+    """Settings of a training run that are no part of the model's config.
 
     Raises UserError on a value out of range.
     """

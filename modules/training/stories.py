@@ -62,12 +62,15 @@ class TrainingStories:
         return self._encoded
 
     def _print_cut(self, stories: EncodedStories) -> None:
-        config = self.model.config
-        num_texts, num_prompts = stories.count_cut(self.tokenizer)
+        config, encoder = self.model.config, self.model.prompt_encoder
+        num_texts, num_prompts = stories.count_cut(self.tokenizer, None if encoder is None else encoder.tokenizer)
+        longest, of_prompts = config.max_prompt_length, "max_prompt_length"
+        if encoder is not None:
+            longest, of_prompts = config.storyboard.text_encoder.max_length, "storyboard.text_encoder.max_length"
         total = sum(text is not None for text in stories.texts)
         for count, of, what, length, setting in (
             (num_texts, total, "texts", config.text_decoder.max_length, "text_decoder.max_length"),
-            (num_prompts, len(stories), "prompts", config.max_prompt_length, "max_prompt_length"),
+            (num_prompts, len(stories), "prompts", longest, of_prompts),
         ):
             if count:
                 print(

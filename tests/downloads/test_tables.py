@@ -11,6 +11,8 @@ import pytest
 
 from modules.data.folder import open_split
 from modules.data.writing import write_stories
+from modules.downloads.fetch import fetch_picture
+from modules.downloads.record import DeadLink
 from modules.storyworld import StoryWorld
 from tests.support.downloads import collected, paint, run, texts
 
@@ -149,3 +151,30 @@ def test_a_parquet_file_with_a_damaged_head_is_one_line(tmp_path, capsys):
     assert run("parquet", tmp_path / "t.parquet", "--image", "none", "--output", tmp_path / "out") == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "is not a whole Parquet file" in error
+
+
+def test_rows_without_a_story_are_stories_of_their_own(tmp_path):
+    (tmp_path / "t.csv").write_text("book,text\nb0,One.\nb0,Two.\n,Three.\n,Four.\n")
+    found = collected(tmp_path / "out", "csv", tmp_path / "t.csv", "--story", "book", "--image", "none")
+    assert sorted(map(texts, found.values())) == [["Four."], ["One.", "Two."], ["Three."]]
+
+
+def test_a_broken_row_breaks_its_own_story_alone(tmp_path):
+    """Neither is a story kept without its middle, nor is one lost whose rows are sound."""
+    rows = ["bad,x,y", "b0,One.", "b0,Two.", "bad,x,y", "b1,Three.", "bad,x,y", "b1,Four.", "b2,Five.", "bad,x,y"]
+    (tmp_path / "t.csv").write_text("book,text\n" + "".join(f"{row}\n" for row in rows))
+    found = collected(tmp_path / "out", "csv", tmp_path / "t.csv", "--story", "book", "--image", "none")
+    assert {name: texts(story) for name, story in found.items()} == {"b0": ["One.", "Two."], "b2": ["Five."]}
+
+
+def test_a_text_that_is_not_utf_8_costs_one_row(tmp_path):
+    column = pa.array([b"One.", b"\xff\xfe", b"Three."], pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"text": column}), tmp_path / "t.parquet")
+    found = collected(tmp_path / "out", "parquet", tmp_path / "t.parquet", "--image", "none")
+    assert sorted(map(texts, found.values())) == [["One."], ["Three."]]
+
+
+@pytest.mark.parametrize("address", ["file:///etc/hostname", "http://x/a b.jpg", "http://x:port/a.jpg", "//x/a.jpg"])
+def test_an_address_that_is_none_is_a_dead_link(address):
+    with pytest.raises(DeadLink):
+        fetch_picture(address)

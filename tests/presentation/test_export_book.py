@@ -199,3 +199,47 @@ def test_the_command_exports_a_folder(tmp_path, capsys):
     assert zipfile.is_zipfile(output) and "no picture: page 2" in capsys.readouterr().err
     assert story_generative_model.main(["export_book", str(tmp_path), "--format", "qr", "--output", str(output)]) == 2
     assert len(read_book(tmp_path).pages) == 2
+
+
+def test_twee_shows_a_text_as_it_is():
+    text = encode("twee", make_book(("A <b>fox</b> & a [[link->Start]].",))).decode()
+    assert "\n\nA &lt;b>fox&lt;/b> &amp; a [&#91;link->Start]].\n" in text
+    assert "[[A &lt;b>fox&lt;/b> &amp; a ((link-Start)).->Page 1]]" in text
+
+
+@pytest.mark.parametrize("name", ["epub", "cbz"])
+def test_control_characters_make_no_book_unreadable(name):
+    """A vertical tab is what slides have between lines."""
+    book = replace(make_book(("One\x0btwo\x1c\ufffe.",)), title="A\x0bkite\x0c", author="N\x1fala")
+    with zipfile.ZipFile(io.BytesIO(encode(name, book))) as archive:
+        files = [name for name in archive.namelist() if name.endswith((".xml", ".opf", ".xhtml"))]
+        content = ["".join(ElementTree.fromstring(archive.read(file)).itertext()) for file in files]
+    assert any("A kite" in text for text in content)
+    assert name != "epub" or any("One two ." in text for text in content)
+
+
+def test_an_epub_breaks_no_word():
+    """Lines break in words that are wider than a page; what a reader copies has no space there."""
+    word = "a" * 4000
+    with zipfile.ZipFile(io.BytesIO(encode("epub", make_book((f"One {word} end.",))))) as archive:
+        pages = [archive.read(name).decode() for name in archive.namelist() if name.endswith(".xhtml")]
+    told = ["".join(re.findall(r"<p[^>]*>(.*?)</p>", page, re.S)).strip() for page in pages]
+    assert "".join(told).replace(" ", "").count("a" * 4000) == 1
+    assert all(re.fullmatch(r"(One )?a*( end\.)?", text) for text in told if "aaa" in text)
+
+
+def test_a_gif_shows_a_page_for_eleven_minutes_at_most():
+    with pytest.raises(UserError, match="for 655 seconds at most"):
+        FORMATS["gif"].encode(make_book(TEXTS[:1]), replace(SETTINGS, seconds=700))
+
+
+def test_an_encrypted_archive_is_reported(tmp_path):
+    file = tmp_path / "book.cbz"
+    content = bytearray(encode("cbz", make_book(TEXTS[:1])))
+    for mark, offset in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):  # The flag of encryption, in both directories.
+        start = -1
+        while (start := content.find(mark, start + 1)) >= 0:
+            content[start + offset] |= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match="cannot be read"):
+        embedded_plan(file)

@@ -8,7 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from vector_quantize_pytorch.vector_quantize_pytorch import kmeans
 
+from modules.layers.seeding import seeded
+from modules.storyboard import quantizer as quantizer_module
 from modules.storyboard.quantizer import VectorQuantizer
 
 DIM, SIZE = 8, 16
@@ -276,3 +279,15 @@ def test_older_checkpoints_with_missing_keys_are_refused():
     del state["library._codebook.embed"]
     with pytest.raises(RuntimeError, match="codebook"):
         make().load_state_dict(state)
+
+
+def test_k_means_in_parts_is_that_of_the_library(monkeypatch):
+    """The library's holds the cosines of all vectors with all means at once."""
+    vectors = F.normalize(draw(300), dim=-1)
+    monkeypatch.setattr(quantizer_module, "KMEANS_ROWS", 70)
+    with seeded(3):
+        means, counts = quantizer_module.spherical_kmeans(vectors, SIZE, 20)
+    with seeded(3):
+        expected, bins = kmeans(vectors[None], SIZE, 20, use_cosine_sim=True)
+    assert torch.equal(counts.long(), bins[0]) and counts.sum() == 300
+    torch.testing.assert_close(means, expected[0])

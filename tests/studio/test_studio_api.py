@@ -241,3 +241,46 @@ def test_another_server_finds_everything(client, story, finish, tmp_path):
     again.append("head", story=story, state=before["parent"])
     again.close()
     assert (copy / "states.jsonl").read_bytes().startswith(log)
+
+
+def test_a_job_of_a_removed_story_harms_nothing(tmp_path):
+    from modules.studio.project import Project
+
+    project = Project(tmp_path)
+    book = project.add_story("A fox")
+    project.remove(book)
+    with pytest.raises(UserError, match="was removed meanwhile"):
+        project.show(book, "state1")
+    project.close()
+    with (tmp_path / "states.jsonl").open("a") as log:  # As older versions wrote it.
+        log.write(json.dumps({"kind": "head", "story": book.id, "state": "state1"}) + "\n")
+    again = Project(tmp_path)
+    assert not again.books
+    again.close()
+
+
+def test_a_full_disk_damages_no_project(tmp_path, monkeypatch):
+    from modules.studio import project as module
+
+    project = module.Project(tmp_path)
+    project.add_story("A fox")
+    before, full = (tmp_path / "states.jsonl").read_bytes(), OSError(28, "No space left on device")
+
+    def fail(descriptor):
+        raise full
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.os, "fsync", fail)
+        with pytest.raises(OSError, match="No space"):
+            project.add_story("A bear")
+    assert (tmp_path / "states.jsonl").read_bytes() == before
+    book = project.add_story("A cat")
+    project.close()
+    again = module.Project(tmp_path)
+    assert [again.books[name].title for name in again.books] == ["A fox", "A cat"] and book.id in again.books
+    again.close()
+
+
+def test_the_studio_answers_under_the_names_of_this_machine_only(client):
+    for host, status in (("127.0.0.2:80", 200), ("[::1]", 200), ("testserver", 403), ("127.evil.com", 403)):
+        assert client.get("/api/project", headers={"host": host}).status_code == status

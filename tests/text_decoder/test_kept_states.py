@@ -121,6 +121,18 @@ def test_no_more_is_kept_than_the_limit(decoder, passes, monkeypatch):
     assert len(passes) == 8
 
 
+def test_how_long_reading_takes_is_known(decoder, monkeypatch):
+    kept, text = decoder.kept_states, text_batch()
+    assert kept.seconds_to_read(10) == 0 and not kept.keeps(1)
+    decoder(**text)
+    assert kept.num_read == 4 and kept.seconds > 0
+    assert kept.seconds_to_read(10) == pytest.approx(6 * kept.seconds / 4) and kept.seconds_to_read(4) == 0
+    decoder(**text)
+    assert kept.num_read == 4
+    monkeypatch.setattr(kept_states, "KEPT_BYTES", 10)  # Most texts would be read again and again.
+    assert kept.seconds_to_read(10) == 0
+
+
 @pytest.mark.parametrize("reason", ("evaluation", "open gates", "a language model that trains", "words unknown"))
 def test_layers_read_where_states_would_be_wrong(decoder, passes, reason):
     if reason == "evaluation":

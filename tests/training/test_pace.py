@@ -19,7 +19,7 @@ from modules.presets import TINY
 from modules.storyworld import StoryWorld
 from modules.training import paced_trainer
 from modules.training.monitor import Monitor
-from modules.training.pace import RESERVE, SMALLEST_BATCH, Pace, later_work
+from modules.training.pace import BEFORE_CODES, RESERVE, SMALLEST_BATCH, Pace, later_work
 from modules.training.paced_trainer import REPEATS, PacedTrainer
 from modules.training.phases import JointPhase
 from tests.support.runs import state_of, trace
@@ -51,6 +51,16 @@ def test_waiting_and_a_slower_machine_shorten_a_phase():
     pace.observe_pause("joint", 30.0)
     assert pace.fit(PHASES[1:], TRAINING, 600.0) == int(10 * (usable - 10) / 30)
     assert new_pace().fit(PHASES, TRAINING, -3.0) == 1
+
+
+def test_texts_that_are_read_once_count_once():
+    usable = 600 * (1 - RESERVE)
+    pace = new_pace(seconds_within={"joint": 60.0})
+    assert pace.fit(PHASES, TRAINING, 600.0) == int(5 * (usable - 60) / 35)
+    assert pace.fit(PHASES[1:], TRAINING, 600.0) == int(10 * (usable - 60) / 30)
+    assert pace.fit(PHASES[2:], TRAINING, 600.0) == int(20 * usable / 10)
+    pace.observe("joint", 10, 82.0)
+    assert pace.slowdown == pytest.approx(1.1)
 
 
 def test_encoding_counts_where_it_is_first_needed():
@@ -143,6 +153,8 @@ def test_a_timed_run_on_a_folder_reads_all_its_stories(tmp_path, monkeypatch, sh
 
     def counted(trainer, phase, *args):
         measured.append(phase.name)
+        is_before = phase.name in BEFORE_CODES  # Its updates encode the pages themselves.
+        assert phase.name == "autoencoder" or (phase.stories.codes is None) == is_before
         return make_pass(trainer, phase, *args)
 
     monkeypatch.setattr(PacedTrainer, "_pass", counted)
@@ -174,3 +186,23 @@ def test_samples_take_little_of_a_timed_run(tmp_path, monkeypatch):
 def test_a_time_without_end_is_refused(tmp_path, capsys):
     assert run(tmp_path, "--preset", "tiny", "--max_minutes", "inf") == 2
     assert "max_minutes must be from 0.1 to 100000, got inf" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_phase_without_time_of_its_own_is_refused(tmp_path, capsys):
+    flags = ("--preset", "tiny", "--batch_size", 4, "--max_minutes", "0.1")
+    assert run(tmp_path, *flags, "--phases", "autoencoder,opening") == 0
+    assert run(tmp_path, *flags) == 2
+    assert "no time was set aside for joint, consolidation" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_stories_that_take_all_the_time_are_refused(tmp_path, monkeypatch, capsys):
+    """Of a folder all are encoded: the run would end with one update of each phase, late."""
+    survey, world = PacedTrainer._survey, StoryWorld(12, image_size=32)
+    for split, indices in (("train", range(2, 12)), ("val", range(2))):
+        write_stories(tmp_path / "data" / split, [world[index] for index in indices])
+    monkeypatch.setattr(PacedTrainer, "_survey", lambda *args: tuple(1e4 * seconds for seconds in survey(*args)))
+    flags = ("--preset", "tiny", "--batch_size", 4, "--max_minutes", "0.2", "--data", tmp_path / "data")
+    assert run(tmp_path / "run", *flags) == 2
+    assert "encoding 10 stories takes about" in capsys.readouterr().err

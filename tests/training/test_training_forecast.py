@@ -20,9 +20,10 @@ def test_trainings_take_as_long_as_their_updates(tmp_path, monkeypatch):
     settings = TrainSettings(output_dir=tmp_path / "run", num_workers=0)
     measured = PacedTrainer._measure
 
-    def an_hour(*arguments) -> float:
+    def an_hour(*arguments) -> tuple[float, float]:
         """Measure an update, of which nothing is certain but that it takes time."""
-        return 3600.0 if measured(*arguments) > 0 else 0.0
+        seconds, once = measured(*arguments)
+        return 3600.0 if seconds > 0 else 0.0, once
 
     monkeypatch.setattr(forecast, "SURVEY_STORIES", 4)
     monkeypatch.setattr(PacedTrainer, "_measure", an_hour)

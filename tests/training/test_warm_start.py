@@ -13,6 +13,7 @@ import story_generative_model
 from modules.common.errors import UserError
 from modules.presets import TINY
 from modules.saving.model_folder import load_model
+from modules.storyworld import StoryWorld
 from modules.training.plan_stories import FOLDER, PlanStories, num_plan_stories
 from tests.support.runs import END, LENGTHS, fails, moved, outcome, trace, train, write_config
 
@@ -181,7 +182,7 @@ def test_a_run_with_more_stories_resumes_exactly(more_plans, tmp_path):
 
 
 def test_a_failed_background_process_is_reported(tiny_pipeline, tmp_path):
-    stories = PlanStories([None] * 3, tmp_path, seed=-1)
+    stories = PlanStories(StoryWorld(3, image_size=32), tmp_path, seed=-1)
     stories.start(tiny_pipeline.model, tiny_pipeline.tokenizer)
     with pytest.raises(UserError, match=r"were not encoded \(.*seed"):
         stories.wait()

@@ -102,12 +102,16 @@ def twee(story: BranchedStory) -> str:
 
 def _link(story: BranchedStory, name: str) -> str:
     label = _plain(_label(story.pages[name])).replace("]", ")").replace("[", "(").replace("->", "-")
-    return f"[[{label.replace('|', '/').replace('<-', '-')}->Page {name}]]"
+    return f"[[{_escaped(label.replace('|', '/').replace('<-', '-'))}->Page {name}]]"
 
 
 def _prose(text: str) -> str:
     """Return a text of a passage, in which nothing is markup or a link."""
-    return _plain(text).replace("&", "&amp;").replace("<", "&lt;").replace("[[", "[&#91;")
+    return _escaped(_plain(text)).replace("[[", "[&#91;")
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def _plain(text: str) -> str:
