@@ -53,7 +53,7 @@ RESULTS = {
     "text and picture of a page agree, whole stories": "drawn/whole story/text_and_picture_agree",
     "both characters of the prompt in one text, whole stories": "drawn/whole story/both_in_texts",
 }
-PLAN_SENTENCE = "A plan costs {bits:.1f} bits a page and saves {nats:.0f} nats more than that."
+PLAN_SENTENCE = "A plan costs {bits:.1f} bits a page and saves {nats:.0f} nats net."
 Report = Mapping[str, Any]
 
 
