@@ -15,6 +15,7 @@ PLAN_STORIES_SHARE = 0.08  # Of the time, for encoding more of them for the prio
 RESERVE = 0.01  # Of the time, for what follows the last update.
 FEW_UPDATES = 100  # Of the joint phase: rather than fewer, batches are smaller.
 SMALLEST_BATCH = 2  # Stories.
+LONGEST = 1.5  # Times a phase's length beside the joint one: minutes left over would be hundreds of cheap updates.
 SLOWDOWNS = (1.0, 1.25)  # Limits: one phase, which may have become faster, must not distort the others.
 
 BEFORE_CODES = ("autoencoder", "opening", "joint")  # Phases that read no cached codes.
@@ -66,13 +67,20 @@ class Pace:
                 self.seconds_before[name] = self.seconds_before.get(name, 0.0) + seconds
 
     def fit(self, phases: Sequence[str], training: TrainingConfig, left: float) -> int:
-        """Return the updates of the first of `phases`, if these fill `left` seconds in the config's proportions."""
+        """Return the updates of the first of `phases`, if these fill `left` seconds in the config's proportions.
+
+        After the joint phase none becomes much longer beside that one than in the config, whatever time is left: on a
+        few hundred stories a prior of many updates learns these by heart.
+        """
         once = sum(self.between + self.seconds_before.get(name, 0.0) for name in phases[1:])
         once += sum(self.seconds_within.get(name, 0.0) for name in phases)
         weights = {name: training.num_updates(name) for name in phases}
         cost = self.slowdown * sum(self.seconds_per_update[name] * weight for name, weight in weights.items())
         usable = max(0.0, left - once - RESERVE * 60 * self.minutes)
-        return max(1, int(weights[phases[0]] * usable / cost))
+        updates, joint = int(weights[phases[0]] * usable / cost), self.updates.get("joint")
+        if joint is not None:
+            updates = min(updates, round(LONGEST * joint * weights[phases[0]] / training.max_steps))
+        return max(1, updates)
 
     def fit_batch(self, phases: Sequence[str], training: TrainingConfig, left: float) -> None:
         """Choose smaller batches where there is time, in `left` seconds, for few updates of the joint phase only: at

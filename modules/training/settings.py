@@ -35,7 +35,8 @@ class TrainSettings:
     )
     max_minutes: float | None = setting(
         None,
-        "minutes that the whole run may take: its speed is measured, and all phases are shortened or lengthened to fit",
+        "minutes that the whole run may take at most: its speed is measured, and the lengths of all phases are chosen"
+        " to fit",
         low=0.1,
         high=100_000,
     )

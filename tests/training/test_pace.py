@@ -19,7 +19,7 @@ from modules.presets import TINY
 from modules.storyworld import StoryWorld
 from modules.training import paced_trainer
 from modules.training.monitor import Monitor
-from modules.training.pace import BEFORE_CODES, RESERVE, SMALLEST_BATCH, Pace, later_work
+from modules.training.pace import BEFORE_CODES, LONGEST, RESERVE, SMALLEST_BATCH, Pace, later_work
 from modules.training.paced_trainer import REPEATS, PacedTrainer
 from modules.training.phases import JointPhase
 from tests.support.runs import state_of, trace
@@ -38,6 +38,12 @@ def test_phases_fill_the_time_as_the_config_has_them():
     lengths = [new_pace().fit(PHASES[start:], TRAINING, 600.0) for start in range(3)]
     assert lengths == [int(5 * usable / 35), int(10 * usable / 30), int(20 * usable / 10)]
     assert sum(SECONDS[name] * updates for name, updates in zip(PHASES, [5, 10, 20], strict=True)) == 35
+
+
+def test_no_phase_grows_much_beside_the_joint_one():
+    pace = new_pace(updates={"joint": 20})
+    assert pace.fit(PHASES[2:], TRAINING, 600.0) == LONGEST * 20 * 2.0
+    assert pace.fit(PHASES[2:], TRAINING, 20.0) == int((20 - 600 * RESERVE) / SECONDS["illustration"])
 
 
 def test_waiting_and_a_slower_machine_shorten_a_phase():
