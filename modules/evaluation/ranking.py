@@ -145,6 +145,6 @@ def _estimate(answers: list[list[float]], seed: int, num_candidates: int, chance
     """Return the mean over all answers (a list for each story), and their number."""
     counts = [len(values) for values in answers]
     estimate = bootstrap_mean(
-        [sum(values) for values in answers], counts, seed, floor=chance, ceiling=1.0, is_share=True
+        [sum(values) for values in answers], counts, seed, floor=chance, ceiling=1.0, is_share=chance < 1
     )
     return {**estimate.to_dict(), "num_questions": sum(counts), "num_candidates": num_candidates}

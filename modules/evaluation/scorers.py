@@ -215,7 +215,8 @@ def retrieval(
         for rank in RECALL_RANKS:
             chance = min(1.0, rank / len(pairs)) if pairs else None
             recalls = ((rank - num_nearer) / num_tied).clamp(0, 1).double().numpy()
-            estimates[f"{name} R@{rank}"] = mean_over_rows(recalls, stories, seed, chance, ceiling=1.0, is_share=True)
+            is_share = chance is not None and chance < 1  # Else nothing can be missed.
+            estimates[f"{name} R@{rank}"] = mean_over_rows(recalls, stories, seed, chance, 1.0, is_share)
     return estimates
 
 

@@ -179,7 +179,7 @@ BAD = {
     "told otherwise": (("generate", "--prompt", "a", "--ending", ""), "--ending: the text is empty"),
     "one page": (
         ("plan", "--prompt", "a", "--num_steps", 1, "--first_page", "A fox.", "--ending", "A bear."),
-        "--first_page and --ending are the same page of a story of one",
+        "--first_page and --ending name the same page of a story of one",
     ),
     "told twice": (("plan", "--prompt", "a", "--first_page", "A fox.", "--codes", "1.2=3"), "leave one of the two out"),
     "told again": (("generate", "--from", "STORY", "--ending", "A fox."), "leave out --ending"),

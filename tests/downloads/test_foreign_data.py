@@ -252,7 +252,7 @@ def test_addresses_are_fetched_only_when_asked(tmp_path, capsys):
     address = "http://me:secret@127.0.0.1:9/a.png"
     lines = [{"text": "One.", "image": "a.png"}, {"text": "Two.", "image": address}]
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    for flags, reason in (((), "--fetch asks for it"), (("--fetch",), "http://127.0.0.1:9/a.png")):
+    for flags, reason in (((), "add --fetch to download it"), (("--fetch",), "http://127.0.0.1:9/a.png")):
         out = tmp_path / f"out{len(flags)}"
         assert told(collected(out, "jsonl", tmp_path / "t.jsonl", *flags)) == ["One."]
         error = capsys.readouterr().err

@@ -92,7 +92,7 @@ def test_every_metric_has_interval_floor_and_ceiling(report, world):
         assert all(0 <= score["floor"] <= score["ceiling"] == 1 for score in scores.values())
         assert all(0 <= score["low"] <= score["high"] <= 1 for score in scores.values())
     for figure in figures(report):
-        if figure["value"] is not None:
+        if figure["low"] is not None:
             assert figure["low"] <= figure["value"] <= figure["high"]
     assert 0 < report["codebook"]["used"] <= 1
     assert 1 <= report["codebook"]["perplexity_per_slot"] <= report["codebook"]["perplexity"] <= 32

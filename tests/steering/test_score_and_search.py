@@ -123,7 +123,10 @@ def test_pages_told_in_words_keep_them_and_are_planned_around(tiny_pipeline):
         assert story.texts == ranked.texts
     having = search(tiny_pipeline, PROMPT, 3, 12, 1, Constraints(must=("sleeps",), pages=told), SETTINGS)
     assert having[0].texts[2] == told[2]
-    for pages, message in (({1: " "}, "text of page 2 is empty"), ({0: "A fox."}, "page 1 is told in words")):
+    for pages, message in (
+        ({1: " "}, "text of page 2 is empty"),
+        ({0: "A fox."}, "page 1 has both a text and a fixed code"),
+    ):
         with pytest.raises(UserError, match=message):
             Constraints(codes={(0, 1): 3}, pages=pages)
 
