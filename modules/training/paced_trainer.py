@@ -195,10 +195,11 @@ class PacedTrainer(Trainer):
         kept = self.model.text_decoder.kept_states
 
         def seconds_of_updates(steps: Sequence[int]) -> tuple[float, float]:
-            before = kept.seconds
-            seconds, _ = seconds_of(lambda: [self._pass(phase, forward, optimizer, step) for step in steps])
+            before, started = kept.seconds, time.monotonic()
+            for step in steps:
+                self._pass(phase, forward, optimizer, step)
             reading = kept.seconds - before if kept.keeps(num_pages) else 0.0
-            return seconds - reading, reading
+            return time.monotonic() - started - reading, reading
 
         with self._codes_assumed(phase.name not in CONTINUOUS):
             seconds, reading = self._agree(seconds_of_updates(steps[-1:]))
