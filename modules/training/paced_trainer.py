@@ -114,10 +114,10 @@ class PacedTrainer(Trainer):
             self.plan_dataset = more.first(pace.num_plan_stories) if pace.num_plan_stories else None
 
     def _check_encoding(self, count: int) -> None:
-        """Raise UserError if encoding the stories leaves no time to train."""
+        """Raise UserError if encoding the stories takes more than all the time."""
         pace = self.pace
         seconds = sum(pace.seconds_before.values())
-        if seconds > 60 * pace.minutes - self._elapsed():
+        if seconds > 60 * pace.minutes:
             raise UserError(
                 f"--max_minutes {pace.minutes:g}: encoding {count:,} stories takes about {duration(seconds)} on this"
                 " machine: allow more, or encode them once with precompute and give --cache"
