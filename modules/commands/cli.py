@@ -74,13 +74,6 @@ def execute(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) 
     except UserError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] == "modules":
-            raise
-        from modules.common.versions import version_problem
-
-        print(f"error: {version_problem(error)}", file=sys.stderr)
-        return 2
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return stop.code

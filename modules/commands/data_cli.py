@@ -73,13 +73,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"{program}: {one_line(error)}", file=sys.stderr)
         return 2
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] == "modules":
-            raise
-        from modules.common.versions import version_problem
-
-        print(f"{program}: {version_problem(error)}", file=sys.stderr)
-        return 2
     except Exception as error:
         if (fault := fault_of(error)) is None:
             raise

@@ -1,4 +1,5 @@
-"""Faults of the machine told in one sentence: a full disk, too little memory, folders that may not be read or written.
+"""Faults of the machine told in one sentence: a full disk, too little memory, folders that may not be read or written,
+packages that are missing or do not fit.
 
 Code that can say more, such as which checkpoint is intact, raises a UserError itself; this is for all others.
 """
@@ -33,6 +34,8 @@ _ERROR_NUMBER = re.compile(r"\(os error (\d+)\)")  # As Rust's libraries write i
 
 def fault_of(error: Exception) -> UserError | None:
     """Return a fault of the machine as a UserError: what, where, what to do; None for an error of another kind."""
+    if isinstance(error, ImportError):
+        return _of_package(error)
     if _is_of_memory(error):
         return UserError(MEMORY)
     number = getattr(error, "errno", None) if isinstance(error, OSError) else None
@@ -44,6 +47,14 @@ def fault_of(error: Exception) -> UserError | None:
     reason = getattr(error, "strerror", None) or shown(error)
     where = f"{place}: {reason}" if place else reason
     return UserError(f"{where}: {_ADVICE.get(number, 'repair it, or give another file or folder')}")
+
+
+def _of_package(error: ImportError) -> UserError | None:
+    from modules.common.versions import version_problem
+
+    is_ours = (error.name or "").partition(".")[0] == "modules"
+    problem = None if is_ours else version_problem(error)
+    return None if problem is None else UserError(problem)
 
 
 def are_too_many_files(error: Exception) -> bool:

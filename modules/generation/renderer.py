@@ -123,14 +123,14 @@ class StoryRenderer(StoryReader):
         """
         settings = resolve_settings(self.render, seed, options)
         check_pages(range(len(codes)) if pages is None else pages, len(codes), texts)
-        code_embeds, window = self._pages(codes, lengths, pages)
+        code_embeds, window = self.page_inputs(codes, lengths, pages)
         with watch(self, callback_on_step_end, ProgressBar(disable=True), 0) as on_step:
             return render_pages(self.model, self.tokenizer, code_embeds, window, texts, settings, previous, on_step)
 
     @torch.no_grad()
     def write(self, codes: Tensor, pages: Sequence[int], settings: GenerationSettings) -> list[str]:
         """Decode the texts alone of some pages of a story with the codes (T,S)."""
-        code_embeds, window = self._pages(codes, None, pages)
+        code_embeds, window = self.page_inputs(codes, None, pages)
         return render_texts(self.model, self.tokenizer, code_embeds, settings, window)
 
     def fill(
@@ -150,7 +150,7 @@ class StoryRenderer(StoryReader):
                 texts[row] = text
         return cast("list[str]", texts), cast("list[Image.Image]", images)
 
-    def _pages(
+    def page_inputs(
         self, codes: Tensor, lengths: Sequence[int] | None, pages: Sequence[int] | None
     ) -> tuple[Tensor, PlanWindow | None]:
         """Return what `pages`, by default all, of stories with codes (T,S) are decoded from."""

@@ -171,9 +171,7 @@ def render(
         )
     if rendering.parts == "text":
         return pipeline.write(codes, rendering.pages, settings), []
-    code_embeds, rows = pipeline.embed(codes), torch.tensor(rendering.pages, device=pipeline.device)
-    window = pipeline.model.window(code_embeds, [len(codes)])
-    code_embeds, window = code_embeds[rows], None if window is None else window[rows]
+    code_embeds, window = pipeline.page_inputs(codes, None, rendering.pages)
     texts = rendering.texts or (None,) * len(rendering.pages)
     return [], render_images(pipeline.model, code_embeds, texts, settings, previous, window)
 

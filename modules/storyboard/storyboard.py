@@ -119,9 +119,7 @@ class Storyboard(nn.Module):
             return self.text_encoder(steps.input_ids), steps.text_mask
         features = self.with_text_features(steps).text_features
         assert features is not None and steps.encoder_mask is not None
-        if (
-            self.from_sentence is not None
-        ):  # A sentence encoder's last states describe the sentence better than its words.
+        if self.from_sentence is not None:  # A sentence encoder's last states describe sentences better than words.
             assert steps.encoder_ids is not None
             both = (features, self.text_encoder.words(steps.encoder_ids))
             features = torch.cat([F.layer_norm(part, part.shape[-1:]) for part in both], dim=-1)

@@ -59,14 +59,14 @@ class PlanStories:
         save_model(donor, model.config, model.own_state(), tokenizer, architectures_of(model))
         words = ["precompute", "--data", "storyworld", "--num_stories", len(self.dataset), "--seed", self.seed]
         words += ["--config", donor / CONFIG, "--ckpt", donor, "--output", self.folder / "latents", "--num_workers", 0]
-        self.command = [sys.executable, str(PROGRAM), *map(str, words)]
+        self._command = [sys.executable, str(PROGRAM), *map(str, words)]
         discard_other(self.folder / "latents", cache_key(model, self.dataset))
         self._launch()
 
     def _launch(self) -> None:
         with (self.folder / "log.txt").open("ab") as file:
             self.process = subprocess.Popen(
-                self.command,
+                self._command,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,

@@ -135,8 +135,9 @@ def _page_leaves(image: Image.Image, text: str, font: Path, number: str, shape: 
     rest, leaves = split_after(text, first.lines)[1], [first]
     pad = 0.1 * min(shape.width, shape.height)
     whole = (pad, pad, shape.width - 2 * pad, shape.height - 2 * pad)
-    while rest:
-        part = tuple(_fit(rest, whole, font, (size,))[1][: _room(whole, size)])
+    lines = _fit(rest, whole, font, (size,))[1] if rest else []
+    while lines:
+        part, lines = tuple(lines[: _room(whole, size)]), lines[_room(whole, size) :]
         told, rest = split_after(rest, part)
         leaves.append(replace(first, picture=None, words=whole, lines=part, text=told))
     return leaves
